@@ -1,0 +1,145 @@
+"""What the driver may ask of a machine, and nothing else.
+
+Everything above this package is the same on Linux sysfs, VFIO, vfio-user and the mock: nothing there opens
+a file of /sys or /dev, calls mmap or ioctl, or asks which platform it is on. Every implementation passes the
+contract in ``tests/hal/contract.py``.
+
+A *device address* is what one particular card must use to reach memory: a physical address, an IOVA, or an
+address on the mock's bus. It is only ever taken from ``.segments``; nobody computes one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from amdrv.errors import HalError, NoCardError
+
+__all__ = ["ConfigSpace", "DmaBuffer", "DmaMapping", "Hal", "Interrupt", "PciDevice", "PciFunction", "Region",
+           "Segment", "select", "AMD_VENDOR_ID"]
+
+AMD_VENDOR_ID = 0x1002
+
+Segment = tuple[int, int]
+"""(device address, bytes), both multiples of 4096."""
+
+
+@dataclass(frozen=True)
+class PciFunction:
+    """One PCI function as enumeration sees it; opening is not needed."""
+
+    address: str            # "0000:03:00.0"
+    vendor: int
+    device: int
+    class_code: int         # 24 bits, e.g. 0x030000 for a VGA controller
+    revision: int = 0
+    subsystem: tuple[int, int] = (0, 0)
+    driver: str | None = None       # the kernel driver that holds it, where there is one
+
+    @property
+    def is_display(self) -> bool:
+        return self.class_code >> 16 == 0x03 or self.class_code >> 8 == 0x1200
+
+
+class ConfigSpace(Protocol):
+    """PCI configuration space. ``width`` is 1, 2 or 4 bytes and offsets are aligned to it."""
+
+    def read(self, offset: int, width: int) -> int: ...
+    def write(self, offset: int, width: int, value: int) -> None: ...
+    def capability(self, capability_id: int) -> int | None:
+        """Offset of a capability (list at 0x34), or None."""
+    def extended_capability(self, capability_id: int) -> int | None:
+        """Offset of a PCIe extended capability (list at 0x100), or None."""
+
+
+class Region(Protocol):
+    """A mapped BAR. The read/write methods make exactly one aligned access of that width."""
+
+    size: int
+
+    def read32(self, offset: int) -> int: ...
+    def write32(self, offset: int, value: int) -> None: ...
+    def read64(self, offset: int) -> int: ...
+    def write64(self, offset: int, value: int) -> None: ...
+    def view(self, offset: int, size: int, dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
+        """A live array over memory-like apertures (VRAM). For registers: :class:`HalError`."""
+
+
+class DmaMapping(Protocol):
+    """Memory that the card may reach. ``view`` is this process's bytes (uint8), or None for a peer's BAR."""
+
+    size: int
+    view: np.ndarray | None
+    segments: Sequence[Segment]
+
+    def close(self) -> None: ...
+
+
+class DmaBuffer(DmaMapping, Protocol):
+    """A :class:`DmaMapping` that owns its memory; ``view`` is always there. Released by ``close``."""
+
+    view: np.ndarray
+
+
+class Interrupt(Protocol):
+    def fileno(self) -> int:
+        """A selectable descriptor, readable while an interrupt is pending."""
+    def wait(self, timeout: float | None = None) -> int:
+        """Sleep until an interrupt comes; returns how many came since the last call, 0 on timeout."""
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class PciDevice(Protocol):
+    """A card opened for exclusive use; a context manager that gives it back."""
+
+    function: PciFunction
+    config: ConfigSpace
+    page_size: int          # of the host: the granule of alloc_dma and map_dma
+
+    def bar(self, index: int) -> Region: ...
+    def bar_sizes(self) -> dict[int, int]:
+        """{BAR index: bytes} of the BARs that are there."""
+    def alloc_dma(self, size: int, *, contiguous: bool = False) -> DmaBuffer:
+        """Zeroed host memory; ``contiguous`` asks for one segment."""
+    def map_dma(self, memory: np.ndarray | int, size: int) -> DmaMapping:
+        """Map memory that exists already: an array, or the address of page-aligned memory."""
+    def map_peer(self, region: Region) -> DmaMapping:
+        """Map another device's BAR; the only way to a peer's address."""
+    def interrupt(self) -> Interrupt | None:
+        """Enable the card's interrupt; None where this HAL has none, then the IH ring is polled."""
+    def fence(self) -> None:
+        """Order earlier stores before later ones and drain write-combining. Before every doorbell."""
+    def reset(self) -> None: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> PciDevice: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Hal(Protocol):
+    name: str
+
+    def functions(self, vendor: int | None = None) -> list[PciFunction]: ...
+    def open(self, address: str, *, dma_bits: int = 44) -> PciDevice:
+        """Exclusive and locked. :raises NoCardError, CardBusyError, HalError:"""
+
+
+def select(name: str | None = None) -> Hal:
+    """The HAL that ``name`` or ``AMDRV_HAL`` asks for: auto (default) or mock.
+
+    ``auto`` takes a real card where there is one that may be opened, and otherwise raises
+    :class:`NoCardError`; it never falls back to the mock by itself.
+    """
+    name = name or os.environ.get("AMDRV_HAL") or "auto"
+    if name == "mock":
+        from amdrv.hal.mock import MockHal
+        return MockHal.shared()
+    if name == "auto":
+        raise NoCardError("AMDRV_HAL=auto found no AMD GPU that may be opened on this machine; "
+                          "set AMDRV_HAL=mock to use the software card")
+    raise HalError(f"AMDRV_HAL={name!r} is not known; use auto or mock")

@@ -1,0 +1,119 @@
+"""What ``hcq`` asks of a vendor's driver. ``hcq`` itself knows no vendor.
+
+A backend is found by name (``hcq.open("AM:0")``) through the entry-point group ``hcq.backends``, or through
+the built-in name table when run from a checkout; either way the target is a callable
+``open_backend(index: int) -> Backend``.
+
+Addresses are GPU virtual addresses, the same for every engine of a device. Signals are 64-bit words, 8-byte
+aligned, in memory from ``alloc(..., host=True)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+__all__ = ["Backend", "ComputeEncoder", "CopyEncoder", "HardwareQueue", "Kernel", "Memory", "Properties"]
+
+
+@dataclass(frozen=True)
+class Properties:
+    """Limits and rates of a device, as the driver read them from the card."""
+
+    arch: str                       # "gfx1100"
+    name: str                       # marketing name, for people
+    compute_units: int
+    wave_sizes: tuple[int, ...]
+    max_workgroup: int              # work-items in a workgroup
+    lds_bytes: int                  # of a workgroup
+    vram_bytes: int
+    timestamp_hz: float             # of the counter that ``timestamp`` stores
+
+
+@dataclass
+class Memory:
+    """Memory that every engine of the device reaches at ``address``."""
+
+    address: int
+    nbytes: int
+    view: np.ndarray | None         # uint8, live; None where the CPU has no window on it
+    host: bool                      # system memory (True) or VRAM
+    handle: object = field(default=None, repr=False)    # the backend's own
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a launch needs to know of a kernel; from its descriptor and metadata (see ``hcq.elf``)."""
+
+    name: str
+    entry: int                      # GPU address of the first instruction
+    rsrc1: int                      # COMPUTE_PGM_RSRC1..3 of the kernel descriptor
+    rsrc2: int
+    rsrc3: int
+    kernel_code_properties: int     # the descriptor's enable_sgpr_* bits and wave32
+    kernarg_bytes: int
+    group_bytes: int                # static LDS
+    private_bytes: int              # scratch bytes a work-item
+    wave_size: int
+
+
+class HardwareQueue(Protocol):
+    """One ring on one engine."""
+
+    name: str                       # "AM:0 compute 0"
+    kind: Literal["compute", "copy"]
+
+    def submit(self, words: np.ndarray) -> None:
+        """Copy uint32 packet words into the ring and ring the doorbell. Waits while the ring is full."""
+
+
+class _Encoder(Protocol):
+    """Each method appends packet words (uint32) to ``words`` and returns nothing."""
+
+    def wait(self, words: list[int], address: int, value: int) -> None:
+        """Stall the engine until the 64-bit word at ``address`` is >= ``value``."""
+    def signal(self, words: list[int], address: int, value: int, *, interrupt: bool = True) -> None:
+        """Store ``value`` (64 bits) after all earlier work is complete and visible; then interrupt."""
+    def timestamp(self, words: list[int], address: int) -> None:
+        """Store the 64-bit device clock after all earlier work is complete."""
+
+
+class ComputeEncoder(_Encoder, Protocol):
+    def memory_barrier(self, words: list[int]) -> None:
+        """Earlier writes of anyone become visible to later kernels: caches written back and invalidated."""
+    def exec(self, words: list[int], kernel: Kernel, kernarg: int, grid: Sequence[int], block: Sequence[int],
+             *, dynamic_lds: int = 0) -> None:
+        """Launch ``grid`` workgroups of ``block`` work-items; ``kernarg`` is the segment's GPU address."""
+
+
+class CopyEncoder(_Encoder, Protocol):
+    def copy(self, words: list[int], dst: int, src: int, nbytes: int) -> None: ...
+    def fill(self, words: list[int], dst: int, value: int, nbytes: int) -> None:
+        """Fill with a 32-bit pattern; ``nbytes`` and ``dst`` are multiples of 4."""
+
+
+class Backend(Protocol):
+    name: str                       # "AM:0"
+    properties: Properties
+    compute: ComputeEncoder
+    copy: CopyEncoder
+
+    def alloc(self, nbytes: int, *, host: bool = False) -> Memory:
+        """VRAM, or system memory with a CPU view. Never zero bytes. Contents are undefined.
+
+        :raises MemoryError: (a subclass) when there is no room; nothing is lost by it.
+        """
+    def free(self, memory: Memory) -> None: ...
+    def upload(self, address: int, data: np.ndarray) -> None:
+        """Write bytes to device memory by the CPU or the copy engine; visible to later submissions."""
+    def queues(self, kind: Literal["compute", "copy"]) -> Sequence[HardwareQueue]: ...
+    def ensure_scratch(self, bytes_per_lane: int) -> None:
+        """Make the device's scratch at least this large; idempotent and cheap when it is."""
+    def sleep(self, timeout: float) -> None:
+        """Return when something may have happened (an interrupt), or after ``timeout`` seconds."""
+    def check(self) -> None:
+        """Raise the device's pending fault or hang, if any; called by every wait that spins for long."""
+    def close(self) -> None: ...

@@ -1,0 +1,22 @@
+"""Packaging. Everything a user needs to know is in README.md."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="amdrv",
+    version="0.1.0",
+    description="Boot and drive an AMD GPU from user space, with no kernel driver",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["amdrv", "amdrv.*", "hcq", "hcq.*", "compiler", "compiler.*", "mock", "mock.*",
+                                    "tools", "tools.*"]),
+    package_data={"amdrv": ["regs/tables/*"]},
+    install_requires=["numpy>=1.26", "llvmlite>=0.45", "cffi", "rich", "pyudev; sys_platform == 'linux'"],
+    extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy", "ctypeslib2"]},
+    entry_points={
+        "console_scripts": ["amdrv-info=tools.amdrv_info.__main__:main"],
+        "hcq.backends": ["AM=amdrv.backend:open_backend"],
+    },
+)
