@@ -1,12 +1,14 @@
 """Packaging. Everything a user needs to know is in README.md."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="amdrv",
     version="0.1.0",
     description="Boot and drive an AMD GPU from user space, with no kernel driver",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",

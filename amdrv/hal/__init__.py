@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -123,6 +124,7 @@ class PciDevice(Protocol):
 
 class Hal(Protocol):
     name: str
+    firmware: Sequence[Path]    # directories with firmware files, looked through after AMDRV_FIRMWARE
 
     def functions(self, vendor: int | None = None) -> list[PciFunction]: ...
     def open(self, address: str, *, dma_bits: int = 44) -> PciDevice:
