@@ -124,8 +124,10 @@ class PciDevice(Protocol):
 
 class Hal(Protocol):
     name: str
-    firmware: Sequence[Path]    # directories with firmware files, looked through after AMDRV_FIRMWARE
 
+    @property
+    def firmware(self) -> Sequence[Path]:
+        """Directories with firmware files, looked through after AMDRV_FIRMWARE."""
     def functions(self, vendor: int | None = None) -> list[PciFunction]: ...
     def open(self, address: str, *, dma_bits: int = 44) -> PciDevice:
         """Exclusive and locked. :raises NoCardError, CardBusyError, HalError:"""
