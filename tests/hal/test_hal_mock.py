@@ -60,8 +60,9 @@ class TestMock(HalContract):
             device.map_peer(object())       # type: ignore[arg-type]
 
     def test_dma_mask(self, hal: Hal) -> None:
-        with hal.open(hal.functions()[1].address, dma_bits=20) as narrow, pytest.raises(MappingError, match="20 address"):
-            narrow.alloc_dma(4096)
+        with hal.open(hal.functions()[1].address, dma_bits=20) as narrow:
+            with pytest.raises(MappingError, match="20 address"):
+                narrow.alloc_dma(4096)
 
 
 def test_selection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,46 @@
+# Every target does its own set-up: a fresh clone needs only Python >= 3.11 (Linux or macOS).
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+JOBS ?= 2
+
+.PHONY: help setup demo test test-slow test-all lint bench autogen clean
+
+help:
+	@echo "make demo       train a network on a GPU that we boot ourselves (the mock card; no hardware needed)"
+	@echo "make test       the test suite (a few minutes)"
+	@echo "make test-slow  the long suites"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      benchmarks, each against a baseline in the same run"
+	@echo "make autogen    regenerate register tables and packet facts and compare them with the repo"
+
+$(VENV)/.ready: setup.py
+	@$(PYTHON) -c 'import sys; sys.exit("amdrv needs Python >= 3.11, this is " + sys.version.split()[0] + "; set PYTHON=python3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+setup: $(VENV)/.ready
+
+demo: setup
+	AM=1 AMDRV_HAL=mock $(RUN) examples/digits.py
+
+test: setup
+	$(RUN) -m pytest -q -n $(JOBS) -m "not slow and not vm"
+
+test-slow: setup
+	$(RUN) -m pytest -q -n $(JOBS) -m slow
+
+test-all: setup
+	$(RUN) -m pytest -q -n $(JOBS) -m "not vm"
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy amdrv hcq compiler mock tools examples
+
+autogen: setup
+	$(RUN) -m tools.fetch_sources
+	$(RUN) -m tools.autogen --check
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
