@@ -8,6 +8,7 @@ memfd_create, epoll, MAP_POPULATE, CPU affinity, /proc and /sys. (A Mac has ``fc
 from __future__ import annotations
 
 import builtins
+import contextlib
 import importlib
 import io
 import mmap
@@ -18,8 +19,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-BINARY_PACKAGES = ("numpy", "numpy.testing", "llvmlite.binding", "llvmlite.ir", "cffi", "hypothesis", "pytest", "_pytest",
-                   "rich.console", "rich.progress", "rich.live", "subprocess", "multiprocessing", "concurrent.futures",
+BINARY_PACKAGES = ("numpy", "numpy.testing", "llvmlite.binding", "llvmlite.ir", "cffi", "hypothesis", "pytest",
+                   "_pytest", "rich.console", "rich.progress", "rich.live", "subprocess", "multiprocessing", "concurrent.futures",
                    "tempfile", "ctypes.util", "asyncio", "platform", "socket", "uuid", "xdist", "xdist.plugin")
 PAGE = 16384
 LINUX_ONLY = {
@@ -40,10 +41,8 @@ def _refuse_linux_paths(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def become_darwin() -> None:
     for name in BINARY_PACKAGES:
-        try:
+        with contextlib.suppress(ImportError):
             importlib.import_module(name)
-        except ImportError:
-            pass
     sys.platform = "darwin"
     mmap.PAGESIZE = mmap.ALLOCATIONGRANULARITY = PAGE      # type: ignore[misc]
     sysconf = os.sysconf
