@@ -20,8 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 BINARY_PACKAGES = ("numpy", "numpy.testing", "llvmlite.binding", "llvmlite.ir", "cffi", "hypothesis", "pytest",
-                   "_pytest", "rich.console", "rich.progress", "rich.live", "subprocess", "multiprocessing", "concurrent.futures",
-                   "tempfile", "ctypes.util", "asyncio", "platform", "socket", "uuid", "xdist", "xdist.plugin")
+                   "_pytest", "rich.console", "rich.progress", "rich.live", "subprocess", "multiprocessing",
+                   "concurrent.futures", "tempfile", "ctypes.util", "asyncio", "platform", "socket", "uuid",
+                   "xdist", "xdist.plugin")
 PAGE = 16384
 LINUX_ONLY = {
     os: ("eventfd", "eventfd_read", "eventfd_write", "memfd_create", "sched_getaffinity", "sched_setaffinity",

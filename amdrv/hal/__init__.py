@@ -61,8 +61,8 @@ class ConfigSpace(Protocol):
 class Region(Protocol):
     """A mapped BAR. The read/write methods make exactly one aligned access of that width."""
 
-    size: int
-
+    @property
+    def size(self) -> int: ...
     def read32(self, offset: int) -> int: ...
     def write32(self, offset: int, value: int) -> None: ...
     def read64(self, offset: int) -> int: ...
@@ -74,17 +74,20 @@ class Region(Protocol):
 class DmaMapping(Protocol):
     """Memory that the card may reach. ``view`` is this process's bytes (uint8), or None for a peer's BAR."""
 
-    size: int
-    view: np.ndarray | None
-    segments: Sequence[Segment]
-
+    @property
+    def size(self) -> int: ...
+    @property
+    def view(self) -> np.ndarray | None: ...
+    @property
+    def segments(self) -> Sequence[Segment]: ...
     def close(self) -> None: ...
 
 
 class DmaBuffer(DmaMapping, Protocol):
     """A :class:`DmaMapping` that owns its memory; ``view`` is always there. Released by ``close``."""
 
-    view: np.ndarray
+    @property
+    def view(self) -> np.ndarray: ...
 
 
 class Interrupt(Protocol):
@@ -99,10 +102,13 @@ class Interrupt(Protocol):
 class PciDevice(Protocol):
     """A card opened for exclusive use; a context manager that gives it back."""
 
-    function: PciFunction
-    config: ConfigSpace
-    page_size: int          # of the host: the granule of alloc_dma and map_dma
-
+    @property
+    def function(self) -> PciFunction: ...
+    @property
+    def config(self) -> ConfigSpace: ...
+    @property
+    def page_size(self) -> int:
+        """Of the host, bytes: the granule of alloc_dma and map_dma."""
     def bar(self, index: int) -> Region: ...
     def bar_sizes(self) -> dict[int, int]:
         """{BAR index: bytes} of the BARs that are there."""
@@ -123,8 +129,8 @@ class PciDevice(Protocol):
 
 
 class Hal(Protocol):
-    name: str
-
+    @property
+    def name(self) -> str: ...
     @property
     def firmware(self) -> Sequence[Path]:
         """Directories with firmware files, looked through after AMDRV_FIRMWARE."""
@@ -134,7 +140,7 @@ class Hal(Protocol):
 
 
 def select(name: str | None = None) -> Hal:
-    """The HAL that ``name`` or ``AMDRV_HAL`` asks for: auto (default) or mock.
+    """The HAL that ``name`` or ``AMDRV_HAL`` asks for: auto (default), sysfs or mock.
 
     ``auto`` takes a real card where there is one that may be opened, and otherwise raises
     :class:`NoCardError`; it never falls back to the mock by itself.
@@ -143,7 +149,32 @@ def select(name: str | None = None) -> Hal:
     if name == "mock":
         from amdrv.hal.mock import MockHal
         return MockHal.shared()
+    if name == "sysfs":
+        return _sysfs()
     if name == "auto":
-        raise NoCardError("AMDRV_HAL=auto found no AMD GPU that may be opened on this machine; "
-                          "set AMDRV_HAL=mock to use the software card")
-    raise HalError(f"AMDRV_HAL={name!r} is not known; use auto or mock")
+        try:
+            hal = _sysfs()
+            cards = [f for f in hal.functions(AMD_VENDOR_ID) if f.is_display]
+        except (HalError, OSError) as error:
+            raise NoCardError(f"no AMD GPU can be looked for here ({error}); {_USE_MOCK}") from error
+        if not cards:
+            raise NoCardError(f"no AMD GPU on this machine; {_USE_MOCK}")
+        if all(f.driver for f in cards):
+            held = ", ".join(f"{f.address} ({f.driver})" for f in cards)
+            raise NoCardError(f"every AMD GPU here is held by a kernel driver: {held}; unbind one, or {_USE_MOCK}")
+        return hal
+    raise HalError(f"AMDRV_HAL={name!r} is not known; use auto, sysfs or mock")
+
+
+_USE_MOCK = "set AMDRV_HAL=mock to use the software card"
+
+
+def _sysfs() -> Hal:
+    try:
+        import fcntl  # noqa: F401
+
+        import pyudev  # noqa: F401
+    except ImportError as error:
+        raise HalError(f"the sysfs HAL needs Linux and pyudev: {error}") from error
+    from amdrv.hal.sysfs import SysfsHal
+    return SysfsHal()

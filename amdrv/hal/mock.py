@@ -21,10 +21,9 @@ import numpy.typing as npt
 
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
 from amdrv.hal import PciFunction, Region, Segment
+from amdrv.hal.config_space import BAR0, CAP_MSI, COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from mock.board import Board
 
     from mock import Machine
@@ -35,12 +34,7 @@ GPU_PAGE = 4096
 SCATTER = (1 << 14, 1 << 16, 1 << 21)
 """Sizes of the segments that scattered allocations cycle through, as fragmented physical memory would."""
 
-# PCI Local Bus Specification 3.0, 6.1 and 6.8.1; PCI Express Base Specification 4.0, 7.5.3
-COMMAND, STATUS, BAR0, CAPABILITY_POINTER = 0x04, 0x06, 0x10, 0x34
-COMMAND_MEMORY, COMMAND_MASTER = 1 << 1, 1 << 2
-STATUS_CAPABILITIES = 1 << 4
-EXTENDED_CAPABILITIES = 0x100
-CAP_MSI = 0x05
+# PCI Local Bus Specification 3.0, 6.8.1
 MSI_ENABLE, MSI_64BIT = 1 << 0, 1 << 7
 MSI_ADDRESS = 0xFEE00000        # the x86 local APIC window: where a host would point the message
 
@@ -51,50 +45,6 @@ def _import_mock() -> Any:
         raise HalError(f"the module 'mock' at {getattr(mock, '__file__', '?')} is another package (PyPI's mock?); "
                        "amdrv's own must come first: uninstall the other one, or run from the checkout")
     return mock
-
-
-class _Config:
-    """:class:`amdrv.hal.ConfigSpace` over a board."""
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-
-    def read(self, offset: int, width: int) -> int:
-        self._check(offset, width)
-        return self._board.read_config(offset, width)
-
-    def write(self, offset: int, width: int, value: int) -> None:
-        self._check(offset, width)
-        self._board.write_config(offset, width, value)
-
-    def capability(self, capability_id: int) -> int | None:
-        if not self.read(STATUS, 2) & STATUS_CAPABILITIES:
-            return None
-        offset, seen = self.read(CAPABILITY_POINTER, 1) & ~3, set()
-        while offset and offset not in seen:
-            seen.add(offset)
-            if self.read(offset, 1) == capability_id:
-                return offset
-            offset = self.read(offset + 1, 1) & ~3
-        return None
-
-    def extended_capability(self, capability_id: int) -> int | None:
-        offset, seen = EXTENDED_CAPABILITIES, set()
-        while offset and offset not in seen:
-            seen.add(offset)
-            header = self.read(offset, 4)
-            if header in (0, 0xFFFFFFFF):
-                return None
-            if header & 0xFFFF == capability_id:
-                return offset
-            offset = header >> 20 & ~3
-        return None
-
-    @staticmethod
-    def _check(offset: int, width: int) -> None:
-        if width not in (1, 2, 4) or offset % width or not 0 <= offset <= 4096 - width:
-            raise HalError(f"config access at {offset:#x} of {width} bytes: "
-                           "must be 1, 2 or 4 bytes, aligned, below 4096")
 
 
 class _Region:
@@ -139,7 +89,8 @@ class _Mapping:
 
     def __init__(self, device: _Device, view: np.ndarray | None, size: int, segments: list[Segment],
                  attached: list[int], owner: object = None) -> None:
-        self.view, self.size, self.segments = view, size, segments
+        self.view: Any = view
+        self.size, self.segments = size, segments
         self._device, self._attached, self._owner = device, attached, owner
         device.mappings.add(self)
 
@@ -200,7 +151,7 @@ class _Device:
     def __init__(self, hal: MockHal, board: Board, function: PciFunction, dma_bits: int) -> None:
         self.hal, self.board, self.function, self.dma_bits = hal, board, function, dma_bits
         self.page_size = max(GPU_PAGE, mmap.PAGESIZE)
-        self.config = _Config(board)
+        self.config = CheckedConfig(board.read_config, board.write_config)
         self.mappings: set[_Mapping] = set()
         self._regions: dict[int, _Region] = {}
         self._interrupt: _Interrupt | None = None
@@ -313,8 +264,7 @@ class _Device:
     def __enter__(self) -> _Device:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 

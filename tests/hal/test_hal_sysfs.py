@@ -1,0 +1,192 @@
+"""The sysfs HAL on a sysfs tree of our own: files stand in for BARs, everything else is the HAL's real code.
+
+What needs a kernel behind it (a card that answers, DMA, an IOMMU in the way) is tested in a virtual machine.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fcntl", reason="Linux only")
+if sys.platform != "linux":
+    pytest.skip("the sysfs HAL is Linux only", allow_module_level=True)
+
+from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError, OutOfMemoryError
+from amdrv.hal import PciDevice
+from amdrv.hal.sysfs import PAGEMAP_PRESENT, SysfsHal
+
+ADDRESS = "0000:03:00.0"
+VRAM, DOORBELLS, REGISTERS = 1 << 20, 1 << 16, 1 << 16
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    """One Navi31 as sysfs shows it."""
+    path = tmp_path / "devices" / ADDRESS
+    path.mkdir(parents=True)
+    for name, value in {"vendor": 0x1002, "device": 0x744C, "class": 0x030000, "revision": 0xC8,
+                        "subsystem_vendor": 0x1002, "subsystem_device": 0x0E3B}.items():
+        (path / name).write_text(f"{value:#x}\n")
+    config = bytearray(4096)
+    struct.pack_into("<HHHHI", config, 0, 0x1002, 0x744C, 0x0006, 0x0010, 0x030000C8)     # memory and DMA left on
+    config[0x34], config[0x40:0x42] = 0x40, b"\x10\0"
+    (path / "config").write_bytes(config)
+    rows = [(0x8000000000, VRAM, 0x14220C), None, (0x8010000000, DOORBELLS, 0x14220C), None, None,
+            (0xF0000000, REGISTERS, 0x40200)]
+    lines = []
+    for index, row in enumerate(rows):
+        if row is None:
+            lines.append("0x0 0x0 0x0")
+            continue
+        start, size, flags = row
+        lines.append(f"{start:#018x} {start + size - 1:#018x} {flags:#018x}")
+        (path / f"resource{index}").write_bytes(bytes(size))
+    (path / "resource0_wc").write_bytes(bytes(VRAM))
+    (path / "resource").write_text("\n".join(lines) + "\n")
+    (path / "enable").write_text("0")
+    (path / "reset").write_text("")
+    return path
+
+
+@pytest.fixture
+def pagemap(tmp_path: Path) -> Path:
+    return tmp_path / "pagemap"
+
+
+@pytest.fixture
+def hal(card: Path, pagemap: Path, tmp_path: Path) -> SysfsHal:
+    return SysfsHal(lambda: [card], pagemap=pagemap, lock_directory=tmp_path)
+
+
+@pytest.fixture
+def device(hal: SysfsHal) -> Iterator[PciDevice]:
+    with hal.open(ADDRESS) as device:
+        yield device
+
+
+def fake_frames(pagemap: Path, frames: dict[int, int]) -> None:
+    """A sparse pagemap: {page number: entry}."""
+    with pagemap.open("wb") as file:
+        for page, entry in frames.items():
+            file.seek(page * 8)
+            file.write(struct.pack("<Q", entry))
+
+
+def test_enumeration(hal: SysfsHal) -> None:
+    function, = hal.functions(0x1002)
+    assert (function.address, function.device, function.revision) == (ADDRESS, 0x744C, 0xC8)
+    assert function.is_display and function.driver is None and function.subsystem == (0x1002, 0x0E3B)
+    assert hal.functions(0x10DE) == []
+    with pytest.raises(NoCardError, match="0000:09"):
+        hal.open("0000:09:00.0")
+
+
+def test_opening_stops_dma_that_a_killed_process_left_running(card: Path, hal: SysfsHal) -> None:
+    with hal.open(ADDRESS) as device:
+        assert device.config.read(4, 2) == 0x0002
+        assert (card / "enable").read_text() == "1"
+        device.config.write(4, 2, 0x0006)
+    assert (card / "config").read_bytes()[4:6] == b"\x02\0"
+
+
+def test_bars(device: PciDevice, card: Path) -> None:
+    assert device.bar_sizes() == {0: VRAM, 2: DOORBELLS, 5: REGISTERS}
+    device.bar(5).write32(0x100, 0x12345678)
+    assert (card / "resource5").read_bytes()[0x100:0x104] == struct.pack("<I", 0x12345678)
+    device.bar(2).write64(0x800, 7)
+    assert device.bar(2).read64(0x800) == 7
+    view = device.bar(0).view(4096, 16, np.uint64)
+    view[:] = (1, 2)
+    assert (card / "resource0_wc").read_bytes()[4096:4112] == struct.pack("<QQ", 1, 2)
+    assert not any((card / "resource0").read_bytes())
+    for index in (2, 5):
+        with pytest.raises(HalError, match="no view"):
+            device.bar(index).view(0, 4)
+    with pytest.raises(HalError, match="aligned"):
+        device.bar(5).read32(2)
+    with pytest.raises(MappingError, match="BAR3"):
+        device.bar(3)
+
+
+def test_a_driver_holds_the_card(card: Path, hal: SysfsHal, tmp_path: Path) -> None:
+    (tmp_path / "drivers" / "amdgpu").mkdir(parents=True)
+    (card / "driver").symlink_to(tmp_path / "drivers" / "amdgpu")
+    assert hal.functions()[0].driver == "amdgpu"
+    with pytest.raises(CardBusyError, match=r"amdgpu.*unbind"):
+        hal.open(ADDRESS)
+
+
+def test_another_process_holds_the_card(device: PciDevice, hal: SysfsHal, tmp_path: Path) -> None:
+    with pytest.raises(CardBusyError, match=f"held by process {os.getpid()}"):
+        hal.open(ADDRESS)
+    probe = ("import sys; from pathlib import Path; from amdrv.hal.sysfs import SysfsHal; p = Path(sys.argv[1])\n"
+             "try: SysfsHal(lambda: [p], lock_directory=Path(sys.argv[2])).open(p.name)\n"
+             "except Exception as e: print(type(e).__name__, e)\n")
+    done = subprocess.run([sys.executable, "-c", probe, str(tmp_path / "devices" / ADDRESS), str(tmp_path)],
+                          capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.startswith("CardBusyError") and str(os.getpid()) in done.stdout, done.stderr
+
+
+def test_scattered_pages_become_segments(device: PciDevice, pagemap: Path) -> None:
+    page = device.page_size
+    raw = np.zeros(8 * page, np.uint8)
+    memory = raw[-int(raw.ctypes.data) % page:][:6 * page]
+    first = int(memory.ctypes.data) // page
+    frames = [0x100, 0x101, 0x102, 0x0F0, 0x103, 0x104]
+    fake_frames(pagemap, {first + i: PAGEMAP_PRESENT | f for i, f in enumerate(frames)})
+    mapping = device.map_dma(memory, 6 * page)
+    assert list(mapping.segments) == [(0x100 * page, 3 * page), (0xF0 * page, page), (0x103 * page, 2 * page)]
+    mapping.close()
+
+
+@pytest.mark.parametrize(("entry", "message"), [(PAGEMAP_PRESENT, "no physical addresses: needs root"),
+                                                (0x1234, "not every page")])
+def test_a_pagemap_that_hides_or_lacks(device: PciDevice, pagemap: Path, entry: int, message: str) -> None:
+    page = device.page_size
+    raw = np.zeros(2 * page, np.uint8)
+    memory = raw[-int(raw.ctypes.data) % page:][:page]
+    fake_frames(pagemap, {int(memory.ctypes.data) // page: entry})
+    with pytest.raises(HalError, match=message):
+        device.map_dma(memory, page)
+
+
+def test_beyond_44_bits(device: PciDevice, pagemap: Path) -> None:
+    page = device.page_size
+    raw = np.zeros(2 * page, np.uint8)
+    memory = raw[-int(raw.ctypes.data) % page:][:page]
+    fake_frames(pagemap, {int(memory.ctypes.data) // page: PAGEMAP_PRESENT | 1 << 32})
+    with pytest.raises(MappingError, match="44 address bits"):
+        device.map_dma(memory, page)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="physical addresses need root")
+def test_real_physical_addresses(card: Path, tmp_path: Path) -> None:
+    with SysfsHal(lambda: [card], lock_directory=tmp_path).open(ADDRESS) as device:
+        buffer = device.alloc_dma(64 << 10)
+        assert sum(n for _, n in buffer.segments) == 64 << 10 and not buffer.view.any()
+        assert all(a % device.page_size == 0 and a for a, _ in buffer.segments)
+        spans = sorted(buffer.segments)
+        assert all(a + n <= b for (a, n), (b, _) in zip(spans, spans[1:], strict=False))  # noqa: RUF007
+        buffer.close()
+        if int(Path("/proc/sys/vm/nr_hugepages").read_text()) == 0:
+            with pytest.raises(OutOfMemoryError, match="nr_hugepages"):
+                device.alloc_dma(1 << 20, contiguous=True)
+
+
+def test_no_interrupt_and_reset(device: PciDevice, card: Path) -> None:
+    assert device.interrupt() is None
+    device.reset()
+    assert (card / "reset").read_text() == "1"
+    (card / "reset").unlink()
+    (card / "reset").mkdir()
+    (card / "reset_method").write_text("bus\n")
+    with pytest.raises(HalError, match="methods it knows: bus"):
+        device.reset()
