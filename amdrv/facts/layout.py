@@ -45,4 +45,4 @@ class Packet(NamedTuple):
     tail: str | None = None
     sub_op: int | None = None           # SDMA only
     length: tuple[str, int] | None = None    # SDMA only: the tail has (field + bias) words
-    when: Mapping[str, int] = MappingProxyType({})     # header bits that tell this packet from others of the same opcode
+    when: Mapping[str, int] = MappingProxyType({})     # header fields that choose among packets of one opcode

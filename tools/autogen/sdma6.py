@@ -7,18 +7,12 @@ association, and which packets have a variable tail, is the table below.
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Protocol
 
 from amdrv.facts.layout import Packet, Part, Word
+from tools.autogen import Sources
 from tools.autogen.packets import enums_source, field_at, packets_source, wide_values
 
 __all__ = ["generate"]
-
-
-class Sources(Protocol):
-    linux: Path | None
-    mesa: Path | None
 
 
 HEADER = "drivers/gpu/drm/amd/amdgpu/sdma_v6_0_0_pkt_open.h"
@@ -162,9 +156,7 @@ def _packet(name: str, rows: list[tuple[str, str, int, int, int]], opcode: int, 
 
 
 def generate(sources: Sources) -> dict[str, bytes]:
-    if sources.linux is None:
-        return {}
-    text = (sources.linux / HEADER).read_text()
+    text = sources.linux_file(HEADER).read_text()
     macros = {name: int(value) for name, value in re.findall(r"^#define (SDMA_(?:SUB)?OP_\w+)\s+(\d+)$", text, re.M)}
     rows = _read(text)
     packets: dict[str, Packet] = {}
