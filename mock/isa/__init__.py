@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from mock.isa.dispatch import (Counts, Dispatch, IllegalInstruction, IsaError, Memory, MemoryFault, Trap)
+from mock.isa.dispatch import Counts, Dispatch, IllegalInstruction, IsaError, Memory, MemoryFault, Trap
 
 __all__ = ["Counts", "Dispatch", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "Trap", "execute"]
 

@@ -1,0 +1,200 @@
+"""Opcode numbers and operands of gfx1100, asked of LLVM's disassembler.
+
+    python -m tools.autogen.isa --llvm-mc llvm-mc-19
+
+Every opcode value of every format is put into a word whose register fields hold telling numbers, and
+``llvm-mc --disassemble`` names the instruction; from the registers in its text follows which fields the
+instruction uses and how many registers wide each is. Writes ``mock/isa/opcodes.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+from pathlib import Path
+
+from mock.isa.encoding import ENCODINGS
+
+__all__ = ["disassemble", "generate"]
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTPUT = ROOT / "mock" / "isa" / "opcodes.py"
+_SENTINEL = 0xbf800000          # s_nop; its immediate numbers the items, from _FIRST on
+_FIRST = 0x1000
+_V = 256                        # source code of v0
+
+
+def disassemble(llvm_mc: str, items: list[tuple[int, int]], *, attributes: str = "") -> list[str | None]:
+    """[(bits, bytes)] -> what LLVM prints for each, None where it knows no such instruction.
+
+    Numbered ``s_nop`` stand between the items, so that an item that takes a literal cannot shift the rest.
+    """
+    results: list[str | None] = []
+    for start in range(0, len(items), 0xe000):
+        results += _disassemble(llvm_mc, items[start:start + 0xe000], attributes)
+    return results
+
+
+def _disassemble(llvm_mc: str, items: list[tuple[int, int]], attributes: str) -> list[str | None]:
+    def line(bits: int, size: int) -> str:
+        return ",".join(f"{b:#04x}" for b in bits.to_bytes(size, "little")) + "\n"
+    text = "".join(line(bits, size) + line(_SENTINEL | _FIRST + i, 4) * 3 for i, (bits, size) in enumerate(items))
+    command = [llvm_mc, "--disassemble", "-triple=amdgcn", "-mcpu=gfx1100"]
+    if attributes:
+        command.append("-mattr=" + attributes)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    refused = {(int(m[1]) - 1) // 4 for m in re.finditer(r"^<stdin>:(\d+):", done.stderr, re.M)}
+    found: list[list[str]] = [[] for _ in items]
+    pending: list[str] = []
+    for row in map(str.strip, done.stdout.splitlines()):
+        if not row or row == ".text":
+            continue
+        sentinel = re.fullmatch(r"s_nop (0x[0-9a-f]+)", row)
+        if sentinel and int(sentinel[1], 16) >= _FIRST:
+            if pending:
+                found[int(sentinel[1], 16) - _FIRST], pending = pending, []
+        else:
+            pending.append(row)
+    return [None if i in refused or len(rows) != 1 or "Invalid" in rows[0] else rows[0]
+            for i, rows in enumerate(found)]
+
+
+# Telling register numbers: no two fields share one. Each format has variants, for fields that must be zero
+# or must be scalar; the first that LLVM takes counts.
+_TELLING: dict[str, tuple[dict[str, int], list[dict[str, int]]]] = {
+    "SOP1": ({"sdst": 16, "ssrc0": 32}, [{}, {"sdst": 0}, {"ssrc0": 0}]),
+    "SOP2": ({"sdst": 16, "ssrc0": 32, "ssrc1": 48}, [{}]),
+    "SOPC": ({"ssrc0": 32, "ssrc1": 48}, [{}]),
+    "SOPP": ({"simm16": 0}, [{}]),
+    "SOPK": ({"sdst": 16, "simm16": 0x123}, [{}, {"sdst": 124}]),
+    "SMEM": ({"sbase": 16, "sdata": 80, "soffset": 64}, [{}]),
+    "VOP1": ({"vdst": 16, "src0": _V + 32}, [{}, {"vdst": 0, "src0": 0}]),
+    "VOP2": ({"vdst": 16, "src0": _V + 32, "vsrc1": 48}, [{}]),
+    "VOPC": ({"src0": _V + 32, "vsrc1": 48}, [{}]),
+    "VOP3": ({"vdst": 16, "src0": _V + 32, "src1": _V + 48, "src2": _V + 64},
+             [{}, {"src2": 64}, {"src2": 0}, {"src1": 48, "src2": 64}, {"src1": 48, "src2": 0},
+              {"src0": 32, "src1": 48, "src2": 0}, {"src1": 0, "src2": 0},
+              {"src0": 0, "src1": 0, "src2": 0, "vdst": 0}]),
+    "VOP3SD": ({"vdst": 16, "sdst": 80, "src0": _V + 32, "src1": _V + 48, "src2": _V + 64},
+               [{}, {"src2": 64}, {"src2": 0}]),
+    "VOP3P": ({"vdst": 16, "src0": _V + 32, "src1": _V + 48, "src2": _V + 64, "op_sel_hi": 3, "op_sel_hi2": 1},
+              [{}, {"src2": 0}]),
+    "VINTERP": ({"vdst": 16, "src0": _V + 32, "src1": _V + 48, "src2": _V + 64}, [{}]),
+    "LDSDIR": ({"vdst": 16}, [{}]),
+    "DS": ({"vdst": 16, "addr": 32, "data0": 48, "data1": 64},
+           [{}, {"data1": 0}, {"vdst": 0}, {"vdst": 0, "data1": 0}, {"data0": 0, "data1": 0},
+            {"vdst": 0, "data0": 0, "data1": 0}, {"addr": 0, "data0": 0, "data1": 0},
+            {"vdst": 0, "addr": 0, "data1": 0},
+            {"gds": 1, "vdst": 0, "data0": 0, "data1": 0}, {"gds": 1, "vdst": 0, "addr": 0, "data1": 0},
+            {"gds": 1, "vdst": 0, "addr": 0, "data0": 0, "data1": 0}, {"vdst": 0, "addr": 0, "data0": 0, "data1": 0},
+            {"gds": 1}, {"gds": 1, "data1": 0}, {"gds": 1, "data0": 0, "data1": 0}, {"gds": 1, "addr": 0, "data1": 0},
+            {"gds": 1, "data0": 0, "data1": 0, "addr": 0}]),
+    "FLAT": ({"vdst": 16, "addr": 32, "data": 48, "saddr": 124}, [{}]),
+    "SCRATCH": ({"vdst": 16, "addr": 32, "data": 48, "saddr": 124, "seg": 1, "sve": 1}, [{}]),
+    "GLOBAL": ({"vdst": 16, "addr": 32, "data": 48, "saddr": 124, "seg": 2}, [{}, {"glc": 1}]),
+    "MUBUF": ({"vdata": 16, "vaddr": 32, "srsrc": 16, "soffset": 80, "offen": 1},
+              [{}, {"glc": 1}, {"vdata": 0, "vaddr": 0, "srsrc": 0, "soffset": 0, "offen": 0}]),
+    "MTBUF": ({"vdata": 16, "vaddr": 32, "srsrc": 16, "soffset": 80, "offen": 1, "format": 1}, [{}]),
+    "MIMG": ({"vdata": 16, "vaddr": 32, "srsrc": 16, "ssamp": 2, "dmask": 15, "dim": 1}, [
+        {}, {"ssamp": 0}, {"dmask": 1},
+             {"dmask": 1, "r128": 1, "unrm": 1}, {"dmask": 15, "r128": 1, "unrm": 1, "ssamp": 0, "dim": 0},
+             {"ssamp": 0, "glc": 1}]),
+}
+_SCALED = {"sbase": 2, "srsrc": 4, "ssamp": 4}
+_SCALAR_FIELDS = {"sdst", "ssrc0", "ssrc1", "sbase", "sdata", "soffset", "srsrc", "ssamp"}
+_VOP3SD = ("v_add_co_ci_u32", "v_sub_co_ci_u32", "v_subrev_co_ci_u32", "v_add_co_u32", "v_sub_co_u32",
+           "v_subrev_co_u32", "v_div_scale_f32", "v_div_scale_f64", "v_mad_u64_u32", "v_mad_i64_i32")
+
+
+def _pattern(name: str, text: str, values: dict[str, int]) -> str:
+    """Operands in the order of the text: field, and width in registers when it is not 1."""
+    by_number: dict[tuple[str, int], str] = {}
+    for field, value in values.items():
+        if field in ("seg", "sve", "offen", "op_sel_hi", "op_sel_hi2", "simm16", "dmask", "dim", "format", "glc", "gds",
+                     "r128", "unrm") or (value == 0 and field not in ("sdst",)) or field == "saddr":
+            continue
+        number = value * _SCALED.get(field, 1)
+        for kind in "vs":
+            by_number[kind, number % _V] = field
+    operands = []
+    for kind, low, low2, high in re.findall(r"\b([vs])(?:(\d+)(?:\.[lh])?\b|\[(\d+):(\d+)\])", text.partition(" ")[2]):
+        first = int(low or low2)
+        field = by_number.get((kind, first))
+        if field is None:
+            continue
+        width = int(high) - first + 1 if high else 1
+        scalar = kind == "s" and field not in _SCALAR_FIELDS
+        operands.append(field + ("!" if scalar else "") + (f":{width}" if width > 1 else ""))
+    return ",".join(operands)
+
+
+def _scan(llvm_mc: str, name: str) -> dict[int, tuple[str, str]]:
+    encoding = ENCODINGS[name]
+    telling, variants = _TELLING[name]
+    found: dict[int, tuple[str, str]] = {}
+    width = encoding.fields["op"][1]
+    for variant in variants:
+        values = {**telling, **variant}
+        missing = [op for op in range(1 << width) if op not in found]
+        items = [(encoding.pack(op=op, **values), encoding.size) for op in missing]
+        for op, text in zip(missing, disassemble(llvm_mc, items), strict=True):
+            if text is None or not _own(name, encoding.pack(op=op, **values)):
+                continue
+            mnemonic = re.sub(r"_(e32|e64)$", "", text.split()[0])
+            if name in ("VOP3", "VOP3SD") and (mnemonic in _VOP3SD) != (name == "VOP3SD"):
+                continue
+            found[op] = mnemonic, _pattern(name, text, values)
+    return found
+
+
+def _own(name: str, bits: int) -> bool:
+    """Not one of the narrower formats that share the wider one's prefix."""
+    first = next(e for e in ENCODINGS.values() if e.matches(bits & 0xffffffff))
+    return first.name == name or (first.name, name) in {("VOP3SD", "VOP3"), ("FLAT", "SCRATCH"), ("FLAT", "GLOBAL")}
+
+
+def _scan_vopd(llvm_mc: str) -> tuple[dict[int, str], dict[int, str]]:
+    """X and Y opcodes; the other half is a ``v_dual_mul_f32`` (3) or ``v_dual_mov_b32`` (8)."""
+    encoding = ENCODINGS["VOPD"]
+    registers = {"src0x": _V + 32, "vsrc1x": 49, "src0y": _V + 34, "vsrc1y": 51, "vdstx": 16, "vdsty": 17 >> 1}
+    result: tuple[dict[int, str], dict[int, str]] = {}, {}
+    for half, width in enumerate((4, 5)):
+        for op in range(1 << width):
+            for one in ({}, {("vsrc1x", "vsrc1y")[half]: 0}):
+                ops = {"opx": 3, "opy": 3} | {("opx", "opy")[half]: op}
+                text = disassemble(llvm_mc, [(encoding.pack(**{**registers, **one}, **ops), 8)])[0]
+                if text:
+                    result[half].setdefault(op, text.split("::")[half].split()[0].removeprefix("v_dual_"))
+    return result
+
+
+def generate(llvm_mc: str) -> str:
+    """The text of ``mock/isa/opcodes.py``."""
+    parts = ['"""Opcodes of gfx1100. Generated by tools/autogen/isa.py from LLVM\'s disassembler; do not edit.\n\n'
+             "A line: opcode, mnemonic, operand fields in assembler order (with their width in registers where it is\n"
+             "not 1, and `!` where a field that could hold a VGPR holds an SGPR).\n"
+             '"""\n\nOPCODES: dict[str, str] = {']
+    for name in _TELLING:
+        found = sorted(_scan(llvm_mc, name).items())
+        lines = [f"{op:x} {mnemonic} {pattern}".strip() for op, (mnemonic, pattern) in found]
+        parts.append(f'    "{name}": """\n' + "\n".join(lines) + '\n""",')
+    for half, table in zip("XY", _scan_vopd(llvm_mc), strict=True):
+        lines = [f"{op:x} {mnemonic}" for op, mnemonic in sorted(table.items())]
+        parts.append(f'    "VOPD{half}": """\n' + "\n".join(lines) + '\n""",')
+    return "\n".join(parts) + "\n}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--llvm-mc", default="llvm-mc", help="LLVM's machine code tool (19 or newer)")
+    parser.add_argument("--check", action="store_true", help="compare with the committed file instead of writing it")
+    arguments = parser.parse_args()
+    text = generate(arguments.llvm_mc)
+    if arguments.check:
+        raise SystemExit(0 if OUTPUT.read_text() == text else f"{OUTPUT} differs from what LLVM says")
+    OUTPUT.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
