@@ -15,7 +15,8 @@ setup(
     packages=find_packages(include=["amdrv", "amdrv.*", "hcq", "hcq.*", "compiler", "compiler.*", "mock", "mock.*",
                                     "tools", "tools.*"]),
     package_data={"amdrv": ["regs/tables/*"]},
-    install_requires=["numpy>=1.26", "llvmlite>=0.45", "cffi", "rich", "pyudev; sys_platform == 'linux'"],
+    install_requires=["numpy>=1.26", "llvmlite>=0.45", "cffi", "rich", "msgpack>=1.0",
+                      "pyudev; sys_platform == 'linux'"],
     extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy", "ctypeslib2"]},
     entry_points={
         "console_scripts": ["amdrv-info=tools.amdrv_info.__main__:main"],

@@ -31,6 +31,8 @@ class Properties:
     lds_bytes: int                  # of a workgroup
     vram_bytes: int
     timestamp_hz: float             # of the counter that ``timestamp`` stores
+    shared_aperture: int = 0        # flat addresses of LDS and of scratch start here: the 64-bit bases
+    private_aperture: int = 0
 
 
 @dataclass
@@ -44,9 +46,12 @@ class Memory:
     handle: object = field(default=None, repr=False)    # the backend's own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
-    """What a launch needs to know of a kernel; from its descriptor and metadata (see ``hcq.elf``)."""
+    """What a launch needs to know of a kernel; from its descriptor and metadata (see ``hcq.metadata``).
+
+    Compared and hashed by identity, so that an encoder may keep what it works out for one.
+    """
 
     name: str
     entry: int                      # GPU address of the first instruction
@@ -71,10 +76,13 @@ class HardwareQueue(Protocol):
 
 
 class _Encoder(Protocol):
-    """Each method appends packet words (uint32) to ``words`` and returns nothing."""
+    """Each method appends packet words (uint32) to ``words`` and returns nothing.
+
+    A backend may also offer ``describe(words: Sequence[int]) -> list[str]``: one line a packet, back to names.
+    """
 
     def wait(self, words: list[int], address: int, value: int) -> None:
-        """Stall the engine until the 64-bit word at ``address`` is >= ``value``."""
+        """Stall the engine until the 64-bit word at ``address`` is >= ``value`` (unsigned)."""
     def signal(self, words: list[int], address: int, value: int, *, interrupt: bool = True) -> None:
         """Store ``value`` (64 bits) after all earlier work is complete and visible; then interrupt."""
     def timestamp(self, words: list[int], address: int) -> None:
@@ -83,14 +91,22 @@ class _Encoder(Protocol):
 
 class ComputeEncoder(_Encoder, Protocol):
     def memory_barrier(self, words: list[int]) -> None:
-        """Earlier writes of anyone become visible to later kernels: caches written back and invalidated."""
+        """Earlier kernels of this queue are complete, and earlier writes of anyone (code too) are visible to
+        later kernels: caches written back and invalidated."""
     def exec(self, words: list[int], kernel: Kernel, kernarg: int, grid: Sequence[int], block: Sequence[int],
-             *, dynamic_lds: int = 0) -> None:
-        """Launch ``grid`` workgroups of ``block`` work-items; ``kernarg`` is the segment's GPU address."""
+             *, dynamic_lds: int = 0, dispatch_packet: int = 0, queue_ptr: int = 0) -> None:
+        """Launch ``grid`` workgroups of ``block`` work-items (three of each); does not wait for earlier kernels.
+
+        ``kernarg`` is the segment's GPU address. ``dispatch_packet`` is the address of the launch's HSA kernel
+        dispatch packet, and ``queue_ptr`` of an ``amd_queue_t`` block, for kernels that ask for them
+        (``hcq.program`` writes both). Scratch is there already:
+        the core has called ``ensure_scratch`` with the kernel's ``private_bytes``.
+        """
 
 
 class CopyEncoder(_Encoder, Protocol):
-    def copy(self, words: list[int], dst: int, src: int, nbytes: int) -> None: ...
+    def copy(self, words: list[int], dst: int, src: int, nbytes: int) -> None:
+        """Copy bytes between ranges that do not overlap; any size and alignment, split at packet limits."""
     def fill(self, words: list[int], dst: int, value: int, nbytes: int) -> None:
         """Fill with a 32-bit pattern; ``nbytes`` and ``dst`` are multiples of 4."""
 
@@ -116,4 +132,5 @@ class Backend(Protocol):
         """Return when something may have happened (an interrupt), or after ``timeout`` seconds."""
     def check(self) -> None:
         """Raise the device's pending fault or hang, if any; called by every wait that spins for long."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop the device and give it back. Idempotent."""

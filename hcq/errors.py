@@ -1,0 +1,57 @@
+"""Every error that ``hcq`` itself raises: one tree, rooted at :class:`HcqError`.
+
+A message says what was tried, what was seen and what to do. Errors of a backend (a GPU fault, no card) have
+their own tree and pass through unchanged. Where a built-in exception fits, the class is also one of those, so
+that ``except ValueError`` and ``except TimeoutError`` do what a reader expects.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "HcqError", "UnknownDeviceError", "DeviceClosedError", "BufferError", "UseAfterFreeError", "CodeObjectError",
+    "LaunchError", "ArgumentTypeError", "QueueError", "GraphError", "DeviceTimeout",
+]
+
+
+class HcqError(Exception):
+    """Root of the errors of ``hcq``."""
+
+
+class UnknownDeviceError(HcqError, ValueError):
+    """No backend of that name, or a device name that cannot be read."""
+
+
+class DeviceClosedError(HcqError, RuntimeError):
+    """The device was closed; its buffers, programs and queues are gone with it."""
+
+
+class BufferError(HcqError, ValueError):
+    """A size, range or array that does not fit the buffer."""
+
+
+class UseAfterFreeError(HcqError, RuntimeError):
+    """A buffer was used after ``free()``."""
+
+
+class CodeObjectError(HcqError, ValueError):
+    """Bytes that are no code object, a code object for another card, or a kernel that is not in it."""
+
+
+class LaunchError(HcqError, ValueError):
+    """A launch that the kernel or the device does not allow: argument count or size, grid, block, LDS."""
+
+
+class ArgumentTypeError(LaunchError, TypeError):
+    """A kernel argument of the wrong kind."""
+
+
+class QueueError(HcqError, ValueError):
+    """A queue command that cannot be: another device's object, a value out of range."""
+
+
+class GraphError(HcqError, RuntimeError):
+    """A graph was recorded or replayed in a way that it cannot be."""
+
+
+class DeviceTimeout(HcqError, TimeoutError):
+    """A wait expired. The message names the queue and the first submission that is not complete."""
