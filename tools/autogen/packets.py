@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from amdrv.facts.layout import Field, Packet, Part, Word
 
-__all__ = ["enums_source", "field_at", "packets_source", "wide_values"]
+__all__ = ["enums_source", "field_at", "packets_source", "wide_values", "words_source"]
 
 WIDTH = 120
 
@@ -93,3 +93,10 @@ def enums_source(variable: str, enums: Mapping[str, Mapping[str, int]]) -> str:
         ordered = sorted(values.items(), key=lambda item: item[1])
         lines += _wrap(f'    "{enum}": {{', [f'"{name}": {value}' for name, value in ordered], "},", 8)
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def words_source(variable: str, words: Iterable[Word]) -> str:
+    lines = [f"{variable}: tuple[Word, ...] = ("]
+    for word in words:
+        lines += [line[4:] for line in _word(word)]
+    return "\n".join([*lines, ")"]) + "\n"
