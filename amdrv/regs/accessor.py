@@ -7,6 +7,7 @@ attribute of the register file, and an access is one call of ``read32`` or ``wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import SupportsIndex
 
 from amdrv.errors import RegisterError
 from amdrv.regs.table import WORD, Register, Table, Value, close_names
@@ -36,17 +37,17 @@ class BoundRegister:
     def read(self) -> Value:
         return Value(self.register, self._read32(self.address))
 
-    def write(self, value: int = 0, /, **fields: int) -> None:
+    def write(self, value: SupportsIndex = 0, /, **fields: SupportsIndex) -> None:
         """Write ``value`` with the named fields put into it; without ``value`` all other bits are zero.
 
         A keyword ``value`` is the field VALUE where the register has one.
         :raises RegisterError: an unknown field, or a value that does not fit.
         """
-        if fields or value.__class__ is not int or not 0 <= value <= WORD:
+        if fields or type(value) is not int or not 0 <= value <= WORD:
             value = self._merge(value, fields)
         self._write32(self.address, value)
 
-    def update(self, /, **fields: int) -> Value:
+    def update(self, /, **fields: SupportsIndex) -> Value:
         """Read, change the named fields, write; returns what was written."""
         value = self._merge(self._read32(self.address), fields)
         self._write32(self.address, value)

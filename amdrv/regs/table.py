@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NoReturn
+from typing import NoReturn, SupportsIndex
 
 from amdrv.errors import RegisterError
 
@@ -93,38 +93,38 @@ class Register:
     def __contains__(self, name: str) -> bool:
         return any(field.name.lower() == name.lower() for field in self.fields)
 
-    def pack(self, /, **fields: int) -> int:
+    def pack(self, /, **fields: SupportsIndex) -> int:
         """A value with these fields, all other bits zero."""
         return self.merge(0, fields)
 
-    def replace(self, value: int, /, **fields: int) -> int:
+    def replace(self, value: SupportsIndex, /, **fields: SupportsIndex) -> int:
         """``value`` with these fields changed and all other bits kept."""
         return self.merge(value, fields)
 
-    def merge(self, value: int, fields: Mapping[str, int]) -> int:
+    def merge(self, value: SupportsIndex, fields: Mapping[str, SupportsIndex]) -> int:
         """:meth:`replace` with the fields in a mapping.
 
         :raises RegisterError: an unknown field, or a value that is no integer or does not fit.
         """
         try:
-            value = operator.index(value)
+            word = operator.index(value)
         except TypeError:
             raise RegisterError(f"{self.name}: the value must be an integer, not {value!r}") from None
-        if not 0 <= value <= WORD:
-            raise RegisterError(f"{self.name}: the value {value:#x} does not fit 32 bits")
+        if not 0 <= word <= WORD:
+            raise RegisterError(f"{self.name}: the value {word:#x} does not fit 32 bits")
         known = self._by_name or {}
-        for name, number in fields.items():
+        for name, given in fields.items():
             field = known.get(name) or self.field(name)
             lsb, limit = field.lsb, (2 << (field.msb - field.lsb)) - 1
             try:
-                number = operator.index(number)
+                number = operator.index(given)
             except TypeError:
-                raise RegisterError(f"{self.name}.{field.name}: the value must be an integer, not {number!r}") from None
+                raise RegisterError(f"{self.name}.{field.name}: the value must be an integer, not {given!r}") from None
             if not 0 <= number <= limit:
                 raise RegisterError(f"{self.name}.{field.name} = {number:#x} does not fit bits {field.msb}:{lsb}; "
                                     f"the largest value is {limit:#x}")
-            value = value & ~(limit << lsb) | number << lsb
-        return value
+            word = word & ~(limit << lsb) | number << lsb
+        return word
 
     def unpack(self, value: int) -> dict[str, int]:
         """Every field's value, by the field's name as AMD writes it."""

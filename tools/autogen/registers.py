@@ -44,7 +44,7 @@ Layout = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True)
 class Extra:
-    """A register that the kernel names in a ``.c`` file instead of the generated headers."""
+    """A register that the kernel names elsewhere than in the generated headers; left out once a header has it."""
 
     name: str
     base_idx: int
@@ -56,6 +56,14 @@ class Extra:
 EXTRAS: dict[str, tuple[Extra, ...]] = {
     "gc_11_0_0": (
         Extra("CGTT_WD_CLK_CTRL", 1, 0x5086, "Linux 6.1, gfx_v11_0.c, regCGTT_WD_CLK_CTRL"),
+    ),
+    "osssys_6_0_0": (
+        Extra("IH_RING1_CLIENT_CFG_INDEX", 0, 0x185,
+              "Linux after 6.1, osssys_6_0_0_offset.h and _sh_mask.h, regIH_RING1_CLIENT_CFG_INDEX",
+              (("INDEX", 2, 0),)),
+        Extra("IH_RING1_CLIENT_CFG_DATA", 0, 0x186,
+              "Linux after 6.1, osssys_6_0_0_offset.h and _sh_mask.h, regIH_RING1_CLIENT_CFG_DATA",
+              (("CLIENT_ID", 7, 0), ("SOURCE_ID", 15, 8), ("SOURCE_ID_MATCH_ENABLE", 16, 16))),
     ),
     # The page below 0x80000 of the register BAR has no registers; the two HDP flush registers are remapped
     # into it through BIF_BX0_REMAP_HDP_{MEM,REG}_FLUSH_CNTL. The base of NBIO's index 0 is 0.
@@ -143,7 +151,7 @@ def build_table(name: str, offset_header: Path, mask_header: Path) -> bytes:
     known = {register.name for register in registers}
     for register in registers:
         register.layout = layouts.get(register.name, ())
-    extras = EXTRAS.get(name, ())
+    extras = [extra for extra in EXTRAS.get(name, ()) if extra.name not in known]
     first: dict[Layout, str] = {}
     lines: list[str] = []
     block = ""
@@ -155,8 +163,6 @@ def build_table(name: str, offset_header: Path, mask_header: Path) -> bytes:
     if extras:
         lines.append("## extra")
     for extra in extras:
-        if extra.name in known:
-            raise SourceError(f"{extra.name} is an extra of {name}, and its header has it by now")
         lines.append(f"# {extra.source}")
         lines.append(_line(extra.name, extra.base_idx, extra.offset, extra.layout, first))
     indexed = sum(register.base_idx is None for register in registers)
