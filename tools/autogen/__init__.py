@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["GENERATORS", "Sources", "SourceError"]
 
-GENERATORS: tuple[str, ...] = ("registers", "sdma6", "structures", "identifiers")
+GENERATORS: tuple[str, ...] = ("registers", "sdma6", "structures", "identifiers", "uapi")
 """Modules of this package, in the order in which they run."""
 
 
@@ -26,12 +26,16 @@ class Sources:
 
     linux: Path | None = None       # a Linux source tree: holds drivers/gpu/drm/amd
     mesa: Path | None = None        # a Mesa source tree: holds src/amd
+    uapi: Path | None = None        # the uapi headers of Linux 6.12 or newer: holds linux/vfio.h
 
     def linux_file(self, path: str) -> Path:
         return _existing(self.linux, path, "Linux", "--linux")
 
     def mesa_file(self, path: str) -> Path:
         return _existing(self.mesa, path, "Mesa", "--mesa")
+
+    def uapi_file(self, path: str) -> Path:
+        return _existing(self.uapi, path, "Linux uapi", "--uapi")
 
 
 def _existing(root: Path | None, path: str, what: str, option: str) -> Path:

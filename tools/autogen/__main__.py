@@ -23,11 +23,12 @@ def main(argv: Sequence[str] | None = None, *, root: Path = REPOSITORY) -> int:
                                      "structures from AMD's headers in a Linux tree and from Mesa's register data.")
     parser.add_argument("--linux", type=Path, metavar="DIR", help="Linux source tree")
     parser.add_argument("--mesa", type=Path, metavar="DIR", help="Mesa source tree")
+    parser.add_argument("--uapi", type=Path, metavar="DIR", help="uapi headers of Linux 6.12 or newer")
     parser.add_argument("--check", action="store_true", help="compare with the committed files byte for byte")
     parser.add_argument("--only", action="append", choices=GENERATORS, metavar="NAME",
                         help=f"run one generator (may be repeated): {', '.join(GENERATORS)}")
     options = parser.parse_args(argv)
-    sources = Sources(options.linux, options.mesa)
+    sources = Sources(options.linux, options.mesa, options.uapi)
     differences = 0
     for name in options.only or GENERATORS:
         try:

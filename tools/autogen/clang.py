@@ -78,6 +78,9 @@ class Declarations:
     def enum(self, name: str) -> dict[str, int]:
         return self._enums[name]
 
+    def enums(self) -> list[dict[str, int]]:
+        return list(self._enums.values())
+
     def record_names(self, pattern: str) -> list[str]:
         """Names of the records that match, in the order of the source."""
         return [name for name in self._records if re.fullmatch(pattern, name)]
