@@ -1,0 +1,180 @@
+"""A machine made of software: a host bus and the cards on it.
+
+    with mock.Machine(gpus=[mock.Gpu("gfx1100", vram="1G")]) as machine:
+        board = machine.gpus[0]
+
+``AMDRV_MOCK="gfx1100:vram=1G,count=2"`` says the same in words: ``ARCH[:KEY=VALUE,...]``, several cards divided by
+``;``. Keys: ``vram`` and ``bar0`` (sizes), ``count``, ``harvest`` (workgroup processors fused off, see :class:`Gpu`),
+``strict`` (``strict=-hdp-poison`` switches rules off).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from mock.arch import arch_of
+from mock.board import Board
+from mock.bus import HostBus
+from mock.vram import PAGE, parse_size
+
+__all__ = ["DEFAULT", "Gpu", "Machine", "RULES"]
+
+DEFAULT = "gfx1100:vram=1G"
+RULES = ("hdp", "poison", "tlb", "caches", "gfxoff", "doorbells")
+"""Strict rules that can be switched off, one by one."""
+
+MIB = 1 << 20
+MIN_VRAM = 64 * MIB
+FIRST_BUS = 3       # the bus behind the first root port with a card, as desktop boards have it
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One card to be. Sizes are bytes or "1G", "256M".
+
+    ``harvest`` maps (shader engine, shader array) to the mask of workgroup processors fused off there; an integer is
+    the mask for every array. ``bar0`` is the size that the platform's firmware gave the resizable BAR0 (default: all
+    of VRAM). ``strict`` names rules to switch off, each with a minus: ``"-hdp-poison"``.
+    """
+
+    arch: str = "gfx1100"
+    vram: str | int = "1G"
+    harvest: int | Mapping[tuple[int, int], int] = field(default_factory=dict)
+    bar0: str | int | None = None
+    strict: str = ""
+
+    def __post_init__(self) -> None:
+        arch = arch_of(self.arch)
+        if self.vram_bytes < MIN_VRAM or self.vram_bytes % MIB:
+            raise ValueError(f"vram={self.vram!r}: must be a whole number of MiB, at least {MIN_VRAM // MIB}M")
+        if self.bar0_bytes < MIN_VRAM or self.bar0_bytes & (self.bar0_bytes - 1):
+            raise ValueError(f"bar0={self.bar0!r}: must be a power of two, at least {MIN_VRAM // MIB}M")
+        full = (1 << arch.wgps_per_array) - 1
+        for se in range(arch.shader_engines):
+            for sa in range(arch.arrays_per_engine):
+                mask = self.harvested_wgps(se, sa)
+                if not 0 <= mask <= full:
+                    raise ValueError(f"harvest mask {mask:#x} for shader engine {se}, array {sa}: {self.arch} has "
+                                     f"{arch.wgps_per_array} workgroup processors an array (masks up to {full:#x})")
+        if not isinstance(self.harvest, int):
+            for se, sa in self.harvest:
+                if not (0 <= se < arch.shader_engines and 0 <= sa < arch.arrays_per_engine):
+                    raise ValueError(f"harvest of shader engine {se}, array {sa}: {self.arch} has "
+                                     f"{arch.shader_engines} engines of {arch.arrays_per_engine} arrays")
+        if self.active_wgps == 0:
+            raise ValueError("harvest leaves no workgroup processor")
+        for rule in self._relaxed:
+            if rule not in RULES:
+                raise ValueError(f"strict={self.strict!r}: no rule {rule!r}; there are {', '.join(RULES)}")
+
+    @property
+    def _relaxed(self) -> list[str]:
+        if self.strict and not re.fullmatch(r"(-\w+)+", self.strict):
+            raise ValueError(f"strict={self.strict!r}: must name rules to switch off, each with a minus: -hdp-poison")
+        return self.strict.split("-")[1:]
+
+    def is_strict(self, rule: str) -> bool:
+        return rule not in self._relaxed
+
+    @property
+    def vram_bytes(self) -> int:
+        return parse_size(self.vram) // PAGE * PAGE
+
+    @property
+    def bar0_bytes(self) -> int:
+        if self.bar0 is not None:
+            return parse_size(self.bar0)
+        return max(256 * MIB, 1 << (self.vram_bytes - 1).bit_length())
+
+    def harvested_wgps(self, se: int, sa: int) -> int:
+        """Mask of the workgroup processors that are fused off in a shader array."""
+        return self.harvest if isinstance(self.harvest, int) else self.harvest.get((se, sa), 0)
+
+    @property
+    def active_wgps(self) -> int:
+        arch = arch_of(self.arch)
+        return sum(arch.wgps_per_array - self.harvested_wgps(se, sa).bit_count()
+                   for se in range(arch.shader_engines) for sa in range(arch.arrays_per_engine))
+
+    @property
+    def compute_units(self) -> int:
+        return 2 * self.active_wgps
+
+
+class Machine:
+    """Host bus and cards; a context manager. ``gpus`` are boards, ``bus`` the :class:`HostBus`."""
+
+    def __init__(self, gpus: Sequence[Gpu] = (Gpu(),)) -> None:
+        self.bus = HostBus()
+        self.gpus: list[Board] = []
+        try:
+            for number, gpu in enumerate(gpus):
+                board = Board(gpu, self.bus, f"0000:{FIRST_BUS + number:02x}:00.0")
+                self.gpus.append(board)
+                self.bus.add_board(board)
+                board.config.assign(number)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def from_environment(cls) -> Machine:
+        """The machine that ``AMDRV_MOCK`` describes; default ``gfx1100:vram=1G``. :raises ValueError:"""
+        text = os.environ.get("AMDRV_MOCK") or DEFAULT
+        try:
+            return cls(parse(text))
+        except ValueError as error:
+            raise ValueError(f"AMDRV_MOCK={text!r}: {error}; an example is {DEFAULT},count=2") from None
+
+    def close(self) -> None:
+        """End all threads and give the memory back. Idempotent."""
+        for board in self.gpus:
+            board.close()
+        self.gpus = []
+        self.bus.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+def parse(text: str) -> list[Gpu]:
+    """Cards of ``ARCH[:KEY=VALUE,...][;...]``. :raises ValueError:"""
+    gpus: list[Gpu] = []
+    for part in text.split(";"):
+        arch, _, rest = part.strip().partition(":")
+        options: dict[str, str] = {}
+        for item in filter(None, (piece.strip() for piece in rest.split(","))):
+            key, equals, value = item.partition("=")
+            if not equals or key not in ("vram", "bar0", "count", "harvest", "strict"):
+                raise ValueError(f"{item!r} is not KEY=VALUE with a key of vram, bar0, count, harvest, strict")
+            options[key] = value
+        count = options.pop("count", "1")
+        if not count.isdigit() or not 1 <= int(count) <= 16:
+            raise ValueError(f"count={count!r} must be a number from 1 to 16")
+        gpu = Gpu(arch, vram=options.get("vram", "1G"), bar0=options.get("bar0"), strict=options.get("strict", ""),
+                  harvest=_mask(options["harvest"]) if "harvest" in options else {})
+        gpus += [gpu] * int(count)
+    return gpus
+
+
+def _mask(text: str) -> int | dict[tuple[int, int], int]:
+    """``0x8`` for every array, or ``0.1:0x8+2.0:0x1`` for (shader engine 0, array 1) and (2, 0)."""
+    try:
+        if ":" not in text:
+            return int(text, 0)
+        masks = {}
+        for item in text.split("+"):
+            place, mask = item.split(":")
+            se, sa = place.split(".")
+            masks[int(se), int(sa)] = int(mask, 0)
+        return masks
+    except ValueError:
+        raise ValueError(f"harvest={text!r} must be a mask such as 0x8, or SE.SA:MASK+SE.SA:MASK") from None

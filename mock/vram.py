@@ -1,0 +1,347 @@
+"""Video memory, and the host's view of it through BAR0: strict about the HDP flush, at full speed.
+
+Engines use ``view``, the memory itself, through host pointers. The CPU's loads and stores through BAR0 go to an
+*image*, and a *twin* remembers what image and memory agreed on last:
+
+* :meth:`flush` (the HDP flush): bytes where image and twin differ were written by the CPU; they go to memory. Without
+  it an engine reads what was there before.
+* :meth:`written` and :meth:`publish` (an engine completed something): bytes that an engine wrote go to the image, at
+  once, as on silicon, where the CPU's reads go to memory.
+
+Only pages in a window that was handed out (:meth:`window`) or that were touched by single accesses have an image;
+where the operating system tells which pages were ever stored to (Linux: pagemap), only those are compared. A page
+that nobody wrote holds poison: odd 32-bit words that look like valid page-table entries, and are NaN as fp32 and
+fp16. It costs nothing before it is touched: one poison file is mapped privately, tile by tile.
+
+One thing cannot be told apart: a CPU store of the value that the image holds already, against an engine's store to
+the same byte since the last flush. Then the engine's value stands.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+__all__ = ["PAGE", "POISON", "Vram", "parse_size"]
+
+PAGE = 4096
+POISON = 0x7FC50001
+"""Lowest poison word; word i of a tile is ``POISON | (i << 1 & 0xFFFE)``."""
+
+MIN_TILE = 2 << 20
+MAX_TILES = 4096
+"""Of one mapping, so that three mappings of a few boards stay below Linux's default of 65530 (vm.max_map_count)."""
+
+MAP_FIXED = 0x10
+"""The same on Linux and on the BSDs (sys/mman.h)."""
+
+PAGEMAP_PRESENT, PAGEMAP_FILE = 1 << 63, 1 << 61
+"""Linux, Documentation/admin-guide/mm/pagemap.rst. A private page that was stored to is present and not of the file."""
+
+PageHook = Callable[[int, np.ndarray, np.ndarray], None]
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of ``"1G"``, ``"256M"``, ``"64K"`` or a number. :raises ValueError:"""
+    if isinstance(text, int):
+        return text
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in units else (text, "")
+    if not number.isdigit():
+        raise ValueError(f"size {text!r} must be a number of bytes, or of K, M, G or T, such as 256M or 1G")
+    return int(number) << units.get(unit, 0)
+
+
+class _Mapping:
+    """``size`` bytes of lazily poisoned private memory."""
+
+    def __init__(self, size: int, poison: bool) -> None:
+        self.memory = mmap.mmap(-1, size)
+        self.bytes = np.frombuffer(self.memory, dtype=np.uint8)
+        self.base = int(self.bytes.ctypes.data)
+        self.tiled = False
+        if poison:
+            self._poison(size)
+        self.pages = self.bytes.reshape(-1, PAGE)
+
+    def _poison(self, size: int) -> None:
+        tile = MIN_TILE
+        while size // tile > MAX_TILES:
+            tile *= 2
+        tile = min(tile, size)
+        words = np.uint32(POISON) | (np.arange(tile // 4, dtype=np.uint32) << np.uint32(1) & np.uint32(0xFFFE))
+        try:
+            libc_mmap = ctypes.CDLL(None).mmap
+        except (OSError, TypeError, AttributeError):    # no libc to ask: poison is filled in, at a price
+            for at in range(0, size, tile):
+                self.bytes[at:at + tile] = words.view(np.uint8)[:min(tile, size - at)]
+            return
+        libc_mmap.restype = ctypes.c_void_p
+        libc_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
+                              ctypes.c_int64)
+        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED
+        with tempfile.TemporaryFile(buffering=0) as file:
+            file.write(words.tobytes())
+            for at in range(0, size, tile):
+                where = libc_mmap(self.base + at, min(tile, size - at), protection, flags, file.fileno(), 0)
+                if where != self.base + at:
+                    raise MemoryError(f"cannot map tile {at // tile} of {size // tile} of {size:#x} bytes of video "
+                                      "memory; make the board's vram= smaller")
+        self.tiled = True
+
+    def stored_pages(self, first: int, count: int) -> np.ndarray | None:
+        """Numbers of the pages in [first, first+count) that were ever stored to; None where nobody can tell."""
+        if not self.tiled or sys.platform != "linux" or mmap.PAGESIZE != PAGE:
+            return None
+        try:
+            file = os.open("/proc/self/pagemap", os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            data = os.pread(file, count * 8, (self.base // PAGE + first) * 8)
+        finally:
+            os.close(file)
+        if len(data) != count * 8:
+            return None
+        entries = np.frombuffer(data, dtype=np.uint64)
+        # a page in swap (bit 62) was stored to as well; the file's pages are never swapped
+        return np.flatnonzero((entries >> np.uint64(62) != 0) & (entries & np.uint64(PAGEMAP_FILE) == 0)) + first
+
+    def close(self) -> None:
+        self.bytes = np.empty(0, np.uint8)      # the mapping goes when the last view of it goes
+        self.pages = self.bytes.reshape(0, PAGE)
+        del self.memory
+
+
+def _memcmp() -> Callable[[int, int, int], int] | None:
+    try:
+        function: Any = ctypes.CDLL(None).memcmp
+    except (OSError, TypeError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    function.restype = ctypes.c_int
+    return function
+
+
+def _runs(pages: np.ndarray, gap: int = 1) -> Iterator[tuple[int, int]]:
+    """(first, end) of the stretches of sorted page numbers; holes smaller than ``gap`` pages are included."""
+    if len(pages):
+        cuts = np.flatnonzero(np.diff(pages) > gap) + 1
+        for part in np.split(pages, cuts):
+            yield int(part[0]), int(part[-1]) + 1
+
+
+def _differing(one: _Mapping, other: _Mapping, first: int, end: int) -> list[int]:
+    """Pages of [first, end) that are not equal."""
+    return [int(page) for page in np.flatnonzero((one.pages[first:end] != other.pages[first:end]).any(axis=1)) + first]
+
+
+class Vram:
+    """Video memory of ``size`` bytes (a multiple of 4096). ``strict=False`` lets engines see BAR stores at once."""
+
+    def __init__(self, size: int, *, strict: bool = True, poison: bool = True) -> None:
+        if size <= 0 or size % PAGE:
+            raise ValueError(f"vram of {size} bytes: must be a positive multiple of {PAGE}")
+        self.size, self.strict = size, strict
+        self._poison = poison
+        self._memory = _Mapping(size, poison)
+        self.base, self.view = self._memory.base, self._memory.bytes
+        self._image: _Mapping | None = None
+        self._twin: _Mapping | None = None
+        self._handed = np.zeros(size // PAGE, dtype=np.uint16)      # live windows on each page
+        self._ranges: list[tuple[int, int]] | None = []             # handed pages as runs; None: to be computed
+        self._single: set[int] = set()                              # pages stored to by single accesses
+        self._closing: list[tuple[int, int]] = []                   # windows that went; a last look at the next flush
+        self._lock = threading.RLock()
+        self._compare = _memcmp()
+        self.on_flush: list[PageHook] = []
+        """Called at a flush for every page that changed: (offset, old uint8[4096], new uint8[4096])."""
+
+    # ---- the CPU's side
+
+    def window(self, offset: int, size: int) -> memoryview:
+        """The CPU's view of a range; engines see its stores after :meth:`flush`."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise ValueError(f"window of {size:#x} bytes at {offset:#x}: video memory ends at {self.size:#x}")
+        if not self.strict:
+            return memoryview(self.view[offset:offset + size])      # type: ignore[arg-type]
+        first, end = offset // PAGE, -(-(offset + size) // PAGE)
+        with self._lock:
+            image, _ = self._images()
+            self._refresh(first, end)
+            self._handed[first:end] += 1
+            self._ranges = None
+            exporter = image.bytes[offset:offset + size]    # an array of its own: it lives as long as any view of it
+            weakref.finalize(exporter, self._window_gone, first, end)
+            return memoryview(exporter)     # type: ignore[arg-type]
+
+    def _window_gone(self, first: int, end: int) -> None:
+        with self._lock:
+            self._handed[first:end] -= 1
+            self._ranges = None
+            self._closing.append((first, end))
+
+    def cpu_read(self, offset: int, width: int) -> int:
+        """One load through BAR0."""
+        page = offset // PAGE
+        source = self._memory if self._image is None or not self._has_image(page) else self._image
+        return int.from_bytes(source.bytes[offset:offset + width].tobytes(), "little")
+
+    def cpu_write(self, offset: int, width: int, value: int) -> None:
+        """One store through BAR0; posted until the flush."""
+        data = np.frombuffer(value.to_bytes(width, "little"), np.uint8)
+        if not self.strict:
+            self.view[offset:offset + width] = data
+            return
+        page = offset // PAGE
+        with self._lock:
+            image, _ = self._images()
+            if not self._has_image(page):
+                self._refresh(page, page + 1)
+            self._single.add(page)
+            image.bytes[offset:offset + width] = data
+
+    def _has_image(self, page: int) -> bool:
+        return bool(self._handed[page]) or page in self._single
+
+    def _images(self) -> tuple[_Mapping, _Mapping]:
+        if self._image is None or self._twin is None:
+            self._image, self._twin = _Mapping(self.size, self._poison), _Mapping(self.size, self._poison)
+        return self._image, self._twin
+
+    def _refresh(self, first: int, end: int) -> None:
+        """Make image and twin equal memory in pages that had no image until now."""
+        image, twin = self._images()
+        stored: np.ndarray | None = None
+        if end - first > 64:
+            parts = [m.stored_pages(first, end - first) for m in (self._memory, image)]
+            if parts[0] is not None and parts[1] is not None:
+                stored = np.union1d(parts[0], parts[1])
+        for low, high in _runs(stored) if stored is not None else [(first, end)]:
+            stale = self._handed[low:high] == 0
+            stale[[page - low for page in self._single if low <= page < high]] = False
+            for a, b in self._closing:
+                stale[max(a - low, 0):max(b - low, 0)] = False
+            for a, b in _runs(np.flatnonzero(stale) + low):
+                if not self._equal(self._memory, image, a, b):
+                    image.pages[a:b] = self._memory.pages[a:b]
+                if not self._equal(self._memory, twin, a, b):
+                    twin.pages[a:b] = self._memory.pages[a:b]
+
+    def _equal(self, one: _Mapping, other: _Mapping, first: int, end: int) -> bool:
+        if self._compare is not None:
+            return self._compare(one.base + first * PAGE, other.base + first * PAGE, (end - first) * PAGE) == 0
+        return bool(np.array_equal(one.pages[first:end], other.pages[first:end]))
+
+    def _imaged(self) -> list[tuple[int, int]]:
+        """Runs of the pages whose image may differ from the twin."""
+        if self._ranges is None:
+            self._ranges = list(_runs(np.flatnonzero(self._handed), gap=16))
+        runs = [*self._ranges, *self._closing]
+        found: list[tuple[int, int]] = [(p, p + 1) for p in self._single]
+        image, _ = self._images()
+        for first, end in runs:
+            stored = image.stored_pages(first, end - first) if end - first > 4 else None
+            found += _runs(stored) if stored is not None else [(first, end)]
+        return found
+
+    # ---- the flush, and what engines say
+
+    def flush(self) -> int:
+        """HDP flush: the CPU's stores reach memory. Returns how many pages changed."""
+        if self._image is None:
+            return 0
+        changed: list[tuple[int, np.ndarray]] = []
+        with self._lock:
+            image, twin = self._images()
+            for first, end in self._imaged():
+                if self._equal(image, twin, first, end):
+                    continue
+                for page in _differing(image, twin, first, end):
+                    now = image.pages[page].copy()          # the CPU may go on storing
+                    mask = now != twin.pages[page]
+                    old = self._memory.pages[page].copy()
+                    np.copyto(self._memory.pages[page], now, where=mask)
+                    np.copyto(twin.pages[page], now, where=mask)
+                    changed.append((page, old))
+            self._closing.clear()
+            self._single = {p for p in self._single if self._handed[p]} if len(self._single) > 1024 else self._single
+        for page, old in changed:
+            for hook in self.on_flush:
+                hook(page * PAGE, old, self._memory.pages[page])
+        return len(changed)
+
+    def written(self, offset: int, size: int) -> None:
+        """An engine wrote exactly these bytes of memory: the CPU sees them now. Cheap where there is no image."""
+        if self._image is None or not size:
+            return
+        first, end = offset // PAGE, (offset + size - 1) // PAGE + 1
+        if not self._handed[first:end].any() and self._single.isdisjoint(range(first, end)):
+            return
+        with self._lock:
+            image, twin = self._images()
+            data = self.view[offset:offset + size]
+            twin.bytes[offset:offset + size] = data
+            image.bytes[offset:offset + size] = data
+
+    def publish(self, pages: np.ndarray | None = None) -> None:
+        """An engine may have written anywhere in ``pages`` (page numbers; None: anywhere): the CPU sees it now."""
+        if self._image is None:
+            return
+        with self._lock:
+            image, twin = self._images()
+            if pages is None:
+                if self._ranges is None:
+                    self._ranges = list(_runs(np.flatnonzero(self._handed), gap=16))
+                runs: list[tuple[int, int]] = [(p, p + 1) for p in self._single]
+                for first, end in self._ranges:
+                    parts = [m.stored_pages(first, end - first) for m in (self._memory, twin)] \
+                        if end - first > 4 else [None]
+                    if parts[0] is None or parts[1] is None:
+                        runs.append((first, end))
+                    else:
+                        runs += _runs(np.union1d(parts[0], parts[1]))
+            else:
+                wanted = np.unique(np.asarray(pages, dtype=np.int64))
+                keep = self._handed[wanted] > 0
+                if self._single:
+                    keep |= np.isin(wanted, np.fromiter(self._single, np.int64))
+                runs = list(_runs(wanted[keep]))
+            for first, end in runs:
+                if self._equal(self._memory, twin, first, end):
+                    continue
+                for page in _differing(self._memory, twin, first, end):
+                    now = self._memory.pages[page].copy()
+                    mask = now != twin.pages[page]
+                    np.copyto(image.pages[page], now, where=mask)
+                    np.copyto(twin.pages[page], now, where=mask)
+
+    def drop_posted(self) -> None:
+        """A reset of the card: stores that were not flushed are lost."""
+        if self._image is None:
+            return
+        with self._lock:
+            image, twin = self._images()
+            for first, end in self._imaged():
+                if not self._equal(image, twin, first, end):
+                    image.pages[first:end] = self._memory.pages[first:end]
+                    twin.pages[first:end] = self._memory.pages[first:end]
+            self._single.clear()
+            self._closing.clear()
+
+    def close(self) -> None:
+        """Give the memory back; views that are still held keep their own mapping alive."""
+        for mapping in (self._memory, self._image, self._twin):
+            if mapping is not None:
+                mapping.close()
+        self.view = np.empty(0, np.uint8)
+        self._image = self._twin = None
