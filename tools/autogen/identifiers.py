@@ -9,7 +9,7 @@ from tools.autogen import Sources
 from tools.autogen.clang import constants_source, evaluate, macros, names_source
 from tools.autogen.packets import words_source
 
-__all__ = ["generate"]
+__all__ = ["enum_values", "generate"]
 
 AMD = "drivers/gpu/drm/amd"
 
@@ -18,7 +18,7 @@ def _text(sources: Sources, path: str) -> str:
     return sources.linux_file(f"{AMD}/{path}").read_text()
 
 
-def _enum(text: str, name: str) -> dict[str, int]:
+def enum_values(text: str, name: str) -> dict[str, int]:
     """An enum whose members are numbers, names of earlier members, or one more than the last."""
     match = re.search(rf"enum {name}\s*\{{(.*?)\}}", text, re.S)
     if match is None:
@@ -59,7 +59,7 @@ IV_ENTRY = (
 
 
 def ih(sources: Sources) -> str:
-    clients = {name: value for name, value in _enum(_text(sources, "include/soc15_ih_clientid.h"),
+    clients = {name: value for name, value in enum_values(_text(sources, "include/soc15_ih_clientid.h"),
                                                     "soc21_ih_clientid").items() if not name.endswith("_MAX")}
     groups = {"client": clients}
     for group, path, prefix in (("gfx", "gfx/irqsrcs_gfx_11_0_0.h", "GFX_11_0_0"),
@@ -106,8 +106,8 @@ def vm(sources: Sources) -> str:
     block = _shifted(text, "AMDGPU_PDE_BFS", r"\(\(uint64_t\)a << (\d+)\)", None)
     fields |= {"FRAG": fragment, "MTYPE": mtype, "BFS": block, "ADDRESS": (47, 12), "PDE_ADDRESS": (47, 6)}
     ordered = dict(sorted(fields.items(), key=lambda item: (item[1][1], -item[1][0])))
-    mtypes = _enum(_text(sources, "include/soc21_enum.h"), "MTYPE")
-    mtypes |= _enum(_text(sources, "include/soc21_enum.h"), "TCC_MTYPE")
+    mtypes = enum_values(_text(sources, "include/soc21_enum.h"), "MTYPE")
+    mtypes |= enum_values(_text(sources, "include/soc21_enum.h"), "TCC_MTYPE")
     constants = {f"PTE_{name}" if name != "PDE_PTE" else name: 1 << lsb
                  for name, (msb, lsb) in ordered.items() if msb == lsb}
     lines = ["FIELDS: dict[str, tuple[int, int]] = {"]
@@ -117,7 +117,7 @@ def vm(sources: Sources) -> str:
             + f"PTE_FRAG_SHIFT = {fragment[1]}\nPTE_MTYPE_SHIFT = {mtype[1]}\nPDE_BFS_SHIFT = {block[1]}\n"
             + "\n" + constants_source({name: value for name, value in mtypes.items()
                                                      if "RESERVED" not in name})
-            + "\n" + constants_source(_enum(text, "amdgpu_vm_level")) + "\n" + "\n".join(lines) + "\n")
+            + "\n" + constants_source(enum_values(text, "amdgpu_vm_level")) + "\n" + "\n".join(lines) + "\n")
 
 
 def _shifted(text: str, macro: str, pattern: str, mask_pattern: str | None = "") -> tuple[int, int]:
@@ -149,7 +149,7 @@ GC_ENUMS = ("VGT_EVENT_TYPE", "MTYPE", "TCC_MTYPE", "SH_MEM_ADDRESS_MODE", "SH_M
 
 def gcenum(sources: Sources) -> str:
     text = _text(sources, "include/soc21_enum.h")
-    enums = {name: _enum(text, name) for name in GC_ENUMS}
+    enums = {name: enum_values(text, name) for name in GC_ENUMS}
     return GC_DOC + names_source(enums)
 
 
