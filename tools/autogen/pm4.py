@@ -265,7 +265,8 @@ A type-2 header (``PACKET2_NOP``) is a word of padding.
 
 ``REGISTER_SPACES``: where REG_OFFSET counts from, and the end, for the packets that set registers; in dwords of the
 register BAR, that is base address of the IP's segment + offset of the register. In WAIT_REG_MEM, WRITE_DATA and
-COPY_DATA a register is named by that dword address in place of the memory address. COHER_SIZE and COHER_BASE of ACQUIRE_MEM count 256 bytes.
+COPY_DATA a register is named by that dword address in place of the memory address. COHER_SIZE and COHER_BASE of
+ACQUIRE_MEM count 256 bytes.
 """
 
 from amdrv.facts.layout import Packet, Part, Word
