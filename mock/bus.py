@@ -89,7 +89,16 @@ class HostBus:
         """A card's BAR moved, or it stopped or started to decode memory."""
         self._table = None
 
+    @property
+    def boards(self) -> list[Board]:
+        return list(self._boards)
+
     # ---- the cards' side
+
+    @property
+    def generation(self) -> object:
+        """Another object (by identity) whenever something came to the bus or left it."""
+        return self._segments()[0]
 
     def _segments(self) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray, list[Board | None]]:
         table = self._table
