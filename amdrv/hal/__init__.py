@@ -140,7 +140,7 @@ class Hal(Protocol):
 
 
 def select(name: str | None = None) -> Hal:
-    """The HAL that ``name`` or ``AMDRV_HAL`` asks for: auto (default), sysfs or mock.
+    """The HAL that ``name`` or ``AMDRV_HAL`` asks for: auto (default), vfio, vfio:MODE, sysfs or mock.
 
     ``auto`` takes a real card where there is one that may be opened, and otherwise raises
     :class:`NoCardError`; it never falls back to the mock by itself.
@@ -150,31 +150,45 @@ def select(name: str | None = None) -> Hal:
         from amdrv.hal.mock import MockHal
         return MockHal.shared()
     if name == "sysfs":
-        return _sysfs()
+        return _linux("sysfs")
+    if name.split(":")[0] == "vfio":
+        return _linux("vfio", name.partition(":")[2] or None)
     if name == "auto":
-        try:
-            hal = _sysfs()
-            cards = [f for f in hal.functions(AMD_VENDOR_ID) if f.is_display]
-        except (HalError, OSError) as error:
-            raise NoCardError(f"no AMD GPU can be looked for here ({error}); {_USE_MOCK}") from error
-        if not cards:
-            raise NoCardError(f"no AMD GPU on this machine; {_USE_MOCK}")
-        if all(f.driver for f in cards):
-            held = ", ".join(f"{f.address} ({f.driver})" for f in cards)
-            raise NoCardError(f"every AMD GPU here is held by a kernel driver: {held}; unbind one, or {_USE_MOCK}")
-        return hal
-    raise HalError(f"AMDRV_HAL={name!r} is not known; use auto, sysfs or mock")
+        return _real_card()
+    raise HalError(f"AMDRV_HAL={name!r} is not known; use auto, vfio, vfio:iommufd, vfio:type1, vfio:noiommu, sysfs "
+                   "or mock")
 
 
 _USE_MOCK = "set AMDRV_HAL=mock to use the software card"
 
 
-def _sysfs() -> Hal:
+def _real_card() -> Hal:
+    """VFIO where a card is bound to vfio-pci, sysfs where one has no driver."""
+    try:
+        hal = _linux("sysfs")
+        cards = [f for f in hal.functions(AMD_VENDOR_ID) if f.is_display]
+    except (HalError, OSError) as error:
+        raise NoCardError(f"no AMD GPU can be looked for here ({error}); {_USE_MOCK}") from error
+    if not cards:
+        raise NoCardError(f"no AMD GPU on this machine; {_USE_MOCK}")
+    if any(f.driver == "vfio-pci" for f in cards):
+        return _linux("vfio")
+    if all(f.driver for f in cards):
+        held = ", ".join(f"{f.address} ({f.driver})" for f in cards)
+        raise NoCardError(f"every AMD GPU here is held by a kernel driver: {held}; bind one to vfio-pci, "
+                          f"or {_USE_MOCK}")
+    return hal
+
+
+def _linux(name: str, mode: str | None = None) -> Hal:
     try:
         import fcntl  # noqa: F401
 
         import pyudev  # noqa: F401
     except ImportError as error:
-        raise HalError(f"the sysfs HAL needs Linux and pyudev: {error}") from error
-    from amdrv.hal.sysfs import SysfsHal
-    return SysfsHal()
+        raise HalError(f"the {name} HAL needs Linux and pyudev: {error}") from error
+    if name == "sysfs":
+        from amdrv.hal.sysfs import SysfsHal
+        return SysfsHal()
+    from amdrv.hal.vfio import VfioHal
+    return VfioHal(mode)

@@ -21,7 +21,8 @@ if sys.platform != "linux":
 
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError, OutOfMemoryError
 from amdrv.hal import PciDevice
-from amdrv.hal.sysfs import PAGEMAP_PRESENT, SysfsHal
+from amdrv.hal.host_memory import PAGEMAP_PRESENT
+from amdrv.hal.sysfs import SysfsHal
 
 ADDRESS = "0000:03:00.0"
 VRAM, DOORBELLS, REGISTERS = 1 << 20, 1 << 16, 1 << 16

@@ -1,0 +1,120 @@
+"""Memory of this process that a card may reach: where it comes from, how it stays where it is, and where that is.
+
+Locked pages may still migrate; hugetlb pages do not, so they are taken first where there are any. Physical addresses
+come from pagemap (root only) and are read twice, after locking.
+
+Source: Linux Documentation/admin-guide/mm/pagemap.rst and mm/unevictable-lru.rst.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from amdrv.errors import HalError, MappingError, OutOfMemoryError
+from amdrv.hal import Segment
+
+__all__ = ["allocate", "as_bytes", "frames", "lock", "physical_segments", "HUGE_PAGE", "PAGEMAP", "PAGEMAP_PRESENT"]
+
+HUGE_PAGE = 2 << 20
+PAGEMAP = Path("/proc/self/pagemap")
+PAGEMAP_PRESENT, PAGEMAP_FRAME = 1 << 63, (1 << 55) - 1
+MAP_HUGETLB, MADV_DONTFORK = 0x40000, 10    # Linux include/uapi/asm-generic/{mman.h,mman-common.h}
+
+
+def allocate(size: int, *, contiguous: bool) -> tuple[mmap.mmap, np.ndarray]:
+    """Zeroed, present memory of whole pages: (mapping, its bytes). ``contiguous``: of hugetlb pages only.
+
+    :raises OutOfMemoryError: saying how to get hugetlb pages.
+    """
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = None
+    if size >= HUGE_PAGE or (contiguous and size > mmap.PAGESIZE):
+        huge = -(-size // HUGE_PAGE) * HUGE_PAGE
+        try:
+            memory = mmap.mmap(-1, huge, flags | MAP_HUGETLB)
+        except OSError as error:
+            if contiguous:
+                raise OutOfMemoryError(f"no {huge >> 20} MiB of hugetlb pages for {size:#x} contiguous bytes: "
+                                       f"{error.strerror}; echo {huge // HUGE_PAGE + 16} > "
+                                       "/proc/sys/vm/nr_hugepages") from error
+    if memory is None:
+        try:
+            memory = mmap.mmap(-1, size, flags)
+        except OSError as error:
+            raise OutOfMemoryError(f"no {size:#x} bytes of host memory: {error.strerror}") from error
+    view = np.frombuffer(memory, np.uint8)[:size]
+    view[::mmap.PAGESIZE] = 0                       # every page present before anyone asks where it is
+    return memory, view
+
+
+def as_bytes(memory: np.ndarray | int, size: int, page: int) -> np.ndarray:
+    """``size`` bytes of an array, or at an address, checked for what a mapping needs; every page made present.
+
+    :raises MappingError: not page-aligned, too small, or not contiguous.
+    """
+    address = memory if isinstance(memory, int) else int(memory.ctypes.data)
+    if size <= 0 or address % page or size % page:
+        raise MappingError(f"cannot map {size:#x} bytes at {address:#x}: address and size must be positive multiples "
+                           f"of the page size {page:#x}")
+    if isinstance(memory, int):
+        view = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(memory))
+    elif memory.nbytes < size or not memory.flags.c_contiguous:
+        raise MappingError(f"cannot map {size:#x} bytes of an array of {memory.nbytes:#x} bytes "
+                           f"({'' if memory.flags.c_contiguous else 'not '}contiguous)")
+    else:
+        view = memory.reshape(-1).view(np.uint8)[:size]
+    view[::page] = view[::page]                     # written, not read: a read would map the shared zero page
+    return view
+
+
+def lock(address: int, size: int) -> Callable[[], None]:
+    """Lock pages and keep them out of forked children; returns what undoes it. :raises OutOfMemoryError:"""
+    libc = ctypes.CDLL(None, use_errno=True)
+    where, length = ctypes.c_void_p(address), ctypes.c_size_t(size)
+    if libc.mlock(where, length):
+        raise OutOfMemoryError(f"cannot lock {size:#x} bytes: {os.strerror(ctypes.get_errno())}; "
+                               "raise the limit: ulimit -l unlimited")
+    libc.madvise(where, length, MADV_DONTFORK)
+
+    def release() -> None:
+        libc.munlock(where, length)
+    return release
+
+
+def frames(address: int, size: int, pagemap: Path = PAGEMAP) -> np.ndarray:
+    """Page frame numbers (int64) of present pages. :raises HalError: absent, or hidden from who is not root."""
+    page = mmap.PAGESIZE
+    fd = os.open(pagemap, os.O_RDONLY)
+    try:
+        entries = np.frombuffer(os.pread(fd, size // page * 8, address // page * 8), np.uint64)
+    finally:
+        os.close(fd)
+    if len(entries) != size // page or not (entries & np.uint64(PAGEMAP_PRESENT)).all():
+        raise HalError(f"{pagemap}: not every page at {address:#x} is present")
+    numbers = entries & np.uint64(PAGEMAP_FRAME)
+    if not numbers.all():
+        raise HalError(f"{pagemap} shows no physical addresses: needs root (CAP_SYS_ADMIN); or use VFIO with an IOMMU")
+    return numbers.astype(np.int64)
+
+
+def physical_segments(address: int, size: int, dma_bits: int, pagemap: Path = PAGEMAP) -> list[Segment]:
+    """(physical address, bytes) of each contiguous run of locked memory.
+
+    :raises HalError: when pages moved while we looked. :raises MappingError: beyond the card's address bits.
+    """
+    found = frames(address, size, pagemap)
+    if not np.array_equal(found, frames(address, size, pagemap)):
+        raise HalError(f"pages at {address:#x} moved while they were being pinned; try again")
+    starts = np.flatnonzero(np.diff(found, prepend=found[0] - 2) != 1)
+    lengths = np.diff(starts, append=len(found))
+    page = mmap.PAGESIZE
+    segments = [(int(found[s]) * page, int(n) * page) for s, n in zip(starts, lengths, strict=True)]
+    if max(a + n for a, n in segments) > 1 << dma_bits:
+        raise MappingError(f"memory beyond the card's {dma_bits} address bits")
+    return segments

@@ -1,0 +1,78 @@
+"""What the HALs over a Linux kernel (sysfs, VFIO) share: pinned mappings, and the lock that makes a card exclusive."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amdrv.errors import CardBusyError
+from amdrv.hal import PciFunction, Segment
+
+__all__ = ["PinnedMapping", "describe", "lock_card", "pci_paths"]
+
+
+class PinnedMapping:
+    """:class:`amdrv.hal.DmaMapping`, and :class:`amdrv.hal.DmaBuffer` where it owns its memory.
+
+    :param held: the owner's set of open mappings; the mapping takes itself out when it is closed.
+    """
+
+    def __init__(self, held: set[PinnedMapping], view: np.ndarray | None, size: int, segments: Sequence[Segment],
+                 release: Callable[[], None]) -> None:
+        self.view: Any = view
+        self.size, self.segments, self._release, self._held = size, segments, release, held
+        held.add(self)
+
+    def close(self) -> None:
+        """Unmap and unlock. Without an IOMMU nothing stops a card that still uses it. Idempotent."""
+        if self in self._held:
+            self._held.discard(self)
+            self._release()
+            self.view = None
+
+    def __enter__(self) -> PinnedMapping:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def pci_paths() -> list[Path]:
+    """The sysfs directories of all PCI functions, by pyudev."""
+    import pyudev
+    return sorted(Path(d.sys_path) for d in pyudev.Context().list_devices(subsystem="pci"))
+
+
+def describe(path: Path) -> PciFunction:
+    """A function as its sysfs directory shows it."""
+    def number(name: str) -> int:
+        return int((path / name).read_text().strip(), 0)
+    driver = path / "driver"
+    return PciFunction(path.name, number("vendor"), number("device"), number("class"), number("revision"),
+                       (number("subsystem_vendor"), number("subsystem_device")),
+                       driver.resolve().name if driver.exists() else None)
+
+
+def lock_card(directory: Path, address: str) -> int:
+    """An advisory lock on a card; the descriptor holds it, and the kernel drops it with the process.
+
+    :raises CardBusyError: naming the process that has it.
+    """
+    import fcntl
+    fd = os.open(directory / f"amdrv-{address}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(fd, 64, 0).decode(errors="replace").strip() or "?"
+        os.close(fd)
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise CardBusyError(f"{address} is held by process {holder}; stop it, or use another card") from error
+        raise
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, str(os.getpid()).encode(), 0)
+    return fd

@@ -1,0 +1,219 @@
+"""The HAL over VFIO: BARs, DMA through the IOMMU, and interrupts on an eventfd, for a card bound to ``vfio-pci``.
+
+Three ways, best first: iommufd with the device's own character device (Linux 6.6 and newer), a type 1 container with
+the device's group, and no-IOMMU, where device addresses are physical (and root is needed to know them).
+``AMDRV_HAL=vfio`` takes the best that is there; ``vfio:iommufd``, ``vfio:type1`` and ``vfio:noiommu`` ask for one.
+
+vfio-pci resets the card when it is opened and puts it to sleep when it is closed, so every boot here is a cold one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
+from amdrv.hal import PciFunction, Region, host_memory
+from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
+from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths
+from amdrv.hal.region import MappedRegion
+from amdrv.vfio.device import EventInterrupt, VfioDevice
+from amdrv.vfio.iommu import Iommu, Iommufd, NoIommu, Type1
+
+__all__ = ["MODES", "VfioHal"]
+
+MODES: dict[str, Callable[..., Iommu]] = {"iommufd": Iommufd, "type1": Type1, "noiommu": NoIommu}
+
+
+class _Device:
+    """:class:`amdrv.hal.PciDevice` over a VFIO device descriptor."""
+
+    def __init__(self, path: Path, iommu: Iommu, lock: int, dma_bits: int) -> None:
+        self.function, self.page_size, self.dma_bits = describe(path), mmap.PAGESIZE, dma_bits
+        self.iommu, self._lock = iommu, lock
+        self.mappings: set[PinnedMapping] = set()
+        self._regions: dict[int, MappedRegion] = {}
+        self._interrupt: EventInterrupt | None = None
+        self.vfio = VfioDevice(iommu.open_device(path), path.name)
+        self.config = CheckedConfig(self.vfio.config_read, self.vfio.config_write)
+        self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
+        self._sizes = {i: size for i in range(6) if (size := self.vfio.region(i).size)}
+        self._open = True
+
+    @property
+    def kind(self) -> str:
+        """Which of the three ways this is."""
+        return self.iommu.kind
+
+    def require_open(self) -> None:
+        if not self._open:
+            raise HalError(f"{self.function.address} is closed; open it again through the HAL")
+
+    def bar_sizes(self) -> dict[int, int]:
+        return dict(self._sizes)
+
+    def bar(self, index: int) -> Region:
+        self.require_open()
+        if index not in self._sizes:
+            raise MappingError(f"{self.function.address} has no memory BAR{index}; it has {sorted(self._sizes)}")
+        if index not in self._regions:
+            self._regions[index] = self.vfio.map_region(index, memory_like=index == 0)
+        return self._regions[index]
+
+    def alloc_dma(self, size: int, *, contiguous: bool = False) -> PinnedMapping:
+        self.require_open()
+        if size <= 0:
+            raise MappingError(f"DMA buffer of {size} bytes: must be positive")
+        size = -(-size // self.page_size) * self.page_size
+        # Behind a translating IOMMU everything is contiguous to the card.
+        memory, view = host_memory.allocate(size, contiguous=contiguous and not self.iommu.translates)
+        return self._map(view, size, memory)
+
+    def map_dma(self, memory: np.ndarray | int, size: int) -> PinnedMapping:
+        self.require_open()
+        return self._map(host_memory.as_bytes(memory, size, self.page_size), size, memory)
+
+    def _map(self, view: np.ndarray, size: int, owner: object) -> PinnedMapping:
+        address = int(view.ctypes.data)
+        if self.iommu.translates:
+            iova = self.iommu.map(address, size)
+
+            def unmap(_owner: object = owner) -> None:
+                self.iommu.unmap(iova)
+            return PinnedMapping(self.mappings, view, size, [(iova, size)], unmap)
+        unlock = host_memory.lock(address, size)
+        try:
+            segments = host_memory.physical_segments(address, size, self.dma_bits)
+        except BaseException:
+            unlock()
+            raise
+
+        def release(_owner: object = owner) -> None:
+            unlock()
+        return PinnedMapping(self.mappings, view, size, segments, release)
+
+    def map_peer(self, region: Region) -> PinnedMapping:
+        """Through the peer's mmapped BAR. iommufd of Linux 6.12 refuses that (EFAULT): :class:`MappingError`."""
+        self.require_open()
+        if not isinstance(region, MappedRegion):
+            raise MappingError("map_peer takes a BAR of another card of the same HAL")
+        if not self.iommu.translates:
+            if region.bus_address is None:
+                raise MappingError("without an IOMMU a peer's bus address is needed, and VFIO does not tell it; "
+                                   "use sysfs")
+            return PinnedMapping(self.mappings, None, region.size, [(region.bus_address, region.size)], lambda: None)
+        iova = self.iommu.map(region.address(), region.size)
+        return PinnedMapping(self.mappings, None, region.size, [(iova, region.size)], lambda: self.iommu.unmap(iova))
+
+    def interrupt(self) -> EventInterrupt | None:
+        self.require_open()
+        if self._interrupt is None:
+            self._interrupt = EventInterrupt(self.vfio)
+        return self._interrupt
+
+    def fence(self) -> None:
+        """VFIO maps BARs uncached: stores reach the card in order, and a read pushes posted ones through."""
+        if 5 in self._regions:
+            self._regions[5].read32(0)
+
+    def reset(self) -> None:
+        self.require_open()
+        self.vfio.reset()
+        self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
+
+    def close(self) -> None:
+        """Stop the card's DMA, unmap everything, and give the card back. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        with contextlib.suppress(HalError, OSError):       # a card that was pulled out cannot be asked any more
+            self.config.update(COMMAND, 2, clear=COMMAND_MASTER)
+        if self._interrupt is not None:
+            self._interrupt.close()
+        for mapping in list(self.mappings):
+            mapping.close()
+        self._regions.clear()
+        self.vfio.close()
+        self.iommu.close()
+        os.close(self._lock)
+
+    def __enter__(self) -> _Device:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class VfioHal:
+    """:class:`amdrv.hal.Hal` over VFIO.
+
+    :param mode: iommufd, type1 or noiommu; None takes the first of these that works for the card.
+    """
+
+    name = "vfio"
+
+    def __init__(self, mode: str | None = None, *, paths: Callable[[], Iterable[Path]] = pci_paths,
+                 dev: Path = Path("/dev"), lock_directory: Path | None = None) -> None:
+        if mode is not None and mode not in MODES:
+            raise HalError(f"VFIO mode {mode!r} is not known; use {', '.join(MODES)}")
+        self.mode, self._paths, self._dev = mode, paths, dev
+        shared = Path("/run/lock")
+        self._lock_directory = lock_directory or (shared if shared.is_dir() else Path(tempfile.gettempdir()))
+
+    @property
+    def firmware(self) -> Sequence[Path]:
+        return ()
+
+    def functions(self, vendor: int | None = None) -> list[PciFunction]:
+        return [f for f in map(describe, self._paths()) if vendor in (None, f.vendor)]
+
+    def available(self, path: Path) -> list[str]:
+        """The modes whose device files are there for a card, best first."""
+        group = path / "iommu_group"
+        number = group.resolve().name if group.exists() else None
+        there = {"iommufd": (self._dev / "iommu").exists() and (path / "vfio-dev").is_dir(),
+                 "type1": number is not None and (self._dev / "vfio" / number).exists(),
+                 "noiommu": number is not None and (self._dev / "vfio" / f"noiommu-{number}").exists()}
+        return [mode for mode in MODES if there[mode]]
+
+    def open(self, address: str, *, dma_bits: int = 44) -> _Device:
+        for path in self._paths():
+            if path.name == address:
+                break
+        else:
+            raise NoCardError(f"no PCI function {address!r} on this machine")
+        driver = describe(path).driver
+        if driver != "vfio-pci":
+            raise CardBusyError(f"{address} is bound to {driver or 'no driver'}, not to vfio-pci; bind it: "
+                                f"amdrv-info bind {address}")
+        modes = [self.mode] if self.mode else self.available(path)
+        if not modes:
+            raise HalError(f"VFIO offers no way to {address}: no /dev/vfio/GROUP, no /dev/iommu. Load vfio-pci and "
+                           "vfio_iommu_type1, and switch the IOMMU on")
+        lock = lock_card(self._lock_directory, address)
+        refused = []
+        for mode in modes:
+            try:
+                return self._try(mode, path, lock, dma_bits)
+            except CardBusyError:
+                os.close(lock)
+                raise
+            except HalError as error:
+                refused.append(f"{mode}: {error}")
+        os.close(lock)
+        raise HalError(f"VFIO cannot open {address}. " + "; ".join(refused))
+
+    def _try(self, mode: str, path: Path, lock: int, dma_bits: int) -> _Device:
+        options = {} if mode == "noiommu" else {"iova_bits": dma_bits}
+        iommu = MODES[mode](dev=self._dev, **options)
+        try:
+            return _Device(path, iommu, lock, dma_bits)
+        except BaseException:
+            iommu.close()
+            raise
