@@ -96,6 +96,11 @@ class RegisterFile:
         raise RegisterError(f"no register {name!r} in {where}; "
                             + (f"close: {', '.join(close)}" if close else "nothing has a name like it"))
 
+    @property
+    def tables(self) -> tuple[tuple[Table, tuple[int, ...]], ...]:
+        """(table, base addresses in dwords) of each IP, in the order in which names are looked up."""
+        return tuple(self._tables)
+
     def at(self, address: int) -> tuple[Register, ...]:
         """The registers at a dword index of the BAR; none where the tables know nothing there."""
         return tuple(register for table, bases in self._tables for base_idx, base in enumerate(bases)
