@@ -288,7 +288,8 @@ def run(tmp_path: Path, *arguments: str, reason: str = "", ours: str = "W IH_CNT
 
 def test_check_wants_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--check") == 1
-    assert "boot_diff: no reason: IH: value: IH_CNTL2: Linux SELF_IV_FORCE_WPTR_UPDATE_TIMEOUT=0x2; ours " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no reason: IH: value: IH_CNTL2: Linux SELF_IV_FORCE_WPTR_UPDATE_TIMEOUT=0x2; ours SELF_IV_" in said
 
 
 def test_check_wants_a_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
