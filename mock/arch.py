@@ -1,7 +1,6 @@
 """What a card of an architecture is: PCI identity, IP blocks with versions and base addresses, shader geometry.
 
-No ``*_ip_offset.h`` was published for Navi 31; its base addresses equal those of Linux 6.1,
-``sienna_cichlid_ip_offset.h`` in every block that a driver's boot touches.
+The figures are those of ``amdrv.facts.navi31``, where their sources stand.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ class Arch:
     arrays_per_engine: int
     wgps_per_array: int
     rbs_per_engine: int
-    harvested: dict[str, int] = field(default_factory=dict, compare=False, hash=False)
-    """IP name -> instances fused off on every board."""
+    gc_info: dict[str, int] = field(default_factory=dict, compare=False, hash=False)
+    """Fields of the discovery table's gc_info."""
 
     @property
     def compute_units(self) -> int:
@@ -53,38 +52,23 @@ class Arch:
         raise KeyError(f"{self.name} has no IP {name!r}; it has {', '.join(ip.name for ip in self.ips)}")
 
 
-_GC = (0x1260, 0xA000, 0x1C000, 0x2402C00)
-_MP = (0x16000, 0xDC0000, 0xE00000, 0xE40000, 0x243FC00)
-
-# Linux 6.1, sienna_cichlid_ip_offset.h (bases), soc15_hw_ip.h (ids); versions: amdgpu_discovery.c and the file names
-# of include/asic_reg. NBIF has a sixth segment in Linux 6.1, nbio_4_3_0_offset.h, at 0x4040000.
-_NAVI31 = (
-    Ip("MP0", 255, (13, 0, 0), _MP, "mp_13_0_0"),
-    Ip("MP1", 1, (13, 0, 0), _MP, "mp_13_0_0"),
-    Ip("NBIF", 108, (4, 3, 0), (0x0, 0x14, 0xD20, 0x10400, 0x241B000, 0x4040000), "nbio_4_3_0"),
-    Ip("GC", 11, (11, 0, 0), _GC, "gc_11_0_0"),
-    Ip("SDMA0", 42, (6, 0, 0), _GC, "gc_11_0_0"),
-    Ip("SDMA1", 43, (6, 0, 0), _GC, "gc_11_0_0"),
-    Ip("MMHUB", 34, (3, 0, 0), (0x1A000, 0x2408800), "mmhub_3_0_0"),
-    Ip("ATHUB", 35, (3, 0, 0), (0xC00, 0x2408C00), "athub_3_0_0"),
-    Ip("OSSSYS", 40, (6, 0, 0), (0x10A0, 0x240A000), "osssys_6_0_0"),
-    Ip("HDP", 41, (6, 0, 0), (0xF20, 0x240A400), "hdp_6_0_0"),
-    Ip("SMUIO", 4, (13, 0, 6), (0x16800, 0x16A00, 0x440000, 0x2401000), "smuio_13_0_6"),
-    Ip("THM", 3, (13, 0, 0), (0x16600, 0x2400C00), "thm_13_0_2"),
-    Ip("CLKA", 6, (8, 0, 0), (0x16C00, 0x2401800)),
-    Ip("DF", 46, (4, 4, 0), (0x7000, 0x240B800)),
-    Ip("UMC", 150, (8, 10, 0), (0x14000, 0x2425800)),
-    Ip("UVD", 12, (4, 0, 0), (0x7800, 0x7E00, 0x2403000)),
-    Ip("UVD", 12, (4, 0, 0), (0x7B00, 0x12000, 0x2445000), instance=1),
-)
+_TABLES = {"GC": "gc_11_0_0", "SDMA0": "gc_11_0_0", "SDMA1": "gc_11_0_0", "MMHUB": "mmhub_3_0_0",
+           "ATHUB": "athub_3_0_0", "OSSSYS": "osssys_6_0_0", "HDP": "hdp_6_0_0", "NBIF": "nbio_4_3_0",
+           "MP0": "mp_13_0_0", "MP1": "mp_13_0_0", "THM": "thm_13_0_2", "SMUIO": "smuio_13_0_6"}
 
 
 @cache
 def _archs() -> dict[str, Arch]:
-    return {"gfx1100": Arch(
-        name="gfx1100", marketing_name="Radeon RX 7900 XTX", vendor=0x1002, device=0x744C, revision=0xC8,
-        subsystem=(0x1002, 0x0E3B), class_code=0x030000, ips=_NAVI31,
-        shader_engines=6, arrays_per_engine=2, wgps_per_array=4, rbs_per_engine=4)}
+    from amdrv.facts import discovery, navi31
+    ips = tuple(Ip(name, discovery.ENUMS["hw_id"][name], version, bases, _TABLES.get(name), instance)
+                for name, instance, version, bases in navi31.IPS)
+    info = navi31.GC_INFO
+    return {navi31.ARCH: Arch(
+        name=navi31.ARCH, marketing_name=navi31.MARKETING_NAME, vendor=navi31.VENDOR_ID, device=navi31.DEVICE_ID,
+        revision=navi31.REVISION_ID, subsystem=(navi31.VENDOR_ID, 0x0E3B), class_code=0x030000, ips=ips, gc_info=info,
+        shader_engines=info["gc_num_se"], arrays_per_engine=info["gc_num_sa_per_se"],
+        wgps_per_array=info["gc_num_wgp0_per_sa"] + info["gc_num_wgp1_per_sa"],
+        rbs_per_engine=info["gc_num_rb_per_se"])}
 
 
 def known_archs() -> list[str]:

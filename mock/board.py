@@ -41,9 +41,9 @@ __all__ = ["Board", "CLOCK_HZ"]
 CLOCK_HZ = 100_000_000
 """Golden timestamp counter (Linux 6.1, soc21.c, soc21_get_xclk: spll.reference_freq, 100 MHz on Navi 3x)."""
 
-BLOCKS = (("nbio", "mock.nbio", "Nbio"), ("psp", "mock.psp", "Psp"), ("smu", "mock.smu", "Smu"),
-          ("memory", "mock.gmc", "Gmc"), ("ih", "mock.ih", "Ih"), ("gfx", "mock.gfx", "Gfx"),
-          ("mec", "mock.mec", "Mec"), ("sdma", "mock.sdma", "Sdma"))
+BLOCKS = (("nbio", "mock.nbio", "Nbio"), ("grbm", "mock.grbm", "Grbm"), ("smuio", "mock.grbm", "Smuio"),
+          ("psp", "mock.psp", "Psp"), ("smu", "mock.smu", "Smu"), ("memory", "mock.gmc", "Gmc"), ("ih", "mock.ih", "Ih"),
+          ("gfx", "mock.gfx", "Gfx"), ("mec", "mock.mec", "Mec"), ("sdma", "mock.sdma", "Sdma"))
 """(attribute of the board, module, class), in the order of making and of reset."""
 
 ALL_ONES = 0xFFFFFFFF
@@ -78,6 +78,8 @@ class Board:
         self.config = ConfigSpace(self)
         geometry = (self.arch.shader_engines, self.arch.arrays_per_engine, 2 * self.arch.wgps_per_array)
         self.regs = Registers(gpu.arch, self.config.bar_bytes(BAR_REGISTERS) // 4, geometry, self.note)
+        self.after_flush: list[Callable[[], None]] = []
+        """Called at the end of every HDP flush."""
         self.blocks: list[Block] = []
         for attribute, module, name in blocks:
             if importlib.util.find_spec(module) is None:
@@ -201,6 +203,17 @@ class Board:
     def note(self, rule: str, text: str) -> None:
         """The mock's own log: which rule was broken, and how."""
         self.log.add(rule, text)
+
+    @property
+    def bus_master(self) -> bool:
+        """May the card make accesses of its own to the host bus?"""
+        return self.config.bus_master and not self.lost
+
+    def hdp_flush(self) -> None:
+        """The CPU's posted stores through BAR0 reach memory."""
+        self.vram.flush()
+        for hook in self.after_flush:
+            hook()
 
     @property
     def notes(self) -> Log:

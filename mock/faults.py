@@ -27,6 +27,8 @@ def register(kind: str, what: str, *settings: str) -> None:
     KINDS[kind] = what, frozenset(settings)
 
 
+register("firmware-never-ready", "after a reset, MP0_SMN_C2PMSG_33 never says that the card's own firmware is up")
+register("doorbell-lost", "a doorbell write is dropped on its way to the engine", "client")
 register("lost-interrupt", "an MSI is not delivered; the IH ring has the entry all the same")
 register("card-lost", "the card drops off the bus: every read returns all ones, writes go nowhere")
 register("spurious-interrupt", "an MSI comes with nothing new in the IH ring; once, at injection")

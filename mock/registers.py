@@ -133,6 +133,7 @@ class Registers:
         self.names = names_of(arch)
         self.count = dwords
         self.store = array("I", bytes(4 * dwords))
+        self._far: dict[int, int] = {}      # registers beyond the BAR, reached through index and data registers
         self.selection = Selection()
         self._geometry = _Geometry(*geometry)
         self._note = note
@@ -165,15 +166,24 @@ class Registers:
 
     def __getitem__(self, key: str | tuple[str, Hashable]) -> int:
         dword, bank = self._slot(key)
-        return self.store[dword] if bank is None else self._bank_values.get((dword, bank),
-                                                                             self._reset_values.get(dword, 0))
+        return self._load(dword) if bank is None else self._bank_values.get((dword, bank),
+                                                                            self._reset_values.get(dword, 0))
 
     def __setitem__(self, key: str | tuple[str, Hashable], value: int) -> None:
         dword, bank = self._slot(key)
         if bank is None:
-            self.store[dword] = value
+            self._keep(dword, value)
         else:
             self._bank_values[dword, bank] = value
+
+    def _load(self, dword: int) -> int:
+        return self.store[dword] if dword < self.count else self._far.get(dword, 0)
+
+    def _keep(self, dword: int, value: int) -> None:
+        if dword < self.count:
+            self.store[dword] = value
+        else:
+            self._far[dword] = value
 
     def field(self, key: str | tuple[str, Hashable], field: str) -> int:
         """A field of the stored value."""
@@ -258,7 +268,7 @@ class Registers:
         kind = self._banked.get(dword)
         if kind is not None:
             return self._bank_values.get((dword, self._banks_of(kind)[0]), self._reset_values.get(dword, 0))
-        value = self.store[dword]
+        value = self.store[dword] if dword < self.count else self._far.get(dword, 0)
         if not value and dword not in self._unnamed:
             self._named(dword, "read")
         return value
@@ -273,7 +283,7 @@ class Registers:
             for bank in self._banks_of(kind):
                 self._bank_values[dword, bank] = value
         else:
-            self.store[dword] = value
+            self._keep(dword, value)
         writer = self._writers.get(dword)
         if writer is not None:
             writer(value)
@@ -283,17 +293,18 @@ class Registers:
     def _named(self, dword: int, what: str) -> None:
         self._unnamed.add(dword)        # looked at once
         if dword not in self.names.by_dword:
-            self._note("unnamed-register", f"{what} of dword {dword:#x} (byte {4 * dword:#x} of BAR5), which no IP of "
-                                           "this card has")
+            self._note("unnamed-register", f"{what} of dword {dword:#x} (byte {4 * dword:#x}), which no IP of this "
+                                           "card has")
 
     def reset(self, keep: Sequence[str] = ()) -> None:
         """All storage back to its reset values, but for the registers in ``keep``."""
         kept = {self.dword(name): self[name] for name in keep}
         self.store = array("I", bytes(4 * self.count))
+        self._far.clear()
         self._bank_values.clear()
         self.selection = Selection()
         for dword, value in self._reset_values.items():
             if dword not in self._banked:
-                self.store[dword] = value
+                self._keep(dword, value)
         for dword, value in kept.items():
-            self.store[dword] = value
+            self._keep(dword, value)
