@@ -1,0 +1,706 @@
+"""The memory controller: both hubs (GC for shaders, CP and SDMA; MM for PSP, SMU, IH), their TLBs, faults and flushes.
+
+Facts: Linux 6.1, gfxhub_v3_0.c, mmhub_v3_0.c, gmc_v11_0.c; register fields from gc_11_0_0 and mmhub_3_0_0; modes of
+MX_L1_TLB_CNTL by AMD's older name for the same fields (Linux, rv770d.h: SYSTEM_ACCESS_MODE PA_ONLY 0, USE_SYS_MAP 1,
+IN_SYS 2, NOT_IN_SYS 3; UNMAPPED_ACCESS PASS_THRU 0, DEFAULT_PAGE 1).
+
+What is strict here:
+
+* A TLB serves what it has until the invalidation engine is asked, for the right VMID and range, with L1 and L2.
+* After power-on the TLBs hold nothing sensible: L2_CNTL2.INVALIDATE_ALL_L1_TLBS and INVALIDATE_L2_CACHE come first.
+* ENABLE_L1_TLB off: clients put their addresses on the fabric untranslated; only the frame buffer answers.
+  ENABLE_L2_CACHE off: nobody answers the L1. ENABLE_ADVANCED_DRIVER_MODEL off: every client is VMID 0.
+* VMID 0 reaches the frame buffer directly only inside of the system aperture, in mode NOT_IN_SYS.
+* Context 1's identity aperture is open from power-on (page 0), until LOW is above HIGH.
+* A fault stops the client that made it: UTCL2 answers "no retry" (RETRY_PERMISSION_OR_INVALID_PAGE_FAULT is 0 in
+  amdgpu's default). STATUS and ADDR keep the first fault until cleared; later ones only set MORE_FAULTS.
+  The interrupt follows CONTEXTn_CNTL's *_ENABLE_INTERRUPT bits. WALKER_ERROR's values are not published: here 1 is
+  range, 2 to 4 are PDB0 to PDB2, 5 translate-further.
+
+Inert, performance only: L2_CNTL3 (bank select, big-K sizes), L2_CNTL5 (fragment sizes), fragments in entries,
+L2_CNTL's cache modes, MX_L1_TLB_CNTL.ECO_BITS, FAULT_CNTL2.ACTIVE_PAGE_MIGRATION_PTE_READ_RETRY (no migration),
+MM_ATC_L2_MISC_CG and the other clock gates, GL1C_UTCL0_CNTL1 and SQG_CONFIG (answers to XNACK, which never comes).
+Inert on a card without a virtual function: L2_CNTL4's VMC_TAP_*_REQUEST_PHYSICAL for tables in VRAM.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from amdrv import regs
+from amdrv.facts import ih, vm
+from mock.block import Block
+from mock.bus import BusError
+from mock.pagetable import (
+    ENTRY_BYTES,
+    PAGE_SHIFT,
+    PTE_ADDRESS,
+    Context,
+    Huge,
+    WalkError,
+    describe_entry,
+    find_table,
+    last_level,
+)
+from mock.tablecount import TableCount
+from mock.tlb import Tlb
+
+if TYPE_CHECKING:
+    from mock.board import Board
+
+__all__ = ["Client", "Fault", "BusFault", "Gmc", "PAGE", "ENGINES", "VMIDS"]
+
+PAGE = 1 << PAGE_SHIFT
+VMIDS = 16
+ENGINES = 18            # invalidation engines (Linux 6.1, gfxhub_v3_0.c, gfxhub_v3_0_program_invalidation)
+VA_BITS = 48
+REACH_BITS = 44         # of the host bus (Linux 6.1, gmc_v11_0.c, gmc_v11_0_sw_init: dma_set_mask_and_coherent)
+FB_SHIFT = 24           # FB_LOCATION, FB_OFFSET, AGP are in 16 MiB
+APERTURE_SHIFT = 18     # SYSTEM_APERTURE_{LOW,HIGH}_ADDR are in 256 KiB
+DIRECT = vm.PTE_VALID | vm.PTE_READABLE | vm.PTE_WRITEABLE | vm.PTE_EXECUTABLE
+PAGE_MASK = np.uint64(PAGE - 1)
+CHUNK = 4096            # pages translated at a time in bulk, well below the TLB's slots
+
+# PERMISSION_FAULTS (Linux, kfd_int_process_v9.c decodes the same bits: valid, read, write; then execute)
+PERM_VALID, PERM_READ, PERM_WRITE, PERM_EXECUTE = 1, 2, 4, 8
+
+
+class Client:
+    """UTCL2 client numbers of the GC hub (Linux 6.1, gfxhub_v3_0.c, gfxhub_client_ids), and a few of the MM hub."""
+
+    CPF, CPC, CPG, RLC, TCP, SQC_INST, SQC_DATA = 4, 5, 6, 7, 8, 9, 10
+    SDMA0, SDMA1 = 13, 14
+    MM_MP0, MM_MP1, MM_OSSSYS, MM_HDP = 6, 7, 15, 16
+
+
+class Fault(Exception):
+    """A translation that failed; when a client sees it, registers are set and the interrupt is out. It must stop."""
+
+    def __init__(self, hub: str, vmid: int, address: int, write: bool, why: str) -> None:
+        self.hub, self.vmid, self.address, self.write, self.why = hub, vmid, address, write, why
+        self.client, self.walker, self.permissions = 0, None, 0     # type: int, int | None, int
+        super().__init__(f"{hub.upper()} hub, VMID {vmid}: {'write' if write else 'read'} at {address:#x}: {why}")
+
+
+class BusFault(Fault):
+    """The translation is fine, but nothing answers at the physical address it gives."""
+
+
+class _Config(NamedTuple):
+    """A hub's registers, decoded once after they changed."""
+
+    l1: bool
+    l2: bool
+    mode: int
+    unmapped: int
+    advanced: bool
+    fb: tuple[int, int]             # page numbers, both included
+    fb_offset: int                  # bytes
+    agp: tuple[int, int, int]       # first and last page, base in bytes
+    aperture: tuple[int, int]       # page numbers
+    identity: tuple[int, int, int]  # first and last page, physical offset in bytes
+    contexts: tuple[Context, ...]
+
+
+class Hub:
+    def __init__(self, gmc: Gmc, name: str, table: str, prefix: str) -> None:
+        self.gmc, self.board, self.name, self.prefix = gmc, gmc.board, name, prefix
+        self.table = regs.table(table)
+        self.lock = threading.RLock()
+        self.strict = gmc.board.gpu.is_strict("tlb")
+        self.tlbs: dict[int, Tlb] = {}
+        self.clean = [False] * VMIDS
+        self.crashed = False
+        self.config: _Config | None = None
+        self.bus_seen: object = None
+        self.held: set[int] = set()             # invalidation engines whose semaphore is taken
+
+    # ---- registers
+
+    def reg(self, name: str) -> int:
+        return self.board.regs[self.prefix + name]
+
+    def field(self, name: str, field: str) -> int:
+        return self.table[self.prefix + name][field].get(self.reg(name))
+
+    def wide(self, name: str) -> int:
+        return self.reg(name + "_LO32") | self.reg(name + "_HI32") << 32
+
+    def _decode(self) -> _Config:
+        tlb, page_of_fb = "MC_VM_MX_L1_TLB_CNTL", FB_SHIFT - PAGE_SHIFT
+        contexts = []
+        for n in range(VMIDS):
+            context = f"VM_CONTEXT{n}_"
+            cntl = self.reg(context + "CNTL")
+            contexts.append(Context(
+                enabled=bool(self.field(context + "CNTL", "ENABLE_CONTEXT")),
+                depth=self.field(context + "CNTL", "PAGE_TABLE_DEPTH"),
+                block=9 + self.field(context + "CNTL", "PAGE_TABLE_BLOCK_SIZE"),
+                base=self.wide(context + "PAGE_TABLE_BASE_ADDR"), start=self.wide(context + "PAGE_TABLE_START_ADDR"),
+                end=self.wide(context + "PAGE_TABLE_END_ADDR"), cntl=cntl))
+        spread = (1 << page_of_fb) - 1
+        identity = "VM_L2_CONTEXT1_IDENTITY_APERTURE_"
+        aperture = APERTURE_SHIFT - PAGE_SHIFT
+        return _Config(
+            l1=bool(self.field(tlb, "ENABLE_L1_TLB")), l2=bool(self.field("VM_L2_CNTL", "ENABLE_L2_CACHE")),
+            mode=self.field(tlb, "SYSTEM_ACCESS_MODE"), unmapped=self.field(tlb, "SYSTEM_APERTURE_UNMAPPED_ACCESS"),
+            advanced=bool(self.field(tlb, "ENABLE_ADVANCED_DRIVER_MODEL")),
+            fb=(self.field("MC_VM_FB_LOCATION_BASE", "FB_BASE") << page_of_fb,
+                self.field("MC_VM_FB_LOCATION_TOP", "FB_TOP") << page_of_fb | spread),
+            fb_offset=self.reg("MC_VM_FB_OFFSET") << FB_SHIFT,
+            agp=(self.field("MC_VM_AGP_BOT", "AGP_BOT") << page_of_fb,
+                 self.field("MC_VM_AGP_TOP", "AGP_TOP") << page_of_fb | spread,
+                 self.field("MC_VM_AGP_BASE", "AGP_BASE") << FB_SHIFT),
+            aperture=(self.reg("MC_VM_SYSTEM_APERTURE_LOW_ADDR") << aperture,
+                      self.reg("MC_VM_SYSTEM_APERTURE_HIGH_ADDR") << aperture | ((1 << aperture) - 1)),
+            identity=(self.wide(identity + "LOW_ADDR"), self.wide(identity + "HIGH_ADDR"),
+                      self.wide("VM_L2_CONTEXT_IDENTITY_PHYSICAL_OFFSET") << PAGE_SHIFT),
+            contexts=tuple(contexts))
+
+    def current(self) -> _Config:
+        config = self.config
+        if config is None:
+            config = self.config = self._decode()
+        return config
+
+    # ---- translation
+
+    def pages_to_hosts(self, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int) -> np.ndarray:
+        """uint64[n] page numbers -> uint64[n] host pointers of the pages. :raises Fault:"""
+        try:
+            return self._pages_to_hosts(vmid, pages, write, execute, client)
+        except Fault as error:
+            self.report(error)      # not under the lock: the interrupt is an access of its own
+            raise
+
+    def _pages_to_hosts(self, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int) -> np.ndarray:
+        config = self.current()
+        if self.crashed:
+            raise self.fault(vmid, int(pages[0]), write, "the hub crashed at an earlier fault (CRASH_ON_NO_RETRY_FAULT "
+                             "is set) and answers nobody until a reset", client, None)
+        if not config.advanced:
+            vmid = 0
+        if vmid == 0 or not config.l1:
+            direct = self._direct(config, pages)
+            if direct.all():
+                return self._direct_hosts(config, vmid, pages, write, client)
+            if not config.l1:
+                page = int(pages[int(np.argmin(direct))])
+                raise self.fault(vmid, page, write, "the L1 TLB is off (MX_L1_TLB_CNTL.ENABLE_L1_TLB), so the address "
+                                 "goes out untranslated, and it is not in the frame buffer", client, None)
+            if direct.any():
+                hosts = np.empty(len(pages), np.uint64)
+                hosts[direct] = self._direct_hosts(config, vmid, pages[direct], write, client)
+                hosts[~direct] = self._mapped(config, vmid, pages[~direct], write, execute, client)
+                return hosts
+        return self._mapped(config, vmid, pages, write, execute, client)
+
+    def _direct(self, config: _Config, pages: np.ndarray) -> np.ndarray:
+        """bool[n]: pages of VMID 0 that go past the page tables."""
+        if not config.l1:
+            return (pages >= np.uint64(config.fb[0])) & (pages <= np.uint64(config.fb[1]))
+        low, high = config.aperture
+        inside = (pages >= np.uint64(low)) & (pages <= np.uint64(high))
+        if config.mode == 0:
+            return np.ones(len(pages), bool)
+        if config.mode == 1:
+            return np.zeros(len(pages), bool)
+        return inside if config.mode == 3 else ~inside
+
+    def _direct_hosts(self, config: _Config, vmid: int, pages: np.ndarray, write: bool, client: int) -> np.ndarray:
+        vram = self.board.vram
+        first, last = config.fb
+        offsets = (pages - np.uint64(first)) << np.uint64(PAGE_SHIFT)
+        in_fb = (pages >= np.uint64(first)) & (pages <= np.uint64(last)) & (offsets < np.uint64(vram.size))
+        if in_fb.all():
+            return np.uint64(vram.base) + offsets
+        low, high, base = config.agp
+        in_agp = (pages >= np.uint64(low)) & (pages <= np.uint64(high)) & ~in_fb
+        lost = ~(in_fb | in_agp)
+        if lost.any():
+            page = int(pages[int(np.argmax(lost))])
+            raise self.fault(vmid, page, write, "in the system aperture, but neither in the frame buffer "
+                             f"({first << PAGE_SHIFT:#x}..{(last << PAGE_SHIFT) + PAGE - 1:#x}) nor in AGP",
+                             client, None)
+        hosts = np.empty(len(pages), np.uint64)
+        hosts[in_fb] = np.uint64(vram.base) + offsets[in_fb]
+        addresses = np.uint64(base) + ((pages[in_agp] - np.uint64(low)) << np.uint64(PAGE_SHIFT))
+        hosts[in_agp] = self._bus(addresses, vmid, int(pages[in_agp][0]), write, client)
+        return hosts
+
+    def _mapped(self, config: _Config, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int,
+                ) -> np.ndarray:
+        need = vm.PTE_VALID | (vm.PTE_WRITEABLE if write else vm.PTE_READABLE)
+        if execute:
+            need |= vm.PTE_EXECUTABLE
+        with self.lock:
+            if not config.l2:
+                raise self.fault(vmid, int(pages[0]), write, "UTCL2 is off (L2_CNTL.ENABLE_L2_CACHE), nothing "
+                                 "translates", client, 1)
+            if not self.clean[vmid]:
+                raise self.fault(vmid, int(pages[0]), write, "the TLB was never invalidated since power-on "
+                                 "(L2_CNTL2.INVALIDATE_ALL_L1_TLBS and INVALIDATE_L2_CACHE)", client, 1)
+            tlb = self.tlbs.get(vmid)
+            if tlb is None:
+                tlb = self.tlbs[vmid] = Tlb()
+            self._follow_bus()
+            if not self.strict:
+                tlb.drop(0, None, entries=True, walks=True, block=0)
+            slots, hit = tlb.look_up(pages)
+            entries, hosts = tlb.entries[slots], tlb.hosts[slots]
+            missing = ~hit
+            if missing.any():
+                wanted = np.unique(pages[missing])
+                found = self._walk(config, vmid, tlb, wanted, write, client)
+                entries[missing] = found[np.searchsorted(wanted, pages[missing])]
+                hosts[missing] = 0
+            lacking = entries & np.uint64(need) != np.uint64(need)
+            if lacking.any():
+                sparse = entries & np.uint64(vm.PTE_PRT) != 0
+                really = lacking & ~sparse
+                if really.any():
+                    at = int(np.argmax(really))
+                    raise self._denied(vmid, int(pages[at]), int(entries[at]), need, write, client)
+            unknown = hosts == 0
+            if unknown.any():
+                hosts[unknown] = self._hosts(config, vmid, pages[unknown], entries[unknown], write, client)
+                valid = unknown & (entries & np.uint64(vm.PTE_VALID) != 0)
+                tlb.fill(pages[valid], entries[valid], hosts[valid])
+        return hosts
+
+    def _follow_bus(self) -> None:
+        generation = self.board.bus.generation
+        if generation is not self.bus_seen:
+            self.bus_seen = generation
+            for tlb in self.tlbs.values():
+                tlb.forget_hosts(vm.PTE_SYSTEM)
+
+    def _walk(self, config: _Config, vmid: int, tlb: Tlb, wanted: np.ndarray, write: bool, client: int) -> np.ndarray:
+        """Sorted uint64[n] page numbers -> uint64[n] entries."""
+        context = config.contexts[vmid]
+        if vmid == 1 and config.identity[0] <= config.identity[1]:
+            low, high, offset = config.identity
+            within = (wanted >= np.uint64(low)) & (wanted <= np.uint64(high))
+            if within.any():
+                entries = np.empty(len(wanted), np.uint64)
+                base = np.uint64(offset + config.fb_offset | DIRECT)
+                entries[within] = (wanted[within] << np.uint64(PAGE_SHIFT)) + base
+                if not within.all():
+                    entries[~within] = self._walk_tables(context, vmid, tlb, wanted[~within], write, client)
+                return entries
+        return self._walk_tables(context, vmid, tlb, wanted, write, client)
+
+    def _walk_tables(self, context: Context, vmid: int, tlb: Tlb, wanted: np.ndarray, write: bool, client: int,
+                     ) -> np.ndarray:
+        entries = np.empty(len(wanted), np.uint64)
+        regions = wanted >> np.uint64(context.block)
+        cuts = np.flatnonzero(np.diff(regions)) + 1
+        for part in np.split(np.arange(len(wanted)), cuts):
+            page, region = int(wanted[part[0]]), int(regions[part[0]])
+            try:
+                found = tlb.walks.get(region)
+                if found is None or isinstance(found, Huge):
+                    found = find_table(self.gmc.read_entries, context, page)
+                    if not isinstance(found, Huge):
+                        tlb.walks[region] = found
+                elif page > context.end:
+                    raise WalkError(None, f"page {page:#x} is beyond the context's end {context.end:#x}")
+                part_pages = wanted[part]
+                if int(part_pages[-1]) > context.end:
+                    raise WalkError(None, f"page {int(part_pages[-1]):#x} is beyond the context's end {context.end:#x}")
+                entries[part] = last_level(self.gmc.read_entries, context, found, part_pages)
+            except WalkError as error:
+                number = 1 if error.level is None else 2 + error.level
+                raise self.fault(vmid, page, write, str(error), client, number) from None
+            except BusError as error:
+                raise self.fault(vmid, page, write, f"the page table itself cannot be read: {error}", client, 6,
+                                 kind=BusFault) from None
+        return entries
+
+    def _denied(self, vmid: int, page: int, entry: int, need: int, write: bool, client: int) -> Fault:
+        permissions = 0
+        for bit, flag in ((PERM_VALID, vm.PTE_VALID), (PERM_READ, vm.PTE_READABLE), (PERM_WRITE, vm.PTE_WRITEABLE),
+                          (PERM_EXECUTE, vm.PTE_EXECUTABLE)):
+            if need & flag and not entry & flag:
+                permissions |= bit
+        return self.fault(vmid, page, write, f"the entry is {describe_entry(entry)}", client, 0, permissions)
+
+    def _hosts(self, config: _Config, vmid: int, pages: np.ndarray, entries: np.ndarray, write: bool, client: int,
+               ) -> np.ndarray:
+        """Entries -> host pointers of their pages."""
+        hosts = np.empty(len(entries), np.uint64)
+        sparse = entries & np.uint64(vm.PTE_VALID) == 0
+        hosts[sparse] = self.gmc.sink_page() if write else self.gmc.zero_page()
+        system = (entries & np.uint64(vm.PTE_SYSTEM) != 0) & ~sparse
+        address = entries & np.uint64(PTE_ADDRESS)
+        local = ~system & ~sparse
+        offset = address[local] - np.uint64(config.fb_offset)
+        if (offset >= np.uint64(self.board.vram.size)).any():
+            at = int(np.argmax(offset >= np.uint64(self.board.vram.size)))
+            raise self.fault(vmid, int(pages[local][at]), write, f"the entry's address {int(address[local][at]):#x} is "
+                             f"beyond the card's {self.board.vram.size:#x} bytes of VRAM", client, None, kind=BusFault)
+        hosts[local] = np.uint64(self.board.vram.base) + offset
+        if system.any():
+            hosts[system] = self._bus(address[system], vmid, int(pages[system][0]), write, client)
+        return hosts
+
+    def _bus(self, addresses: np.ndarray, vmid: int, page: int, write: bool, client: int) -> np.ndarray:
+        if (addresses >> np.uint64(REACH_BITS)).any():
+            far = int(addresses[int(np.argmax(addresses >> np.uint64(REACH_BITS) != 0))])
+            self.board.note("bus-reach", f"bus address {far:#x} does not fit the {REACH_BITS} bits that this card has")
+            raise self.fault(vmid, page, write, f"bus address {far:#x} is out of the card's reach "
+                             f"({REACH_BITS} bits)", client, None, kind=BusFault)
+        try:
+            return self.board.dma_many(addresses, PAGE, write=write)
+        except BusError as error:
+            raise self.fault(vmid, page, write, str(error), client, None, kind=BusFault) from None
+
+    # ---- faults
+
+    def fault(self, vmid: int, page: int, write: bool, why: str, client: int, walker: int | None,
+              permissions: int = 0, kind: type[Fault] = Fault) -> Fault:
+        """The exception for a client. ``walker`` None: no hub register knows of it (the fabric lost the access)."""
+        error = kind(self.name, vmid, page << PAGE_SHIFT, write, why)
+        error.client, error.walker, error.permissions = client, walker, permissions
+        return error
+
+    def report(self, error: Fault) -> Fault:
+        """Status, address and interrupt, as the hub does it."""
+        self.board.note("page-fault" if type(error) is Fault else "bus-fault", str(error))
+        if error.walker is None and isinstance(error, BusFault):
+            return error
+        page, walker = error.address >> PAGE_SHIFT, error.walker
+        status = self.table[self.prefix + "VM_L2_PROTECTION_FAULT_STATUS"]
+        name = self.prefix + "VM_L2_PROTECTION_FAULT_"
+        store, cntl = self.board.regs, self.table[name + "CNTL"]
+        if store[name + "STATUS"] and not cntl["ALLOW_SUBSEQUENT_PROTECTION_FAULT_STATUS_ADDR_UPDATES"].get(
+                store[name + "CNTL"]):
+            store[name + "STATUS"] = status.replace(store[name + "STATUS"], MORE_FAULTS=1)
+        else:
+            store[name + "STATUS"] = status.pack(
+                WALKER_ERROR=min(walker or 0, 7), PERMISSION_FAULTS=error.permissions,
+                MAPPING_ERROR=int(bool(walker)), CID=error.client, RW=int(error.write), VMID=error.vmid)
+            store[name + "ADDR_LO32"] = page & 0xFFFFFFFF
+            store[name + "ADDR_HI32"] = page >> 32 & 0xF
+        if cntl["CRASH_ON_NO_RETRY_FAULT"].get(store[name + "CNTL"]):
+            self.crashed = True
+        if self._interrupts(error.vmid, walker, error.permissions):
+            gc = self.name == "gc"
+            self.gmc.interrupt(ih.SOC21_IH_CLIENTID_GFX if gc else ih.SOC21_IH_CLIENTID_VMC,
+                               ih.UTCL2_1_0__SRCID__FAULT if gc else ih.VMC_1_0__SRCID__VM_FAULT, vmid=error.vmid,
+                               vmid_src=0 if gc else 1, data=(page & 0xFFFFFFFF, page >> 32 & 0xF, 0, 0))
+        return error
+
+    def _interrupts(self, vmid: int, walker: int | None, permissions: int) -> bool:
+        name = f"VM_CONTEXT{vmid}_CNTL"
+        kinds = []
+        if walker == 1 or walker is None:
+            kinds.append("RANGE")
+        elif walker:
+            kinds.append("PDE0")
+        kinds += [kind for bit, kind in ((PERM_VALID, "VALID"), (PERM_READ, "READ"), (PERM_WRITE, "WRITE"),
+                                         (PERM_EXECUTE, "EXECUTE")) if permissions & bit]
+        return any(self.field(name, f"{kind}_PROTECTION_FAULT_ENABLE_INTERRUPT") for kind in kinds)
+
+    def clear_fault(self) -> None:
+        name = self.prefix + "VM_L2_PROTECTION_FAULT_"
+        for register in ("STATUS", "ADDR_LO32", "ADDR_HI32"):
+            self.board.regs[name + register] = 0
+
+    # ---- invalidation
+
+    def invalidate(self, engine: int, value: int) -> None:
+        """INVALIDATE_ENGn_REQ: the VMIDs in the mask forget the engine's address range."""
+        name = f"{self.prefix}VM_INVALIDATE_ENG{engine}_"
+        request = self.table[name + "REQ"]
+        vmids = request["PER_VMID_INVALIDATE_REQ"].get(value)
+        first, count = self._range(engine)
+        l1, l2 = request["INVALIDATE_L1_PTES"].get(value), request["INVALIDATE_L2_PTES"].get(value)
+        walks = all(request[f"INVALIDATE_L2_PDE{n}"].get(value) for n in range(3))
+        if self.name == "mm" and engine not in self.held:
+            self.board.note("invalidate-semaphore", f"{name}REQ without its semaphore: the acknowledge may be lost "
+                                                    "across power gating")
+        if vmids and not (l1 and l2 and walks):
+            self.board.note("invalidate-partial", f"{request.describe(value)}: some level keeps what it has")
+        with self.lock:
+            config = self.current()
+            for vmid in range(VMIDS):
+                tlb = self.tlbs.get(vmid)
+                if vmids >> vmid & 1:
+                    if count is None and l1 and l2:
+                        self.clean[vmid] = True
+                    if tlb is not None:
+                        tlb.drop(first, count, entries=bool(l1 and l2), walks=walks, block=config.contexts[vmid].block)
+            if request["CLEAR_PROTECTION_FAULT_STATUS_ADDR"].get(value):
+                self.clear_fault()
+        for vmid in range(VMIDS):
+            if vmids >> vmid & 1:
+                self.gmc.invalidated(self.name, vmid)
+        self.board.regs[name + "ACK"] = vmids
+        if vmids:
+            self.board.counters["tlb_flushes"] += 1
+        self.gmc.tables.count()
+
+    def _range(self, engine: int) -> tuple[int, int | None]:
+        """(first page, pages or None for all) of ADDR_RANGE. The encoding is that of AMD's IOMMU commands: with S, the
+        lowest zero bit of the page number says the size."""
+        name = f"VM_INVALIDATE_ENG{engine}_ADDR_RANGE"
+        sized = self.field(name + "_LO32", "S_BIT")
+        page = self.field(name + "_LO32", "LOGI_PAGE_ADDR_RANGE_LO31") | \
+            self.field(name + "_HI32", "LOGI_PAGE_ADDR_RANGE_HI5") << 31
+        if not sized:
+            return page, 1
+        ones = (~page & (page + 1)).bit_length() - 1        # trailing ones
+        if ones >= VA_BITS - PAGE_SHIFT:
+            return 0, None
+        size = 2 << ones
+        return page & ~(size - 1), size
+
+    def invalidate_all(self) -> None:
+        with self.lock:
+            self.tlbs.clear()
+            self.clean = [True] * VMIDS
+        for vmid in range(VMIDS):
+            self.gmc.invalidated(self.name, vmid)
+
+    def reset(self) -> None:
+        with self.lock:
+            self.tlbs.clear()
+            self.clean = [False] * VMIDS
+            self.crashed = False
+            self.config = None
+            self.held.clear()
+
+
+class Gmc(Block):
+    """``board.memory``. Hubs are named "gc" and "mm"."""
+
+    ip = "GC"
+    # gc_11_0_0_default.h; FB_LOCATION is what the card's firmware posts (set in reset, by the size of VRAM)
+    reset_values: ClassVar[Mapping[str, int]] = {f"{p}{name}": value for p in ("GC", "MM") for name, value in (
+        ("VM_L2_CNTL", 0x00080602), ("VM_L2_CNTL3", 0x80120007), ("VM_L2_CNTL4", 0x000000C1), ("VM_L2_CNTL5", 0x3FE0),
+        ("VM_L2_PROTECTION_FAULT_CNTL", 0x3FFFFFFC), ("VM_L2_PROTECTION_FAULT_CNTL2", 0x000A0000),
+        ("MC_VM_MX_L1_TLB_CNTL", 0x00000501))}
+    FB_BASE = 0x8000_0000_00        # where amdgpu's traces of Navi 3x have it: 512 GiB
+
+    def __init__(self, board: Board) -> None:
+        super().__init__(board)
+        self.hubs = {"gc": Hub(self, "gc", "gc_11_0_0", "GC"), "mm": Hub(self, "mm", "mmhub_3_0_0", "MM")}
+        self._qwords = np.frombuffer(board.vram.view, dtype=np.uint64)
+        self._spare = np.zeros(3 * PAGE, np.uint8)
+        self.on_invalidate: list[Callable[[str, int], None]] = []
+        """Called with (hub, vmid) after a TLB forgot something: software TLBs above this one follow."""
+        self.tables = TableCount(board, self)
+        board.after_flush.append(self.tables.count)
+
+    # ---- the engines' side
+
+    def translate(self, hub: str, vmid: int, addresses: np.ndarray | Sequence[int], *, write: bool, nbytes: int = 1,
+                  execute: bool = False, client: int = Client.TCP) -> np.ndarray:
+        """uint64[n] GPU virtual addresses of ``nbytes`` each -> uint64[n] host pointers.
+
+        An access that crosses a page must find both pages next to each other on the host; use :meth:`runs` for
+        stretches of memory. :raises Fault: after the fault was reported.
+        """
+        addresses = np.asarray(addresses, np.uint64)
+        if not len(addresses):
+            return addresses.copy()
+        pages = self._pages(hub, vmid, addresses, write)
+        the_hub = self.hubs[hub]
+        if len(pages) > CHUNK:
+            unique, inverse = np.unique(pages, return_inverse=True)
+            hosts = np.concatenate([the_hub.pages_to_hosts(vmid, unique[i:i + CHUNK], write, execute, client)
+                                    for i in range(0, len(unique), CHUNK)])[inverse]
+        else:
+            hosts = the_hub.pages_to_hosts(vmid, pages, write, execute, client)
+        inside = addresses & PAGE_MASK
+        if nbytes > 1:
+            crossing = inside + np.uint64(nbytes - 1) >= np.uint64(PAGE)
+            if crossing.any():
+                for address in addresses[crossing]:
+                    if len(self.runs(hub, vmid, int(address), nbytes, write=write, client=client)) != 1:
+                        raise ValueError(f"an access of {nbytes} bytes at {int(address):#x} crosses a page and is not "
+                                         "contiguous on the host; split it")
+        return hosts + inside
+
+    def _pages(self, hub: str, vmid: int, addresses: np.ndarray, write: bool) -> np.ndarray:
+        """Page numbers of 48-bit addresses; bits 63:48 must repeat bit 47 (the VM hole)."""
+        top = addresses >> np.uint64(VA_BITS - 1)
+        hole = (top != 0) & (top != np.uint64(0x1FFFF)) & (top != 1)
+        if hole.any():
+            address = int(addresses[int(np.argmax(hole))])
+            the_hub = self.hubs[hub]
+            raise the_hub.report(the_hub.fault(vmid, address >> PAGE_SHIFT, write, f"{address:#x} is no 48-bit address "
+                                               "(VM hole)", Client.TCP, 1))
+        return (addresses >> np.uint64(PAGE_SHIFT)) & np.uint64((1 << (VA_BITS - PAGE_SHIFT)) - 1)
+
+    def runs(self, hub: str, vmid: int, address: int, nbytes: int, *, write: bool, client: int = Client.TCP,
+             execute: bool = False) -> list[tuple[int, int]]:
+        """[(host pointer, bytes)] of a stretch of GPU memory, in order, neighbours merged. :raises Fault:"""
+        if nbytes <= 0:
+            return []
+        first, last = address >> PAGE_SHIFT, address + nbytes - 1 >> PAGE_SHIFT
+        self._pages(hub, vmid, np.array([address, address + nbytes - 1], np.uint64), write)
+        the_hub = self.hubs[hub]
+        limit = (1 << (VA_BITS - PAGE_SHIFT)) - 1
+        hosts = np.concatenate([the_hub.pages_to_hosts(
+            vmid, np.arange(at, min(at + CHUNK, last + 1), dtype=np.uint64) & np.uint64(limit), write, execute, client)
+            for at in range(first, last + 1, CHUNK)])
+        cuts = np.flatnonzero(np.diff(hosts) != np.uint64(PAGE)) + 1
+        starts = np.concatenate([[0], cuts])
+        ends = np.concatenate([cuts, [len(hosts)]])
+        result = []
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            low = address if start == 0 else (first + start) << PAGE_SHIFT
+            high = address + nbytes if end == len(hosts) else (first + end) << PAGE_SHIFT
+            result.append((int(hosts[start]) + (low & PAGE - 1 if start == 0 else 0), high - low))
+        return result
+
+    def read(self, hub: str, vmid: int, address: int, nbytes: int, *, client: int = Client.CPC) -> bytes:
+        """:raises Fault:"""
+        return b"".join(ctypes.string_at(host, size)
+                        for host, size in self.runs(hub, vmid, address, nbytes, write=False, client=client))
+
+    def write(self, hub: str, vmid: int, address: int, data: bytes | bytearray | memoryview, *,
+              client: int = Client.CPC) -> None:
+        """:raises Fault: before anything was written."""
+        data = bytes(data)
+        at = 0
+        for host, size in self.runs(hub, vmid, address, len(data), write=True, client=client):
+            ctypes.memmove(host, data[at:at + size], size)
+            self.written(host, size)
+            at += size
+
+    def read_words(self, hub: str, vmid: int, address: int, count: int, *, client: int = Client.CPC) -> np.ndarray:
+        """uint32[count]."""
+        return np.frombuffer(self.read(hub, vmid, address, 4 * count, client=client), np.uint32)
+
+    def written(self, host: int, nbytes: int) -> None:
+        """An engine stored ``nbytes`` at a host pointer: what lies in a card's VRAM becomes visible to the CPU."""
+        vram = self.board.vram
+        if vram.base <= host < vram.base + vram.size:
+            vram.written(host - vram.base, nbytes)
+            return
+        for board in self.board.bus.boards:
+            if board.vram.base <= host < board.vram.base + board.vram.size:
+                board.vram.written(host - board.vram.base, nbytes)
+
+    def publish(self, host_pages: np.ndarray) -> None:
+        """A kernel may have stored anywhere in these pages (host pointers): the CPU sees it."""
+        for board in {id(b): b for b in [self.board, *self.board.bus.boards]}.values():
+            base, size = np.uint64(board.vram.base), np.uint64(board.vram.size)
+            inside = (host_pages >= base) & (host_pages < base + size)
+            if inside.any():
+                board.vram.publish(((host_pages[inside] - base) >> np.uint64(PAGE_SHIFT)).astype(np.int64))
+
+    # ---- the walker's side
+
+    def read_entries(self, addresses: np.ndarray, system: bool) -> np.ndarray:
+        """Page-table entries at physical addresses, uint64[n] -> uint64[n]. :raises BusError:"""
+        if not system:
+            offset = addresses - np.uint64(self.hubs["gc"].current().fb_offset)
+            if (offset >= np.uint64(self.board.vram.size)).any():
+                raise BusError(int(addresses[int(np.argmax(offset))]), ENTRY_BYTES, "beyond the card's VRAM")
+            return self._qwords[(offset >> np.uint64(3)).astype(np.int64)]
+        if (addresses >> np.uint64(REACH_BITS)).any():
+            raise BusError(int(addresses.max()), ENTRY_BYTES, f"beyond the {REACH_BITS} bits that the card reaches")
+        hosts = self.board.dma_many(addresses, ENTRY_BYTES, write=False)
+        return np.array([ctypes.c_uint64.from_address(int(host)).value for host in hosts], np.uint64)
+
+    def zero_page(self) -> int:
+        base = -(-int(self._spare.ctypes.data) // PAGE) * PAGE
+        ctypes.memset(base, 0, PAGE)
+        return base
+
+    def sink_page(self) -> int:
+        return self.zero_page() + PAGE
+
+    def interrupt(self, client: int, source: int, **rest: Any) -> None:
+        self.board.ih.post(client, source, **rest)
+
+    def invalidated(self, hub: str, vmid: int) -> None:
+        for function in self.on_invalidate:
+            function(hub, vmid)
+
+    # ---- registers
+
+    def handlers(self) -> Iterator[tuple[str, str, Callable[..., Any]]]:
+        for hub in self.hubs.values():
+            p = hub.prefix
+            plain = ["VM_L2_CNTL", *(f"MC_VM_{name}" for name in (
+                "MX_L1_TLB_CNTL", "FB_LOCATION_BASE", "FB_LOCATION_TOP", "FB_OFFSET", "AGP_BASE", "AGP_BOT", "AGP_TOP",
+                "SYSTEM_APERTURE_LOW_ADDR", "SYSTEM_APERTURE_HIGH_ADDR"))]
+            plain += [f"VM_L2_CONTEXT{name}_{half}32" for half in ("LO", "HI") for name in (
+                "1_IDENTITY_APERTURE_LOW_ADDR", "1_IDENTITY_APERTURE_HIGH_ADDR", "_IDENTITY_PHYSICAL_OFFSET")]
+            for n in range(VMIDS):
+                plain.append(f"VM_CONTEXT{n}_CNTL")
+                plain += [f"VM_CONTEXT{n}_PAGE_TABLE_{kind}_ADDR_{half}32" for kind in ("BASE", "START", "END")
+                          for half in ("LO", "HI")]
+
+            def changed(value: int, hub: Hub = hub) -> None:
+                hub.config = None
+                self.tables.roots_changed = True
+            for name in plain:
+                yield "write", p + name, _bind(changed)
+            yield "write", p + "VM_L2_CNTL2", _bind(lambda value, hub=hub: self._l2_cntl2(hub, value))
+            yield "write", p + "VM_L2_PROTECTION_FAULT_CNTL", _bind(lambda value, hub=hub: self._fault_cntl(hub, value))
+            for n in range(ENGINES):
+                name = f"{p}VM_INVALIDATE_ENG{n}_"
+                yield "write", name + "REQ", _bind(lambda value, hub=hub, n=n: hub.invalidate(n, value))
+                yield "write", name + "SEM", _bind(lambda value, hub=hub, n=n: self._release(hub, n, value))
+                yield "read", name + "SEM", _source(lambda hub=hub, n=n: self._acquire(hub, n))
+
+    def _l2_cntl2(self, hub: Hub, value: int) -> None:
+        register = hub.table[hub.prefix + "VM_L2_CNTL2"]
+        if register["INVALIDATE_ALL_L1_TLBS"].get(value) and register["INVALIDATE_L2_CACHE"].get(value):
+            hub.invalidate_all()
+
+    def _fault_cntl(self, hub: Hub, value: int) -> None:
+        register = hub.table[hub.prefix + "VM_L2_PROTECTION_FAULT_CNTL"]
+        if register["CLEAR_PROTECTION_FAULT_STATUS_ADDR"].get(value):
+            hub.clear_fault()
+
+    def _acquire(self, hub: Hub, engine: int) -> int:
+        """A read of 1 means that the semaphore is the reader's now (gmc_v11_0.c, gmc_v11_0_flush_vm_hub)."""
+        with hub.lock:
+            if engine in hub.held:
+                return 0
+            hub.held.add(engine)
+            return 1
+
+    def _release(self, hub: Hub, engine: int, value: int) -> None:
+        with hub.lock:
+            if not value & 1:
+                hub.held.discard(engine)
+
+    def reset(self) -> None:
+        top = self.FB_BASE + self.board.vram.size - 1
+        for hub in self.hubs.values():
+            hub.reset()
+            self.board.regs[hub.prefix + "MC_VM_FB_LOCATION_BASE"] = self.FB_BASE >> FB_SHIFT
+            self.board.regs[hub.prefix + "MC_VM_FB_LOCATION_TOP"] = top >> FB_SHIFT
+            hub.config = None
+        self.tables.reset()
+        for name in self.hubs:
+            for vmid in range(VMIDS):
+                self.invalidated(name, vmid)
+
+    def stop(self) -> None:
+        self._qwords = np.empty(0, np.uint64)
+
+
+def _bind(function: Callable[..., None]) -> Callable[[int], None]:
+    def handler(value: int) -> None:
+        function(value)
+    return handler
+
+
+def _source(function: Callable[..., int]) -> Callable[[], int]:
+    def handler() -> int:
+        return function()
+    return handler
