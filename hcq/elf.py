@@ -17,6 +17,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 
@@ -136,6 +137,7 @@ class CodeObject:
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise CodeObjectError(f"a code object is bytes, not {type(data).__name__}; read the file first")
         self._data = bytes(data)
+        self.digest = blake2b(self._data, digest_size=32).digest()      # what makes two the same
         try:
             self._read_header()
             self._sections = self._read_sections()

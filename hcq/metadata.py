@@ -103,7 +103,7 @@ class KernelInfo:
 
 def _get(table: Mapping[str, Any], key: str, kind: type, what: str, default: Any = None) -> Any:
     value = table.get(key, default)
-    if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise CodeObjectError(f"metadata of {what}: {key} is {value!r}, expected {kind.__name__}")
     return value
 
@@ -192,7 +192,8 @@ def _arguments(entries: Sequence[Any], what: str) -> tuple[list[Argument], list[
         if not isinstance(entry, dict):
             raise CodeObjectError(f"metadata of {label} is a {type(entry).__name__}, expected a map")
         kind = _get(entry, ".value_kind", str, label)
-        argument = Argument(kind, _size(entry, ".offset", label), _size(entry, ".size", label, largest=_LARGEST_KERNARG),
+        argument = Argument(kind, _size(entry, ".offset", label, largest=_LARGEST_KERNARG),
+                            _size(entry, ".size", label, largest=_LARGEST_KERNARG),
                             _get(entry, ".name", str, label, ""), _get(entry, ".type_name", str, label, ""),
                             max(1, _size(entry, ".pointee_align", label, 1, largest=1 << 16)))
         if argument.hidden:

@@ -1,0 +1,419 @@
+"""A device: memory, programs, the order of its work, and waiting for it.
+
+Every hardware queue has a timeline (``hcq.signal``). What a program call, ``copyin``, ``copyout``, ``copy_from``,
+``fill`` and a graph's replay submit is ordered as one stream: each submission first waits, on the engine, for what
+the other queues have been given. Queues filled by hand order themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+import weakref
+from collections import deque
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hcq.backend import Backend, Properties
+from hcq.elf import PAGE, CodeObject
+from hcq.errors import BufferError, CodeObjectError, DeviceClosedError, DeviceTimeout, GraphError, HcqError
+from hcq.graph import Graph
+from hcq.memory import Buffer, HostRing, Pool, Storage
+from hcq.program import Launch, Program
+from hcq.queue import ComputeQueue, CopyQueue
+from hcq.signal import Fence, Point, Signal, SignalPool, Timeline
+
+if TYPE_CHECKING:
+    from hcq.queue import _Queue
+
+__all__ = ["Device", "Image"]
+
+_KERNARG_RING = 1 << 20
+_STAGING_RING = 8 << 20
+_CHUNK = _STAGING_RING // 4         # of a large transfer: two or more are under way while the host copies the next
+_SPIN = 1e-3                        # seconds of polling before sleeping on the interrupt
+_SLEEP = 10e-3                      # at most, between two looks: an interrupt may slip in before the sleep begins
+# amd_queue_t (HSA ABI, LLVM's AMDGPU guide): high halves of the LDS and scratch apertures.
+_QUEUE_BLOCK, _QUEUE_SHARED_HI, _QUEUE_PRIVATE_HI = 256, 0x40, 0x44
+
+
+class Image:
+    """A code object placed in a device's memory; programs keep it there."""
+
+    def __init__(self, device: Device, code: CodeObject) -> None:
+        self.code = code
+        self._storage = device._pool.alloc(code.image_bytes + PAGE)
+        for point in self._storage.ready:
+            point.wait()                # the upload below does not go through the queues
+        self.address = self._storage.address + PAGE - 1 & -PAGE
+        device.backend.upload(self.address, code.place(self.address))
+
+
+class Device:
+    """One GPU, through its backend. Made by :func:`hcq.open`; a context manager that closes it.
+
+    :ivar timeout: seconds that a wait may take; ``HCQ_TIMEOUT`` in the environment, 30 by default.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.name = backend.name
+        self.properties: Properties = backend.properties
+        self.timeout = _timeout_from_environment()
+        self._lock = threading.RLock()
+        self._closed = False
+        self._recording: Graph | None = None
+        self._timelines: dict[Literal["compute", "copy"], list[Timeline]] = {"compute": [], "copy": []}
+        self._all: list[Timeline] = []
+        self._signals = SignalPool(self)
+        self._pool = Pool(self)
+        self._images: weakref.WeakValueDictionary[bytes, Image] = weakref.WeakValueDictionary()
+        for kind in self._timelines:
+            self._timelines[kind] = [Timeline(self, queue) for queue in backend.queues(kind)]
+            self._all += self._timelines[kind]
+            if not self._timelines[kind]:
+                raise HcqError(f"{self.name} has no {kind} queue")
+        self._compute, self._copies = self._timelines["compute"][0], self._timelines["copy"][0]
+        self._kernargs = HostRing(self, _KERNARG_RING)
+        self._staging: HostRing | None = None
+        self._queue_storage: Storage | None = None
+
+    # --- what users call
+
+    def alloc(self, nbytes: int, *, host: bool = False) -> Buffer:
+        """Device memory, or with ``host`` memory of the host that the engines reach and ``Buffer.view`` shows.
+
+        Contents are undefined. Freed when the last reference goes, or by ``Buffer.free``.
+
+        :raises BufferError: not a positive size.
+        :raises MemoryError: (the backend's own) when there is no room, with nothing lost by it.
+        """
+        self._check_open()
+        if isinstance(nbytes, bool) or not isinstance(nbytes, (int, np.integer)) or nbytes <= 0:
+            raise BufferError(f"a buffer has a positive number of bytes, not {nbytes!r}")
+        return Buffer(self, self._pool.alloc(int(nbytes), host=host), 0, int(nbytes))
+
+    def program(self, code_object: bytes | bytearray | memoryview | CodeObject | str | os.PathLike[str],
+                name: str | None = None) -> Program:
+        """Load a kernel. Several kernels of the same code object share one image.
+
+        :param code_object: the file's bytes, its path, or a parsed :class:`CodeObject`.
+        :param name: of the kernel; may be left out where the code object has one only.
+        :raises CodeObjectError: bytes that are no code object, one for another card, or no such kernel.
+        """
+        self._check_open()
+        if isinstance(code_object, (str, os.PathLike)):
+            code_object = Path(code_object).read_bytes()
+        if isinstance(code_object, CodeObject):
+            code, digest = code_object, code_object.digest
+        else:
+            digest = blake2b(code_object, digest_size=32).digest() if isinstance(
+                code_object, (bytes, bytearray, memoryview)) else b""
+            image = self._images.get(digest)
+            code = image.code if image is not None else CodeObject(code_object)
+        if not code.runs_on(self.properties.arch):
+            raise CodeObjectError(f"the code object is for {code.arch}, {self.name} is {self.properties.arch}; "
+                                  f"compile with -mcpu={self.properties.arch}")
+        info = code.kernel(name)
+        with self._lock:
+            image = self._images.get(digest)
+            if image is None:
+                image = self._images[digest] = Image(self, code)
+        return Program(self, image, info)
+
+    def signal(self, value: int = 0) -> Signal:
+        """A new signal that holds ``value``."""
+        self._check_open()
+        return Signal(self, value)
+
+    def graph(self) -> Graph:
+        """A graph: ``with dev.graph() as g:`` records what is called inside; ``g.replay()`` submits it."""
+        self._check_open()
+        return Graph(self)
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Wait for everything submitted so far, by any queue.
+
+        :raises DeviceTimeout: naming the first submission that is not complete.
+        """
+        self._check_open()
+        if self._recording is not None:
+            raise GraphError("synchronize inside the recording of a graph: nothing runs there")
+        for point in self._fence():
+            self._wait(point.signal, point.value, timeout)
+        self.backend.check()
+
+    def seconds(self, begin: Signal, end: Signal) -> float:
+        """Time between two timestamps."""
+        return (end.value - begin.value) / self.properties.timestamp_hz
+
+    def trim(self) -> None:
+        """Give cached memory back to the backend."""
+        self._check_open()
+        self._pool.trim()
+
+    def close(self) -> None:
+        """Wait for the work, then give the device back. Idempotent; the device is given back even after a hang."""
+        if self._closed:
+            return
+        try:
+            self.synchronize()
+        finally:
+            from hcq.registry import forget
+            self._closed = True
+            forget(self)
+            self._pool.close()
+            self.backend.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        properties = self.properties
+        return (f"Device({self.name}: {properties.name}, {properties.arch}, {properties.compute_units} CUs, "
+                f"{properties.vram_bytes >> 20} MiB{', closed' if self._closed else ''})")
+
+    # --- submitting
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DeviceClosedError(f"{self.name} is closed; open it again with hcq.open")
+
+    def _fence(self) -> Fence:
+        """Everything submitted so far and perhaps not complete."""
+        return tuple([timeline.last for timeline in self._all if timeline.busy])
+
+    def _begin(self, timeline: Timeline, encoder: Any) -> list[int]:
+        """Words that make a queue wait for what the others have been given."""
+        words: list[int] = []
+        for other in self._all:
+            if other is not timeline and other.busy:
+                encoder.wait(words, other.signal.address, other.submitted)
+        return words
+
+    def _finish(self, timeline: Timeline, encoder: Any, words: list[int], what: object) -> Point:
+        encoder.signal(words, timeline.signal.address, timeline.submitted + 1)
+        timeline.queue.submit(np.array(words, np.uint32))
+        return timeline.record(what)
+
+    def _exec(self, words: list[int], launch: Launch, memory: memoryview, offset: int, address: int) -> None:
+        program, shape = launch.program, launch.shape
+        kernel = program.kernel
+        packet = launch.write(memory, offset, address)
+        if kernel.private_bytes:
+            self.backend.ensure_scratch(kernel.private_bytes)
+        self.backend.compute.exec(words, kernel, address, shape.grid, shape.block, dynamic_lds=shape.lds,
+                                  dispatch_packet=packet,
+                                  queue_ptr=self._queue_block() if program.wants_queue else 0)
+
+    def _launch(self, launch: Launch) -> Point:
+        with self._lock:
+            self._check_open()
+            ring, encoder, timeline = self._kernargs, self.backend.compute, self._compute
+            words = self._begin(timeline, encoder)
+            encoder.memory_barrier(words)
+            try:
+                offset = ring.take(launch.program.block_bytes)
+                self._exec(words, launch, ring.bytes, offset, ring.address + offset)
+                point = self._finish(timeline, encoder, words, launch)
+            except BaseException:
+                ring.cancel()
+                raise
+            ring.retire(point)
+            return point
+
+    def _encode(self, queue: _Queue, words: list[int], memory: memoryview, offset: int, address: int) -> None:
+        """A hand-filled queue's commands; kernel arguments go to ``memory[offset]``, seen at ``address``."""
+        encoder = queue._encoder
+        for name, operands in queue._commands:
+            if name == "exec":
+                launch = operands[0]
+                self._exec(words, launch, memory, offset, address)
+                size = launch.program.block_bytes + 63 & -64
+                offset += size
+                address += size
+            elif name == "memory_barrier":
+                encoder.memory_barrier(words)
+            elif name == "timestamp":
+                encoder.timestamp(words, operands[0].address)
+            elif name in ("wait", "signal"):
+                getattr(encoder, name)(words, operands[0].address, operands[1])
+            else:
+                getattr(encoder, name)(words, *operands)
+
+    @staticmethod
+    def _kernarg_bytes(queue: _Queue) -> int:
+        return sum(operands[0].program.block_bytes + 63 & -64 for name, operands in queue._commands if name == "exec")
+
+    def _preview(self, queue: _Queue) -> list[int]:
+        """Words of commands not yet submitted, with kernel arguments at address 0."""
+        words: list[int] = []
+        self._encode(queue, words, memoryview(bytearray(self._kernarg_bytes(queue))), 0, 0)
+        return words
+
+    def _submit(self, queue: _Queue, *, in_order: bool = False) -> Point:
+        with self._lock:
+            self._check_open()
+            if self._recording is not None:
+                raise GraphError("a queue submitted inside the recording of a graph")
+            timeline, encoder, ring = queue.timeline, queue._encoder, self._kernargs
+            words = self._begin(timeline, encoder) if in_order else []
+            for storage in queue._storages:
+                storage.check()
+                for point in storage.ready:         # of the memory's earlier life
+                    if not point.done:
+                        encoder.wait(words, point.signal.address, point.value)
+            nbytes = self._kernarg_bytes(queue)
+            own: Buffer | None = None               # kernel arguments too large for the ring
+            try:
+                if nbytes > ring.nbytes // 4:
+                    own = self.alloc(nbytes, host=True)
+                    self._encode(queue, words, own.view.data.cast("B"), 0, own.address)
+                else:
+                    offset = ring.take(nbytes) if nbytes else 0
+                    self._encode(queue, words, ring.bytes, offset, ring.address + offset)
+                point = self._finish(timeline, encoder, words, str(queue))
+            except BaseException:
+                ring.cancel()
+                raise
+            ring.retire(point)
+            del own                                 # cached behind a fence that this submission is part of
+            queue._last = words
+            queue._commands, queue._storages = [], []
+            return point
+
+    def _submit_in_order(self, queues: list[ComputeQueue | CopyQueue]) -> Point:
+        with self._lock:
+            point = self._compute.last
+            for queue in queues:
+                point = self._submit(queue, in_order=True)
+            return point
+
+    def _queue_block(self) -> int:
+        """Address of the amd_queue_t block, for kernels that look up the apertures there."""
+        if self._queue_storage is None:
+            buffer = self.alloc(_QUEUE_BLOCK, host=True)
+            buffer.view[:] = 0
+            struct.pack_into("<I", buffer.view.data, _QUEUE_SHARED_HI, self.properties.shared_aperture >> 32)
+            struct.pack_into("<I", buffer.view.data, _QUEUE_PRIVATE_HI, self.properties.private_aperture >> 32)
+            self._queue_storage = buffer._storage
+        return self._queue_storage.address
+
+    # --- moving bytes
+
+    def _copy_words(self, what: str, destination: int, source: int, nbytes: int) -> Point:
+        encoder, timeline = self.backend.copy, self._copies
+        words = self._begin(timeline, encoder)
+        encoder.copy(words, destination, source, nbytes)
+        return self._finish(timeline, encoder, words, f"{what} of {nbytes} bytes")
+
+    def _write(self, buffer: Buffer, address: int, data: np.ndarray) -> None:
+        """copyin: through a ring of host memory, so that the array is the caller's again on return."""
+        if buffer.host and not self._fence():
+            buffer.view[:len(data)] = data
+            return
+        with self._lock:
+            self._check_open()
+            if self._staging is None:
+                self._staging = HostRing(self, _STAGING_RING)
+            ring = self._staging
+            for start in range(0, len(data), _CHUNK):
+                part = data[start:start + _CHUNK]
+                try:
+                    offset = ring.take(len(part))
+                    ring.array[offset:offset + len(part)] = part
+                    point = self._copy_words("copyin", address + start, ring.address + offset, len(part))
+                except BaseException:
+                    ring.cancel()
+                    raise
+                ring.retire(point)
+
+    def _read(self, buffer: Buffer, address: int, out: np.ndarray) -> None:
+        """copyout: one chunk is on its way while the host takes the one before."""
+        self._check_open()
+        if buffer.host:
+            self.synchronize()
+            out[:] = buffer.view[:len(out)]
+            return
+        under_way: deque[tuple[Buffer, Point, int, int]] = deque()
+        for start in range(0, len(out), _CHUNK):
+            nbytes = min(_CHUNK, len(out) - start)
+            if len(under_way) == 2:
+                staging = self._take(under_way.popleft(), out)
+            else:
+                staging = self.alloc(nbytes, host=True)
+            with self._lock:
+                point = self._copy_words("copyout", staging.address, address + start, nbytes)
+            under_way.append((staging, point, start, nbytes))
+        while under_way:
+            self._take(under_way.popleft(), out)
+
+    @staticmethod
+    def _take(chunk: tuple[Buffer, Point, int, int], out: np.ndarray) -> Buffer:
+        staging, point, start, nbytes = chunk
+        point.wait()
+        out[start:start + nbytes] = staging.view[:nbytes]
+        return staging
+
+    def _copy(self, destination: Buffer, source: Buffer) -> None:
+        if self._recording is not None:
+            self._recording._copy(destination, source)
+        else:
+            self._submit(CopyQueue(self).copy(destination, source), in_order=True)
+
+    def _fill(self, destination: Buffer, value: int) -> None:
+        if self._recording is not None:
+            self._recording._fill(destination, value)
+        else:
+            self._submit(CopyQueue(self).fill(destination, value), in_order=True)
+
+    # --- waiting
+
+    def _wait(self, signal: Signal, value: int, timeout: float | None = None) -> None:
+        if signal.value >= value:
+            return
+        limit = self.timeout if timeout is None else timeout
+        start = time.monotonic()
+        while True:
+            time.sleep(0)                   # gives the interpreter lock away: engines may be threads of this process
+            if signal.value >= value:
+                return
+            elapsed = time.monotonic() - start
+            if elapsed < _SPIN:
+                continue
+            self.backend.check()
+            if elapsed > limit:
+                self._expire(signal, value, limit)
+            self.backend.sleep(min(_SLEEP, max(limit - elapsed, 1e-4)))
+            if signal.value >= value:
+                return
+
+    def _expire(self, signal: Signal, value: int, limit: float) -> None:
+        pending = [text for timeline in self._all if (text := timeline.pending())]
+        owner = next((timeline for timeline in self._all if timeline.signal is signal), None)
+        what = f"{owner.queue.name} to complete submission {value}" if owner else f"{signal!r} to reach {value}"
+        raise DeviceTimeout(f"waited {limit:g} s for {what}. "
+                            + ("Incomplete: " + "; ".join(pending) if pending else "Nothing submitted is incomplete, "
+                               "so nothing will signal it")
+                            + ". HCQ_TIMEOUT or Device.timeout sets the limit")
+
+
+def _timeout_from_environment() -> float:
+    text = os.environ.get("HCQ_TIMEOUT", "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < 1e9:
+        raise HcqError(f"HCQ_TIMEOUT={text!r} is not a positive number of seconds")
+    return seconds
+
+

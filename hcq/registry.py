@@ -1,0 +1,77 @@
+"""Names to devices: ``hcq.open("AM:1")``.
+
+Backends are found by name: the built-in table first, so that a checkout works without being installed, then the
+entry-point group ``hcq.backends``. Either way the target is imported only when its device is opened.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import re
+import threading
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from hcq.backend import Backend
+from hcq.device import Device
+from hcq.errors import UnknownDeviceError
+
+__all__ = ["backends", "forget", "open"]
+
+_BUILT_IN = {"AM": "amdrv.backend:open_backend"}
+_NAME = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?::(\d{1,4}))?")
+
+_open: dict[str, Device] = {}
+_lock = threading.Lock()
+
+
+def backends() -> dict[str, str]:
+    """{name: "module:function"} of every backend that can be opened."""
+    found = {entry.name.upper(): entry.value for entry in entry_points(group="hcq.backends")}
+    return found | _BUILT_IN
+
+
+def _opener(name: str) -> Callable[[int], Backend]:
+    target = _BUILT_IN.get(name) or backends().get(name)
+    if target is None:
+        raise UnknownDeviceError(f"no backend is called {name!r}; there are: {', '.join(sorted(backends()))}")
+    module, _, function = target.partition(":")
+    opener: Callable[[int], Backend] = getattr(importlib.import_module(module), function)
+    return opener
+
+
+def open(name: str | None = None) -> Device:
+    """The device of that name, such as "AM:1"; "AM" is "AM:0". Opened once a process: the same name is the same device.
+
+    :param name: by default ``HCQ_DEVICE`` from the environment, else "AM".
+    :raises UnknownDeviceError: listing the backends. What the backend raises passes through.
+    """
+    name = name or os.environ.get("HCQ_DEVICE") or "AM"
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise UnknownDeviceError(f"{name!r} is no device name; write a backend's name and perhaps a number, as in "
+                                 f"'AM' or 'AM:1'. Backends: {', '.join(sorted(backends()))}")
+    backend, index = match[1].upper(), int(match[2] or 0)
+    key = f"{backend}:{index}"
+    with _lock:
+        if key not in _open:
+            opener = _opener(backend)
+            if not _open:
+                atexit.register(_close_all)
+            _open[key] = Device(opener(index))
+        return _open[key]
+
+
+def forget(device: Device) -> None:
+    """Called by ``Device.close``: the name may be opened again."""
+    with _lock:
+        for key in [key for key, other in _open.items() if other is device]:
+            del _open[key]
+
+
+def _close_all() -> None:
+    """At the interpreter's end: give every card back in a state from which the next boot works."""
+    for device in list(_open.values()):
+        device.close()

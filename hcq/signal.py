@@ -1,0 +1,156 @@
+"""Signals: 64-bit words that every engine and the host can see, and the timelines built from them.
+
+A signal only ever grows. Engines store values into it (``signal``) and stall until it is large enough
+(``wait``); the host reads it, or waits for it. A *timeline* is a queue's own signal: submission n stores n when
+everything before it is complete. A *point* is one value of one signal.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from hcq.backend import HardwareQueue, Memory
+from hcq.errors import QueueError
+
+if TYPE_CHECKING:
+    from hcq.device import Device
+
+__all__ = ["Fence", "Point", "Signal", "SignalPool", "Timeline"]
+
+_SLOT = 64                  # bytes: a cache line a signal, so that engines do not disturb each other's
+_PAGE = 4096
+_LARGEST = (1 << 64) - 1
+
+
+class Signal:
+    """A 64-bit word in host memory. Made by ``dev.signal()``; its memory is used again once it is unreachable.
+
+    Also where ``timestamp`` stores the device's clock.
+    """
+
+    __slots__ = ("__weakref__", "_index", "_slot", "_words", "address", "device")
+
+    def __init__(self, device: Device, value: int = 0) -> None:
+        self.device = device
+        self._slot = device._signals.take()
+        memory, self._index = self._slot
+        self.address = memory.address + 8 * self._index
+        assert memory.view is not None
+        self._words = memory.view.data.cast("B").cast("Q")
+        self._words[self._index] = _checked(value)
+
+    @property
+    def value(self) -> int:
+        """What is stored now. Setting it stores from the host at once: engines that wait see it."""
+        return self._words[self._index]
+
+    @value.setter
+    def value(self, value: int) -> None:
+        self._words[self._index] = _checked(value)
+
+    def wait(self, value: int, timeout: float | None = None) -> None:
+        """Return when the signal is at least ``value``.
+
+        :param timeout: seconds; by default the device's.
+        :raises DeviceTimeout: naming the first submission that is not complete.
+        """
+        self.device._wait(self, _checked(value), timeout)
+
+    def __del__(self) -> None:
+        if slot := getattr(self, "_slot", None):
+            self.device._signals.dropped.append(slot)
+
+    def __repr__(self) -> str:
+        return f"Signal({self.value} at {self.address:#x})"
+
+
+def _checked(value: int) -> int:
+    if not isinstance(value, int) or not 0 <= value <= _LARGEST:
+        raise QueueError(f"a signal holds 0 to 2**64-1, not {value!r}")
+    return value
+
+
+class Point(NamedTuple):
+    """One value of one signal, such as the end of a submission."""
+
+    signal: Signal
+    value: int
+
+    @property
+    def done(self) -> bool:
+        return self.signal.value >= self.value
+
+    def wait(self, timeout: float | None = None) -> None:
+        self.signal.wait(self.value, timeout)
+
+
+Fence = tuple[Point, ...]
+"""Complete when every point is."""
+
+
+class SignalPool:
+    """Words for signals, by the page. A word comes back when everything that may still store to it is complete."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._pages: list[Memory] = []
+        self._free: list[tuple[Memory, int]] = []
+        self._pending: deque[tuple[Fence, tuple[Memory, int]]] = deque()
+        self.dropped: deque[tuple[Memory, int]] = deque()       # appended by __del__, from anywhere
+
+    def take(self) -> tuple[Memory, int]:
+        with self._device._lock:
+            while self.dropped:
+                slot = self.dropped.popleft()
+                self._pending.append((self._device._fence(), slot))
+            while self._pending and all(point.done for point in self._pending[0][0]):
+                self._free.append(self._pending.popleft()[1])
+            if not self._free:
+                page = self._device.backend.alloc(_PAGE, host=True)
+                self._pages.append(page)
+                self._free.extend((page, offset // 8) for offset in reversed(range(0, _PAGE, _SLOT)))
+            return self._free.pop()
+
+    def close(self) -> None:
+        for page in self._pages:
+            self._device.backend.free(page)
+        self._pages, self._free = [], []
+        self._pending.clear()
+
+
+class Timeline:
+    """The order of one hardware queue: submission n stores n into ``signal`` when all before it is complete."""
+
+    def __init__(self, device: Device, queue: HardwareQueue) -> None:
+        self.queue = queue
+        self.signal = Signal(device)
+        self.submitted = 0
+        self._records: deque[tuple[int, object]] = deque()      # (value, what), the incomplete ones and some before
+
+    @property
+    def busy(self) -> bool:
+        return self.signal.value < self.submitted
+
+    @property
+    def last(self) -> Point:
+        return Point(self.signal, self.submitted)
+
+    def record(self, what: object) -> Point:
+        """The next value was submitted; ``what`` will stand in messages about it, as ``str(what)``."""
+        self.submitted += 1
+        self._records.append((self.submitted, what))
+        if len(self._records) > 256:
+            done = self.signal.value
+            while self._records and self._records[0][0] <= done:
+                self._records.popleft()
+        return Point(self.signal, self.submitted)
+
+    def pending(self) -> str:
+        """The first submission that is not complete, for people; "" when there is none."""
+        done = self.signal.value
+        for value, what in self._records:
+            if value > done:
+                return (f"{self.queue.name}: submission {value} ({what}) is not complete; {done} of "
+                        f"{self.submitted} are")
+        return ""
