@@ -4,12 +4,13 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 JOBS ?= 2
 
-.PHONY: help setup demo test test-slow test-all lint bench autogen clean
+.PHONY: help setup demo test test-slow test-vm test-all lint bench autogen clean
 
 help:
 	@echo "make demo       train a network on a GPU that we boot ourselves (the mock card; no hardware needed)"
 	@echo "make test       the test suite (a few minutes)"
 	@echo "make test-slow  the long suites"
+	@echo "make test-vm    our HALs on a real Linux kernel in QEMU"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks, each against a baseline in the same run"
 	@echo "make autogen    regenerate register tables and packet facts and compare them with the repo"
@@ -30,6 +31,9 @@ test: setup
 
 test-slow: setup
 	$(RUN) -m pytest -q -n $(JOBS) -m slow
+
+test-vm: setup
+	$(RUN) -m pytest -q -m vm tests/vm
 
 test-all: setup
 	$(RUN) -m pytest -q -n $(JOBS) -m "not vm"

@@ -13,7 +13,7 @@ import numpy as np
 from amdrv.errors import CardBusyError
 from amdrv.hal import PciFunction, Segment
 
-__all__ = ["PinnedMapping", "describe", "lock_card", "pci_paths"]
+__all__ = ["PinnedMapping", "describe", "lock_card", "pci_paths", "unlock_card"]
 
 
 class PinnedMapping:
@@ -61,18 +61,30 @@ def describe(path: Path) -> PciFunction:
 def lock_card(directory: Path, address: str) -> int:
     """An advisory lock on a card; the descriptor holds it, and the kernel drops it with the process.
 
+    On a kernel without file locks (CONFIG_FILE_LOCKING off) the process number in the file stands in for it.
+
     :raises CardBusyError: naming the process that has it.
     """
     import fcntl
     fd = os.open(directory / f"amdrv-{address}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        busy = False
     except OSError as error:
-        holder = os.pread(fd, 64, 0).decode(errors="replace").strip() or "?"
+        if error.errno not in (errno.EAGAIN, errno.EACCES, errno.ENOSYS):
+            os.close(fd)
+            raise
+        busy = error.errno != errno.ENOSYS or (holder.isdigit() and Path("/proc", holder).exists())
+    if busy:
         os.close(fd)
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise CardBusyError(f"{address} is held by process {holder}; stop it, or use another card") from error
-        raise
+        raise CardBusyError(f"{address} is held by process {holder or '?'}; stop it, or use another card")
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(os.getpid()).encode(), 0)
     return fd
+
+
+def unlock_card(fd: int) -> None:
+    """Give the lock back."""
+    os.ftruncate(fd, 0)
+    os.close(fd)

@@ -22,7 +22,7 @@ import numpy as np
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError, OutOfMemoryError
 from amdrv.hal import PciFunction, Region, host_memory
 from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
-from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths
+from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, unlock_card
 from amdrv.hal.region import MappedRegion
 
 __all__ = ["SysfsHal"]
@@ -61,10 +61,10 @@ class _Device:
             (path / "enable").write_text("1")
             self._config_fd = os.open(path / "config", os.O_RDWR)
         except PermissionError as error:
-            os.close(self._lock)
+            unlock_card(self._lock)
             raise HalError(f"cannot enable {path.name}: {error.strerror}; sysfs access needs root") from error
         except BaseException:
-            os.close(self._lock)
+            unlock_card(self._lock)
             raise
         self.config = CheckedConfig(self._config_read, self._config_write)
         # A process that was killed leaves its card's DMA running: stop it before anything else.
@@ -177,7 +177,7 @@ class _Device:
             mapping.close()
         self._regions.clear()
         os.close(self._config_fd)
-        os.close(self._lock)
+        unlock_card(self._lock)
 
     def __enter__(self) -> _Device:
         return self

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
 from amdrv.hal import PciFunction, Region, host_memory
 from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
-from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths
+from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, unlock_card
 from amdrv.hal.region import MappedRegion
 from amdrv.vfio.device import EventInterrupt, VfioDevice
 from amdrv.vfio.iommu import Iommu, Iommufd, NoIommu, Type1
@@ -141,7 +140,7 @@ class _Device:
         self._regions.clear()
         self.vfio.close()
         self.iommu.close()
-        os.close(self._lock)
+        unlock_card(self._lock)
 
     def __enter__(self) -> _Device:
         return self
@@ -202,11 +201,11 @@ class VfioHal:
             try:
                 return self._try(mode, path, lock, dma_bits)
             except CardBusyError:
-                os.close(lock)
+                unlock_card(lock)
                 raise
             except HalError as error:
                 refused.append(f"{mode}: {error}")
-        os.close(lock)
+        unlock_card(lock)
         raise HalError(f"VFIO cannot open {address}. " + "; ".join(refused))
 
     def _try(self, mode: str, path: Path, lock: int, dma_bits: int) -> _Device:

@@ -1,0 +1,130 @@
+"""A virtual machine for one test run: QEMU without KVM, a Debian kernel, the host's Python inside.
+
+Kernels: ``debian`` is the stock kernel of Debian's package (type 1 VFIO, sysfs); ``hal`` is one with iommufd and
+no-IOMMU, which no Debian kernel has: ``AMDRV_VM_KERNEL`` names it, or ``tools/build_kernel.sh`` made it in the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import initramfs
+
+__all__ = ["Guest", "Missing", "Result", "debian_kernel", "hal_kernel"]
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "amdrv" / "vm"
+STOCK_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "vfio-pci", "vfio_iommu_type1", "nvme")
+BOOT_TRIES = 3
+TIMEOUT = 240
+
+
+class Missing(Exception):
+    """A program or package that the virtual machine needs is not there; the message says which."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    image: Path
+    modules: Path | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the guest printed, the script's exit status, and how many starts it took."""
+
+    output: str
+    status: int
+    tries: int
+
+
+def debian_kernel() -> Kernel:
+    """Debian's own kernel for this suite, downloaded once. :raises Missing:"""
+    where = CACHE / "debian"
+    if not list(where.glob("boot/vmlinuz-*")):
+        if shutil.which("apt-get") is None:
+            raise Missing("the stock kernel comes from Debian's packages: apt-get is not here")
+        depends = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True).stdout
+        found = re.search(r"Depends: (linux-image-\S+)", depends)
+        if found is None:
+            raise Missing("apt-cache knows no linux-image-amd64: run apt-get update")
+        where.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(["apt-get", "download", "-qq", found[1]], cwd=where, capture_output=True, text=True)
+        packages = list(where.glob("*.deb"))
+        if done.returncode or not packages:
+            raise Missing(f"apt-get download {found[1]}: {done.stderr.strip()}")
+        subprocess.run(["dpkg", "-x", str(packages[0]), str(where)], check=True)
+        packages[0].unlink()
+    image, = where.glob("boot/vmlinuz-*")
+    modules, = where.glob("lib/modules/*")
+    return Kernel(image, modules)
+
+
+def hal_kernel() -> Kernel:
+    """The kernel with iommufd and no-IOMMU. :raises Missing:"""
+    for path in (os.environ.get("AMDRV_VM_KERNEL"), CACHE / "bzImage-hal",
+                 ROOT.parent / "shared" / "vm" / "bz-6.12-hal"):
+        if path and Path(path).is_file():
+            return Kernel(Path(path), None)
+    raise Missing("iommufd and no-IOMMU need a kernel of our own: AMDRV_VM_KERNEL=bzImage, or run "
+                  "tools/build_kernel.sh")
+
+
+class Guest:
+    """``Guest(kernel, devices=[...]).run("python -m pytest ...")``."""
+
+    def __init__(self, kernel: Kernel, *, devices: Sequence[str] = (), append: str = "", memory: str = "1G",
+                 machine: str = "kernel-irqchip=split", trace: str | None = None) -> None:
+        self._kernel, self._devices, self._append, self._memory = kernel, devices, append, memory
+        self._machine, self._trace = machine, trace
+        self._qemu = os.environ.get("AMDRV_QEMU") or shutil.which("qemu-system-x86_64")
+        if self._qemu is None:
+            raise Missing("qemu-system-x86_64 is not here: apt-get install --no-install-recommends qemu-system-x86")
+        busybox = shutil.which("busybox")
+        if busybox is None:
+            raise Missing("a static busybox is not here: apt-get install busybox-static")
+        self._busybox = Path(busybox)
+
+    def run(self, command: str, directory: Path, *, environment: dict[str, str] | None = None) -> Result:
+        """Run a shell command in the guest, in the repository. A guest that does not boot is started again."""
+        exports = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in
+                          {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "HOME": "/tmp", "PATH": os.environ["PATH"],
+                           "PYTHON": sys.executable, **(environment or {})}.items())
+        script = f"{exports}cd {shlex.quote(str(ROOT))}\necho GUEST UP\n{command}\n"
+        image = directory / "initramfs.img"
+        wanted = STOCK_MODULES if self._kernel.modules else ()
+        image.write_bytes(initramfs.build(self._busybox, script, self._kernel.modules, wanted))
+        arguments = [self._qemu, "-machine", f"q35,accel=tcg,{self._machine}", "-cpu", "max", "-m", self._memory,
+                     "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
+                     "-no-reboot",
+                     "-kernel", str(self._kernel.image), "-initrd", str(image), "-append",
+                     f"console=ttyS0 quiet panic=-1 oops=panic no_timer_check {self._append}",
+                     "-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+                     "-device", "virtio-9p-pci,fsdev=root,mount_tag=hostroot"]
+        for device in self._devices:
+            arguments += shlex.split(device)
+        if self._trace:
+            arguments += ["-trace", self._trace, "-D", str(directory / "trace.log")]
+        output = ""
+        for number in range(1, BOOT_TRIES + 1):
+            try:
+                done = subprocess.run([str(a) for a in arguments], stdin=subprocess.DEVNULL, capture_output=True,
+                                      timeout=TIMEOUT)
+                output = (done.stdout + done.stderr).decode(errors="replace").replace("\r", "")
+            except subprocess.TimeoutExpired as error:
+                output = (error.stdout or b"").decode(errors="replace").replace("\r", "") + "\nTIMEOUT\n"
+            (directory / f"console-{number}.log").write_text(output)
+            status = re.search(r"GUEST RC=(\d+)", output)
+            if status:
+                return Result(output, int(status[1]), number)
+            if "GUEST UP" in output:        # it booted: what happened then is the test's result, not the machine's
+                return Result(output, -1, number)
+        raise RuntimeError(f"the guest did not boot in {BOOT_TRIES} tries:\n{output[-3000:]}")
