@@ -13,6 +13,7 @@ from amdrv import hal as hal_module
 from amdrv.errors import HalError, MappingError, NoCardError
 from amdrv.hal import Hal, PciDevice
 from amdrv.hal.mock import MockHal
+from mock.bus import BusError
 
 
 class TestMock(HalContract):
@@ -37,7 +38,7 @@ class TestMock(HalContract):
         address = buffer.segments[0][0]
         assert hal.machine.bus.translate(address, 4096)
         buffer.close()
-        with pytest.raises(mock.BusError):
+        with pytest.raises(BusError):
             hal.machine.bus.translate(address, 4096)
 
     def test_no_interrupt_without_bus_mastering(self, hal: Hal, device: PciDevice) -> None:
