@@ -1,0 +1,168 @@
+"""The text of ``amdrv-info``: for a terminal in colour, elsewhere plain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from amdrv.hal import PciFunction
+from tools.amdrv_info.card import Block, Card, Gpu, marketing_name
+from tools.amdrv_info.firmware import Image
+from tools.amdrv_info.pci import Bar, Link, Pci
+
+__all__ = ["print_card", "print_cards", "size_text"]
+
+_HEAD = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False, "header_style": "dim"}
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+def size_text(size: int) -> str:
+    """``256 MiB``: exact where a power of 1024 divides it, otherwise to a tenth."""
+    unit = 0
+    scaled = float(size)
+    while scaled >= 1024 and unit < len(UNITS) - 1:
+        scaled /= 1024
+        unit += 1
+    return f"{scaled:g} {UNITS[unit]}" if scaled == int(scaled) else f"{scaled:.1f} {UNITS[unit]}"
+
+
+def print_cards(console: Console, hal: str, functions: Sequence[PciFunction]) -> None:
+    """``list``: one line a card."""
+    table = Table(**_HEAD)          # type: ignore[arg-type]
+    for heading in ("", "address", "card", "id", "subsystem", "kernel driver"):
+        table.add_column(heading)
+    for index, function in enumerate(functions):
+        table.add_row(Text(str(index), style="bold cyan"), function.address, Text(marketing_name(function), "bold"),
+                      f"{function.vendor:04x}:{function.device:04x}", "{:04x}:{:04x}".format(*function.subsystem),
+                      Text(function.driver, "yellow") if function.driver else Text("none", "dim"))
+    console.print(table)
+    console.print(Text(f"{len(functions)} {'card' if len(functions) == 1 else 'cards'} through the {hal} HAL", "dim"))
+
+
+def print_card(console: Console, card: Card) -> None:
+    """``show``: the whole card."""
+    title = Text(card.name, "bold")
+    if card.gpu:
+        units = card.booted.compute_units if card.booted else card.gpu.compute_units
+        title.append(f"  {card.gpu.arch}  {units} CUs  {size_text(card.gpu.vram_bytes)}", "not bold cyan")
+    console.print(title)
+    console.print(Text(f"{card.function.address}  {card.function.vendor:04x}:{card.function.device:04x} rev "
+                       f"{card.function.revision:02x}  {card.hal} HAL", "dim"))
+    if card.pci:
+        _section(console, "PCI", _pci(card.pci, card.gpu))
+    if card.gpu:
+        _section(console, "GPU", _gpu(card))
+        _section(console, "IP blocks", _blocks(card.gpu.blocks))
+    if card.firmware:
+        _section(console, "Firmware", _firmware(card.firmware))
+    if card.booted:
+        _section(console, "Boot", _stages(card.booted.stages))
+
+
+def _section(console: Console, title: str, body: Table | Group) -> None:
+    console.print(Rule(Text(title, "bold"), align="left", style="dim"))
+    console.print(Padding(body, (0, 0, 0, 2)))
+
+
+def _facts(*lines: tuple[str, str | Text]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=12, no_wrap=True)
+    grid.add_column()
+    for name, said in lines:
+        grid.add_row(name, said)
+    return grid
+
+
+def _pci(pci: Pci, gpu: Gpu | None) -> Group:
+    table = Table(**_HEAD)          # type: ignore[arg-type]
+    for heading, justify in (("BAR", "left"), ("for", "left"), ("size", "right"), ("bus address", "right"),
+                             ("kind", "left")):
+        table.add_column(heading, justify=justify)      # type: ignore[arg-type]
+    for bar in pci.bars:
+        table.add_row(str(bar.index), bar.role, size_text(bar.size), f"{bar.address:#x}", bar.kind)
+    on_off = {True: "on", False: "off", None: "not there"}
+    return Group(_facts(("link", _link(pci.link)), ("VRAM window", _window(pci, gpu)),
+                        ("switched", f"bus master {on_off[pci.bus_master]}, MSI {on_off[pci.msi]}, "
+                                     f"AtomicOps {on_off[pci.atomics]}")), table)
+
+
+def _link(link: Link | None) -> Text:
+    if link is None:
+        return Text("not PCI Express")
+    said = Text(f"{link.speed:g} GT/s x{link.width}")
+    if link.degraded:
+        said.append(f" (the card can do {link.max_speed:g} GT/s x{link.max_width})", "yellow")
+    return said
+
+
+def _window(pci: Pci, gpu: Gpu | None) -> Text:
+    vram: Bar | None = next((bar for bar in pci.bars if bar.index == 0), None)
+    if vram is None:
+        return Text("no BAR 0", "yellow")
+    said = Text(size_text(vram.size))
+    if gpu and vram.size >= gpu.vram_bytes:
+        said.append(", all of VRAM", "green")
+    elif gpu:
+        said.append(f" of {size_text(gpu.vram_bytes)}", "yellow")
+    if pci.resizable:
+        said.append("; resizable: " + ", ".join(map(size_text, pci.resizable.supported)))
+    else:
+        said.append("; not resizable")
+    return said
+
+
+def _gpu(card: Card) -> Table:
+    gpu = card.gpu
+    assert gpu is not None
+    units = (f"{card.booted.compute_units} of {gpu.compute_units}" if card.booted
+             else f"{gpu.compute_units} before harvesting; --boot counts those that are left")
+    lines: list[tuple[str, str | Text]] = [
+        ("architecture", gpu.arch), ("compute units", units),
+        ("shape", f"{gpu.shader_engines} shader engines of {gpu.arrays_per_engine} arrays"),
+        ("waves", f"{gpu.wave_size} lanes"), ("LDS", f"{size_text(gpu.lds_bytes)} a workgroup"),
+        ("VRAM", size_text(gpu.vram_bytes))]
+    if card.booted:
+        lines.append(("clock", f"{card.booted.clock_hz / 1e6:g} MHz counter"))
+    return _facts(*lines)
+
+
+def _blocks(blocks: Sequence[Block]) -> Table:
+    table = Table(**_HEAD)          # type: ignore[arg-type]
+    for heading in ("block", "version", "registers", "base addresses (dwords)"):
+        table.add_column(heading)
+    for block in blocks:
+        name = Text(block.name + (f"[{block.instance}]" if block.instance else ""))
+        if block.harvested:
+            name.append(" harvested", "yellow")
+        table.add_row(name, block.version, Text(block.registers or "-", "" if block.registers else "dim"),
+                      Text(" ".join(f"{base:#x}" for base in block.bases), "dim"))
+    return table
+
+
+def _firmware(images: Sequence[Image]) -> Group:
+    table = Table(**_HEAD)          # type: ignore[arg-type]
+    for heading, justify in (("file", "left"), ("version", "right"), ("size", "right"), ("", "left")):
+        table.add_column(heading, justify=justify)      # type: ignore[arg-type]
+    places = sorted({image.directory for image in images if image.directory})
+    for image in images:
+        if image.error:
+            table.add_row(image.file, "", "", Text(image.error, "yellow"))
+        else:
+            table.add_row(image.file, f"{image.version:#010x}", size_text(image.size),
+                          Text(image.directory if len(places) > 1 else "", "dim"))
+    return Group(*[Text(f"from {places[0]}", "dim")] * (len(places) == 1), table)
+
+
+def _stages(stages: Sequence[tuple[str, float]]) -> Table:
+    table = Table(**_HEAD)          # type: ignore[arg-type]
+    table.add_column("stage")
+    table.add_column("time", justify="right")
+    for name, seconds in stages:
+        table.add_row(name, f"{seconds * 1e3:.1f} ms")
+    table.add_row(Text("in all", "bold"), Text(f"{sum(seconds for _, seconds in stages) * 1e3:.1f} ms", "bold"))
+    return table
