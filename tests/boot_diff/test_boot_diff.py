@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,14 @@ def test_banked_registers_are_named_by_their_bank() -> None:
               Event("W", "CP_STAT", 0)]
     assert [event.name for event in trace.fold(events)] == [
         "SH_MEM_BASES[vmid 3]", "CP_HQD_ACTIVE[me 1 pipe 2 queue 5]", "CP_STAT"]
+
+
+def test_what_is_behind_an_index_has_its_name() -> None:
+    """Byte addresses; the port of the IH's doorbell as Linux reaches it, nbio_v4_3.c, nbio_v4_3_ih_doorbell_range."""
+    events = [Event("W", "BIF_BX_PF0_RSMU_INDEX", 0x0141E904), Event("R", "BIF_BX_PF0_RSMU_INDEX", 0x0141E904),
+              Event("W", "BIF_BX_PF0_RSMU_DATA", 0x57801),
+              Event("W", "BIF_BX_PF0_RSMU_INDEX", 0x77777774), Event("R", "BIF_BX_PF0_RSMU_DATA", 1)]
+    assert trace.fold(events) == [Event("W", "S2A_DOORBELL_ENTRY_1_CTRL", 0x57801), Event("R", "SMN[0x77777774]", 1)]
 
 
 def test_folding_twice_is_folding_once() -> None:
@@ -313,6 +322,15 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "reasons.toml, reason 1: no kind of" in capsys.readouterr().err
     assert main(["distill", str(tmp_path / "nothing.log")]) == 2
     assert "nothing.log" in capsys.readouterr().err
+
+
+def test_linux_is_what_the_log_says(tmp_path: Path) -> None:
+    """The committed file comes out of the log again, byte for byte."""
+    log = os.environ.get("AMDRV_AMDGPU_LOG")
+    if not log:
+        pytest.skip("AMDRV_AMDGPU_LOG names no log of amdgpu's accesses (KIQ mode, the boot over at 30.46 s)")
+    assert main(["distill", log, "--until", "30.46", "--version", "7.3.4", "-o", str(tmp_path / "linux.txt")]) == 0
+    assert (tmp_path / "linux.txt").read_bytes() == LINUX.read_bytes()
 
 
 def test_distill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

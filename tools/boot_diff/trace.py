@@ -10,7 +10,7 @@
     * 12 23                         the twelve lines before, 23 times more
 
 :func:`fold` makes the middle three out of register accesses, and gives index/data pairs and banked registers
-names of their own: ``SMN[0x3b10024]``, ``SH_MEM_CONFIG[vmid 3]``.
+names of their own: ``S2A_DOORBELL_ENTRY_1_CTRL``, ``SMN[0x3b10024]``, ``SH_MEM_CONFIG[vmid 3]``.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def fold(events: Iterable[Event]) -> list[Event]:
         elif name in _INDEXES or name in (_SMU_ARGUMENT, _SMU_RESPONSE, _PSP_WPTR):
             continue
         elif name in _PAIRS:
-            folded.append(Event(kind, f"SMN[{latest.get(_PAIRS[name], 0):#x}]", value))
+            folded.append(Event(kind, _behind(latest.get(_PAIRS[name], 0)), value))
         elif name == _SMU_MESSAGE:
             if kind == "W":
                 folded.append(Event("SMU", message_name(value), latest.get(_SMU_ARGUMENT, 0)))
@@ -177,6 +177,12 @@ def fold(events: Iterable[Event]) -> list[Event]:
         else:
             folded.append(event)
     return folded
+
+
+def _behind(address: int) -> str:
+    """The register at a byte address of the index: a table's name, or ``SMN[address]``."""
+    name = name_at(address // 4)
+    return f"SMN[{address:#x}]" if name.startswith("dw_") else name
 
 
 def _bank(value: int) -> tuple[str, str]:
