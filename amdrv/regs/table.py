@@ -19,7 +19,7 @@ from amdrv.errors import RegisterError
 __all__ = ["Field", "Register", "Table", "Value"]
 
 WORD = 0xFFFFFFFF
-_LINE = re.compile(r"^([A-Za-z_]\w*) ([0-9i]+) ([0-9a-f]+)(?: (.*))?$", re.MULTILINE)
+_LINE = re.compile(r"^([A-Za-z_]\w*) [0-9i]+ [0-9a-f]", re.MULTILINE)
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -49,17 +49,19 @@ class Register:
     """Name, place and fields of one register; knows nothing of a card.
 
     ``offset`` is in dwords from the IP's base address number ``base_idx``; ``base_idx`` is None for an indexed
-    register, which is not in the register BAR. ``block`` is the address block in AMD's header.
+    register, which is not in the register BAR. ``block`` is the address block in AMD's header, ``default`` the
+    value after reset; None where AMD publishes none for this IP.
     """
 
-    __slots__ = ("name", "base_idx", "offset", "block", "_table", "_spec", "_fields", "_by_name")
+    __slots__ = ("name", "base_idx", "offset", "block", "default", "_table", "_spec", "_fields", "_by_name")
 
     def __init__(self, name: str, base_idx: int | None, offset: int, spec: str = "", *, block: str = "",
-                 table: Table | None = None) -> None:
+                 default: int | None = None, table: Table | None = None) -> None:
         self.name = name
         self.base_idx = base_idx
         self.offset = offset
         self.block = block
+        self.default = default
         self._table = table
         self._spec = spec
         self._fields: tuple[Field, ...] | None = None
@@ -208,6 +210,7 @@ class Table:
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self._text = "\n" + text
+        self.has_defaults = "\n# defaults: not published\n" not in self._text
         self._cache: dict[str, Register] = {}
 
     def __getitem__(self, name: str) -> Register:
@@ -229,11 +232,13 @@ class Table:
         return found
 
     def _register(self, parts: list[str], block: str) -> Register:
-        name, base_idx, offset = parts[:3]
+        name, base_idx, place = parts[:3]
         register = self._cache.get(name)
         if register is None:
-            register = self._cache[name] = Register(name, None if base_idx == "i" else int(base_idx), int(offset, 16),
-                                                    parts[3] if len(parts) > 3 else "", block=block, table=self)
+            offset, _, default = place.partition("~")
+            register = self._cache[name] = Register(
+                name, None if base_idx == "i" else int(base_idx), int(offset, 16), parts[3] if len(parts) > 3 else "",
+                block=block, default=int(default or "0", 16) if self.has_defaults else None, table=self)
         return register
 
     def _block(self, position: int) -> str:

@@ -60,7 +60,8 @@ def test_a_small_table_in_full(tmp_path: Path) -> None:
     assert lines[3] == "# x: 4 registers, 1 indexed, 0 extra; 6 fields in 2 layouts"
     assert lines[4] == ("# left out: 1 registers that have fields but no offset; "
                         "fields whose shift and mask do not agree: C__BROKEN")
-    assert lines[6:] == ["## one_dec", "A 0 1 LOW:3:0 HIGH:31", "B__ODD 0 2", "NO_INDEX 0 3 =A",
+    assert lines[5] == "# defaults: not published"
+    assert lines[7:] == ["## one_dec", "A 0 1 LOW:3:0 HIGH:31", "B__ODD 0 2", "NO_INDEX 0 3 =A",
                          "## two_dec", "C 3 10 CROOKED:2:1 LONG_FIELD_NAME:11:4", "WAVE i 101"]
 
 
@@ -70,6 +71,16 @@ def test_the_table_reads_back(tmp_path: Path) -> None:
         ("A", 0, 1, "one_dec"), ("B__ODD", 0, 2, "one_dec"), ("NO_INDEX", 0, 3, "one_dec"),
         ("C", 3, 16, "two_dec"), ("WAVE", None, 0x101, "two_dec")]
     assert table["NO_INDEX"].unpack(0x80000005) == {"LOW": 5, "HIGH": 1}
+
+
+def test_values_after_reset(tmp_path: Path) -> None:
+    (tmp_path / "x_default.h").write_text("#define regA_DEFAULT 0x0000002a\n#define regC_DEFAULT 0x00000000\n"
+                                          "#define ixWAVE_DEFAULT 0x1\n#define regGONE_DEFAULT 0x7\n")
+    built(tmp_path)
+    text = registers.build_table("x", *(tmp_path / f"x_{kind}.h" for kind in ("offset", "sh_mask", "default"))).decode()
+    assert "\n# defaults: 2 registers are not zero after reset\n" in text and "\nA 0 1~2a LOW:3:0 HIGH:31\n" in text
+    assert [(r.name, r.default) for r in Table("x", text)] == [("A", 0x2A), ("B__ODD", 0), ("NO_INDEX", 0), ("C", 0),
+                                                               ("WAVE", 1)]
 
 
 def test_an_index_that_cannot_be_known_is_an_error(tmp_path: Path) -> None:

@@ -80,6 +80,15 @@ def test_fields_by_hand() -> None:
     assert (size.msb, size.lsb, size.width, size.mask, size.get(0x26)) == (5, 1, 5, 0x3E, 0x13)
 
 
+def test_values_after_reset() -> None:
+    """Linux 6.1, gc_11_0_0_default.h; AMD publishes none for the other blocks."""
+    gc = amdrv.regs.table("gc_11_0_0")
+    assert [gc[name].default for name in ("SDMA0_CNTL", "GRBM_CNTL", "CP_HQD_PERSISTENT_STATE", "CP_HQD_ACTIVE")] == [
+        0x2440, 0x18, 0x0BE05501, 0]
+    assert gc["CP_HQD_PQ_CONTROL"].offset == 0x1FBA and gc["CP_HQD_PQ_CONTROL"].default == 0x00308509
+    assert amdrv.regs.table("mmhub_3_0_0")["MMVM_L2_CNTL3"].default is None
+
+
 def test_kernel_values_read_back_by_field() -> None:
     """Values that amdgpu writes, in the fields that its source sets."""
     gc, nbio, osssys = (amdrv.regs.table(name) for name in ("gc_11_0_0", "nbio_4_3_0", "osssys_6_0_0"))
@@ -195,16 +204,17 @@ def linux() -> Path:
 def test_whole_table_against_a_second_reader(linux: Path, name: str, header: str) -> None:
     """Words split on blanks into two dictionaries: no code of the generator, no regular expression of it."""
     macros: dict[str, int] = {}
-    for kind in ("offset", "sh_mask"):
+    for kind in ("offset", "sh_mask", *["default"] * (name == "gc_11_0_0")):
         for line in (linux / ASIC_REG / f"{header}_{kind}.h").read_text().split("\n"):
             words = line.split()
             if len(words) == 3 and words[0] == "#define":
                 macros[words[1]] = int(words[2].rstrip("UL"), 0)
     table = amdrv.regs.table(name)
     extras = {register.name for register in table if register.block == "extra"}
-    assert {m for m in macros if m.startswith("reg") and not m.endswith("_BASE_IDX")} == {
+    assert {m for m in macros if m.startswith("reg") and not m.endswith(("_BASE_IDX", "_DEFAULT"))} == {
         "reg" + r.name for r in table if r.base_idx is not None and r.name not in extras}
-    assert {m for m in macros if m.startswith("ix")} == {"ix" + r.name for r in table if r.base_idx is None}
+    assert {m for m in macros if m.startswith("ix") and not m.endswith("_DEFAULT")} == {
+        "ix" + r.name for r in table if r.base_idx is None}
     left_out = []
     listed: dict[str, int] = {}
     for macro, shift in macros.items():
@@ -225,6 +235,8 @@ def test_whole_table_against_a_second_reader(linux: Path, name: str, header: str
             continue
         number = macros[("ix" if entry.base_idx is None else "reg") + entry.name]
         assert entry.offset == number
+        prefix = "ix" if entry.base_idx is None else "reg"
+        assert entry.default == (macros.get(f"{prefix}{entry.name}_DEFAULT", 0) if name == "gc_11_0_0" else None)
         if entry.name != "GFX_IMU_FUSESTRAP":       # the one register whose index the header leaves out
             assert macros.get(f"reg{entry.name}_BASE_IDX") == entry.base_idx
         missing = sum(name.startswith(entry.name + "__") for name in left_out)

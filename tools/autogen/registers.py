@@ -4,9 +4,10 @@ The headers give one macro an offset, one a base index, two a field: 17 MB for t
 the same facts as one line a register, in the headers' order, in a few hundred kilobytes:
 
     NAME base_idx offset FIELD:msb:lsb FIELD:bit ...
-    NAME base_idx offset =OTHER         the same fields as OTHER, which stands above
+    NAME base_idx offset~default =OTHER     a value after reset; the same fields as OTHER, which stands above
 
-``offset`` is in dwords, in hexadecimal. ``base_idx`` ``i`` marks an indexed register, which has no place of
+``offset`` is in dwords, in hexadecimal, as is ``default``, from ``*_default.h`` where AMD publishes one; zero is
+left out. ``base_idx`` ``i`` marks an indexed register, which has no place of
 its own in the register BAR (SQ_WAVE_*, reached through SQ_IND_INDEX). ``## block`` lines are the headers'
 address blocks.
 """
@@ -37,6 +38,9 @@ HEADERS = {
     "thm_13_0_2": "thm/thm_13_0_2",
 }
 """Table name -> header prefix below :data:`INCLUDE`."""
+
+DEFAULTS = ("gc_11_0_0",)
+"""The tables with a ``*_default.h``: the registers' values after reset."""
 
 Layout = tuple[tuple[str, int, int], ...]
 """(field, msb, lsb), by lsb."""
@@ -87,6 +91,7 @@ class _Parsed:
     offset: int
     block: str
     base_idx: int | None = None
+    default: int = 0
     layout: Layout = field(default=())
 
 
@@ -141,9 +146,18 @@ def _layouts(text: str) -> tuple[dict[str, Layout], list[str]]:
             sorted(left_out))
 
 
-def build_table(name: str, offset_header: Path, mask_header: Path) -> bytes:
+def _defaults(text: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for line in text.splitlines():
+        if (match := _DEFINE.match(line)) and match[1].endswith("_DEFAULT"):
+            found[re.sub(r"^(reg|ix)", "", match[1].removesuffix("_DEFAULT"))] = int(match[2], 0)
+    return found
+
+
+def build_table(name: str, offset_header: Path, mask_header: Path, default_header: Path | None = None) -> bytes:
     """The table's text. :raises SourceError: the headers are not of the form that AMD generates."""
-    texts = [header.read_text(encoding="utf-8") for header in (offset_header, mask_header)]
+    headers = [header for header in (offset_header, mask_header, default_header) if header is not None]
+    texts = [header.read_text(encoding="utf-8") for header in headers]
     registers = _registers(texts[0])
     if not registers:
         raise SourceError(f"{offset_header} defines no registers")
@@ -151,6 +165,9 @@ def build_table(name: str, offset_header: Path, mask_header: Path) -> bytes:
     known = {register.name for register in registers}
     for register in registers:
         register.layout = layouts.get(register.name, ())
+    defaults = _defaults(texts[2]) if default_header is not None else {}
+    for register in registers:
+        register.default = defaults.get(register.name, 0)
     extras = [extra for extra in EXTRAS.get(name, ()) if extra.name not in known]
     first: dict[Layout, str] = {}
     lines: list[str] = []
@@ -159,7 +176,8 @@ def build_table(name: str, offset_header: Path, mask_header: Path) -> bytes:
         if register.block != block:
             block = register.block
             lines.append(f"## {block}")
-        lines.append(_line(register.name, register.base_idx, register.offset, register.layout, first))
+        lines.append(_line(register.name, register.base_idx, register.offset, register.layout, first,
+                           register.default))
     if extras:
         lines.append("## extra")
     for extra in extras:
@@ -170,18 +188,21 @@ def build_table(name: str, offset_header: Path, mask_header: Path) -> bytes:
         "# amdrv register table, format 1. Made by `python -m tools.autogen` (tools/autogen/registers.py); not edited.",
         *(f"# source: Linux, {INCLUDE}/{path.parent.name}/{path.name} (AMD, MIT), "
           f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-          for path, text in zip((offset_header, mask_header), texts, strict=True)),
+          for path, text in zip(headers, texts, strict=True)),
         f"# {name}: {len(registers) - indexed} registers, {indexed} indexed, {len(extras)} extra; "
         f"{sum(len(register.layout) for register in registers)} fields in {len(set(first))} layouts",
         f"# left out: {sum(register not in known for register in layouts)} registers that have fields but no offset"
         + (f"; fields whose shift and mask do not agree: {' '.join(left_out)}" if left_out else ""),
-        "# line: NAME base_idx offset FIELD:msb:lsb FIELD:bit ... | NAME base_idx offset =OTHER; hexadecimal dwords",
+        f"# defaults: {sum(bool(register.default) for register in registers)} registers are not zero after reset"
+        if defaults else "# defaults: not published",
+        "# line: NAME base_idx offset[~default] FIELD:msb:lsb FIELD:bit ... | =OTHER; hexadecimal, offset in dwords",
     ]
     return ("\n".join(header + lines) + "\n").encode("ascii")
 
 
-def _line(name: str, base_idx: int | None, offset: int, layout: Layout, first: dict[Layout, str]) -> str:
-    parts = [name, "i" if base_idx is None else str(base_idx), f"{offset:x}"]
+def _line(name: str, base_idx: int | None, offset: int, layout: Layout, first: dict[Layout, str],
+          default: int = 0) -> str:
+    parts = [name, "i" if base_idx is None else str(base_idx), f"{offset:x}" + (f"~{default:x}" if default else "")]
     same = first.setdefault(layout, name) if layout else name
     if same != name and len(same) + 1 < len(_fields(layout)):
         parts.append("=" + same)
@@ -196,6 +217,9 @@ def _fields(layout: Layout) -> str:
 
 def generate(sources: Sources) -> dict[str, bytes]:
     """Every table, by its path in the repository."""
-    return {f"{TABLES}/{name}.txt": build_table(name, sources.linux_file(f"{INCLUDE}/{prefix}_offset.h"),
-                                                sources.linux_file(f"{INCLUDE}/{prefix}_sh_mask.h"))
-            for name, prefix in HEADERS.items()}
+    def header(name: str, kind: str) -> Path:
+        return sources.linux_file(f"{INCLUDE}/{HEADERS[name]}_{kind}.h")
+
+    return {f"{TABLES}/{name}.txt": build_table(name, header(name, "offset"), header(name, "sh_mask"),
+                                                header(name, "default") if name in DEFAULTS else None)
+            for name in HEADERS}
