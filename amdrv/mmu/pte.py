@@ -9,29 +9,36 @@ from __future__ import annotations
 
 import enum
 
+from amdrv.facts import vm
+from amdrv.facts.vm import PDE_PTE as HUGE
+from amdrv.facts.vm import PTE_EXECUTABLE as EXECUTABLE
+from amdrv.facts.vm import PTE_FRAG_SHIFT as FRAGMENT_SHIFT
+from amdrv.facts.vm import PTE_MTYPE_SHIFT as MTYPE_SHIFT
+from amdrv.facts.vm import PTE_READABLE as READABLE
+from amdrv.facts.vm import PTE_SNOOPED as SNOOPED
+from amdrv.facts.vm import PTE_SYSTEM as SYSTEM
+from amdrv.facts.vm import PTE_VALID as VALID
+from amdrv.facts.vm import PTE_WRITEABLE as WRITEABLE
+
 __all__ = ["ADDRESS_MASK", "EXECUTABLE", "Entry", "FRAGMENT_SHIFT", "HUGE", "MTYPE", "MTYPE_SHIFT", "READABLE",
            "SNOOPED", "SYSTEM", "VALID", "WRITEABLE", "leaf_flags"]
 
-VALID = 1 << 0
-SYSTEM = 1 << 1             # the address is a bus address, not VRAM
-SNOOPED = 1 << 2            # PCIe accesses snoop the host's caches
-EXECUTABLE = 1 << 4
-READABLE = 1 << 5
-WRITEABLE = 1 << 6
-FRAGMENT_SHIFT = 7          # 5 bits: log2 of the contiguous, aligned 4 KiB pages that this entry speaks for
-FRAGMENT_MASK = 0x1F << FRAGMENT_SHIFT
-ADDRESS_MASK = 0x0000_FFFF_FFFF_F000
-MTYPE_SHIFT = 48
-MTYPE_MASK = 7 << MTYPE_SHIFT
-HUGE = 1 << 54              # AMDGPU_PDE_PTE: a directory entry that is a leaf
+
+def _mask(name: str) -> int:
+    msb, lsb = vm.FIELDS[name]
+    return (1 << msb + 1) - (1 << lsb)
+
+
+ADDRESS_MASK = _mask("ADDRESS")
+FRAGMENT_MASK = _mask("FRAG")       # log2 of the contiguous, aligned 4 KiB pages that an entry speaks for
+MTYPE_MASK = _mask("MTYPE")
 
 
 class MTYPE(enum.IntEnum):
-    """Memory types of gfx11 (Linux 6.1, soc21_enum.h, enum MTYPE): how the GPU's caches treat the page."""
+    """Memory types of gfx11 (Linux 6.1, soc21_enum.h): how the GPU's caches treat the page."""
 
-    NC = 0          # cached; coherent only at acquire and release
-    RO = 2          # cached read-only
-    UC = 3          # not cached
+    NC = vm.MTYPE_NC    # cached; coherent only at acquire and release
+    UC = vm.MTYPE_UC    # not cached
 
 
 def leaf_flags(kind: str) -> int:

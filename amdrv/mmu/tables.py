@@ -102,6 +102,11 @@ class PageTables:
     def table_count(self) -> int:
         return len(self._tables)
 
+    @property
+    def has_retired(self) -> bool:
+        """Tables were unlinked since the last TLB flush: walkers may still know them."""
+        return bool(self._retired)
+
     def take_changes(self) -> int:
         """Entries whose value differs from what was last taken; call it with every HDP flush."""
         changed = 0

@@ -1,0 +1,316 @@
+"""One card: booted when opened, and given back clean when closed.
+
+    with Device.open() as card:                         # the HAL that AMDRV_HAL names
+        buffer = card.alloc(1 << 20)
+        card.sdma_rings[0].submit(words)
+
+Stages run in boot order, each a block of ``amdrv.ip``; a stage that fails takes the earlier ones down again, so that
+the next boot finds the card as this one did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from amdrv import hal as hal_package
+from amdrv.errors import AmdrvError, BootError, CardLostError, NoCardError, UnknownIpError
+from amdrv.facts import navi31
+from amdrv.firmware import FirmwareSet, load_set, search_path
+from amdrv.hal import AMD_VENDOR_ID, DmaMapping, Hal, PciDevice, PciFunction, Region
+from amdrv.interrupts import Interrupts
+from amdrv.ip import discovery as ip_discovery
+from amdrv.ip.gfx import PRIVATE_APERTURE, SHARED_APERTURE, Gfx
+from amdrv.ip.gmc import Gmc
+from amdrv.ip.hdp import Hdp
+from amdrv.ip.ih import Ih
+from amdrv.ip.nbio import CAP_EXPRESS, Mmio, Nbio, disable_bus_master
+from amdrv.ip.psp import Psp
+from amdrv.ip.sdma import Sdma
+from amdrv.ip.smu import Smu
+from amdrv.memory import Allocation, Kind, Memory
+from amdrv.regs import RegisterFile, table_for
+from amdrv.ring import Ring
+
+__all__ = ["Device", "Stage"]
+
+VRAM_BAR, DOORBELL_BAR, REGISTER_BAR = 0, 2, 5
+GFX_TARGETS = {(11, 0, 0): "gfx1100"}       # Linux 6.1, kfd_device.c, kgd2kfd_probe
+# Linux 6.1, soc21.c, soc21_get_xclk: the reference clock, which the VBIOS of these cards sets to 100 MHz
+GOLDEN_CLOCK_HZ = 100_000_000
+BLOCKS = ("GC", "MMHUB", "OSSSYS", "HDP", "NBIF", "MP0", "MP1", "SMUIO")
+DEVICE_CONTROL, DEVICE_CONTROL_2, LINK_CONTROL = 0x08, 0x28, 0x10       # of the PCI Express capability
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a boot, and how long it took."""
+
+    name: str
+    seconds: float
+
+
+class Device:
+    """A booted card. See docs/architecture.md, "The driver's low-level interface"."""
+
+    registers: Region
+    doorbells: Region
+    discovery: ip_discovery.Discovery
+    vram_size: int
+    arch: str
+    regs: RegisterFile
+    mmio: Mmio
+    firmware: FirmwareSet
+    nbio: Nbio
+    hdp: Hdp
+    gmc: Gmc
+    ih: Ih
+    psp: Psp
+    smu: Smu
+    gfx: Gfx
+    sdma: Sdma
+    interrupts: Interrupts
+
+    def __init__(self, pci: PciDevice, function: PciFunction, *, firmware: list[str] | None = None,
+                 name: str = "AM:0") -> None:
+        """Boot the card that ``pci`` is; it is closed with the device, and also when the boot fails."""
+        self.pci, self.function, self.name = pci, function, name
+        self.boot_stages: list[Stage] = []
+        self.statistics: Counter[str] = Counter()
+        self.memory: Memory | None = None
+        self._undo: list[tuple[str, Callable[[], None]]] = []
+        self._closed = False
+        try:
+            self._boot(firmware or [])
+        except BaseException:
+            self._take_down()
+            raise
+
+    @classmethod
+    def open(cls, hal: Hal | None = None, address: str | None = None, index: int = 0) -> Device:
+        """Find, open and boot a card.
+
+        :param hal: default: what ``AMDRV_HAL`` asks for.
+        :param address: a PCI address such as "0000:03:00.0"; default: the card of number ``index``.
+        :raises NoCardError: none, or not so many.
+        :raises CardBusyError: another process has it.
+        :raises AmdrvError: the boot failed; the message names the stage, and the card can be booted again.
+        """
+        hal = hal if hal is not None else hal_package.select()
+        cards = [function for function in hal.functions(AMD_VENDOR_ID) if function.is_display]
+        if address is not None:
+            chosen = [function for function in cards if function.address == address]
+        else:
+            chosen = cards[index:index + 1] if index >= 0 else []
+        if not chosen:
+            wanted = f"at {address}" if address is not None else f"of number {index}"
+            seen = ", ".join(function.address for function in cards) or "none"
+            raise NoCardError(f"HAL {hal.name}: no AMD GPU {wanted}; there are: {seen}. "
+                              "AMDRV_HAL=mock gives a software card")
+        function = chosen[0]
+        number = cards.index(function)
+        return cls(hal.open(function.address), function, firmware=[str(path) for path in search_path(hal.firmware)],
+                   name=f"AM:{number}")
+
+    # -- boot -----------------------------------------------------------------------------------------------------
+
+    def _boot(self, firmware_path: list[str]) -> None:
+        self.registers = self.pci.bar(REGISTER_BAR)
+        self.doorbells = self.pci.bar(DOORBELL_BAR)
+        with self._stage("discovery"):
+            self.discovery, self.vram_size = ip_discovery.read(self.registers, self.pci.bar(VRAM_BAR))
+            self._resolve_registers()
+            self.firmware = load_set(
+                self.arch, {ip.name: ip.version for ip in self.discovery.ips}, firmware_path)
+        self.nbio, self.hdp, self.psp, self.smu = Nbio(self), Hdp(self), Psp(self), Smu(self)
+        if self.psp.alive:
+            with self._stage("reset"):
+                self.smu.mode1_reset()
+        self.gmc = Gmc(self)
+        with self._stage("nbio", self.nbio.shutdown):
+            self.nbio.boot()
+        with self._stage("gmc", self.gmc.shutdown):
+            self.memory = Memory(self.pci, self.pci.bar(VRAM_BAR), self.vram_size, flush_hdp=self.hdp.flush,
+                                 flush_tlb=self.gmc.flush_tlb, statistics=self.statistics,
+                                 table_base=self.gmc.fb_offset)
+            self.gmc.boot()
+        self.ih = Ih(self)
+        self.interrupts = Interrupts(self)
+        with self._stage("ih", self.ih.shutdown):
+            self.ih.boot()
+        with self._stage("psp", self.psp.shutdown):
+            self.psp.boot()
+        with self._stage("smu", self.smu.shutdown):
+            self.smu.boot()
+        self.gfx, self.sdma = Gfx(self), Sdma(self)
+        with self._stage("gfx", self.gfx.shutdown):
+            self.gfx.boot()
+        with self._stage("sdma", self.sdma.shutdown):
+            self.sdma.boot()
+        self.interrupts.drain()
+
+    @contextmanager
+    def _stage(self, name: str, undo: Callable[[], None] | None = None) -> Iterator[None]:
+        start = time.perf_counter()
+        if undo is not None:
+            self._undo.append((name, undo))
+        try:
+            yield
+        except AmdrvError as error:
+            error.add_note(f"while booting {self.function.address}, stage {name}")
+            raise
+        self.boot_stages.append(Stage(name, time.perf_counter() - start))
+
+    def _resolve_registers(self) -> None:
+        """Names of registers become addresses, by the versions and bases of the discovery table."""
+        gc = self.discovery.require("GC").version
+        if gc not in GFX_TARGETS:
+            known = ", ".join(".".join(map(str, version)) for version in GFX_TARGETS)
+            raise UnknownIpError(f"the card has GC {'.'.join(map(str, gc))}; this driver knows {known}")
+        self.arch = GFX_TARGETS[gc]
+        blocks = [self.discovery.require(name) for name in BLOCKS]
+        self.mmio = Mmio(self.registers, self.discovery)
+        self.regs = RegisterFile(self.mmio.read32, self.mmio.write32,
+                                 [(table_for(ip.name, ip.version), ip.bases) for ip in blocks])
+
+    def save_config(self) -> dict[tuple[int, int], int]:
+        """Configuration that a reset may lose: {(offset, width): value}."""
+        config = self.pci.config
+        places = [(0x04, 2), (0x0C, 1), (0x3C, 1), *((offset, 4) for offset in range(0x10, 0x28, 4))]
+        express = config.capability(CAP_EXPRESS)
+        if express is not None:
+            places += [(express + offset, 2) for offset in (DEVICE_CONTROL, LINK_CONTROL, DEVICE_CONTROL_2)]
+        return {(offset, width): config.read(offset, width) for offset, width in places}
+
+    def restore_config(self, state: dict[tuple[int, int], int]) -> None:
+        """Write back what differs, the command register last."""
+        config = self.pci.config
+        for (offset, width), value in sorted(state.items(), reverse=True):
+            if config.read(offset, width) != value:
+                config.write(offset, width, value)
+
+    # -- what the card is -----------------------------------------------------------------------------------------
+
+    @property
+    def marketing_name(self) -> str:
+        if (self.function.vendor, self.function.device) == (navi31.VENDOR_ID, navi31.DEVICE_ID):
+            return navi31.MARKETING_NAME
+        return f"AMD GPU {self.function.vendor:04x}:{self.function.device:04x}"
+
+    @property
+    def shader_engines(self) -> int:
+        return self.discovery.gc.shader_engines
+
+    @property
+    def compute_units(self) -> int:
+        """Active ones: two a WGP."""
+        return 2 * sum(mask.bit_count() for mask in self.gfx.wgp_masks.values())
+
+    @property
+    def clock_hz(self) -> int:
+        """Rate of the counter that packets store as a timestamp."""
+        return GOLDEN_CLOCK_HZ
+
+    @property
+    def shared_aperture(self) -> int:
+        return SHARED_APERTURE
+
+    @property
+    def private_aperture(self) -> int:
+        return PRIVATE_APERTURE
+
+    @property
+    def compute_rings(self) -> list[Ring]:
+        return self.gfx.rings
+
+    @property
+    def sdma_rings(self) -> list[Ring]:
+        return self.sdma.rings
+
+    def clock(self) -> int:
+        """The golden counter now (gfx_v11_0_get_gpu_clock_counter: the high half twice, against a carry)."""
+        high = self.regs.GOLDEN_TSC_COUNT_UPPER
+        while True:
+            before = int(high.read())
+            low = int(self.regs.GOLDEN_TSC_COUNT_LOWER.read())
+            if int(high.read()) == before:
+                return before << 32 | low
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def require_memory(self) -> Memory:
+        if self.memory is None:
+            raise BootError("memory is not set up before the stage gmc")
+        return self.memory
+
+    def alloc(self, nbytes: int, *, kind: Kind = "vram", contiguous: bool = False, name: str = "") -> Allocation:
+        """See :meth:`amdrv.memory.Memory.alloc`."""
+        return self.require_memory().alloc(nbytes, kind=kind, contiguous=contiguous, name=name)
+
+    def map(self, memory: DmaMapping) -> Allocation:
+        return self.require_memory().map(memory)
+
+    def free(self, allocation: Allocation) -> None:
+        self.require_memory().free(allocation)
+
+    def flush_hdp(self) -> None:
+        """What the CPU stored to VRAM is visible to the engines."""
+        self.hdp.flush()
+
+    def flush_tlb(self) -> None:
+        """Both hubs forget their translations; acknowledged on return."""
+        self.gmc.flush_tlb()
+
+    # -- health ---------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise what went wrong on the card since the last call, if anything.
+
+        :raises GpuFault: the card reported faults.
+        :raises CardLostError: it does not answer any more.
+        """
+        self.interrupts.check()
+        if self.registers.read32(4 * ip_discovery.RCC_CONFIG_MEMSIZE) == 0xFFFF_FFFF:
+            raise CardLostError(f"{self.name}: registers read as all ones; the card has fallen off the bus")
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop the engines in reverse boot order and give the card back. Idempotent."""
+        if not self._closed:
+            self._take_down()
+
+    def _take_down(self) -> None:
+        """Every stage gets its turn, also after one that failed: what must not survive is the card's DMA."""
+        self._closed = True
+        interrupts = getattr(self, "interrupts", None)
+        if interrupts is not None:
+            with suppress(AmdrvError):
+                interrupts.drain()
+        while self._undo:
+            _, undo = self._undo.pop()
+            with suppress(AmdrvError):
+                undo()
+        with suppress(AmdrvError):
+            disable_bus_master(self.pci)
+        if interrupts is not None:
+            interrupts.close()
+        gmc = getattr(self, "gmc", None)
+        if gmc is not None:
+            gmc.close()
+        if self.memory is not None:
+            self.memory.close()
+        self.pci.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.compute_units} CUs, {self.vram_size >> 20} MiB"
+        return f"<Device {self.name} {self.function.address} {getattr(self, 'arch', '?')}: {state}>"

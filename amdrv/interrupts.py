@@ -1,0 +1,171 @@
+"""What interrupts mean: entries of the IH ring are counted, dispatched, and faults are kept for :meth:`check`.
+
+There is no thread of its own: whoever waits for something drains the ring, by sleeping on the MSI's descriptor or,
+on a machine without MSI, by looking.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from amdrv.errors import GpuFault
+from amdrv.facts import ih as facts
+from amdrv.ip.ih import Entry
+
+if TYPE_CHECKING:
+    from amdrv.device import Device
+    from amdrv.hal import Interrupt
+
+__all__ = ["Interrupts", "describe_sq"]
+
+POLL = 100e-6               # seconds between looks where there is no MSI
+KEPT_FAULTS = 16            # a storm of faults need not fill memory; they are counted on
+
+GFX, GRBM_CP, VMC = facts.SOC21_IH_CLIENTID_GFX, facts.SOC21_IH_CLIENTID_GRBM_CP, facts.SOC21_IH_CLIENTID_VMC
+
+# Sources that mean an engine stopped at something it could not do (names: facts.ih)
+ENGINE_ERRORS = {
+    facts.GFX_11_0_0__SRCID__CP_PM4_PKT_RSVD_BIT_ERROR: "a PM4 packet has reserved bits set",
+    facts.GFX_11_0_0__SRCID__CP_BAD_OPCODE_ERROR: "a PM4 packet with an unknown opcode",
+    facts.GFX_11_0_0__SRCID__CP_PRIV_REG_FAULT: "a PM4 packet touched a register that queues may not touch",
+    facts.GFX_11_0_0__SRCID__CP_PRIV_INSTR_FAULT: "a privileged PM4 packet in an unprivileged queue",
+    facts.GFX_11_0_0__SRCID__CP_ME_WAIT_REG_MEM_POLL_TIMEOUT: "a WAIT_REG_MEM packet timed out",
+    facts.GFX_11_0_0__SRCID__CP_GPF: "a general protection fault of the command processor",
+    facts.GFX_11_0_0__SRCID__CP_ECC_ERROR: "an ECC error in the command processor",
+    facts.GFX_11_0_0__SRCID__SDMA_DOORBELL_INVALID: "an invalid doorbell of SDMA",
+    facts.GFX_11_0_0__SRCID__SDMA_QUEUE_HANG: "an SDMA queue hangs",
+    facts.GFX_11_0_0__SRCID__SDMA_ATOMIC_TIMEOUT: "an SDMA atomic timed out",
+    facts.GFX_11_0_0__SRCID__SDMA_POLL_TIMEOUT: "an SDMA poll timed out",
+    facts.GFX_11_0_0__SRCID__SDMA_PAGE_TIMEOUT: "SDMA waited too long for a page",
+    facts.GFX_11_0_0__SRCID__SDMA_PAGE_NULL: "SDMA met a null page",
+    facts.GFX_11_0_0__SRCID__SDMA_PAGE_FAULT: "a page fault of SDMA",
+    facts.GFX_11_0_0__SRCID__SDMA_VM_HOLE: "SDMA addressed the hole between the halves of the address space",
+    facts.GFX_11_0_0__SRCID__SDMA_ECC: "an ECC error in SDMA",
+    facts.GFX_11_0_0__SRCID__SDMA_SRAM_ECC: "an ECC error in SDMA's memory",
+}
+
+# SQ_INTERRUPT_WORD_ERROR_CTXID (Linux 6.1, kfd_int_process_v11.c)
+SQ_ENCODING_ERROR = 2
+SQ_ENCODING_INSTRUCTION = 1
+SQ_ERRORS = ("uncorrectable error", "illegal instruction", "memory violation", "detected error")
+
+
+def describe_sq(entry: Entry) -> str | None:
+    """An SQ interrupt in words, or None where it is a message of a shader and no error."""
+    first, second = entry.context[0], entry.context[1]
+    encoding = second >> 6 & 3
+    if encoding != SQ_ENCODING_ERROR:
+        return None
+    kind = first >> 21 & 0xF
+    what = SQ_ERRORS[kind] if kind < len(SQ_ERRORS) else f"error {kind}"
+    return (f"{what} in a shader (wave {first >> 27}, SIMD {second & 3}, WGP {second >> 2 & 0xF}, "
+            f"SA {first >> 25 & 1}, detail {first & 0x1FFFFF:#x})")
+
+
+class Interrupts:
+    """The card's interrupts. Safe to use from several threads."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.counts: Counter[str] = Counter()                   # entries by kind
+        self._handlers: dict[tuple[int, int], list[Callable[[Entry], None]]] = {}
+        self._faults: list[str] = []
+        self._dropped = 0
+        self._lock = threading.RLock()
+        self._msi: Interrupt | None = device.pci.interrupt()
+
+    @property
+    def has_msi(self) -> bool:
+        return self._msi is not None
+
+    def fileno(self) -> int | None:
+        """The MSI's descriptor, for ``select``; None where this machine has none."""
+        return self._msi.fileno() if self._msi is not None else None
+
+    def subscribe(self, client: int, source: int, handler: Callable[[Entry], None]) -> None:
+        """Call ``handler`` for every such entry, on whichever thread drains."""
+        self._handlers.setdefault((client, source), []).append(handler)
+
+    def drain(self) -> int:
+        """Take what has arrived, dispatch it; returns the number of entries."""
+        with self._lock:
+            entries = self.device.ih.take()
+            self.device.statistics["interrupts"] += len(entries)
+            for entry in entries:
+                self._dispatch(entry)
+            return len(entries)
+
+    def wait(self, timeout: float) -> int:
+        """Return when entries were dispatched, or after ``timeout`` seconds; how many it were."""
+        if (count := self.drain()) or timeout <= 0:
+            return count
+        if self._msi is not None:
+            self._msi.wait(timeout)
+            count = self.drain()
+            if not count:
+                self.device.ih.rearm()
+            return count
+        deadline = time.monotonic() + timeout
+        while not (count := self.drain()) and time.monotonic() < deadline:
+            time.sleep(POLL)
+        return count
+
+    def check(self) -> None:
+        """Raise what the card reported since the last call.
+
+        :raises GpuFault: with every fault, its address, hub, VMID and the buffer nearest to it.
+        """
+        self.drain()
+        with self._lock:
+            if not self._faults:
+                return
+            faults, dropped = self._faults, self._dropped
+            self._faults, self._dropped = [], 0
+        more = f"\n... and {dropped} more" if dropped else ""
+        raise GpuFault(f"{self.device.name}: " + "\n".join(faults) + more)
+
+    def _dispatch(self, entry: Entry) -> None:
+        gfx = entry.client in (GFX, GRBM_CP)
+        if entry.client == VMC or (entry.client == GFX and entry.source == facts.GFX_11_0_0__SRCID__UTCL2_FAULT):
+            self.counts["page fault"] += 1
+            self._page_fault(entry)
+        elif entry.client == GRBM_CP and entry.source == facts.GFX_11_0_0__SRCID__CP_EOP_INTERRUPT:
+            self.counts["end of pipe"] += 1
+        elif gfx and entry.source == facts.GFX_11_0_0__SRCID__SDMA_TRAP:
+            self.counts["SDMA trap"] += 1
+        elif gfx and entry.source == facts.GFX_11_0_0__SRCID__SQ_INTERRUPT_ID:
+            self.counts["shader"] += 1
+            if (what := describe_sq(entry)) is not None:
+                self._fault(f"{what}, VMID {entry.vmid}")
+        elif gfx and entry.source in ENGINE_ERRORS:
+            self.counts["engine error"] += 1
+            self._fault(f"{ENGINE_ERRORS[entry.source]}: {entry}")
+        else:
+            self.counts["other"] += 1
+        for handler in self._handlers.get((entry.client, entry.source), ()):
+            handler(entry)
+
+    def _page_fault(self, entry: Entry) -> None:
+        """gmc_v11_0_process_interrupt: the address is in the entry, the cause in the hub's registers."""
+        gmc = self.device.gmc
+        hub = gmc.mm if entry.hub else gmc.gc
+        address = entry.context[0] << 12 | (entry.context[1] & 0xF) << 44
+        cause = hub.take_fault()
+        memory = self.device.require_memory()
+        self._fault(f"page fault at {address:#x}: {cause} (VMID {entry.vmid}, {hub.name} hub); "
+                    f"this is {memory.nearest(address)}")
+
+    def _fault(self, text: str) -> None:
+        if len(self._faults) < KEPT_FAULTS:
+            self._faults.append(text)
+        else:
+            self._dropped += 1
+
+    def close(self) -> None:
+        if self._msi is not None:
+            self._msi.close()
+            self._msi = None

@@ -1,0 +1,87 @@
+"""SDMA: the copy engines. One queue each, activated by registers (Linux 6.1, sdma_v6_0.c, sdma_v6_0_gfx_resume)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amdrv.ip.gmc import QUEUE_VMID
+from amdrv.ip.nbio import DOORBELL_SDMA_ENGINE0, DOORBELL_SDMA_RANGE, DOORBELL_SDMA_STRIDE
+from amdrv.regs import BoundRegister
+from amdrv.ring import Ring
+
+if TYPE_CHECKING:
+    from amdrv.device import Device
+
+__all__ = ["Sdma"]
+
+RING_WORDS = 1 << 16
+ENGINES = 4                     # names in the discovery table: SDMA0 .. SDMA3
+
+UTCL1_RESP_MODE = 3             # sdma_v6_0_gfx_resume: "non-copy addresses"
+UTCL1_REDO_DELAY = 9
+CACHE_POLICY_DEFAULT = (2, 3)   # sdma_common.h: CACHE_READ_POLICY_L2__DEFAULT, CACHE_WRITE_POLICY_L2__DEFAULT
+
+
+class Sdma:
+    def __init__(self, device: Device) -> None:
+        self.device, self.regs = device, device.regs
+        self.rings: list[Ring] = []
+        self.count = sum(device.discovery.find(f"SDMA{number}") is not None for number in range(ENGINES))
+        self._started = 0
+
+    def _reg(self, engine: int, name: str) -> BoundRegister:
+        return self.regs[f"SDMA{engine}_{name}"]
+
+    def boot(self) -> None:
+        doorbell = 2 * DOORBELL_SDMA_ENGINE0
+        self.device.nbio.route_sdma_doorbells(doorbell, DOORBELL_SDMA_RANGE * self.count)
+        for engine in range(self.count):
+            ring = Ring(self.device, f"{self.device.name} SDMA {engine}", "copy", words=RING_WORDS, unit=1,
+                        doorbell=doorbell + 2 * DOORBELL_SDMA_STRIDE * engine)
+            self._started = engine + 1
+            self._start(engine, ring)
+            self.rings.append(ring)
+
+    def _start(self, engine: int, ring: Ring) -> None:
+        def queue(name: str) -> BoundRegister:
+            return self._reg(engine, f"QUEUE0_{name}")
+
+        self._reg(engine, "SEM_WAIT_FAIL_TIMER_CNTL").write(0)
+        control = queue("RB_CNTL").update(rb_enable=0, rb_size=ring.words.bit_length() - 1, rb_priv=0,
+                                          rb_vmid=QUEUE_VMID)
+        for pointer in ("RB_RPTR", "RB_RPTR_HI", "RB_WPTR", "RB_WPTR_HI"):
+            queue(pointer).write(0)
+        queue("RB_WPTR_POLL_ADDR_LO").write(ring.wptr_address & 0xFFFF_FFFF)
+        queue("RB_WPTR_POLL_ADDR_HI").write(ring.wptr_address >> 32)
+        queue("RB_RPTR_ADDR_HI").write(ring.rptr_address >> 32)
+        queue("RB_RPTR_ADDR_LO").write(ring.rptr_address & 0xFFFF_FFFC)
+        queue("RB_BASE").write(ring.buffer.address >> 8 & 0xFFFF_FFFF)
+        queue("RB_BASE_HI").write(ring.buffer.address >> 40)
+        # a write pointer may only fall while MINOR_PTR_UPDATE is set
+        queue("MINOR_PTR_UPDATE").write(enable=1)
+        queue("RB_WPTR").write(0)
+        queue("RB_WPTR_HI").write(0)
+        queue("DOORBELL").update(enable=1)
+        queue("DOORBELL_OFFSET").update(offset=ring.doorbell)
+        queue("MINOR_PTR_UPDATE").write(enable=0)
+
+        self._reg(engine, "UTCL1_CNTL").update(resp_mode=UTCL1_RESP_MODE, redo_delay=UTCL1_REDO_DELAY)
+        read_policy, write_policy = CACHE_POLICY_DEFAULT
+        self._reg(engine, "UTCL1_PAGE").update(rd_l2_policy=read_policy, wr_l2_policy=write_policy, llc_noalloc=1)
+        # sdma_v6_0_set_trap_irq_state
+        self._reg(engine, "CNTL").update(trap_enable=1)
+        self._reg(engine, "F32_CNTL").update(halt=0, th1_reset=0)
+        queue("RB_CNTL").write(int(control), rptr_writeback_enable=1, wptr_poll_enable=0, f32_wptr_poll_enable=1,
+                               rb_enable=1)
+        queue("IB_CNTL").update(ib_enable=1)
+
+    def shutdown(self) -> None:
+        """sdma_v6_0_gfx_stop, then sdma_v6_0_enable off"""
+        for engine in range(self._started):
+            self._reg(engine, "QUEUE0_RB_CNTL").update(rb_enable=0)
+            self._reg(engine, "QUEUE0_IB_CNTL").update(ib_enable=0)
+            self._reg(engine, "F32_CNTL").update(halt=1)
+        if self._started:
+            self.device.nbio.close_sdma_doorbells()
+        self._started = 0
+        self.rings = []

@@ -1,0 +1,109 @@
+"""SMU: clocks, power and resets. A mailbox of three registers: message, argument, response."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from amdrv.errors import BootError, WaitTimeout
+from amdrv.facts import smu13 as facts
+from amdrv.ip.discovery import FIRMWARE_READY, MP0_SMN_C2PMSG_33, RCC_CONFIG_MEMSIZE
+from amdrv.wait import wait_until
+
+if TYPE_CHECKING:
+    from amdrv.device import Device
+
+__all__ = ["Smu"]
+
+# Linux 6.1, smu_v13_0.c, smu_v13_0_check_fw_status: byte address in the SMU's own space, bit 0
+FIRMWARE_FLAGS, INTERRUPTS_ENABLED = 0x3B10024, 1 << 0
+RESPONSE_TIMEOUT = 2.0          # smu_cmn.c: 20 times usec_timeout
+RESET_TIME = 0.5                # smu_v13_0.h, SMU13_MODE1_RESET_WAIT_TIME_IN_MS
+RESET_TIMEOUT = 10.0
+
+ALL_FEATURES = 0xFFFF_FFFF      # Linux asks for every feature it has not been told to leave out
+RESULTS = {number: name.removeprefix("PPSMC_Result_") for name, number in facts.ENUMS["result"].items()}
+MESSAGES = {number: name.removeprefix("PPSMC_MSG_") for name, number in facts.ENUMS["message"].items()}
+
+
+class Smu:
+    def __init__(self, device: Device) -> None:
+        self.device, self.regs = device, device.regs
+        self.version = (0, 0, 0)
+        self.booted = False
+
+    def boot(self) -> None:
+        """smu_hw_init, without what only displays and power reports need."""
+        mmio = self.device.mmio
+        wait_until(lambda: mmio.read32(FIRMWARE_FLAGS // 4) & INTERRUPTS_ENABLED, RESPONSE_TIMEOUT,
+                   "SMU firmware to run (MP1_FIRMWARE_FLAGS bit 0)", seen=lambda: mmio.read32(FIRMWARE_FLAGS // 4))
+        version = self.send(facts.PPSMC_MSG_GetSmuVersion)
+        self.version = version >> 16 & 0xFF, version >> 8 & 0xFF, version & 0xFF
+        # smu_v13_0_set_driver_table_location: where tables (metrics) are exchanged
+        table = self.device.gmc.fb_start + self.device.require_memory().boot_pages.allocate(1 << 16)[0][0]
+        self.send(facts.PPSMC_MSG_SetDriverDramAddrHigh, table >> 32)
+        self.send(facts.PPSMC_MSG_SetDriverDramAddrLow, table & 0xFFFF_FFFF)
+        self.send(facts.PPSMC_MSG_SetAllowedFeaturesMaskHigh, ALL_FEATURES)
+        self.send(facts.PPSMC_MSG_SetAllowedFeaturesMaskLow, ALL_FEATURES)
+        self.send(facts.PPSMC_MSG_EnableAllSmuFeatures)
+        # With all features on, an idle graphics core loses power, and with it every register that we set
+        self.send(facts.PPSMC_MSG_DisallowGfxOff)
+        self.booted = True
+
+    def shutdown(self) -> None:
+        """smu_hw_fini; the messages of a clean unload (smu_v13_0_0_set_mp1_state)."""
+        if self.booted:
+            self.booted = False
+            self.send(facts.PPSMC_MSG_DisableAllSmuFeatures)
+            self.send(facts.PPSMC_MSG_PrepareMp1ForUnload)
+
+    def send(self, message: int, argument: int = 0) -> int:
+        """smu_cmn_send_smc_msg_with_param: the SMU's answer.
+
+        :raises BootError: refused, or no answer.
+        """
+        what = f"SMU message {MESSAGES.get(message, hex(message))}({argument:#x})"
+        self._answer(f"{what}: the SMU still works on an earlier message")
+        self._write(message, argument)
+        result = self._answer(what)
+        if result != facts.PPSMC_Result_OK:
+            raise BootError(f"{what}: refused with {RESULTS.get(result, hex(result))} (response {result:#x}); "
+                            f"SMU firmware {'.'.join(map(str, self.version))}")
+        return int(self.regs.MP1_SMN_C2PMSG_82.read())
+
+    def _write(self, message: int, argument: int) -> None:
+        self.regs.MP1_SMN_C2PMSG_90.write(0)
+        self.regs.MP1_SMN_C2PMSG_82.write(argument)
+        self.regs.MP1_SMN_C2PMSG_66.write(message)
+
+    def _answer(self, what: str) -> int:
+        try:
+            return wait_until(lambda: int(self.regs.MP1_SMN_C2PMSG_90.read()), RESPONSE_TIMEOUT,
+                              f"{what} (MP1_SMN_C2PMSG_90)", seen=lambda: int(self.regs.MP1_SMN_C2PMSG_90.read()))
+        except WaitTimeout as error:
+            raise BootError(f"{error}; the SMU hangs: power-cycle the card") from error
+
+    def mode1_reset(self) -> None:
+        """Reset the whole card but PCIe, as Linux does on a card that someone left running
+        (soc21_need_reset_on_init, smu_v13_0_0_mode1_reset), and wait until its own firmware is ready again.
+
+        An SMU that does not answer leaves the bus: a reset by the HAL.
+        """
+        region = self.device.registers
+        state = self.device.save_config()
+        try:
+            self._answer("SMU before a reset")
+            self._write(facts.PPSMC_MSG_Mode1Reset, 0)
+        except BootError:
+            self.device.pci.reset()
+        else:
+            time.sleep(RESET_TIME)          # nothing may touch the card meanwhile
+        try:
+            wait_until(lambda: region.read32(4 * RCC_CONFIG_MEMSIZE) not in (0, 0xFFFF_FFFF)
+                       and region.read32(4 * MP0_SMN_C2PMSG_33) & FIRMWARE_READY
+                       and not self.device.psp.alive, RESET_TIMEOUT, "card to come out of reset",
+                       seen=lambda: f"C2PMSG_33 {region.read32(4 * MP0_SMN_C2PMSG_33):#x}, "
+                                    f"C2PMSG_81 {int(self.regs.MP0_SMN_C2PMSG_81.read()):#x}")
+        except WaitTimeout as error:
+            raise BootError(f"reset: {error}; power-cycle the card") from error
+        self.device.restore_config(state)

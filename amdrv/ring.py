@@ -1,0 +1,111 @@
+"""A ring: packets in host memory, read by one engine's queue.
+
+The driver writes words, then the write pointer, then the doorbell; the engine writes back how far it has read.
+Pointers only grow; their place in the ring is their remainder.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from amdrv.errors import GpuHang, PacketError, WaitTimeout
+from amdrv.wait import wait_until
+
+if TYPE_CHECKING:
+    from amdrv.device import Device
+
+__all__ = ["Ring"]
+
+FULL_TIMEOUT = 30.0             # seconds that a submission waits for room
+POINTERS_BYTES = 4096           # one page a ring: rptr in the first cache line, wptr in the next
+RPTR_OFFSET, WPTR_OFFSET = 0, 64
+
+
+class Ring:
+    """One hardware queue.
+
+    :param unit: bytes that one step of the pointers means: 4 for the command processor (words), 1 for SDMA (bytes).
+    :param doorbell: number of the queue's 32-bit doorbell; a queue takes two of them, for one 64-bit store.
+    """
+
+    def __init__(self, device: Device, name: str, kind: Literal["compute", "copy"], *, words: int, unit: int,
+                 doorbell: int, nop: Callable[[int], np.ndarray] | None = None) -> None:
+        if words <= 0 or words & (words - 1):
+            raise ValueError(f"a ring's size must be a power of two, not {words} words")
+        self.device, self.name, self.kind, self.words = device, name, kind, words
+        self.doorbell, self._scale = doorbell, 4 // unit
+        self.timeout = FULL_TIMEOUT
+        memory = device.require_memory()
+        self.buffer = memory.alloc(4 * words, kind="system", name=f"{name} ring")
+        self.pointers = memory.alloc(POINTERS_BYTES, kind="system", name=f"{name} pointers")
+        assert self.buffer.view is not None and self.pointers.view is not None
+        self._content = self.buffer.view.view(np.uint32)
+        self._rptr_word = self.pointers.view[RPTR_OFFSET:RPTR_OFFSET + 4].view(np.uint32)
+        self._wptr_word = self.pointers.view[WPTR_OFFSET:WPTR_OFFSET + 8].view(np.uint64)
+        self.wptr = 0           # words, ever written
+        self._lock = threading.Lock()
+
+    @property
+    def rptr_address(self) -> int:
+        return self.pointers.address + RPTR_OFFSET
+
+    @property
+    def wptr_address(self) -> int:
+        return self.pointers.address + WPTR_OFFSET
+
+    @property
+    def pending(self) -> int:
+        """Words that the engine has not read yet."""
+        return (self.wptr - int(self._rptr_word[0]) // self._scale) % self.words
+
+    @property
+    def idle(self) -> bool:
+        return self.pending == 0
+
+    def submit(self, words: np.ndarray) -> None:
+        """Copy packet words (uint32) into the ring and ring the doorbell; waits while there is no room.
+
+        :raises PacketError: more words than the ring can ever hold.
+        :raises GpuHang: no room within :attr:`timeout`; a fault that the card reported is raised instead.
+        """
+        words = np.ascontiguousarray(words, dtype=np.uint32).reshape(-1)
+        count = len(words)
+        if count >= self.words:
+            raise PacketError(f"{self.name}: {count} words do not fit its ring of {self.words}; "
+                              "put them into an indirect buffer, or submit packet by packet")
+        if not count:
+            return
+        with self._lock:
+            if self.words - 1 - self.pending < count:
+                self._wait_for_room(count)
+            at = self.wptr % self.words
+            first = min(count, self.words - at)
+            self._content[at:at + first] = words[:first]
+            self._content[:count - first] = words[first:]
+            self.wptr += count
+            value = self.wptr * self._scale
+            self._wptr_word[0] = value
+            self.device.pci.fence()             # words and pointer are in memory before the doorbell rings
+            self.device.doorbells.write64(4 * self.doorbell, value)
+
+    def _wait_for_room(self, count: int) -> None:
+        try:
+            wait_until(lambda: self.words - 1 - self.pending >= count, self.timeout, f"{self.name}: room in the ring",
+                       seen=lambda: f"{self.pending} of {self.words} words pending")
+        except WaitTimeout as error:
+            self.device.check()
+            raise GpuHang(f"{error}; the queue does not advance past word {self.wptr - self.pending}: "
+                          f"{self.describe_stuck()}") from error
+
+    def describe_stuck(self, count: int = 4) -> str:
+        """The first words that the engine has not read, for the message of a hang."""
+        at = self.wptr - self.pending
+        words = [int(self._content[(at + i) % self.words]) for i in range(min(count, self.pending))]
+        return "next words " + (" ".join(f"{word:#010x}" for word in words) or "none")
+
+    def __repr__(self) -> str:
+        return f"<Ring {self.name}: {self.pending} of {self.words} words pending, {self.wptr} written>"
