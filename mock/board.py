@@ -42,8 +42,9 @@ CLOCK_HZ = 100_000_000
 """Golden timestamp counter (Linux 6.1, soc21.c, soc21_get_xclk: spll.reference_freq, 100 MHz on Navi 3x)."""
 
 BLOCKS = (("nbio", "mock.nbio", "Nbio"), ("grbm", "mock.grbm", "Grbm"), ("smuio", "mock.grbm", "Smuio"),
-          ("psp", "mock.psp", "Psp"), ("smu", "mock.smu", "Smu"), ("memory", "mock.gmc", "Gmc"), ("ih", "mock.ih", "Ih"),
-          ("gfx", "mock.gfx", "Gfx"), ("mec", "mock.mec", "Mec"), ("sdma", "mock.sdma", "Sdma"))
+          ("psp", "mock.psp", "Psp"), ("smu", "mock.smu", "Smu"), ("memory", "mock.gmc", "Gmc"),
+          ("ih", "mock.ih", "Ih"), ("gfx", "mock.gfx", "Gfx"), ("mec", "mock.mec", "Mec"),
+          ("sdma", "mock.sdma", "Sdma"))
 """(attribute of the board, module, class), in the order of making and of reset."""
 
 ALL_ONES = 0xFFFFFFFF
@@ -136,6 +137,8 @@ class Board:
         if index == BAR_REGISTERS and width == 4 and not offset & 3 and 0 <= offset < 4 * self.regs.count:
             if self.lost or not self.config.memory_enabled:
                 return ALL_ONES
+            if self.smu.gfxoff_allowed and self.gc_unpowered(offset >> 2, "read"):
+                return 0
             return self.regs.read(offset >> 2)
         if not self._decodes(index, offset, width, "read"):
             return (1 << 8 * width) - 1
@@ -146,6 +149,8 @@ class Board:
     def write_bar(self, index: int, offset: int, width: int, value: int) -> None:
         """One posted write of exactly ``width`` bytes; see :meth:`read_bar` for the widths."""
         if index == BAR_REGISTERS and width == 4 and not offset & 3 and 0 <= offset < 4 * self.regs.count:
+            if self.smu.gfxoff_allowed and self.gc_unpowered(offset >> 2, "write"):
+                return
             if not self.lost and self.config.memory_enabled:
                 with self._lock:
                     self.regs.write(offset >> 2, value)
@@ -173,6 +178,14 @@ class Board:
             return not self.lost and self.config.memory_enabled
         return False
 
+    def gc_unpowered(self, dword: int, what: str) -> bool:
+        """Is this one of GC's registers, and GC without power (GFXOFF)? With a note when it is."""
+        if dword not in self.regs.names.gc_dwords or not self.smu.gfx_off:
+            return False
+        self.note("gfxoff", f"{what} of {self.regs.names.describe(dword)} while GC has no power: GFXOFF is allowed and "
+                            "nothing runs; DisallowGfxOff comes first")
+        return True
+
     def on_msi(self, callback: Callable[..., Any]) -> Callable[[], None]:
         """Call ``callback(vector)`` for every MSI, on the thread that raised it. Returns what removes it again."""
         token = object()
@@ -199,6 +212,12 @@ class Board:
             self.regs.reset(keep)
             for block in self.blocks:
                 block.reset()
+
+    def mode1_reset(self) -> None:
+        """The whole chip starts anew (SMU message, or PSP mailbox): video memory is lost, configuration space is
+        not. The SMU's mailbox keeps its last answer until its firmware starts again."""
+        self.vram.lose()
+        self.reset_blocks(keep=("MP1_SMN_C2PMSG_66", "MP1_SMN_C2PMSG_82", "MP1_SMN_C2PMSG_90"))
 
     def note(self, rule: str, text: str) -> None:
         """The mock's own log: which rule was broken, and how."""

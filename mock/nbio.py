@@ -88,6 +88,7 @@ class Nbio(Block):
         offset = discovery.offset(self.board.vram.size)
         self.board.vram.view[offset:offset + len(table)] = table
         self.board.vram.written(offset, len(table))
+        self.board.psp.firmware_up()
 
     @property
     def ready(self) -> bool:
@@ -104,6 +105,10 @@ class Nbio(Block):
         if self._polls is not None:
             self._polls += 1
         return FIRMWARE_READY if self.ready else 0
+
+    @on_read("MP0_SMN_C2PMSG_35")
+    def boot_loader_status(self) -> int:
+        return self.board.regs["MP0_SMN_C2PMSG_35"] if self.ready else 0
 
     @on_read("RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE")
     def memory_size(self) -> int:

@@ -75,6 +75,13 @@ class Names:
         """The dwords that belong to GC, for what happens to them when GC has no power."""
         return frozenset(dword for dword, (ip, _r) in self.by_dword.items() if ip == "GC")
 
+    @cached_property
+    def defaults(self) -> dict[int, int]:
+        """{dword: value after reset} where AMD published one that is not zero."""
+        return {bases[register.base_idx] + register.offset: register.default for _ip, table, bases in self._tables
+                for register in table
+                if register.default and register.base_idx is not None and register.base_idx < len(bases)}
+
     def describe(self, dword: int) -> str:
         known = self.by_dword.get(dword)
         return known[1].name if known else f"dword {dword:#x}"
@@ -142,7 +149,7 @@ class Registers:
         self._banked: dict[int, str] = {}
         self._bank_values: dict[tuple[int, Hashable], int] = {}
         self._unnamed: set[int] = set()
-        self._reset_values: dict[int, int] = {}
+        self._reset_values: dict[int, int] = dict(self.names.defaults)
         self.gate: Callable[[int], int | None] | None = None
         """When set: called with a dword; a value instead of None answers for a register that has no power."""
 

@@ -68,7 +68,7 @@ class _Mapping:
         self.memory = mmap.mmap(-1, size)
         self.bytes = np.frombuffer(self.memory, dtype=np.uint8)
         self.base = int(self.bytes.ctypes.data)
-        self.tiled = False
+        self.tiled, self._wants_poison = False, poison
         if poison:
             self._poison(size)
         self.pages = self.bytes.reshape(-1, PAGE)
@@ -97,6 +97,13 @@ class _Mapping:
                     raise MemoryError(f"cannot map tile {at // tile} of {size // tile} of {size:#x} bytes of video "
                                       "memory; make the board's vram= smaller")
         self.tiled = True
+
+    def refill(self) -> None:
+        """Back to poison (or zeros) all over, in place."""
+        if self._wants_poison:
+            self._poison(len(self.bytes))
+        else:
+            self.bytes[:] = 0
 
     def stored_pages(self, first: int, count: int) -> np.ndarray | None:
         """Numbers of the pages in [first, first+count) that were ever stored to; None where nobody can tell."""
@@ -335,6 +342,15 @@ class Vram:
                 if not self._equal(image, twin, first, end):
                     image.pages[first:end] = self._memory.pages[first:end]
                     twin.pages[first:end] = self._memory.pages[first:end]
+            self._single.clear()
+            self._closing.clear()
+
+    def lose(self) -> None:
+        """The memory lost its refresh: poison everywhere, for engines and CPU alike, windows included."""
+        with self._lock:
+            for mapping in (self._memory, self._image, self._twin):
+                if mapping is not None:
+                    mapping.refill()
             self._single.clear()
             self._closing.clear()
 
