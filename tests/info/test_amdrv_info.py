@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import mock
+import mock.firmware
 from amdrv.errors import CardBusyError, DiscoveryError, NoCardError
 from amdrv.facts import navi31, ucode
 from amdrv.hal import PciFunction
@@ -28,16 +28,15 @@ GIB = 1 << 30
 
 @pytest.fixture
 def hal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MockHal]:
-    """The mock, with two firmware files beside it: one sound, one cut short."""
+    """The mock with its own firmware, but one file is missing and one is cut short."""
     monkeypatch.delenv("AMDRV_FIRMWARE", raising=False)
     monkeypatch.delenv("AMDRV_HAL", raising=False)
     machine = mock.Machine()
     shared = MockHal(machine)
     monkeypatch.setattr(MockHal, "_shared", shared)
     shared.__dict__["firmware"] = (tmp_path,)
-    sound = ucode.common_firmware_header(size_bytes=64, ucode_version=0x0000_0A1E)
-    (tmp_path / "gc_11_0_0_mec.bin").write_bytes(bytes(sound) + bytes(32))
-    (tmp_path / "smu_13_0_0.bin").write_bytes(bytes(sound))
+    mock.firmware.write(tmp_path)
+    (tmp_path / "psp_13_0_0_sos.bin").unlink()
     (tmp_path / "sdma_6_0_0.bin").write_bytes(b"short")
     yield shared
     machine.close()
@@ -82,10 +81,10 @@ def test_show(hal: MockHal, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
             "GC      11.0.0   gc_11_0_0     0x1260 0xa000 0x1c000 0x2402c00",
             "DF      4.4.0    -             0x7000 0x240b800"} <= lines
     words = [line.split() for line in lines]
-    assert ["gc_11_0_0_mec.bin", "0x00000a1e", "64", "bytes"] in words
+    assert any(line[:1] == ["gc_11_0_0_mec.bin"] and line[-2:] == ["RS64_MEC,", "RS64_MEC_P{0..3}_STACK"]
+               for line in words)
     assert ["psp_13_0_0_sos.bin", "not", "found"] in words
-    assert any("its header says 64 bytes, it has 32" in line for line in lines)
-    assert any("5 bytes: no firmware header" in line for line in lines)
+    assert any(" ".join(line) == "sdma_6_0_0.bin 5 bytes are too few for a header" for line in words)
 
 
 def test_show_as_json(hal: MockHal, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,8 +99,12 @@ def test_show_as_json(hal: MockHal, capsys: pytest.CaptureFixture[str]) -> None:
     assert [(b["name"], b["instance"], b["version"], tuple(b["bases"])) for b in said["gpu"]["blocks"]] == [
         (name, instance, ".".join(map(str, version)), bases) for name, instance, version, bases in navi31.IPS]
     files = {image["file"]: image for image in said["firmware"]}
-    assert files["gc_11_0_0_mec.bin"]["found"] and files["gc_11_0_0_mec.bin"]["version"] == 0xA1E
+    mec = ucode.common_firmware_header.from_buffer_copy((hal.firmware[0] / "gc_11_0_0_mec.bin").read_bytes())
+    assert files["gc_11_0_0_mec.bin"]["found"] and files["gc_11_0_0_mec.bin"]["version"] == mec.ucode_version
+    assert files["gc_11_0_0_mec.bin"]["holds"][0] == "RS64_MEC"
     assert not files["psp_13_0_0_sos.bin"]["found"]
+    assert (files["sdma_6_0_0.bin"]["found"], files["sdma_6_0_0.bin"]["error"]) == (
+        True, "5 bytes are too few for a header")
 
 
 def test_show_changes_nothing(hal: MockHal, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,12 +288,14 @@ def test_sizes(size: int, text: str) -> None:
     assert screens.size_text(size) == text
 
 
-def test_firmware_is_looked_for_in_order(hal: MockHal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_those_of_the_blocks_that_are_there(hal: MockHal, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     first = tmp_path / "first"
     first.mkdir()
-    (first / "gc_11_0_0_mec.bin").write_bytes(bytes(ucode.common_firmware_header(size_bytes=32, ucode_version=7)))
+    (tmp_path / "gc_11_0_0_mec.bin").rename(first / "gc_11_0_0_mec.bin")
     blocks = [Block("GC", 0, "11.0.0", (), False, None), Block("SDMA0", 0, "6.0.0", (), True, None)]
     monkeypatch.setenv("AMDRV_FIRMWARE", str(first))
-    found = {image.file: image for image in firmware.find(hal, blocks)}
-    assert (found["gc_11_0_0_mec.bin"].version, found["gc_11_0_0_mec.bin"].directory) == (7, str(first))
-    assert "sdma_6_0_0.bin" not in found            # harvested: nobody asks for it
+    found = {image.file: image for image in firmware.look(hal, blocks)}
+    assert found["gc_11_0_0_mec.bin"].directory == str(first)
+    assert found["gc_11_0_0_me.bin"].directory == str(tmp_path)
+    assert not any("sdma" in name for name in found)        # harvested: nobody asks for it

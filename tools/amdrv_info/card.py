@@ -55,6 +55,7 @@ class Booted:
     compute_units: int
     clock_hz: float
     stages: tuple[tuple[str, float], ...]       # (name, seconds)
+    loaded: tuple[str, ...]                     # what the PSP was given, in its order
 
 
 @dataclass
@@ -107,7 +108,7 @@ def show(hal: Hal, function: PciFunction, *, boot: bool = False) -> Card:
         with hal.open(function.address) as device:
             card.pci = read_pci(device)
             card.gpu = _gpu(device)
-        card.firmware = firmware.find(hal, card.gpu.blocks)
+        card.firmware = firmware.look(hal, card.gpu.blocks)
         if boot:
             card.booted = _boot(hal, function)
     except AmdrvError as error:
@@ -145,8 +146,10 @@ def _boot(hal: Hal, function: PciFunction) -> Booted:
     from amdrv.device import Device
 
     with Device.open(hal=hal, address=function.address) as device:
+        images = device.firmware
         return Booted(device.compute_units, device.clock_hz,
-                      tuple((stage.name, stage.seconds) for stage in device.boot_stages))
+                      tuple((stage.name, stage.seconds) for stage in device.boot_stages),
+                      tuple(part.name for part in (*images.bootloader, images.toc, images.smu, *images.images)))
 
 
 # JSON --------------------------------------------------------------------------------------------------
@@ -171,6 +174,7 @@ def show_document(card: Card) -> dict[str, Any]:
         "gpu": asdict(card.gpu) if card.gpu else None,
         "firmware": [image.document() for image in card.firmware],
         "boot": {"compute_units": card.booted.compute_units, "clock_hz": card.booted.clock_hz,
+                 "loaded": list(card.booted.loaded),
                  "stages": [{"name": name, "seconds": seconds} for name, seconds in card.booted.stages]}
         if card.booted else None,
         "error": {"type": type(card.error).__name__, "message": str(card.error)} if card.error else None,

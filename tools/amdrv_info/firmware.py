@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amdrv.facts import ucode
+from amdrv.errors import FirmwareError
+from amdrv.firmware import find, parse, read, search_path
 from amdrv.hal import Hal
 
 if TYPE_CHECKING:
     from tools.amdrv_info.card import Block
 
-__all__ = ["FILES", "Image", "find"]
+__all__ = ["FILES", "Image", "look"]
 
 FILES = (
     ("psp", "MP0", ("_sos", "_ta")),
@@ -29,22 +27,24 @@ and the firmware requests of psp_v13_0.c, smu_v13_0.c, gfx_v11_0.c, imu_v11_0.c,
 
 @dataclass(frozen=True)
 class Image:
-    """A firmware file. ``error`` is empty where it was found and its header holds together."""
+    """A firmware file. ``error`` is empty where it was found and passed every check of ``amdrv.firmware``."""
 
     file: str
+    found: bool
     directory: str = ""
     version: int = 0
-    size: int = 0           # bytes of the file
+    size: int = 0                       # bytes, unpacked
+    holds: tuple[str, ...] = ()         # what the PSP is given from it
     error: str = ""
 
     def document(self) -> dict[str, Any]:
-        return asdict(self) | {"found": bool(self.directory)}
+        return asdict(self)
 
 
-def find(hal: Hal, blocks: Sequence[Block]) -> tuple[Image, ...]:
+def look(hal: Hal, blocks: Sequence[Block]) -> tuple[Image, ...]:
     """Each file that the card's blocks ask for, in AMDRV_FIRMWARE and then the HAL's directories."""
-    directories = list(_directories(hal))
-    return tuple(_look(name, directories) for name in _names(blocks))
+    directories = search_path(hal.firmware)
+    return tuple(_image(name, directories) for name in _names(blocks))
 
 
 def _names(blocks: Sequence[Block]) -> Iterator[str]:
@@ -54,28 +54,15 @@ def _names(blocks: Sequence[Block]) -> Iterator[str]:
             yield from (f"{prefix}_{versions[ip]}{suffix}.bin" for suffix in suffixes)
 
 
-def _directories(hal: Hal) -> Iterator[Path]:
-    for named in os.environ.get("AMDRV_FIRMWARE", "").split(os.pathsep):
-        if named:
-            yield Path(named)
-    yield from hal.firmware
-
-
-def _look(name: str, directories: Sequence[Path]) -> Image:
-    for directory in directories:
-        path = directory / name
-        if path.is_file():
-            return _read(path)
-    return Image(name, error="not found")
-
-
-def _read(path: Path) -> Image:
-    data = path.read_bytes()
-    size = ctypes.sizeof(ucode.common_firmware_header)
-    if len(data) < size:
-        return Image(path.name, str(path.parent), size=len(data), error=f"{len(data)} bytes: no firmware header")
-    header = ucode.common_firmware_header.from_buffer_copy(data)
-    if header.size_bytes != len(data):
-        return Image(path.name, str(path.parent), header.ucode_version, len(data),
-                     f"its header says {header.size_bytes} bytes, it has {len(data)}")
-    return Image(path.name, str(path.parent), header.ucode_version, len(data))
+def _image(name: str, directories: Sequence[Any]) -> Image:
+    try:
+        path = find(name, directories)
+    except FirmwareError:
+        return Image(name, found=False, error="not found")
+    try:
+        data = read(path)
+        file = parse(name, data)
+    except FirmwareError as error:
+        return Image(name, True, str(path.parent), error=str(error).removeprefix(f"{name}: "))
+    return Image(name, True, str(path.parent), file.ucode_version, len(data),
+                 tuple(section.name for section in file.sections))

@@ -14,6 +14,7 @@ from amdrv.hal import PciFunction
 from tools.amdrv_info.card import Block, Card, Gpu, marketing_name
 from tools.amdrv_info.firmware import Image
 from tools.amdrv_info.pci import Bar, Link, Pci
+from tools.boot_diff.report import names_in_short
 
 __all__ = ["print_card", "print_cards", "size_text"]
 
@@ -61,7 +62,8 @@ def print_card(console: Console, card: Card) -> None:
     if card.firmware:
         _section(console, "Firmware", _firmware(card.firmware))
     if card.booted:
-        _section(console, "Boot", _stages(card.booted.stages))
+        _section(console, "Boot", Group(_facts(("loaded", ", ".join(names_in_short(card.booted.loaded)))),
+                                        _stages(card.booted.stages)))
 
 
 def _section(console: Console, title: str, body: Table | Group) -> None:
@@ -146,7 +148,7 @@ def _blocks(blocks: Sequence[Block]) -> Table:
 
 def _firmware(images: Sequence[Image]) -> Group:
     table = Table(**_HEAD)          # type: ignore[arg-type]
-    for heading, justify in (("file", "left"), ("version", "right"), ("size", "right"), ("", "left")):
+    for heading, justify in (("file", "left"), ("version", "right"), ("size", "right"), ("holds", "left")):
         table.add_column(heading, justify=justify)      # type: ignore[arg-type]
     places = sorted({image.directory for image in images if image.directory})
     for image in images:
@@ -154,8 +156,8 @@ def _firmware(images: Sequence[Image]) -> Group:
             table.add_row(image.file, "", "", Text(image.error, "yellow"))
         else:
             table.add_row(image.file, f"{image.version:#010x}", size_text(image.size),
-                          Text(image.directory if len(places) > 1 else "", "dim"))
-    return Group(*[Text(f"from {places[0]}", "dim")] * (len(places) == 1), table)
+                          Text(", ".join(names_in_short(image.holds)), "dim"))
+    return Group(*(Text(f"from {place}", "dim") for place in places), table)
 
 
 def _stages(stages: Sequence[tuple[str, float]]) -> Table:
