@@ -149,7 +149,8 @@ def _boot(hal: Hal, function: PciFunction) -> Booted:
         images = device.firmware
         return Booted(device.compute_units, device.clock_hz,
                       tuple((stage.name, stage.seconds) for stage in device.boot_stages),
-                      tuple(part.name for part in (*images.bootloader, images.toc, images.smu, *images.images)))
+                      (*(part.name for part in images.bootloader), images.toc.name, images.smu.name,
+                       *(image.name for image in images.images)))
 
 
 # JSON --------------------------------------------------------------------------------------------------
