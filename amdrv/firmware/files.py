@@ -1,9 +1,10 @@
 """One firmware file: found, decompressed, its header and sections checked.
 
-The header's CRC covers the bytes after the common header up to the end of the ucode. The files of RLC and SMU carry
-one that their bytes do not give (so in every file of Debian's package; Linux checks none), so theirs is not checked.
-What the PSP is given are signed images (:mod:`amdrv.facts.signed`), whose digest is checked in all of them: a damaged
-file is found here, not by a card that refuses it.
+The header's CRC covers the bytes after the common header up to the end of the ucode (in a few files, whose header
+forgets a part, to the end of the file). The files of RLC and SMU carry one that their bytes do not give (so in every
+file of Debian's package; Linux checks none), so theirs is not checked. What the PSP is given are signed images
+(:mod:`amdrv.facts.signed`), whose digest is checked in all of them: a damaged file is found here, not by a card that
+refuses it.
 """
 
 from __future__ import annotations
@@ -195,8 +196,9 @@ class _Parser:
         if not self.common.header_size_bytes <= self.ucode <= self.end <= len(data):
             self.fail(f"its ucode, {self.common.ucode_size_bytes} bytes at {self.ucode:#x}, is not within the file's "
                       f"{len(data)} bytes")
-        crc = zlib.crc32(data[ctypes.sizeof(ucode.common_firmware_header):self.end])
-        if self.kind not in NO_CRC and crc != self.common.crc32:
+        start = ctypes.sizeof(ucode.common_firmware_header)
+        crc = zlib.crc32(data[start:self.end])
+        if self.kind not in NO_CRC and self.common.crc32 not in (crc, zlib.crc32(data[start:])):
             self.fail(f"its CRC is {crc:#010x}, its header says {self.common.crc32:#010x}: the file is damaged")
 
     def fail(self, what: str) -> NoReturn:
