@@ -31,6 +31,7 @@ class Properties:
     lds_bytes: int                  # of a workgroup
     vram_bytes: int
     timestamp_hz: float             # of the counter that ``timestamp`` stores
+    signal_bits: int = 64           # largest value that every queue can wait for, in bits
     shared_aperture: int = 0        # flat addresses of LDS and of scratch start here: the 64-bit bases
     private_aperture: int = 0
 
@@ -78,7 +79,7 @@ class HardwareQueue(Protocol):
 class _Encoder(Protocol):
     """Each method appends packet words (uint32) to ``words`` and returns nothing.
 
-    A backend may also offer ``describe(words: Sequence[int]) -> list[str]``: one line a packet, back to names.
+    A backend may also offer ``describe(words: Sequence[int]) -> list[str]``: lines of text, packets back to names.
     """
 
     def wait(self, words: list[int], address: int, value: int) -> None:
@@ -100,7 +101,7 @@ class ComputeEncoder(_Encoder, Protocol):
         ``kernarg`` is the segment's GPU address. ``dispatch_packet`` is the address of the launch's HSA kernel
         dispatch packet, and ``queue_ptr`` of an ``amd_queue_t`` block, for kernels that ask for them
         (``hcq.program`` writes both). Scratch is there already:
-        the core has called ``ensure_scratch`` with the kernel's ``private_bytes``.
+        the core has called ``ensure_scratch`` for the kernel's waves.
         """
 
 
@@ -126,8 +127,8 @@ class Backend(Protocol):
     def upload(self, address: int, data: np.ndarray) -> None:
         """Write bytes to device memory by the CPU or the copy engine; visible to later submissions."""
     def queues(self, kind: Literal["compute", "copy"]) -> Sequence[HardwareQueue]: ...
-    def ensure_scratch(self, bytes_per_lane: int) -> None:
-        """Make the device's scratch at least this large; idempotent and cheap when it is."""
+    def ensure_scratch(self, bytes_per_wave: int) -> None:
+        """Make each wave's scratch at least this large for later launches; idempotent and cheap when it is."""
     def sleep(self, timeout: float) -> None:
         """Return when something may have happened (an interrupt), or after ``timeout`` seconds."""
     def check(self) -> None:

@@ -191,10 +191,11 @@ class Device:
         """Everything submitted so far and perhaps not complete."""
         return tuple([timeline.last for timeline in self._all if timeline.busy])
 
-    def _begin(self, timeline: Timeline, encoder: Any) -> list[int]:
-        """Words that make a queue wait for what the others have been given."""
+    def _begin(self, timeline: Timeline, encoder: Any, *, in_order: bool = True) -> list[int]:
+        """Words that make a queue wait for what the others have been given, where its work is part of the order."""
+        timeline.turn()
         words: list[int] = []
-        for other in self._all:
+        for other in self._all if in_order else ():
             if other is not timeline and other.busy:
                 encoder.wait(words, other.signal.address, other.submitted)
         return words
@@ -209,7 +210,7 @@ class Device:
         kernel = program.kernel
         packet = launch.write(memory, offset, address)
         if kernel.private_bytes:
-            self.backend.ensure_scratch(kernel.private_bytes)
+            self.backend.ensure_scratch(kernel.private_bytes * kernel.wave_size)
         self.backend.compute.exec(words, kernel, address, shape.grid, shape.block, dynamic_lds=shape.lds,
                                   dispatch_packet=packet,
                                   queue_ptr=self._queue_block() if program.wants_queue else 0)
@@ -265,7 +266,7 @@ class Device:
             if self._recording is not None:
                 raise GraphError("a queue submitted inside the recording of a graph")
             timeline, encoder, ring = queue.timeline, queue._encoder, self._kernargs
-            words = self._begin(timeline, encoder) if in_order else []
+            words = self._begin(timeline, encoder, in_order=in_order)
             for storage in queue._storages:
                 storage.check()
                 for point in storage.ready:         # of the memory's earlier life

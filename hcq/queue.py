@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from hcq.errors import QueueError
 from hcq.memory import Buffer, Storage
 from hcq.program import Launch, Program, Size
-from hcq.signal import Point, Signal, Timeline, _checked
+from hcq.signal import Point, Signal, Timeline
 
 if TYPE_CHECKING:
     from hcq.device import Device
@@ -62,11 +62,11 @@ class _Queue:
 
     def wait(self, signal: Signal, value: int) -> Self:
         """Start nothing later until ``signal`` is at least ``value``."""
-        return self._add("wait", self._signal(signal), _checked(value))
+        return self._add("wait", self._signal(signal), signal._checked(value))
 
     def signal(self, signal: Signal, value: int) -> Self:
         """Store ``value`` when everything before is complete and visible."""
-        return self._add("signal", self._signal(signal), _checked(value))
+        return self._add("signal", self._signal(signal), signal._checked(value))
 
     def timestamp(self, signal: Signal) -> Self:
         """Store the device's clock into ``signal`` when everything before is complete; see ``dev.seconds``."""

@@ -20,7 +20,6 @@ __all__ = ["Fence", "Point", "Signal", "SignalPool", "Timeline"]
 
 _SLOT = 64                  # bytes: a cache line a signal, so that engines do not disturb each other's
 _PAGE = 4096
-_LARGEST = (1 << 64) - 1
 
 
 class Signal:
@@ -38,7 +37,7 @@ class Signal:
         self.address = memory.address + 8 * self._index
         assert memory.view is not None
         self._words = memory.view.data.cast("B").cast("Q")
-        self._words[self._index] = _checked(value)
+        self._words[self._index] = self._checked(value)
 
     @property
     def value(self) -> int:
@@ -47,7 +46,7 @@ class Signal:
 
     @value.setter
     def value(self, value: int) -> None:
-        self._words[self._index] = _checked(value)
+        self._words[self._index] = self._checked(value)
 
     def wait(self, value: int, timeout: float | None = None) -> None:
         """Return when the signal is at least ``value``.
@@ -55,7 +54,13 @@ class Signal:
         :param timeout: seconds; by default the device's.
         :raises DeviceTimeout: naming the first submission that is not complete.
         """
-        self.device._wait(self, _checked(value), timeout)
+        self.device._wait(self, self._checked(value), timeout)
+
+    def _checked(self, value: int) -> int:
+        bits = self.device.properties.signal_bits
+        if not isinstance(value, int) or not 0 <= value < 1 << bits:
+            raise QueueError(f"a signal of {self.device.name} holds 0 to 2**{bits}-1, not {value!r}")
+        return value
 
     def __del__(self) -> None:
         if slot := getattr(self, "_slot", None):
@@ -63,12 +68,6 @@ class Signal:
 
     def __repr__(self) -> str:
         return f"Signal({self.value} at {self.address:#x})"
-
-
-def _checked(value: int) -> int:
-    if not isinstance(value, int) or not 0 <= value <= _LARGEST:
-        raise QueueError(f"a signal holds 0 to 2**64-1, not {value!r}")
-    return value
 
 
 class Point(NamedTuple):
@@ -124,8 +123,10 @@ class Timeline:
 
     def __init__(self, device: Device, queue: HardwareQueue) -> None:
         self.queue = queue
+        self.device = device
         self.signal = Signal(device)
         self.submitted = 0
+        self._limit = (1 << device.properties.signal_bits) - 1
         self._records: deque[tuple[int, object]] = deque()      # (value, what), the incomplete ones and some before
 
     @property
@@ -135,6 +136,17 @@ class Timeline:
     @property
     def last(self) -> Point:
         return Point(self.signal, self.submitted)
+
+    def turn(self) -> None:
+        """Before a submission: a signal that can count no further makes way for a new one.
+
+        The old one stays in the points that name it, where it is large enough for ever.
+        """
+        if self.submitted == self._limit:
+            self.last.wait()
+            self.signal = Signal(self.device)
+            self.submitted = 0
+            self._records.clear()
 
     def record(self, what: object) -> Point:
         """The next value was submitted; ``what`` will stand in messages about it, as ``str(what)``."""

@@ -11,7 +11,7 @@ import queue
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -134,7 +134,7 @@ class FakeQueue:
             kernel = backend.encoder.kernels[entry]
             number = int(backend.at(entry, 4).view(np.uint32)[0])
             backend.launches.append((operands, kernel))
-            assert kernel.private_bytes <= backend.scratch
+            assert kernel.private_bytes * kernel.wave_size <= backend.scratch
             backend.functions[number](backend, backend.at(kernarg, kernel.kernarg_bytes).tobytes(), sizes[0:3],
                                       sizes[3:6], sizes[6])
         return True
@@ -143,10 +143,10 @@ class FakeQueue:
 class FakeBackend:
     """:param functions: {number: kernel function}."""
 
-    def __init__(self, functions: dict[int, KernelFunction] | None = None, *, name: str = "FAKE:0",
-                 arch: str = "gfx1100", capacity: int = 64 << 20, copy_queues: int = 1) -> None:
+    def __init__(self, functions: Mapping[int, KernelFunction] | None = None, *, name: str = "FAKE:0",
+                 arch: str = "gfx1100", capacity: int = 64 << 20, copy_queues: int = 1, signal_bits: int = 64) -> None:
         self.name = name
-        self.properties = Properties(arch, "NumPy and threads", 4, (32,), 1024, 65536, capacity, 1e8,
+        self.properties = Properties(arch, "NumPy and threads", 4, (32,), 1024, 65536, capacity, 1e8, signal_bits,
                                      shared_aperture=0x1_0000 << 32, private_aperture=0x2_0000 << 32)
         self.functions = functions or {}
         self.capacity = capacity
@@ -200,8 +200,8 @@ class FakeBackend:
     def queues(self, kind: Literal["compute", "copy"]) -> Sequence[Any]:
         return self._queues[kind]
 
-    def ensure_scratch(self, bytes_per_lane: int) -> None:
-        self.scratch = max(self.scratch, bytes_per_lane)
+    def ensure_scratch(self, bytes_per_wave: int) -> None:
+        self.scratch = max(self.scratch, bytes_per_wave)
 
     def sleep(self, timeout: float) -> None:
         if self.interrupt.wait(timeout):

@@ -243,7 +243,7 @@ def test_local_memory_arguments(dev: hcq.Device, backend: FakeBackend, code: byt
 def test_scratch_is_asked_for(dev: hcq.Device, backend: FakeBackend, code: bytes) -> None:
     dev.program(code, "scratchy")()
     dev.synchronize()
-    assert backend.scratch == 512
+    assert backend.scratch == 512 * 32
 
 
 def test_argument_errors(dev: hcq.Device, code: bytes) -> None:
@@ -365,8 +365,8 @@ def test_queue_errors(dev: hcq.Device, code: bytes) -> None:
         ("FAKE:0 has 1 copy queues; queue 1 is not one", lambda: hcq.CopyQueue(dev, 1)),
         ("a int is no Signal", lambda: hcq.CopyQueue(dev).wait(5, 1)),  # type: ignore[arg-type]
         ("the signal belongs to FAKE:1, the queue to FAKE:0", lambda: hcq.CopyQueue(dev).wait(other.signal(), 1)),
-        ("a signal holds 0 to 2\\*\\*64-1, not -1", lambda: hcq.CopyQueue(dev).signal(dev.signal(), -1)),
-        ("a signal holds", lambda: dev.signal(1 << 64)),
+        ("a signal of FAKE:0 holds 0 to 2\\*\\*64-1, not -1", lambda: hcq.CopyQueue(dev).signal(dev.signal(), -1)),
+        ("holds 0 to", lambda: dev.signal(1 << 64)),
         ("the source belongs to FAKE:1", lambda: hcq.CopyQueue(dev).copy(a, other.alloc(64))),
         ("copy of 32 bytes to a buffer of 64; take a view", lambda: hcq.CopyQueue(dev).copy(a, a[0:32])),
         ("ranges that overlap", lambda: hcq.CopyQueue(dev).copy(a[0:32], a[16:48])),
@@ -577,3 +577,21 @@ def test_a_long_wait_sleeps_on_the_interrupt(dev: hcq.Device, backend: FakeBacke
     threading.Timer(0.05, lambda: setattr(gate, "value", 1)).start()
     dev.synchronize()
     assert calls and max(calls) <= 0.01
+
+
+def test_a_timeline_outlives_its_signal(code: bytes) -> None:
+    """Where a signal holds few bits, a new one takes over: nothing is lost, and old points stay reached."""
+    backend = FakeBackend(FUNCTIONS, signal_bits=3)
+    dev = hcq.Device(backend)
+    add = dev.program(code, "add")
+    a, b = dev.alloc(256).copyin(np.zeros(64, np.int32)), dev.alloc(256)
+    first = hcq.CopyQueue(dev).fill(b, 7).submit()
+    for _ in range(20):
+        add(b, a, 1, grid=1, block=64)
+        a.copy_from(b)
+        hcq.CopyQueue(dev).fill(b, 0).submit()
+    assert (a.copyout().view(np.int32) == 20).all()
+    assert first.done and max(timeline.submitted for timeline in dev._all) <= 7
+    with pytest.raises(hcq.QueueError, match=r"a signal of FAKE:0 holds 0 to 2\*\*3-1, not 8"):
+        dev.signal(8)
+    backend.close()
