@@ -1,0 +1,26 @@
+"""A tensor compiler: lazy tensors, rewrite rules, LLVM code for CPUs and AMD GPUs.
+
+    from compiler import Tensor, dtypes, jit, nn
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compiler import dtypes, nn, optim
+    from compiler.capture import jit
+    from compiler.tensor import Tensor, no_grad
+
+__all__ = ["Tensor", "dtypes", "jit", "nn", "no_grad", "optim"]
+
+_WHERE = {"Tensor": "compiler.tensor", "no_grad": "compiler.tensor", "jit": "compiler.capture"}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in ("dtypes", "nn", "optim"):
+        return importlib.import_module(f"compiler.{name}")
+    raise AttributeError(f"module 'compiler' has no attribute {name!r}")

@@ -1,0 +1,185 @@
+"""``jit``: run a step once, remember its kernels, and afterwards only run those.
+
+The first call of a wrapped function runs it as usual (what is made once, such as an optimizer's state, is made
+then); the second is recorded; later ones replay. A replay swaps the input tensors' memory for that of the new ones,
+gives outputs fresh memory, and draws new random numbers. Inputs are told apart by device, type and shape: another
+signature is recorded anew. Python in the function runs in the first two calls only.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from compiler import graph
+from compiler.buffer import Buffer
+from compiler.engine import Recording, Step, recording, run_step
+from compiler.methods.creation import random_state
+from compiler.tensor import Tensor, realize_all, shares
+from compiler.uop import Ops, UOp
+
+__all__ = ["Captured", "JitError", "jit"]
+
+
+class JitError(RuntimeError):
+    """What was asked cannot be captured."""
+
+
+def _tensors(value: Any, found: list[Tensor]) -> list[Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif isinstance(value, tuple | list):
+        for v in value:
+            _tensors(v, found)
+    elif isinstance(value, dict):
+        for v in value.values():
+            _tensors(v, found)
+    return found
+
+
+def _rebuild(value: Any, new: list[Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return new.pop(0)
+    if isinstance(value, tuple | list):
+        return type(value)(_rebuild(v, new) for v in value)
+    if isinstance(value, dict):
+        return {k: _rebuild(v, new) for k, v in value.items()}
+    return value
+
+
+def _scalars(value: Any) -> Any:
+    """What of the arguments is baked into the recording, as something to compare."""
+    if isinstance(value, Tensor):
+        return None
+    if isinstance(value, tuple | list):
+        return tuple(_scalars(v) for v in value)
+    if isinstance(value, dict):
+        return tuple((k, _scalars(v)) for k, v in value.items())
+    if isinstance(value, int | float | str | bool) or value is None:
+        return value
+    return id(value)
+
+
+class Captured:
+    """One recorded step: launches and copies, and which of their buffers change from call to call."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor]) -> None:
+        buffers = [t._buffer() for t in inputs]
+        if len(set(buffers)) != len(buffers):
+            raise JitError("the same tensor is given to a jitted function twice; clone one")
+        self.draws: list[tuple[Buffer, int]] = []
+        record = Recording()
+        recording.append(record)
+        random_state.listeners.append(self._drew)
+        versions = {b: b.version for b in buffers}
+        try:
+            self.result = function(*args, **kwargs)
+            outputs = _tensors(self.result, [])
+            realize_all(outputs)
+        finally:
+            recording.pop()
+            random_state.listeners.remove(self._drew)
+        self.outputs: list[tuple[Buffer, tuple[int, ...]]] = [(t._buffer(), t.shape) for t in outputs]
+        self.steps: list[Step] = record.steps
+        written: dict[Buffer, None] = {}
+        first_read: set[Buffer] = set()
+        for step in self.steps:
+            for position, b in enumerate(step.buffers):
+                if position not in step.writes and b not in written:
+                    first_read.add(b)
+            for position in step.writes:
+                written[step.buffers[position]] = None
+        self.inputs = buffers
+        self.changed_inputs = [n for n, b in enumerate(buffers) if b.version != versions[b]]
+        fresh = {b for b, _ in self.outputs if b in written and b not in buffers and b.version == 0}
+        self.fresh = list(fresh)
+        # what the step overwrites in place and others may hold values of: parameters, optimizer state
+        self.overwritten = [b for b in written if b.version > 0 and b not in buffers]
+        # the tensors that stand for those
+        self.state = [(t, b) for t in list(Tensor._live) for b in self.overwritten if shares(t) is b]
+
+    def _drew(self, buffer: Buffer, count: int) -> None:
+        self.draws.append((buffer, count))
+
+    def __call__(self, inputs: list[Tensor]) -> Any:
+        table: dict[Buffer, Buffer] = dict(zip(self.inputs, (t._buffer() for t in inputs), strict=True))
+        for b in self.fresh:
+            table[b] = Buffer(b.device, b.dtype, b.size)
+        changing = set(self.overwritten) | {table[self.inputs[n]] for n in self.changed_inputs}
+        standing = {id(t) for t, _ in self.state} | {id(inputs[n]) for n in self.changed_inputs}
+        _save_readers(changing, standing)
+        for buffer, count in self.draws:
+            random_state.fill(buffer, count)
+        for step in self.steps:
+            run_step(step.launch, [table.get(b, b) for b in step.buffers])
+        for b in changing:
+            b.version += 1
+        for tensor, b in self.state:
+            _stand_for(tensor, b)
+        for n in self.changed_inputs:
+            _stand_for(inputs[n], table[self.inputs[n]])
+        outputs = []
+        for b, shape in self.outputs:
+            buffer = table.get(b, b)
+            outputs.append(Tensor(graph.reshape(buffer.uop(), shape), device=buffer.device))
+        return _rebuild(self.result, outputs)
+
+
+def _save_readers(buffers: set[Buffer], standing: set[int]) -> None:
+    """Compute what other tensors would still want of memory that is about to be overwritten."""
+    from compiler.tensor import reads
+    todo = []
+    for t in list(Tensor._live):
+        if id(t) in standing or not t.numel():
+            continue
+        if shares(t) in buffers:
+            leaf = graph.leaf_of(t.uop)
+            assert leaf is not None
+            if leaf.op is Ops.BUFFER and leaf.arg[0].version != leaf.arg[1]:
+                continue
+            t.uop = UOp(Ops.CONTIGUOUS, leaf.dtype, (leaf,))
+            todo.append(t)
+        elif not graph.is_stored(t.uop) and reads(t.uop, buffers):
+            todo.append(t)
+    realize_all(todo)
+
+
+def _stand_for(tensor: Tensor, buffer: Buffer) -> None:
+    tensor.uop = graph.reshape(buffer.uop(), tensor.shape)
+    if tensor._names:
+        tensor._names = [buffer.uop()]
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function of tensors (in any nesting of arguments) that does the same work on every call.
+
+    Numbers and other arguments are part of the signature. Results are tensors, or nested tuples, lists and dicts of
+    them. ``wrapped.captured`` is the table of recordings.
+    """
+    captured: dict[Any, Captured | None] = {}
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        inputs = _tensors((args, kwargs), [])
+        realize_all(inputs)
+        signature = (tuple((t.device, t.dtype, t.shape) for t in inputs), _scalars((args, kwargs)))
+        if recording:       # inside another capture: part of it
+            return function(*args, **kwargs)
+        if signature not in captured:
+            captured[signature] = None
+            result = function(*args, **kwargs)
+            realize_all(_tensors(result, []))
+            return result
+        entry = captured[signature]
+        if entry is None:
+            entry = captured[signature] = Captured(function, args, kwargs, inputs)
+            if not entry.steps:
+                del captured[signature]
+                raise JitError(f"{getattr(function, '__name__', 'the function')} ran no kernel: return what it computes")
+            return entry.result
+        return entry(inputs)
+
+    wrapped.captured = captured     # type: ignore[attr-defined]
+    return wrapped

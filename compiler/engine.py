@@ -1,0 +1,119 @@
+"""Runs schedules: compiles each kernel once, makes the memory, launches, and lets a capture listen."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from compiler.buffer import Buffer
+from compiler.linearize import Instruction, linearize
+from compiler.match import graph_rewrite
+from compiler.optimize import optimize
+from compiler.render.legalize import legalizer
+from compiler.render.llvm import Source, Target, render
+from compiler.render.objects import compile_ir
+from compiler.runtime import Launch, runtime
+from compiler.schedule import CopyItem, KernelItem, Schedule, normalize, schedule
+from compiler.uop import UOp
+
+__all__ = ["Program", "Recording", "Step", "build_program", "program_for", "realize", "recording", "run_step"]
+
+
+@dataclass
+class Program:
+    """One kernel, from its graph to its machine code."""
+
+    sink: UOp                       # as scheduled
+    legal: UOp                      # after every rewrite
+    instructions: list[Instruction]
+    source: Source
+    code: bytes
+    launch: Launch | None = None
+
+
+@dataclass
+class Step:
+    """One thing that a schedule did: a launch with its buffers, or a copy (``launch`` None; destination first)."""
+
+    launch: Launch | None
+    buffers: list[Buffer]
+    writes: frozenset[int]      # positions in ``buffers``
+
+
+@dataclass
+class Recording:
+    """What :func:`realize` did while this was ``recording``."""
+
+    steps: list[Step] = field(default_factory=list)
+
+
+recording: list[Recording] = []
+"""The captures that are open; :func:`realize` appends to the last one."""
+
+_programs: dict[tuple[UOp, str], Program] = {}
+_schedules: OrderedDict[tuple[tuple[UOp, ...], str], Schedule] = OrderedDict()
+_SCHEDULES = 4096
+
+
+def build_program(sink: UOp, target: Target) -> Program:
+    """Optimise, legalise, linearise and compile a kernel; nothing is loaded."""
+    legal = graph_rewrite(optimize(sink, target.gpu), legalizer(target.gpu))
+    instructions = linearize(legal)
+    source = render(f"k_{legal.key.hex()[:24]}", instructions, target)
+    return Program(sink, legal, instructions, source, compile_ir(source.text, target))
+
+
+def program_for(sink: UOp, device: str) -> Program:
+    """The kernel, ready to launch; built once."""
+    if (found := _programs.get((sink, device))) is None:
+        on = runtime(device)
+        found = build_program(sink, on.target)
+        found.launch = on.load(found.source, found.code)
+        _programs[sink, device] = found
+    return found
+
+
+def run_step(launch: Launch | None, buffers: Sequence[Buffer]) -> None:
+    if launch is not None:
+        launch([b.handle for b in buffers])
+        return
+    dst, src = buffers
+    data = np.empty(src.nbytes, np.uint8)
+    runtime(src.device).read(src.handle, data)
+    runtime(dst.device).write(dst.handle, data)
+
+
+def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
+    """Compute ``roots``; the memory of each, in order.
+
+    :param device: for values that come from no buffer.
+    """
+    normal, inputs = normalize(roots)
+    key = (tuple(normal), device)
+    plan = _schedules.get(key)
+    if plan is None:
+        plan = _schedules[key] = schedule(normal, device)
+        if len(_schedules) > _SCHEDULES:
+            _schedules.popitem(last=False)
+    slots: list[Buffer | None] = [*inputs, *(Buffer(s.device, s.dtype, s.size) for s in plan.made)]     # type: ignore[list-item]
+    last = {s: n for n, item in enumerate(plan.items) for s in (item.slots if isinstance(item, KernelItem) else (item.src,))}
+    keep = set(plan.roots)
+    for n, item in enumerate(plan.items):
+        if isinstance(item, CopyItem):
+            used, writes, launch = (item.dst, item.src), frozenset((0,)), None
+        else:
+            used, writes = item.slots, frozenset(item.slots.index(w) for w in item.writes)
+            launch = program_for(item.sink, item.device).launch
+        buffers = [b for s in used if (b := slots[s]) is not None]
+        run_step(launch, buffers)
+        if recording:
+            recording[-1].steps.append(Step(launch, buffers, writes))
+        for s in used:
+            if last.get(s) == n and s not in keep:
+                slots[s] = None
+    for s in set(plan.overwritten):
+        inputs[s].version += 1      # type: ignore[attr-defined]
+    return [b for s in plan.roots if (b := slots[s]) is not None]

@@ -1,0 +1,110 @@
+"""Building tensor nodes: the movement and reduction operations as functions on UOps, with the trivial cases gone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from compiler import dtypes
+from compiler.dtypes import DType
+from compiler.uop import COMPARE, Ops, UOp
+
+__all__ = ["alu", "cast", "copy", "expand", "flip", "full", "iota", "is_stored", "leaf_of", "pad", "permute", "reduce",
+           "reshape", "scalar", "shrink"]
+
+Shape = tuple[int, ...]
+
+
+def reshape(x: UOp, shape: Shape) -> UOp:
+    while x.op is Ops.RESHAPE and x.realized is None:
+        x = x.src[0]
+    if x.shape == shape:
+        return x
+    if math.prod(shape) != x.size:
+        raise ValueError(f"cannot reshape {x.shape} ({x.size} elements) to {shape} ({math.prod(shape)})")
+    return UOp(Ops.RESHAPE, x.dtype, (x,), shape)
+
+
+def expand(x: UOp, shape: Shape) -> UOp:
+    if x.shape == shape:
+        return x
+    if len(shape) > len(x.shape):
+        x = reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
+    if len(shape) != len(x.shape) or any(a not in (1, b) for a, b in zip(x.shape, shape, strict=True)):
+        raise ValueError(f"cannot expand {x.shape} to {shape}: only axes of size 1 grow")
+    if x.op is Ops.EXPAND and x.realized is None:
+        x = x.src[0]
+    return x if x.shape == shape else UOp(Ops.EXPAND, x.dtype, (x,), shape)
+
+
+def permute(x: UOp, axes: Sequence[int]) -> UOp:
+    axes = tuple(axes)
+    if x.op is Ops.PERMUTE and x.realized is None:
+        x, axes = x.src[0], tuple(x.arg[a] for a in axes)
+    return x if axes == tuple(range(len(axes))) else UOp(Ops.PERMUTE, x.dtype, (x,), axes)
+
+
+def pad(x: UOp, amounts: Sequence[tuple[int, int]]) -> UOp:
+    amounts = tuple(amounts)
+    return x if not any(b or e for b, e in amounts) else UOp(Ops.PAD, x.dtype, (x,), amounts)
+
+
+def shrink(x: UOp, bounds: Sequence[tuple[int, int]]) -> UOp:
+    bounds = tuple(bounds)
+    return x if bounds == tuple((0, n) for n in x.shape) else UOp(Ops.SHRINK, x.dtype, (x,), bounds)
+
+
+def flip(x: UOp, axes: Sequence[int]) -> UOp:
+    axes = tuple(sorted(axes))
+    return UOp(Ops.FLIP, x.dtype, (x,), axes) if axes else x
+
+
+def reduce(x: UOp, op: Ops, axes: Sequence[int]) -> UOp:
+    """Reduce ``axes``, which stay with size 1. An axis of no elements gives the operation's identity."""
+    axes = tuple(sorted(set(axes)))
+    if any(x.shape[a] == 0 for a in axes):
+        shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+        return full(shape, x.dtype, {Ops.ADD: 0, Ops.MUL: 1, Ops.MAX: x.dtype.min}[op])
+    axes = tuple(a for a in axes if x.shape[a] != 1)
+    return UOp(Ops.REDUCE_AXIS, x.dtype, (x,), (op, axes)) if axes else x
+
+
+def scalar(dtype: DType, value: Any) -> UOp:
+    return UOp(Ops.CONST, dtype, (), value)
+
+
+def full(shape: Shape, dtype: DType, value: Any) -> UOp:
+    return expand(scalar(dtype, value), shape)
+
+
+def iota(n: int, dtype: DType = dtypes.int32) -> UOp:
+    return UOp(Ops.IOTA, dtype, (), n)
+
+
+def alu(op: Ops, *src: UOp) -> UOp:
+    """Elementwise; shapes and types must agree already."""
+    dtype = dtypes.bool_ if op in COMPARE else src[-1].dtype
+    return UOp(op, dtype, src)
+
+
+def cast(x: UOp, dtype: DType) -> UOp:
+    return x if x.dtype is dtype else UOp(Ops.CAST, dtype, (x,))
+
+
+def copy(x: UOp, device: str) -> UOp:
+    return x if x.device in (device, None) else UOp(Ops.COPY, x.dtype, (x,), device)
+
+
+def leaf_of(x: UOp) -> UOp | None:
+    """A leaf (perhaps reshaped) for memory that holds the value of ``x`` now; None if there is none."""
+    node = x
+    while node.realized is None and node.op is Ops.RESHAPE:
+        node = node.src[0]
+    if node.realized is not None:
+        return reshape(node.realized, x.shape)
+    return reshape(node, x.shape) if node.op is Ops.BUFFER else None
+
+
+def is_stored(x: UOp) -> bool:
+    return leaf_of(x) is not None

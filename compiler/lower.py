@@ -1,0 +1,196 @@
+"""From a piece of tensor graph to one kernel: every node becomes a scalar expression at an index.
+
+The outputs get a range per axis; from there the index is carried down to the leaves. A movement operation is a
+function on indices and nothing else; a reduction opens ranges of its own and closes them again. What is left is a
+SINK of stores over a graph of scalars, in which nothing says in what order things happen: only data decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, auto
+from typing import Any
+
+from compiler import dtypes
+from compiler.dtypes import DType
+from compiler.symbolic import simplify
+from compiler.uop import ALU, Ops, UOp
+
+__all__ = ["Axis", "Output", "flat_index", "lower", "unflatten"]
+
+Index = tuple[UOp, ...]
+
+
+class Axis(IntEnum):
+    """What a range is for; part of the RANGE's arg."""
+
+    GLOBAL = auto()     # independent iterations: threads of a CPU, work-items of a GPU
+    REDUCE = auto()     # a loop that accumulates
+    UPCAST = auto()     # independent, and done by the same work-item
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Output:
+    """One value that a kernel stores: the tensor node, and the parameter it goes to."""
+
+    node: UOp
+    param: int
+
+
+def flat_index(index: Index, shape: Sequence[int], dtype: DType) -> UOp:
+    """Row-major position of ``index`` in an array of ``shape``."""
+    total = UOp.const(dtype, 0)
+    stride = 1
+    for i, n in zip(reversed(index), reversed(shape), strict=True):
+        if n != 1:
+            total = total + i * stride
+        stride *= n
+    return simplify(total)
+
+
+def unflatten(flat: UOp, shape: Sequence[int]) -> Index:
+    """The index in an array of ``shape`` at a row-major position: the inverse of :func:`flat_index`."""
+    out = []
+    stride = 1
+    for axis, n in reversed(list(enumerate(shape))):
+        if n == 1:
+            out.append(flat.like(0))
+        else:
+            quotient = flat // stride if stride != 1 else flat
+            out.append(simplify(quotient % n if axis != 0 and any(m != 1 for m in shape[:axis]) else quotient))
+        stride *= n
+    return tuple(reversed(out))
+
+
+def _move(node: UOp, index: Index) -> tuple[Index, UOp | None]:
+    """The source's index for a movement node's index, and for PAD where it is inside."""
+    op, arg, source = node.op, node.arg, node.src[0]
+    if op is Ops.RESHAPE:
+        a, b = [n for n in node.shape if n != 1], [n for n in source.shape if n != 1]
+        if a == b:      # only axes of size 1 come and go
+            kept = iter(i for i, n in zip(index, node.shape, strict=True) if n != 1)
+            zero = UOp.const(index[0].dtype if index else dtypes.int32, 0)
+            return tuple(next(kept) if n != 1 else zero for n in source.shape), None
+        return unflatten(flat_index(index, node.shape, index[0].dtype), source.shape), None
+    if op is Ops.PERMUTE:
+        return tuple(index[arg.index(axis)] for axis in range(len(arg))), None
+    if op is Ops.EXPAND:
+        return tuple(i.like(0) if n == 1 else i for i, n in zip(index, source.shape, strict=True)), None
+    if op is Ops.SHRINK:
+        return tuple(simplify(i + start) for i, (start, _) in zip(index, arg, strict=True)), None
+    if op is Ops.FLIP:
+        return tuple(simplify(i * -1 + (n - 1)) if axis in arg else i
+                     for axis, (i, n) in enumerate(zip(index, source.shape, strict=True))), None
+    assert op is Ops.PAD, op
+    valid = UOp.const(dtypes.bool_, True)
+    moved = []
+    for i, n, (before, after) in zip(index, source.shape, arg, strict=True):
+        if before:
+            valid = valid & i.like(before - 1).lt(i)
+        if after:
+            valid = valid & i.lt(before + n)
+        moved.append(simplify(i - before))
+    return tuple(moved), simplify(valid)
+
+
+Task = tuple[UOp, Index, UOp | None]
+
+
+class _Lowering:
+    def __init__(self, leaves: dict[UOp, int], index_type: DType) -> None:
+        self.leaves, self.index_type = leaves, index_type
+        self.values: dict[Task, UOp] = {}
+        self.moves: dict[tuple[UOp, Index], tuple[Index, UOp | None]] = {}
+        self.count = 0
+
+    def range(self, n: int, axis: Axis) -> UOp:
+        if n == 1:
+            return UOp.const(self.index_type, 0)
+        self.count += 1
+        return UOp(Ops.RANGE, self.index_type, (UOp.const(self.index_type, n),), (self.count - 1, axis))
+
+    def plan(self, task: Task) -> tuple[list[Task], Callable[..., UOp]]:
+        """The tasks that ``task`` stands on, and how its value comes from theirs."""
+        node, index, valid = task
+        if (param := self.leaves.get(node)) is not None:
+            address = UOp(Ops.INDEX, node.dtype, (UOp(Ops.PARAM, node.dtype, (), param),
+                                                  flat_index(index, node.shape, self.index_type)))
+            return [], lambda: UOp(Ops.LOAD, node.dtype, (address,) if valid is None else (address, valid))
+        if node.op is Ops.CONST:
+            return [], lambda: node
+        if node.op is Ops.IOTA:
+            return [], lambda: index[0].cast(node.dtype)
+        if node.op in (Ops.DETACH, Ops.CONTIGUOUS, Ops.COPY):
+            return [(node.src[0], index, valid)], lambda x: x
+        if node.op is Ops.ASSIGN:
+            return [(node.src[1], index, valid)], lambda x: x
+        if node.op in ALU:
+            return [(s, index, valid) for s in node.src], lambda *src: UOp(node.op, node.dtype, src, node.arg)
+        if node.op is Ops.REDUCE_AXIS:
+            op, axes = node.arg
+            ranges = {a: self.range(node.src[0].shape[a], Axis.REDUCE) for a in axes}
+            inner = tuple(ranges.get(a, i) for a, i in enumerate(index))
+            closed = tuple(r for r in ranges.values() if r.op is Ops.RANGE)
+            return [(node.src[0], inner, valid)], \
+                lambda x: UOp(Ops.REDUCE, node.dtype, (x, *closed), op) if closed else x
+        if (node, index) not in self.moves:
+            self.moves[node, index] = _move(node, index)
+        moved, inside = self.moves[node, index]
+        if inside is None:
+            return [(node.src[0], moved, valid)], lambda x: x
+        both = inside if valid is None else simplify(valid & inside)
+        return [(node.src[0], moved, both)], lambda x: inside.where(x, 0)
+
+    def value(self, node: UOp, index: Index) -> UOp:
+        """The scalar at ``index``; by an explicit stack, for chains may be long."""
+        start: Task = (node, index, None)
+        stack: list[tuple[Task, Any]] = [(start, None)]
+        while stack:
+            task, plan = stack.pop()
+            if task in self.values:
+                continue
+            if plan is None:
+                plan = self.plan(task)
+                stack.append((task, plan))
+                stack.extend((t, None) for t in plan[0] if t not in self.values)
+            else:
+                self.values[task] = plan[1](*(self.values[t] for t in plan[0]))
+        return self.values[start]
+
+
+def lower(outputs: Sequence[Output], leaves: dict[UOp, int]) -> UOp:
+    """The SINK of one kernel.
+
+    :param outputs: tensor nodes of equal shape.
+    :param leaves: tensor nodes that are in memory already, and their parameter numbers.
+    """
+    shape = outputs[0].node.shape
+    big = max((n.size for o in outputs for n in o.node.toposort(lambda n: n not in leaves)), default=0)
+    lowering = _Lowering(leaves, dtypes.int32 if big < 1 << 31 else dtypes.int64)
+    index = tuple(lowering.range(n, Axis.GLOBAL) for n in shape)
+    stores = []
+    for output in outputs:
+        node = output.node
+        assert node.shape == shape
+        kept = leaves.pop(node, None)           # an output that is computed here is no leaf here
+        value = lowering.value(node, index)
+        if kept is not None:
+            leaves[node] = kept
+        address = UOp(Ops.INDEX, node.dtype, (UOp(Ops.PARAM, node.dtype, (), output.param),
+                                              flat_index(index, shape, lowering.index_type)))
+        stores.append(UOp(Ops.STORE, node.dtype, (address, value)))
+    return _order_overwrites(simplify(UOp(Ops.SINK, dtypes.bool_, tuple(stores))))
+
+
+def _order_overwrites(sink: UOp) -> UOp:
+    """A store to a parameter that is loaded too needs those loads done: say so by making them its sources."""
+    stored = {s.src[0].src[0] for s in sink.src}
+    loads = [n for n in sink.toposort() if n.op is Ops.LOAD and n.src[0].src[0] in stored]
+    if not loads or len(sink.src) == 1:
+        return sink
+    return sink.replace(tuple(s.replace((*s.src[:2], *(n for n in loads if n.src[0].src[0] is s.src[0].src[0])))
+                              for s in sink.src))

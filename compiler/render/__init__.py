@@ -1,0 +1,1 @@
+"""From a kernel's graph to machine code: legalising rewrites, LLVM IR, objects."""

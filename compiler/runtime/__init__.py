@@ -1,0 +1,65 @@
+"""Where kernels run: one small interface, one implementation a kind of device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from compiler.render.llvm import Source, Target
+
+__all__ = ["Launch", "Runtime", "canonical", "default_device", "runtime"]
+
+Launch = Callable[[Sequence[Any]], None]
+"""Starts a kernel on memory handles, in the order of its parameters."""
+
+
+class Runtime(Protocol):
+    """A device. All work is done in the order in which it was asked for."""
+
+    name: str
+    target: Target
+
+    def alloc(self, nbytes: int) -> Any:
+        """A handle for device memory with undefined contents; ``nbytes`` is not 0."""
+    def free(self, handle: Any) -> None: ...
+    def write(self, handle: Any, data: np.ndarray) -> None:
+        """Copy bytes (uint8, flat) to the start of device memory."""
+    def read(self, handle: Any, out: np.ndarray) -> None:
+        """Copy bytes (uint8, flat) from the start of device memory, after all earlier work."""
+    def load(self, source: Source, code: bytes) -> Launch:
+        """Make a compiled kernel ready."""
+    def synchronize(self) -> None: ...
+
+
+_open: dict[str, Runtime] = {}
+
+
+def canonical(device: str) -> str:
+    """ "CPU", "AM" (the first), "AM:1" ... :raises ValueError: for other names."""
+    kind, _, number = device.upper().partition(":")
+    if kind == "CPU" and number in ("", "0"):
+        return "CPU"
+    if kind and kind.isalpha() and kind != "CPU" and (number == "" or number.isdigit()):
+        return kind if number in ("", "0") else f"{kind}:{int(number)}"
+    raise ValueError(f"device {device!r}: use 'CPU', or a name that hcq.open knows, such as 'AM' or 'AM:1'")
+
+
+def default_device() -> str:
+    """AM if the environment has ``AM=1``, else CPU."""
+    return "AM" if os.environ.get("AM", "0") not in ("", "0") else "CPU"
+
+
+def runtime(device: str) -> Runtime:
+    """The open device of this (canonical) name; opened when first asked for."""
+    if (found := _open.get(device)) is None:
+        if device == "CPU":
+            from compiler.runtime.cpu import CpuRuntime
+            found = CpuRuntime()
+        else:
+            from compiler.runtime.hcq import HcqRuntime
+            found = HcqRuntime(device)
+        _open[device] = found
+    return found

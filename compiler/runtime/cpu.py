@@ -1,0 +1,77 @@
+"""The host's processor as a device: NumPy arrays for memory, objects loaded by LLVM's MCJIT, a few threads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from compiler.render.llvm import Source
+from compiler.render.objects import host_target, target_machine
+from compiler.runtime import Launch
+
+__all__ = ["CpuRuntime"]
+
+_ALIGNMENT = 64
+_WORTH_A_THREAD = 1 << 17
+"""Instructions, counted over all iterations, below which waking another thread costs more than it saves."""
+
+
+class CpuRuntime:
+    """See :class:`compiler.runtime.Runtime`. Every call is done when it returns."""
+
+    name = "CPU"
+
+    def __init__(self) -> None:
+        self.target = host_target()
+        self._engine: Any = None
+        self._threads = os.cpu_count() or 1
+        self._pool: ThreadPoolExecutor | None = None
+
+    def alloc(self, nbytes: int) -> np.ndarray:
+        raw = np.empty(nbytes + _ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % _ALIGNMENT
+        return raw[start:start + nbytes]
+
+    def free(self, handle: np.ndarray) -> None:
+        pass        # the array's own reference count does it
+
+    def write(self, handle: np.ndarray, data: np.ndarray) -> None:
+        handle[:data.size] = data
+
+    def read(self, handle: np.ndarray, out: np.ndarray) -> None:
+        out[:] = handle[:out.size]
+
+    def load(self, source: Source, code: bytes) -> Launch:
+        import llvmlite.binding as llvm
+        if self._engine is None:
+            empty = llvm.parse_assembly(f'target triple = "{self.target.triple}"')
+            self._engine = llvm.create_mcjit_compiler(empty, target_machine(self.target))
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        address = self._engine.get_function_address(source.name)
+        bound = ctypes.c_int64 if "i64 %low" in source.text else ctypes.c_int32
+        function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * source.params, bound, bound)(address)
+        outer = source.outer
+        parts = min(self._threads, outer, max(1, source.work // _WORTH_A_THREAD))
+        cuts = [outer * k // parts for k in range(parts + 1)]
+
+        def launch(handles: Sequence[np.ndarray]) -> None:
+            pointers = [h.ctypes.data for h in handles]
+            if parts == 1:
+                function(*pointers, 0, outer)
+                return
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._threads)
+            others = [self._pool.submit(function, *pointers, a, b) for a, b in zip(cuts[1:-1], cuts[2:], strict=True)]
+            function(*pointers, 0, cuts[1])
+            for other in others:
+                other.result()
+        return launch
+
+    def synchronize(self) -> None:
+        pass

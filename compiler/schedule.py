@@ -1,0 +1,378 @@
+"""From a graph of tensors to a list of kernels: what gets memory, and what is only ever an expression.
+
+The graph comes normalised (:func:`normalize`): its leaves are numbered slots, so that equal work gives the identical
+graph, and the finished schedule is looked up by it.
+
+A node is *cut* off, that is stored by a kernel of its own, if it must (roots, assignments, copies), or if leaving it
+as an expression would do its work more than once: a reduction that is used at several places or under an expansion,
+or costly elementwise work under an expansion. All else fuses: elementwise chains, movement, a reduction with what it
+reduces, and what follows a reduction element by element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from compiler.dtypes import DType
+from compiler.lower import Output, lower
+from compiler.uop import ALU, MOVEMENT, TRANSCENDENTAL, Ops, UOp
+
+__all__ = ["CopyItem", "KernelItem", "Schedule", "Slot", "normalize", "schedule"]
+
+_EXPENSIVE = 8          # cost of an expression that an expansion would repeat, above which it is cut
+_EXPENSIVE_SCALAR = 64  # the same for a single element, which every work-item may as well compute
+_TREE = 2048            # size of an expression, without sharing, above which shared parts are cut
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Memory that a schedule makes for itself."""
+
+    device: str
+    dtype: DType
+    size: int
+
+
+@dataclass(frozen=True)
+class KernelItem:
+    """Run ``sink`` on ``device`` with ``slots`` as its parameters."""
+
+    sink: UOp
+    device: str
+    slots: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CopyItem:
+    """Copy between devices."""
+
+    dst: int
+    src: int
+
+
+Item = KernelItem | CopyItem
+
+
+@dataclass
+class Schedule:
+    """``items`` in order; slots below ``inputs`` are the caller's, the others are ``made``; ``roots`` are slots."""
+
+    inputs: int
+    made: list[Slot]
+    items: list[Item]
+    roots: list[int]
+    overwritten: list[int] = field(default_factory=list)    # input slots that assignments wrote
+
+
+def normalize(roots: Sequence[UOp]) -> tuple[list[UOp], list[object]]:
+    """The roots with numbered leaves, and the buffers in the order of the numbers.
+
+    :raises RuntimeError: if a leaf's buffer was overwritten since.
+    """
+    slots: dict[object, int] = {}
+    done: dict[UOp, UOp] = {}
+
+    def leaf(buffer: object, node: UOp) -> UOp:
+        number = slots.setdefault(buffer, len(slots))
+        flat = UOp(Ops.BUFFER, node.dtype, (), (number, 0, node.size), buffer.device)       # type: ignore[attr-defined]
+        return flat if flat.shape == node.shape else UOp(Ops.RESHAPE, node.dtype, (flat,), node.shape)
+
+    for root in roots:
+        for node in root.toposort(lambda n: n.realized is None and n not in done):
+            if node in done:
+                continue
+            held = node if node.op is Ops.BUFFER else node.realized
+            if held is not None:
+                buffer, version, _ = held.arg
+                if buffer.version != version:
+                    raise RuntimeError(f"{buffer} was overwritten in place after this value was taken from it; "
+                                       "realize() the value before, or take it again")
+                done[node] = leaf(buffer, node)
+            elif node.op is Ops.DETACH:
+                done[node] = done[node.src[0]]
+            else:
+                done[node] = node.replace(tuple(done[s] for s in node.src))
+    return [done[r] for r in roots], list(slots)
+
+
+def base(node: UOp) -> UOp:
+    """The node whose memory ``node`` would share: without reshapes on top."""
+    while node.op is Ops.RESHAPE:
+        node = node.src[0]
+    return node
+
+
+class _Cutter:
+    """Finds the nodes to cut."""
+
+    def __init__(self, roots: Sequence[UOp]) -> None:
+        self.order: dict[UOp, int] = {}
+        for root in roots:
+            for node in root.toposort(lambda n: n not in self.order):
+                self.order.setdefault(node, len(self.order))
+        self.users: dict[UOp, list[UOp]] = {n: [] for n in self.order}
+        for node in self.order:
+            for s in set(node.src):
+                self.users[s].append(node)
+        self.cut: dict[UOp, None] = {}
+        for root in roots:
+            self.mark(root)
+        self.decide()
+
+    def mark(self, node: UOp) -> None:
+        node = base(node)
+        if node.op is not Ops.BUFFER:
+            self.cut[node] = None
+
+    def repeats(self, node: UOp) -> bool:
+        """Would ``node``, left as an expression, be computed more than once?"""
+        open_: set[UOp] = {node}
+        for _ in range(200):
+            now = min(open_, key=self.order.__getitem__)
+            open_.remove(now)
+            if now in self.cut:
+                return bool(open_)
+            users = self.users[now]
+            for user in users:
+                if user.op in ALU:
+                    open_.add(user)
+                elif user.op is Ops.REDUCE_AXIS or (user.op is Ops.EXPAND and user.size > now.size) or open_ or len(users) > 1:
+                    return True
+                else:
+                    open_.add(user)
+            if not open_ or (len(open_) == 1 and next(iter(open_)).op in ALU):
+                return False
+        return True
+
+    def decide(self) -> None:
+        heavy: dict[UOp, bool] = {}     # has a reduction that is not cut off
+        cost: dict[UOp, int] = {}
+        tree: dict[UOp, int] = {}
+        for node in self.order:
+            op = node.op
+            if op is Ops.COPY:
+                self.mark(node.src[0])
+            if op in (Ops.ASSIGN, Ops.COPY, Ops.CONTIGUOUS):
+                self.cut[node] = None
+            inner = [s for s in node.src if s not in self.cut and s.op is not Ops.BUFFER]
+            heavy[node] = op is Ops.REDUCE_AXIS or any(heavy[s] for s in inner)
+            own = 0 if op in MOVEMENT or op in (Ops.CONST, Ops.IOTA) else 8 if op in TRANSCENDENTAL else 1
+            cost[node] = min(1 << 20, own + sum(cost[s] if s in inner else 1 for s in node.src))
+            tree[node] = min(1 << 20, 1 + sum(tree[s] for s in inner))
+            if node in self.cut or op is Ops.BUFFER:
+                continue
+            if (heavy[node] and self.repeats(node)) or (tree[node] > _TREE and len(self.users[node]) > 1):
+                self.mark(node)
+            elif op not in MOVEMENT and not heavy[node] and cost[node] > (_EXPENSIVE if node.size > 1 else _EXPENSIVE_SCALAR):
+                if self.expanded(node):
+                    self.mark(node)
+
+    def expanded(self, node: UOp) -> bool:
+        """Is there an expansion right above, or with nothing but movement between?"""
+        seen = [node]
+        while seen:
+            now = seen.pop()
+            for user in self.users[now]:
+                if user.op is Ops.EXPAND and user.size > now.size:
+                    return True
+                if user.op in MOVEMENT:
+                    seen.append(user)
+        return False
+
+
+def _leaves(node: UOp, cut: dict[UOp, None]) -> list[UOp]:
+    """The stored nodes that ``node``'s kernel reads, in a fixed order."""
+    inner = node.src[1] if node.op is Ops.ASSIGN else node
+    gate = lambda n: n is inner and n not in cut or n is node or (n not in cut and n.op is not Ops.BUFFER)
+    return [n for n in inner.toposort(gate) if n is not node and (n in cut or n.op is Ops.BUFFER)]
+
+
+def _reads_elsewhere(sink: UOp, params: set[int]) -> bool:
+    """Does the kernel load from a parameter that it stores to, at another place than it stores to?"""
+    stored = {s.src[0].src[0].arg: s.src[0] for s in sink.src}
+    return any(n.op is Ops.LOAD and n.src[0].src[0].arg in params and n.src[0] is not stored[n.src[0].src[0].arg]
+               for n in sink.toposort())
+
+
+def schedule(roots: Sequence[UOp], device: str) -> Schedule:
+    """Kernels for ``roots`` (normalised). ``device`` is for values that come from no buffer."""
+    targets = {base(n.src[0]) for r in roots for n in r.toposort() if n.op is Ops.ASSIGN}
+    # a root whose memory is overwritten in this same schedule gets memory of its own
+    roots = [UOp(Ops.CONTIGUOUS, r.dtype, (r,)) if base(r) in targets else r for r in roots]
+    forced: list[UOp] = []
+    while True:
+        cutter = _Cutter([*roots, *forced])
+        cut = cutter.cut
+        order = _ordered(cut)
+        if order is None:       # something must be read before and after it is overwritten: copy it first
+            roots = _snapshot(roots)
+            continue
+        result, again = _kernels(roots, cut, order, device)
+        if again is None:
+            return result
+        assert again not in forced, "an assignment reads its target elsewhere, and its value is cut off already"
+        forced.append(again)
+
+
+def _ordered(cut: dict[UOp, None]) -> list[UOp] | None:
+    """The cut nodes in an order that respects reads and overwrites; None if there is none."""
+    after: dict[UOp, set[UOp]] = {}
+    readers: dict[UOp, list[UOp]] = {}
+    for node in cut:
+        after[node] = set()
+        for leaf in _leaves(node, cut):
+            readers.setdefault(leaf, []).append(node)
+            if leaf.op is not Ops.BUFFER:
+                after[node].add(leaf)
+    for node in cut:
+        if node.op is Ops.ASSIGN:
+            old = base(node.src[0])
+            after[node] |= {r for r in readers.get(old, ()) if r is not node}
+            if old.op is not Ops.BUFFER:
+                after[node].add(old)
+    out: list[UOp] = []
+    users: dict[UOp, list[UOp]] = {n: [] for n in cut}
+    left = {n: len(a) for n, a in after.items()}
+    for n, a in after.items():
+        for m in a:
+            users[m].append(n)
+    ready = [n for n in cut if left[n] == 0]
+    ready.reverse()
+    while ready:
+        node = ready.pop()
+        out.append(node)
+        for user in users[node]:
+            left[user] -= 1
+            if left[user] == 0:
+                ready.append(user)
+    return out if len(out) == len(cut) else None
+
+
+def _snapshot(roots: Sequence[UOp]) -> list[UOp]:
+    """Every read of a buffer that an assignment overwrites goes to a copy, made first."""
+    order: dict[UOp, None] = {}
+    for root in roots:
+        order.update(root.toposort())
+    targets = {base(n.src[0]) for n in order if n.op is Ops.ASSIGN}
+    done: dict[UOp, UOp] = {}       # for reading
+    for node in order:
+        if node.op is Ops.ASSIGN:
+            old = node.src[0]
+            kept = old if base(old).op is Ops.BUFFER else done[base(old)] if old is base(old) else old.substitute(
+                {base(old): done[base(old)]})
+            while kept.op is Ops.RESHAPE and base(kept).op is Ops.CONTIGUOUS:
+                kept = kept.substitute({base(kept): base(kept).src[0]})
+            if kept.op is Ops.CONTIGUOUS:
+                kept = kept.src[0]
+            new = node.replace((kept, done[node.src[1]]))
+            done[node] = UOp(Ops.CONTIGUOUS, new.dtype, (new,)) if node in targets else new
+        else:
+            new = node.replace(tuple(done[s] for s in node.src))
+            done[node] = UOp(Ops.CONTIGUOUS, new.dtype, (new,)) if node in targets else new
+    result = [done[r] for r in roots]
+    assert result != list(roots), "a schedule that cannot be ordered"
+    return result
+
+
+def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], device: str) -> tuple[Schedule, UOp | None]:
+    inputs = 1 + max((n.arg[0] for r in roots for n in r.toposort() if n.op is Ops.BUFFER), default=-1)
+    slots: dict[UOp, int] = {}
+    made: list[Slot] = []
+    items: list[Item] = []
+    overwritten: list[int] = []
+
+    def slot_of(node: UOp) -> int:
+        return node.arg[0] if node.op is Ops.BUFFER else slots[node]
+
+    for group in _grouped(order, cut):
+        first = group[0]
+        for node in group:
+            if node.op is Ops.ASSIGN:
+                slots[node] = slot_of(base(node.src[0]))
+                overwritten.append(slots[node])
+            else:
+                slots[node] = inputs + len(made)
+                made.append(Slot(node.device or device, node.dtype, node.size))
+        if first.size == 0:
+            continue
+        if first.op is Ops.COPY:
+            items.append(CopyItem(slots[first], slot_of(base(first.src[0]))))
+            continue
+        params: dict[int, int] = {}
+        for node in group:
+            params.setdefault(slots[node], len(params))
+        leaves: dict[UOp, int] = {}
+        for node in group:
+            for leaf in _leaves(node, cut):
+                if leaf not in group:
+                    leaves[leaf] = params.setdefault(slot_of(leaf), len(params))
+        sink = lower([Output(n, params[slots[n]]) for n in group], leaves)
+        if _reads_elsewhere(sink, {params[slots[n]] for n in group}):
+            return Schedule(0, [], [], []), next(b for n in group if n.op is Ops.ASSIGN and (b := base(n.src[1])) not in cut)
+        items.append(KernelItem(sink, first.device or device, tuple(params), tuple(slots[n] for n in group)))
+    result = [slot_of(base(r)) for r in roots]
+    return Schedule(inputs, made, items, result, overwritten), None
+
+
+def _same_index_only(user: UOp, node: UOp, cut: dict[UOp, None]) -> bool:
+    """Is ``node`` read by ``user``'s kernel only at the element that is being computed?"""
+    start = user.src[1] if user.op is Ops.ASSIGN else user
+    stack, seen = [(start, True)], set()
+    while stack:
+        now, aligned = stack.pop()
+        if (now, aligned) in seen:
+            continue
+        seen.add((now, aligned))
+        if now is node:
+            if not aligned:
+                return False
+            continue
+        if now is not user and (now in cut or now.op is Ops.BUFFER):
+            continue
+        stack.extend((s, aligned and (now.op in ALU or now.op in (Ops.CONTIGUOUS, Ops.ASSIGN))) for s in now.src)
+    return True
+
+
+def _grouped(order: list[UOp], cut: dict[UOp, None]) -> list[list[UOp]]:
+    """Neighbours in the order that one kernel can store together: equal shapes, no reductions, aligned reads."""
+    groups: list[list[UOp]] = []
+    for node in order:
+        if groups and _joins(groups[-1], node, cut):
+            groups[-1].append(node)
+        else:
+            groups.append([node])
+    return groups
+
+
+def _joins(group: list[UOp], node: UOp, cut: dict[UOp, None]) -> bool:
+    first = group[0]
+    if Ops.COPY in (first.op, node.op) or first.shape != node.shape or first.device != node.device or first.device is None:
+        return False
+    if len(group) >= 4 or any(_reduces(n, cut) for n in (*group, node)):
+        return False
+    mine = _leaves(node, cut)
+    members = set(group)
+    overwrites = {base(n.src[0]) for n in group if n.op is Ops.ASSIGN}
+    for leaf in mine:
+        if (leaf in members or leaf in overwrites) and not _same_index_only(node, leaf, cut):
+            return False
+        if leaf in overwrites:      # it wants the old value, which is loaded before the store
+            continue
+    if node.op is Ops.ASSIGN:
+        old = base(node.src[0])
+        if old in members or any(old is base(n.src[0]) for n in group if n.op is Ops.ASSIGN):
+            return False
+        if any(not _same_index_only(n, old, cut) for n in group):
+            return False
+    # worth it only if something is shared
+    read = {leaf for n in group for leaf in _leaves(n, cut)} | members
+    return bool(read & set(mine))
+
+
+def _reduces(node: UOp, cut: dict[UOp, None]) -> bool:
+    inner = node.src[1] if node.op is Ops.ASSIGN else node
+    return any(n.op is Ops.REDUCE_AXIS for n in inner.toposort(lambda n: n is node or n not in cut))
+
+

@@ -1,0 +1,452 @@
+"""The Tensor: eager to read, lazy to run.
+
+A tensor is a node of a graph. Operations only build nodes; ``realize`` (or anything that needs values: ``numpy``,
+``item``, ``tolist``) schedules and runs what is needed. Names and meanings are PyTorch's.
+
+In-place assignment is functional underneath: a value taken before an assignment never sees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from compiler import dtypes, graph
+from compiler.buffer import Buffer
+from compiler.dtypes import DType, DTypeLike
+from compiler.engine import realize
+from compiler.gradient import gradients
+from compiler.methods.creation import Creation
+from compiler.methods.elementwise import Elementwise
+from compiler.methods.functional import Functional
+from compiler.methods.movement import Movement
+from compiler.methods.reduce import Reduce
+from compiler.runtime import canonical, default_device
+from compiler.uop import Ops, UOp
+
+__all__ = ["Tensor", "is_grad_enabled", "no_grad"]
+
+_grad_enabled = True
+_unique = 0
+
+
+@contextlib.contextmanager
+def no_grad() -> Iterator[None]:
+    """Operations inside are constants to differentiation. Also a decorator."""
+    global _grad_enabled
+    before, _grad_enabled = _grad_enabled, False
+    try:
+        yield
+    finally:
+        _grad_enabled = before
+
+
+def is_grad_enabled() -> bool:
+    return _grad_enabled
+
+
+class Tensor(Creation, Elementwise, Movement, Reduce, Functional):
+    """An array of one type on one device.
+
+    :param data: a Python number, nested lists of them, a NumPy array, bytes of a buffer, or another tensor.
+    :param dtype: default: that of the array; int32 and float32 for Python numbers.
+    :param device: "CPU", "AM", "AM:1" ...; default: CPU, or AM with ``AM=1`` in the environment.
+    """
+
+    __slots__ = ("uop", "_device", "requires_grad", "grad", "_names", "__weakref__")
+    __array_priority__ = 100        # so that NumPy arrays and scalars on the left leave the operation to us
+
+    _live: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    _leaves: weakref.WeakSet[Tensor] = weakref.WeakSet()
+
+    uop: UOp
+    grad: Tensor | None
+
+    def __init__(self, data: Any, dtype: DTypeLike | None = None, device: str | None = None,
+                 requires_grad: bool = False) -> None:
+        self._device = canonical(device) if device is not None else default_device()
+        self.requires_grad = False
+        self.grad = None
+        self._names: list[UOp] = []     # a leaf's nodes: what graphs know it by, since it was last assigned
+        want = dtypes.of(dtype) if dtype is not None else None
+        if isinstance(data, UOp):
+            self.uop = data
+            if data.device is not None:
+                self._device = data.device
+        elif isinstance(data, Tensor):
+            self.uop = graph.copy(data.uop if want is None else graph.cast(data.uop, want), self._device)
+        elif isinstance(data, bool | int | float | np.bool_ | np.number):
+            self.uop = graph.scalar(want or (dtypes.of(data.dtype) if isinstance(data, np.generic) else
+                                             dtypes.of_scalar(data)), data)
+        else:
+            self.uop = _upload(data, want, self._device)
+        Tensor._live.add(self)
+        if requires_grad:
+            self.requires_grad_()
+
+    def _new(self, uop: UOp, *others: Tensor) -> Tensor:
+        """The result of an operation on this tensor and others."""
+        out = Tensor(uop, device=self._device)
+        if _grad_enabled and uop.dtype.is_float and (self.requires_grad or any(t.requires_grad for t in others)):
+            out.requires_grad = True
+        return out
+
+    @property
+    def _node(self) -> UOp:
+        """The node to build on: without history where none is wanted."""
+        uop = self.uop
+        if self.requires_grad:
+            if not _grad_enabled:
+                return UOp(Ops.DETACH, uop.dtype, (uop,))
+        elif uop.op is not Ops.BUFFER and (leaf := graph.leaf_of(uop)) is not None and leaf is not uop:
+            self.uop = uop = leaf
+        return uop
+
+    # what it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.uop.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.uop.dtype
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    @property
+    def ndim(self) -> int:
+        return len(self.uop.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or one axis of it."""
+        return self.shape if dim is None else self.shape[self._axis(dim)]
+
+    def numel(self) -> int:
+        return self.uop.size
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a tensor without axes")
+        return self.shape[0]
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.is_float:
+            raise TypeError("only an integer tensor can be an index")
+        return int(self.item())
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        if graph.is_stored(self.uop):
+            body = np.array2string(self.numpy(), separator=", ", prefix="Tensor(", threshold=200)
+        else:
+            body = f"<{self.shape} not computed yet>"
+        extra = f", dtype={self.dtype.name}" if self.dtype not in (dtypes.float32, dtypes.int32, dtypes.bool_) else ""
+        extra += f", device={self.device}" if self.device != "CPU" else ""
+        return f"Tensor({body}{extra}{', requires_grad=True' if self.requires_grad else ''})"
+
+    # values
+
+    def realize(self, *others: Tensor) -> Tensor:
+        """Compute this tensor (and others) now, in one schedule."""
+        realize_all([self, *others])
+        return self
+
+    def contiguous(self) -> Tensor:
+        """The same value in memory of its own when it is computed."""
+        if self.uop.op in (Ops.BUFFER, Ops.CONTIGUOUS):
+            return self
+        return self._new(UOp(Ops.CONTIGUOUS, self.dtype, (self._node,)), self)
+
+    def _buffer(self) -> Buffer:
+        """The memory with this tensor's value, row by row."""
+        if (leaf := graph.leaf_of(self.uop)) is None:
+            self.realize()
+            leaf = graph.leaf_of(self.uop)
+            assert leaf is not None
+        while leaf.op is Ops.RESHAPE:
+            leaf = leaf.src[0]
+        buffer, version, _ = leaf.arg
+        if buffer.version != version:
+            raise RuntimeError(f"{buffer} was overwritten in place after this value was taken from it")
+        return buffer
+
+    def numpy(self) -> np.ndarray:
+        """The values as a new NumPy array. bfloat16, which NumPy lacks, comes as float32."""
+        if self.numel() == 0:
+            return np.empty(self.shape, np.float32 if self.dtype is dtypes.bfloat16 else self.dtype.np)
+        data = self._buffer().read().reshape(self.shape)
+        if self.dtype is dtypes.bfloat16:
+            return (data.astype(np.uint32) << 16).view(np.float32)
+        return data
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        data = self.numpy()
+        return data if dtype is None else data.astype(dtype)
+
+    def item(self) -> Any:
+        """The value of a tensor of one element, as a Python number."""
+        if self.numel() != 1:
+            raise ValueError(f"item() needs a tensor of one element, this one is {self.shape}")
+        return self.numpy().reshape(-1)[0].item()
+
+    def tolist(self) -> Any:
+        return self.numpy().tolist()
+
+    # where it is
+
+    def to(self, target: str | DTypeLike) -> Tensor:
+        """On another device ("CPU", "AM", ...), or of another type."""
+        if isinstance(target, str) and target not in dtypes._BY_NAME:
+            device = canonical(target)
+            if device == self._device:
+                return self
+            if self.uop.device is None:
+                out = self._new(self._node, self)
+                out._device = device
+                return out
+            return self._new(graph.copy(self._node, device), self)
+        return self.cast(target)        # type: ignore[no-any-return]
+
+    def cpu(self) -> Tensor:
+        return self.to("CPU")
+
+    # differentiation
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Make this a leaf whose ``grad`` :meth:`backward` fills in."""
+        global _unique
+        if requires_grad and not self.dtype.is_float:
+            raise RuntimeError(f"only floating-point tensors have gradients, not {self.dtype.name}")
+        if requires_grad and not self.requires_grad:
+            if _under(self.uop).op is not Ops.BUFFER:       # a node of its own: equal expressions are one node otherwise
+                _unique += 1
+                self.uop = UOp(Ops.CONTIGUOUS, self.dtype, (self.uop,), _unique)
+            self._names = [_under(self.uop)]
+            Tensor._leaves.add(self)
+        elif not requires_grad:
+            Tensor._leaves.discard(self)
+            self._names = []
+        self.requires_grad = requires_grad
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        return not self.requires_grad or bool(self._names)
+
+    def detach(self) -> Tensor:
+        """The same value, constant to differentiation."""
+        return Tensor(UOp(Ops.DETACH, self.dtype, (self.uop,)) if self.requires_grad else self.uop, device=self._device)
+
+    def backward(self, gradient: Tensor | None = None) -> None:
+        """Add the derivative of this value to ``grad`` of every leaf that it depends on."""
+        if not self.requires_grad:
+            raise RuntimeError("backward() of a tensor that depends on nothing with requires_grad=True")
+        below = self.uop.toposort()
+        leaves = [(t, name) for t in Tensor._leaves for name in t._names if name in below]
+        grads = gradients(self.uop, self._seed(gradient), [name for _, name in leaves])
+        for tensor, name in leaves:
+            if (g := grads.get(name)) is not None:
+                g = graph.reshape(g, tensor.shape)
+                tensor.grad = Tensor(g if tensor.grad is None else graph.alu(Ops.ADD, tensor.grad._node, g),
+                                     device=self._device)
+
+    def gradient(self, *targets: Tensor, gradient: Tensor | None = None) -> list[Tensor]:
+        """Derivatives of this value for ``targets``, as tensors that can be differentiated again."""
+        names = [t._names or [_under(t.uop) if graph.is_stored(t.uop) else t.uop] for t in targets]
+        grads = gradients(self.uop, self._seed(gradient), [n for ns in names for n in ns])
+        out = []
+        for target, ns in zip(targets, names, strict=True):
+            parts = [graph.reshape(grads[n], target.shape) for n in ns if n in grads]
+            total = graph.full(target.shape, target.dtype, 0)
+            if parts:
+                total = parts[0]
+                for part in parts[1:]:
+                    total = graph.alu(Ops.ADD, total, part)
+            out.append(self._new(total, self))
+        return out
+
+    def _seed(self, gradient: Tensor | None) -> UOp:
+        if gradient is None:
+            if self.numel() != 1:
+                raise RuntimeError(f"the derivative of a tensor of shape {self.shape} needs a gradient to start from; "
+                                   "only a single number starts from 1")
+            return graph.full(self.shape, self.dtype, 1)
+        if gradient.shape != self.shape:
+            raise ValueError(f"gradient of shape {gradient.shape} for a tensor of shape {self.shape}")
+        return graph.cast(gradient.uop, self.dtype)
+
+    # assignment
+
+    def assign(self, value: Any) -> Tensor:
+        """Take on a new value of the same shape and type, in the same memory. Lazy; earlier readers keep the old one."""
+        value = value if isinstance(value, Tensor) else Tensor(value, self.dtype, self._device)
+        if value.shape != self.shape:
+            value = value.expand(self.shape)
+        new = graph.copy(graph.cast(value._node, self.dtype), self._device)
+        if _grad_enabled and self.requires_grad and self._names:
+            raise RuntimeError("a leaf that requires grad is assigned to outside of no_grad()")
+        old = graph.leaf_of(self.uop)
+        if old is None:
+            old = self.uop if _under(self.uop).op is Ops.ASSIGN else None
+        if old is not None and not _target(old).claim(self):
+            old = None      # the memory is another tensor's, which may assign to it: take new memory
+            new = UOp(Ops.CONTIGUOUS, new.dtype, (new,))
+        global _unique
+        if old is not None:
+            self.uop = UOp(Ops.ASSIGN, self.dtype, (old, new))
+        elif self._names:
+            _unique += 1
+            self.uop = UOp(Ops.CONTIGUOUS, self.dtype, (new,), _unique)
+        else:
+            self.uop = new
+        if self._names:
+            self._names = [_under(self.uop)]
+        return self
+
+    def _axis(self, dim: int, extra: int = 0) -> int:
+        """An axis number in range, from one that may be negative."""
+        n = self.ndim + extra
+        if not -n <= dim < n and not (n == 0 and dim in (0, -1)):
+            raise IndexError(f"axis {dim} is out of range for a tensor of {n} axes")
+        return dim % n if n else 0
+
+    def _axes(self, dim: int | Sequence[int] | None) -> tuple[int, ...]:
+        if dim is None:
+            return tuple(range(self.ndim))
+        return tuple(self._axis(d) for d in ((dim,) if isinstance(dim, int) else dim)) if self.ndim else ()
+
+
+def _upload(data: Any, want: DType | None, device: str) -> UOp:
+    if isinstance(data, bytes | bytearray | memoryview):
+        array = np.frombuffer(data, np.uint8)
+    else:
+        array = np.asarray(data)
+        if not isinstance(data, np.ndarray) and not isinstance(data, np.generic):
+            if array.dtype == object or array.dtype.kind in "US":
+                raise TypeError(f"a tensor needs numbers in lists of equal length, not {data!r:.80}")
+            if array.dtype in (np.int64, np.float64) and want is None:
+                want = dtypes.default_int if array.dtype == np.int64 else dtypes.default_float
+                if want is dtypes.int32 and array.size and not -1 << 31 <= int(array.min()) <= int(array.max()) < 1 << 31:
+                    want = dtypes.int64
+    dtype = want or dtypes.of(array.dtype)
+    if dtype is dtypes.bfloat16:
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
+        nan = np.isnan(np.asarray(array, np.float32))
+        array = np.where(nan, bits >> 16 | 0x40, bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
+    elif array.dtype != dtype.np:
+        array = array.astype(dtype.np)
+    buffer = Buffer(device, dtype, math.prod(array.shape))
+    buffer.write(array)
+    return graph.reshape(buffer.uop(), array.shape)
+
+
+def realize_all(tensors: Sequence[Tensor]) -> None:
+    """Compute tensors in one schedule a device, with every value that an assignment among them would spoil."""
+    todo = {id(t): t for t in tensors if t.numel() and not graph.is_stored(t.uop)}
+    if not todo:
+        return
+    roots = {k: t.uop for k, t in todo.items()}
+    overwritten: set[Buffer] = set()
+    while more := _overwritten(roots.values()) - overwritten:
+        overwritten |= more
+        for t in list(Tensor._live):
+            if id(t) in roots or not t.numel():
+                continue
+            if (leaf := graph.leaf_of(t.uop)) is not None:
+                if _under(leaf).arg[0] in overwritten:
+                    todo[id(t)], roots[id(t)] = t, UOp(Ops.CONTIGUOUS, leaf.dtype, (leaf,))
+            elif _reads(t.uop, overwritten):
+                todo[id(t)], roots[id(t)] = t, t.uop
+    groups: dict[str, list[int]] = {}
+    shared = next((t._device for k, t in todo.items() if roots[k].device is not None), None)
+    for k, t in todo.items():
+        groups.setdefault(t._device if roots[k].device is None else shared or t._device, []).append(k)
+    for device, group in groups.items():
+        _run([(todo[k], roots[k]) for k in group], device)
+
+
+def _run(pairs: list[tuple[Tensor, UOp]], device: str) -> None:
+    before = {b: b.version for b in _overwritten(r for _, r in pairs)}
+    assigned = [n for n in _nodes(r for _, r in pairs) if n.op is Ops.ASSIGN and n.realized is None]
+    replaced = {_under(n.src[0]) for n in assigned}
+    targets = {n: _target(n) for n in assigned}
+    buffers = realize([r for _, r in pairs], device)
+    for node, buffer in targets.items():
+        version = before[buffer] if node in replaced else buffer.version
+        node.realized = UOp(Ops.BUFFER, node.dtype, (), (buffer, version, buffer.size), buffer.device)
+    for (tensor, _), buffer in zip(pairs, buffers, strict=True):
+        flat = buffer.uop()
+        leaf = graph.reshape(flat, tensor.shape)
+        if tensor.uop.op not in (Ops.BUFFER, Ops.RESHAPE):
+            tensor.uop.realized = flat
+        if tensor.requires_grad and not tensor._names:
+            if graph.leaf_of(tensor.uop) is not leaf:
+                tensor.uop.realized = flat
+            continue        # its history is still wanted
+        tensor.uop = leaf
+        if tensor._names:
+            tensor._names.append(flat)
+
+
+def _under(node: UOp) -> UOp:
+    while node.op is Ops.RESHAPE:
+        node = node.src[0]
+    return node
+
+
+def _target(node: UOp) -> Buffer:
+    """The memory that an ASSIGN writes."""
+    while node.op in (Ops.ASSIGN, Ops.RESHAPE) and node.realized is None:
+        node = node.src[0]
+    return (node.realized or node).arg[0]       # type: ignore[no-any-return]
+
+
+def _nodes(roots: Iterable[UOp]) -> dict[UOp, None]:
+    """Everything that is not computed yet, below ``roots``."""
+    seen: dict[UOp, None] = {}
+    for root in roots:
+        for n in root.toposort(lambda n: n.realized is None and n not in seen):
+            seen[n] = None
+    return seen
+
+
+def _overwritten(roots: Iterable[UOp]) -> set[Buffer]:
+    return {_target(n) for n in _nodes(roots) if n.op is Ops.ASSIGN and n.realized is None}
+
+
+def _reads(uop: UOp, buffers: set[Buffer]) -> bool:
+    return any((n.realized or n).arg[0] in buffers for n in uop.toposort(lambda n: n.realized is None)
+               if n.realized is not None or n.op is Ops.BUFFER)
+
+
+def reads(uop: UOp, buffers: set[Buffer]) -> bool:
+    """Does a value that is not computed yet need what one of ``buffers`` holds?"""
+    return _reads(uop, buffers)
+
+
+def shares(tensor: Tensor) -> Buffer | None:
+    """The memory in which the tensor's value lies, if it lies in memory."""
+    leaf = graph.leaf_of(tensor.uop)
+    return None if leaf is None else _under(leaf).arg[0]
