@@ -72,9 +72,12 @@ def test_banked_registers_are_named_by_their_bank() -> None:
     select = amdrv.regs.table("gc_11_0_0")["GRBM_GFX_CNTL"].pack
     events = [Event("W", "GRBM_GFX_CNTL", select(vmid=3)), Event("W", "SH_MEM_BASES", 1),
               Event("W", "GRBM_GFX_CNTL", select(meid=1, pipeid=2, queueid=5)), Event("W", "CP_HQD_ACTIVE", 1),
-              Event("W", "CP_STAT", 0)]
+              Event("W", "GRBM_GFX_CNTL", select(meid=1, pipeid=2, queueid=6)), Event("W", "CP_HQD_ACTIVE", 1),
+              Event("W", "CP_STAT", 0),
+              Event("W", "GRBM_GFX_CNTL", select(meid=1, pipeid=2, queueid=5)), Event("W", "CP_MQD_CONTROL", 0)]
     assert [event.name for event in trace.fold(events)] == [
-        "SH_MEM_BASES[vmid 3]", "CP_HQD_ACTIVE[me 1 pipe 2 queue 5]", "CP_STAT"]
+        "SH_MEM_BASES[vmid 3]", "CP_HQD_ACTIVE[queue #1]", "CP_HQD_ACTIVE[queue #2]", "CP_STAT",
+        "CP_MQD_CONTROL[queue #1]"]
 
 
 def test_what_is_behind_an_index_has_its_name() -> None:

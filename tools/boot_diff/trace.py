@@ -10,7 +10,8 @@
     * 12 23                         the twelve lines before, 23 times more
 
 :func:`fold` makes the middle three out of register accesses, and gives index/data pairs and banked registers
-names of their own: ``S2A_DOORBELL_ENTRY_1_CTRL``, ``SMN[0x3b10024]``, ``SH_MEM_CONFIG[vmid 3]``.
+names of their own: ``S2A_DOORBELL_ENTRY_1_CTRL``, ``SMN[0x3b10024]``, ``SH_MEM_CONFIG[vmid 3]``,
+``CP_HQD_ACTIVE[queue #1]`` (the first queue that a driver sets up by registers; which that is, is its own choice).
 """
 
 from __future__ import annotations
@@ -151,6 +152,7 @@ def fold(events: Iterable[Event]) -> list[Event]:
     folded: list[Event] = []
     latest: dict[str, int] = {}
     select = _bank(0)
+    queues: dict[str, str] = {}
     for event in events:
         kind, name, value = event
         if kind in "RW":
@@ -173,7 +175,8 @@ def fold(events: Iterable[Event]) -> list[Event]:
         elif name.startswith(_BY_VMID):
             folded.append(Event(kind, f"{name}[{select[0]}]", value))
         elif name.startswith(_BY_QUEUE):
-            folded.append(Event(kind, f"{name}[{select[1]}]", value))
+            queue = queues.setdefault(select[1], f"queue #{len(queues) + 1}")
+            folded.append(Event(kind, f"{name}[{queue}]", value))
         else:
             folded.append(event)
     return folded
