@@ -1,0 +1,46 @@
+"""A GPU as a device, through ``hcq``: whichever vendor's backend answers to the name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from compiler.render.llvm import Source, Target
+from compiler.runtime import Launch
+
+__all__ = ["HcqRuntime"]
+
+
+class HcqRuntime:
+    """See :class:`compiler.runtime.Runtime`. Launches return at once; reads wait for what they need."""
+
+    def __init__(self, name: str) -> None:
+        import hcq
+        self.name = name
+        self.device: Any = hcq.open(name)
+        self.target = Target("amdgcn-amd-amdhsa", self.device.properties.arch)
+
+    def alloc(self, nbytes: int) -> Any:
+        return self.device.alloc(nbytes)
+
+    def free(self, handle: Any) -> None:
+        handle.free()
+
+    def write(self, handle: Any, data: np.ndarray) -> None:
+        handle[:data.size].copyin(data)
+
+    def read(self, handle: Any, out: np.ndarray) -> None:
+        handle[:out.size].copyout(out)
+
+    def load(self, source: Source, code: bytes) -> Launch:
+        program = self.device.program(code, source.name)
+        grid, block = source.grid, source.block
+
+        def launch(handles: Sequence[Any]) -> None:
+            program(*handles, grid=grid, block=block)
+        return launch
+
+    def synchronize(self) -> None:
+        self.device.synchronize()
