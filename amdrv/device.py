@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from amdrv import hal as hal_package
@@ -82,6 +82,7 @@ class Device:
         self.statistics: Counter[str] = Counter()
         self.memory: Memory | None = None
         self._undo: list[tuple[str, Callable[[], None]]] = []
+        self.shutdown_errors: list[AmdrvError] = []      # what a hanging card refused on the way out
         self._closed = False
         try:
             self._boot(firmware or [])
@@ -284,26 +285,28 @@ class Device:
             self._take_down()
 
     def _take_down(self) -> None:
-        """Every stage gets its turn, also after one that failed: what must not survive is the card's DMA."""
+        """Every step gets its turn, also after one that failed: what must not survive is the card's DMA."""
         self._closed = True
-        interrupts = getattr(self, "interrupts", None)
-        if interrupts is not None:
-            with suppress(AmdrvError):
-                interrupts.drain()
-        while self._undo:
-            _, undo = self._undo.pop()
-            with suppress(AmdrvError):
-                undo()
-        with suppress(AmdrvError):
-            disable_bus_master(self.pci)
-        if interrupts is not None:
-            interrupts.close()
-        gmc = getattr(self, "gmc", None)
-        if gmc is not None:
-            gmc.close()
+        steps: list[Callable[[], object]] = [undo for _, undo in reversed(self._undo)]
+        if hasattr(self, "interrupts"):
+            steps = [self.interrupts.drain, *steps, self.interrupts.close]
+        steps.append(lambda: disable_bus_master(self.pci))
+        if hasattr(self, "gmc"):
+            steps.append(self.gmc.close)
         if self.memory is not None:
-            self.memory.close()
-        self.pci.close()
+            steps.append(self.memory.close)
+        steps.append(self.pci.close)
+        self._undo.clear()
+        surprise: Exception | None = None
+        for step in steps:
+            try:
+                step()
+            except AmdrvError as error:         # a card that hangs cannot be asked to stop; the next boot resets it
+                self.shutdown_errors.append(error)
+            except Exception as error:
+                surprise = surprise or error
+        if surprise is not None:
+            raise surprise
 
     def __enter__(self) -> Device:
         return self

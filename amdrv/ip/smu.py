@@ -31,6 +31,7 @@ class Smu:
         self.device, self.regs = device, device.regs
         self.version = (0, 0, 0)
         self.booted = False
+        self._talking = False
 
     def boot(self) -> None:
         """smu_hw_init, without what only displays and power reports need."""
@@ -63,7 +64,9 @@ class Smu:
         :raises BootError: refused, or no answer.
         """
         what = f"SMU message {MESSAGES.get(message, hex(message))}({argument:#x})"
-        self._answer(f"{what}: the SMU still works on an earlier message")
+        if self._talking:       # a firmware that has just started has answered nothing yet (newer kernels' smu_cmn.c)
+            self._answer(f"{what}: the SMU still works on an earlier message")
+        self._talking = True
         self._write(message, argument)
         result = self._answer(what)
         if result != facts.PPSMC_Result_OK:

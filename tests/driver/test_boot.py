@@ -1,0 +1,389 @@
+"""The driver boots the software card: what works then, what a failed or killed boot leaves, and booting again."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mock
+from amdrv import device as device_module
+from amdrv import pm4, sdma
+from amdrv.device import Device
+from amdrv.errors import (
+    BootError,
+    CardBusyError,
+    FirmwareError,
+    GpuFault,
+    NoCardError,
+    OutOfMemoryError,
+    UnknownIpError,
+)
+from amdrv.hal.mock import MockHal
+from amdrv.memory import Allocation
+from amdrv.ring import Ring
+from amdrv.wait import wait_until
+
+STAGES = ["discovery", "nbio", "gmc", "ih", "psp", "smu", "gfx", "sdma"]
+Boot = Callable[[], Device]
+EVENT_CS_DONE = dict(EVENT_TYPE="BOTTOM_OF_PIPE_TS", EVENT_INDEX=5)      # of RELEASE_MEM
+
+
+def words(*packets: Sequence[int]) -> np.ndarray:
+    return np.array([word for packet in packets for word in packet], np.uint32)
+
+
+def wait_for(device: Device, word: np.ndarray, value: int, what: str) -> None:
+    def arrived() -> bool:
+        device.check()
+        return int(word[0]) == value
+    wait_until(arrived, 5, what, seen=lambda: int(word[0]))
+
+
+class Fence:
+    """A word in system memory that engines write and the test waits for."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.memory = device.alloc(4096, kind="system", name="fence")
+        assert self.memory.view is not None
+        self.word = self.memory.view[:4].view(np.uint32)
+        self.value = 0
+
+    def sdma(self, ring: Ring, *packets: Sequence[int]) -> None:
+        self.value += 1
+        ring.submit(words(*packets, sdma.build("FENCE", MTYPE="UC", ADDR=self.memory.address, DATA=self.value),
+                          sdma.build("TRAP", INT_CONTEXT=0)))
+        wait_for(self.device, self.word, self.value, f"fence of {ring.name}")
+
+    def compute(self, ring: Ring, *packets: Sequence[int]) -> None:
+        self.value += 1
+        ring.submit(words(*packets, pm4.build(
+            "RELEASE_MEM", **EVENT_CS_DONE, GL2_WB=1, DST_SEL=0, DATA_SEL=1, INT_SEL=2,
+            ADDRESS=self.memory.address, DATA=self.value, INT_CTXID=0)))
+        wait_for(self.device, self.word, self.value, f"fence of {ring.name}")
+
+
+def copy(dst: int, src: int, nbytes: int) -> list[int]:
+    return sdma.build("COPY_LINEAR", COUNT=nbytes - 1, SRC_ADDR=src, DST_ADDR=dst)
+
+
+def store(address: int, *values: int) -> list[int]:
+    return pm4.build("WRITE_DATA", DST_SEL="MEM", WR_CONFIRM=1, DST_ADDR=address, DATA=list(values))
+
+
+def filled(device: Device, nbytes: int, seed: int, kind: str) -> tuple[Allocation, np.ndarray]:
+    buffer = device.alloc(nbytes, kind=kind)        # type: ignore[arg-type]
+    content = np.random.default_rng(seed).integers(0, 256, nbytes, dtype=np.uint8)
+    assert buffer.view is not None
+    buffer.view[:] = content
+    device.flush_hdp()
+    return buffer, content
+
+
+def everything_works(device: Device) -> None:
+    """Both kinds of engine move data, fences arrive, and interrupts are counted."""
+    fence = Fence(device)
+    before = device.statistics["interrupts"]
+    src, content = filled(device, 70_000, 1, "system")
+    vram, back = device.alloc(70_000), device.alloc(70_000, kind="system")
+    for ring in device.sdma_rings:
+        fence.sdma(ring, copy(vram.address, src.address, 70_000))
+        fence.sdma(ring, copy(back.address, vram.address, 70_000))
+        assert back.view is not None and (back.view == content).all()
+        back.view[:] = 0
+    for ring in device.compute_rings:
+        fence.compute(ring, store(back.address + 64, 0x1234, 0x5678))
+        assert back.view[64:72].view(np.uint32).tolist() == [0x1234, 0x5678]
+    wait_until(lambda: device.interrupts.wait(0.01) * 0 + device.statistics["interrupts"] - before
+               >= 2 * len(device.sdma_rings) + len(device.compute_rings), 5, "an interrupt for every fence",
+               seen=lambda: dict(device.interrupts.counts))
+    for buffer in (src, vram, back, fence.memory):
+        device.free(buffer)
+    device.check()
+
+
+# -- a boot ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cold_card_boots_and_works(boot: Boot, machine: mock.Machine) -> None:
+    device = boot()
+    assert [stage.name for stage in device.boot_stages] == STAGES
+    assert (device.arch, device.vram_size, device.shader_engines) == ("gfx1100", 256 << 20, 6)
+    assert device.compute_units == 96 and device.marketing_name == "AMD Radeon RX 7900 XTX"
+    assert [ring.name for ring in device.compute_rings] == ["AM:0 compute 0"]
+    assert [ring.name for ring in device.sdma_rings] == ["AM:0 SDMA 0", "AM:0 SDMA 1"]
+    everything_works(device)
+    device.close()
+    device.close()
+    assert device.shutdown_errors == []
+    assert [str(note) for note in machine.gpus[0].notes] == []
+
+
+def test_the_clock_runs_at_its_rate(boot: Boot) -> None:
+    device = boot()
+    first = device.clock()
+    wait_until(lambda: device.clock() > first, 1, "the golden counter to advance")
+    assert device.clock_hz == 100_000_000
+
+
+def test_a_second_opening_is_refused_while_the_first_lives(boot: Boot, hal: MockHal) -> None:
+    device = boot()
+    with pytest.raises(CardBusyError, match=r"0000:03:00\.0 is already open"):
+        Device.open(hal)
+    everything_works(device)
+
+
+def test_cards_that_are_not_there(hal: MockHal) -> None:
+    with pytest.raises(NoCardError, match=r"no AMD GPU of number 1; there are: 0000:03:00\.0\. AMDRV_HAL=mock gives"):
+        Device.open(hal, index=1)
+    with pytest.raises(NoCardError, match=r"no AMD GPU at 0000:99:00\.0"):
+        Device.open(hal, "0000:99:00.0")
+
+
+def test_the_second_of_two_cards() -> None:
+    with mock.Machine(gpus=[mock.Gpu(vram="128M"), mock.Gpu(vram="128M")]) as machine:
+        hal = MockHal(machine)
+        with Device.open(hal, index=1) as second, Device.open(hal, "0000:03:00.0") as first:
+            assert (first.name, second.name, second.function.address) == ("AM:0", "AM:1", "0000:04:00.0")
+            everything_works(second)
+            everything_works(first)
+
+
+@pytest.mark.parametrize("harvest", [0, 0b0001, {(0, 0): 0b1000, (5, 1): 0b0110}])
+def test_harvested_wgps_are_not_counted(harvest: int | dict[tuple[int, int], int]) -> None:
+    gpu = mock.Gpu("gfx1100", vram="128M", harvest=harvest)
+    with mock.Machine(gpus=[gpu]) as machine, Device.open(MockHal(machine)) as device:
+        assert device.compute_units == gpu.compute_units
+        for (engine, array), mask in device.gfx.wgp_masks.items():
+            gone = harvest if isinstance(harvest, int) else harvest.get((engine, array), 0)
+            assert mask == 0b1111 & ~gone
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_allocations_have_what_they_promise(boot: Boot) -> None:
+    device = boot()
+    vram, system = device.alloc(3_000_001), device.alloc(100_000, kind="system", contiguous=True)
+    assert vram.view is not None and vram.view.shape == (3_000_001,) and vram.address % (2 << 20) == 0
+    assert system.view is not None and not system.view.any() and len(system.segments) == 1
+    assert device.require_memory().allocated["system"] >= 100_000
+    device.free(vram)
+    assert vram.view is None
+    with pytest.raises(ValueError, match=r"vram buffer 0x.* is not allocated on this card \(freed twice\?\)"):
+        device.free(vram)
+    with pytest.raises(ValueError, match="at least one byte, not 0"):
+        device.alloc(0)
+    with pytest.raises(ValueError, match='kind must be "vram" or "system", not \'disk\''):
+        device.alloc(1, kind="disk")        # type: ignore[arg-type]
+
+
+def test_exhausted_vram_says_what_is_free_and_nothing_is_lost(boot: Boot) -> None:
+    device = boot()
+    memory = device.require_memory()
+    held = [device.alloc(1 << 20)]          # makes the first page tables
+    free = memory.pages.free_bytes
+    with pytest.raises(OutOfMemoryError, match=r"VRAM: 1,073,741,824 bytes asked, [\d,]+ of [\d,]+ free; free buffers"):
+        device.alloc(1 << 30)
+    while memory.pages.free_bytes > 8 << 20:
+        held.append(device.alloc(8 << 20))
+    with pytest.raises(MemoryError):
+        while True:
+            held.append(device.alloc(4 << 20))
+    for buffer in held[1:]:
+        device.free(buffer)
+    assert free - memory.pages.free_bytes <= 2 << 20        # one more block of page tables
+    everything_works(device)
+
+
+def test_scattered_vram_is_one_address_range(boot: Boot) -> None:
+    device = boot()
+    memory, fence = device.require_memory(), Fence(device)
+    pieces = []
+    while memory.pages.free_bytes > 4 << 20:
+        pieces.append(device.alloc(1 << 20))
+    for buffer in pieces[::2]:
+        device.free(buffer)
+    big = device.alloc(8 << 20)
+    assert len(big.segments) > 1 and big.view is None
+    src, content = filled(device, 8 << 20, 2, "system")
+    back = device.alloc(8 << 20, kind="system")
+    half = 4 << 20                          # a linear copy moves up to 4 MiB
+    for at in (0, half):
+        fence.sdma(device.sdma_rings[0], copy(big.address + at, src.address + at, half))
+        fence.sdma(device.sdma_rings[0], copy(back.address + at, big.address + at, half))
+    assert back.view is not None and (back.view == content).all()
+
+
+def test_a_new_mapping_at_an_old_address_is_seen(boot: Boot) -> None:
+    """The TLBs are flushed: each engine reads what is mapped now, not what it saw before."""
+    device = boot()
+    fence = Fence(device)
+    back = device.alloc(4096, kind="system")
+    assert back.view is not None
+    old, first = filled(device, 4096, 3, "system")
+    address = old.address
+    fence.sdma(device.sdma_rings[0], copy(back.address, address, 4096))
+    assert (back.view == first).all()
+    device.free(old)
+    new, second = filled(device, 4096, 4, "system")
+    while new.address != address:
+        new, second = filled(device, 4096, 5, "system")
+    for ring in device.sdma_rings:
+        fence.sdma(ring, copy(back.address, address, 4096))
+        assert (back.view == second).all()
+
+
+def test_mapped_memory_stays_the_callers(boot: Boot) -> None:
+    device = boot()
+    memory = device.pci.alloc_dma(1 << 16)
+    mapped = device.map(memory)
+    assert mapped.kind == "system" and mapped.view is not None
+    fence = Fence(device)
+    fence.compute(device.compute_rings[0], store(mapped.address, 77))
+    assert mapped.view[:4].view(np.uint32)[0] == 77
+    device.free(mapped)
+    assert memory.view is not None and memory.view[:4].view(np.uint32)[0] == 77
+    memory.close()
+
+
+def test_counts_of_both_sides_agree(boot: Boot, machine: mock.Machine) -> None:
+    device = boot()
+    everything_works(device)
+    device.interrupts.drain()
+    theirs = machine.gpus[0].counters
+    for key in ("page_table_entries", "tlb_flushes", "interrupts"):
+        assert device.statistics[key] == theirs[key] > 0, key
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["compute", "sdma"])
+def test_a_bad_address_is_reported_with_the_buffer_next_to_it(boot: Boot, engine: str) -> None:
+    device = boot()
+    victim = device.alloc(4096, name="victim")
+    bad = victim.end + 0x1000
+    if engine == "compute":
+        device.compute_rings[0].submit(words(store(bad, 1)))
+    else:
+        device.sdma_rings[0].submit(words(copy(bad, victim.address, 16)))
+
+    def reported() -> bool:
+        device.check()
+        return False
+    with pytest.raises(GpuFault, match=rf"AM:0: page fault at {bad:#x}: write by .*page not present.* \(VMID 8, gc hub\)"
+                                       rf"; this is .* victim buffer {victim.address:#x}"):
+        wait_until(reported, 5, "the fault to be reported")
+    assert device.interrupts.counts["page fault"] >= 1
+
+
+def test_a_freed_buffer_is_named_in_a_fault(boot: Boot) -> None:
+    device = boot()
+    gone = device.alloc(4096, name="temporary")
+    address = gone.address
+    device.free(gone)
+    device.compute_rings[0].submit(words(store(address, 1)))
+
+    def reported() -> bool:
+        device.check()
+        return False
+    with pytest.raises(GpuFault, match=r"inside temporary buffer 0x\w+\.\.0x\w+, which was freed"):
+        wait_until(reported, 5, "the fault to be reported")
+
+
+# -- again, and after accidents ----------------------------------------------------------------------------------------
+
+
+def test_boot_after_a_clean_shutdown(boot: Boot) -> None:
+    boot().close()
+    device = boot()
+    assert [stage.name for stage in device.boot_stages] == [STAGES[0], "reset", *STAGES[1:]]
+    everything_works(device)
+
+
+def test_boot_on_a_card_left_running(boot: Boot, hal: MockHal) -> None:
+    """What a killed process leaves: engines on, rings live; only the handle is gone."""
+    killed = Device.open(hal)
+    everything_works(killed)
+    killed.pci.close()
+    device = boot()
+    assert "reset" in [stage.name for stage in device.boot_stages]
+    everything_works(device)
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_stage_that_fails_leaves_a_card_that_boots(boot: Boot, hal: MockHal, machine: mock.Machine, stage: str,
+                                                     when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = {name.lower(): block for name, block in vars(device_module).items() if isinstance(block, type)}[stage]
+    original = block.boot       # type: ignore[attr-defined]
+
+    def broken(self: object) -> None:
+        if when == "after":
+            original(self)
+        raise BootError("injected")
+    with monkeypatch.context() as patch:
+        patch.setattr(block, "boot", broken)
+        with pytest.raises(BootError, match="injected") as caught:
+            Device.open(hal)
+    assert caught.value.__notes__ == [f"while booting 0000:03:00.0, stage {stage}"]
+    everything_works(boot())
+
+
+def test_a_damaged_firmware_file_is_named(boot: Boot, hal: MockHal, tmp_path: Path,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in hal.firmware[0].iterdir():
+        data = bytearray(file.read_bytes())
+        if "mec" in file.name:
+            data[-600] ^= 0xFF
+        (tmp_path / file.name).write_bytes(data)
+    with monkeypatch.context() as patch:
+        patch.setenv("AMDRV_FIRMWARE", str(tmp_path))
+        with pytest.raises(FirmwareError, match="gc_11_0_0_mec"):
+            Device.open(hal)
+    everything_works(boot())
+
+
+def test_firmware_that_the_psp_refuses(boot: Boot, hal: MockHal, machine: mock.Machine) -> None:
+    machine.gpus[0].faults.inject("firmware-refused", name="RS64_MEC")
+    with pytest.raises(FirmwareError, match=r"PSP command LOAD_IP_FW \(RS64_MEC of gc_11_0_0_mec\.bin\) was refused "
+                                            r"with status 0x"):
+        Device.open(hal)
+    everything_works(boot())
+
+
+def test_an_unknown_chip_is_named(hal: MockHal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "GFX_TARGETS", {(12, 0, 1): "gfx1201"})
+    with pytest.raises(UnknownIpError, match=r"the card has GC 11\.0\.0; this driver knows 12\.0\.1"):
+        Device.open(hal)
+
+
+def test_a_small_bar_is_refused_with_the_reason() -> None:
+    with (mock.Machine(gpus=[mock.Gpu("gfx1100", vram="512M", bar0="256M")]) as machine,
+          pytest.raises(BootError, match=r'BAR 0 shows 256 MiB of 512 MiB of VRAM; .*"Resizable BAR"')):
+        Device.open(MockHal(machine))
+
+
+def attached(machine: mock.Machine) -> int:
+    """Pieces of host memory that the machine's bus still knows."""
+    return len(machine.bus.attachments)
+
+
+def test_many_boots_leak_nothing(hal: MockHal, machine: mock.Machine) -> None:
+    with Device.open(hal) as device:
+        everything_works(device)
+    before = attached(machine), threading.active_count(), len(os.listdir("/proc/self/fd")) if os.path.exists(
+        "/proc/self/fd") else 0
+    for _ in range(5):
+        with Device.open(hal) as device:
+            device.alloc(1 << 20)
+            device.alloc(1 << 20, kind="system")
+    after = attached(machine), threading.active_count(), len(os.listdir("/proc/self/fd")) if os.path.exists(
+        "/proc/self/fd") else 0
+    assert after == before and before[0] == 0

@@ -1,0 +1,117 @@
+"""Rings against an engine made of a few lines: words must come out in order, whatever wraps and fills."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amdrv.errors import GpuFault, GpuHang, PacketError
+from amdrv.ring import Ring
+
+
+class Engine:
+    """Reads the ring through its memory alone, as hardware does; ``eager`` reads at every doorbell."""
+
+    def __init__(self, words: int = 16, unit: int = 4, *, eager: bool = True) -> None:
+        self.events: list[str] = []
+        self.consumed: list[int] = []
+        self.eager, self.unit = eager, unit
+        self.rptr = 0
+        self.faults = 0
+        self.next_address = 0x1000
+        device: Any = SimpleNamespace(
+            require_memory=lambda: SimpleNamespace(alloc=self.alloc), statistics=Counter(),
+            pci=SimpleNamespace(fence=lambda: self.events.append("fence")),
+            doorbells=SimpleNamespace(write64=self.doorbell), check=self.check)
+        self.ring = Ring(device, "AM:9 compute 3", "compute", words=words, unit=unit, doorbell=6)
+
+    def alloc(self, nbytes: int, **_: object) -> SimpleNamespace:
+        self.next_address += 0x10000
+        return SimpleNamespace(address=self.next_address, view=np.zeros(nbytes, np.uint8))
+
+    def doorbell(self, offset: int, value: int) -> None:
+        assert offset == 24
+        self.events.append("doorbell")
+        assert value == int(self.ring.pointers.view[64:72].view(np.uint64)[0])
+        self.wptr = value * self.unit // 4
+        if self.eager:
+            self.consume(self.wptr - self.rptr)
+
+    def consume(self, count: int) -> None:
+        content = self.ring.buffer.view.view(np.uint32)
+        for _ in range(count):
+            self.consumed.append(int(content[self.rptr % self.ring.words]))
+            self.rptr += 1
+        # rptr is reported in units, 32 bits of it
+        self.ring.pointers.view[:4].view(np.uint32)[0] = self.rptr * 4 // self.unit & 0xFFFF_FFFF
+
+    def check(self) -> None:
+        if self.faults:
+            raise GpuFault("the card said so")
+
+
+@settings(deadline=None, max_examples=100)
+@given(unit=st.sampled_from([1, 4]), sizes=st.lists(st.integers(0, 15), max_size=30), ahead=st.integers(0, 1 << 36))
+def test_words_come_out_as_they_went_in(unit: int, sizes: list[int], ahead: int) -> None:
+    engine = Engine(unit=unit)
+    engine.ring.wptr = engine.rptr = ahead          # 32 bits of the read pointer wrap as well
+    engine.consume(0)
+    sent, word = [], 0
+    for size in sizes:
+        words = np.arange(word, word + size, dtype=np.uint32)
+        engine.ring.submit(words)
+        sent += words.tolist()
+        word += size
+    assert engine.consumed == sent and engine.ring.idle
+    assert engine.events == ["fence", "doorbell"] * sum(size > 0 for size in sizes)
+
+
+def test_a_full_ring_waits_for_room() -> None:
+    engine = Engine(eager=False)
+    engine.ring.submit(np.arange(10, dtype=np.uint32))
+    waits = iter(range(100))
+
+    def slow_engine() -> None:
+        if next(waits) == 3:
+            engine.consume(7)
+    engine.ring.device.check = slow_engine
+    original = type(engine.ring).pending.fget
+    assert original is not None
+
+    class Watched(Ring):
+        @property
+        def pending(self) -> int:
+            slow_engine()
+            return original(self)   # type: ignore[no-any-return]
+    engine.ring.__class__ = Watched
+    engine.ring.submit(np.arange(10, 20, dtype=np.uint32))
+    engine.consume(13)
+    assert engine.consumed == list(range(20))
+
+
+def test_a_stuck_ring_is_a_hang_that_names_queue_and_words() -> None:
+    engine = Engine(eager=False)
+    engine.ring.timeout = 0.01
+    engine.ring.submit(np.array([0xC0001000, 2, 3, 4, 5, 6, 7, 8, 9, 10], np.uint32))
+    engine.consume(1)
+    with pytest.raises(GpuHang, match=r"AM:9 compute 3: room in the ring: not within 0\.01 s; last seen: 9 of 16 words "
+                                      r"pending; the queue does not advance past word 1: next words 0x00000002"):
+        engine.ring.submit(np.zeros(7, np.uint32))
+    engine.faults = 1
+    with pytest.raises(GpuFault, match="the card said so"):
+        engine.ring.submit(np.zeros(7, np.uint32))
+    assert repr(engine.ring) == "<Ring AM:9 compute 3: 9 of 16 words pending, 10 written>"
+
+
+def test_too_many_words_are_refused() -> None:
+    engine = Engine()
+    with pytest.raises(PacketError, match="16 words do not fit its ring of 16; put them into an indirect buffer"):
+        engine.ring.submit(np.zeros(16, np.uint32))
+    with pytest.raises(ValueError, match="power of two, not 24 words"):
+        Engine(words=24)
