@@ -182,7 +182,24 @@ def generate(llvm_mc: str) -> str:
     for half, table in zip("XY", _scan_vopd(llvm_mc), strict=True):
         lines = [f"{op:x} {mnemonic}" for op, mnemonic in sorted(table.items())]
         parts.append(f'    "VOPD{half}": """\n' + "\n".join(lines) + '\n""",')
+    parts.append("}\n\nBUFFER_FORMATS: dict[int, str] = {")
+    parts += [f'    {number}: "{name}",' for number, name in _buffer_formats(llvm_mc).items()]
     return "\n".join(parts) + "\n}\n"
+
+
+def _buffer_formats(llvm_mc: str) -> dict[int, str]:
+    """Names of the unified buffer formats; LLVM leaves out format 1, its default, and prints numbers for the rest."""
+    telling, _ = _TELLING["MTBUF"]
+    encoding = ENCODINGS["MTBUF"]
+    items = [(encoding.pack(op=0, **{**telling, "format": number}), encoding.size) for number in range(128)]
+    found = {}
+    for number, text in enumerate(disassemble(llvm_mc, items)):
+        named = re.search(r"format:\[(\w+)\]", text or "")
+        if named:
+            found[number] = named[1]
+        elif text and "format:" not in text:
+            found[number] = "BUF_FMT_8_UNORM"
+    return dict(sorted(found.items()))
 
 
 def main() -> None:

@@ -1,0 +1,108 @@
+"""Reading and writing memory through host pointers, for whole arrays of addresses.
+
+``memory.translate`` gives host pointers; one NumPy array that spans this process's address space then gathers and
+scatters in C. Accesses are made in dwords where addresses are aligned and in bytes where not, and never reach
+``translate`` across a 4 KiB boundary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from mock.isa.dispatch import Memory, MemoryFault
+
+__all__ = ["Accessor", "HostMemory"]
+
+_BASE = 0x1000                  # NumPy wants no null pointer: the spanning arrays begin one page in
+_SPAN = (1 << 47) - 0x2000
+PAGE = 0x1000
+
+
+class _Span:
+    """The whole user address space as an array."""
+
+    def __init__(self, dtype: type) -> None:
+        size = np.dtype(dtype).itemsize
+        self.__array_interface__ = {"data": (_BASE, False), "shape": (_SPAN // size,), "typestr": np.dtype(dtype).str,
+                                    "version": 3}
+
+
+class HostMemory:
+    """Addresses are this process's own pointers. Nothing protects the process from wrong ones but a range check."""
+
+    def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
+        if addresses.size and (addresses.min() < 0x10000 or addresses.max() >= _SPAN):
+            bad = addresses[(addresses < 0x10000) | (addresses >= _SPAN)][0]
+            raise MemoryFault(f"{'write' if write else 'read'} of {nbytes} bytes at {int(bad):#x}: no pointer of this process; "
+                              f"check the kernel's arguments")
+        return addresses
+
+
+class Accessor:
+    """Vector access to one :class:`Memory`."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.u8 = np.asarray(_Span(np.uint8))
+        self.u16 = np.asarray(_Span(np.uint16))
+        self.u32 = np.asarray(_Span(np.uint32))
+        self.u64 = np.asarray(_Span(np.uint64))
+
+    def bytes(self, address: int, n: int) -> bytes:
+        """``n`` bytes from anywhere."""
+        parts = []
+        while n:
+            size = min(n, PAGE - address % PAGE)
+            pointer = int(self.memory.translate(np.array([address], np.uint64), size, False)[0])
+            parts.append(ctypes.string_at(pointer, size))
+            address, n = address + size, n - size
+        return b"".join(parts)
+
+    def _index(self, addresses: np.ndarray, nbytes: int, unit: int, write: bool) -> Any:
+        pointers = self.memory.translate(addresses, nbytes, write)
+        return (pointers.astype(np.int64) - _BASE) >> unit
+
+    def load(self, addresses: np.ndarray, kind: type, count: int) -> list[np.ndarray]:
+        """``count`` consecutive elements at each uint64 address: a list of ``count`` arrays."""
+        size = np.dtype(kind).itemsize
+        if self._aligned(addresses, size):
+            span = {1: self.u8, 2: self.u16, 4: self.u32, 8: self.u64}[size]
+            unit = size.bit_length() - 1
+            if count > 1 and self._crosses(addresses, size * count):
+                return [span[self._index(addresses + np.uint64(i * size), size, unit, False)].view(kind) for i in range(count)]
+            index = self._index(addresses, size * count, unit, False)
+            return [span[index + i].view(kind) if i else span[index].view(kind) for i in range(count)]
+        data = np.empty((len(addresses), size * count), np.uint8)
+        for i in range(size * count):
+            data[:, i] = self.u8[self._index(addresses + np.uint64(i), 1, 0, False)]
+        elements = data.view(kind)
+        return [np.ascontiguousarray(elements[:, i]) for i in range(count)]
+
+    def store(self, addresses: np.ndarray, values: list[np.ndarray]) -> None:
+        """The arrays of ``values`` to consecutive elements at each address; of equal addresses the last wins."""
+        size, count = values[0].dtype.itemsize, len(values)
+        if self._aligned(addresses, size):
+            span = {1: self.u8, 2: self.u16, 4: self.u32, 8: self.u64}[size]
+            unit = size.bit_length() - 1
+            if count > 1 and self._crosses(addresses, size * count):
+                for i, value in enumerate(values):
+                    span[self._index(addresses + np.uint64(i * size), size, unit, True)] = value.view(span.dtype)
+                return
+            index = self._index(addresses, size * count, unit, True)
+            for i, value in enumerate(values):
+                span[index + i if i else index] = value.view(span.dtype)
+            return
+        data = np.stack(values, axis=1).view(np.uint8).reshape(len(addresses), size * count)
+        for i in range(size * count):
+            self.u8[self._index(addresses + np.uint64(i), 1, 0, True)] = data[:, i]
+
+    @staticmethod
+    def _aligned(addresses: np.ndarray, size: int) -> bool:
+        return size == 1 or not np.bitwise_or.reduce(addresses, initial=0) & (size - 1)
+
+    @staticmethod
+    def _crosses(addresses: np.ndarray, nbytes: int) -> bool:
+        return bool(((addresses & np.uint64(PAGE - 1)) > PAGE - nbytes).any())

@@ -1,0 +1,312 @@
+"""Scalar instructions that the semantics table does not hold: control flow, hardware registers, messages, SMEM.
+
+A terminator takes the state and returns where its waves go: a list of (pc, which waves), ``None`` for all of them.
+An empty list ends the waves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mock.isa.decode import Instruction, Operand
+from mock.isa.dispatch import IllegalInstruction, Trap
+from mock.isa.operands import bits_of, constant, fetch, is_constant, put
+from mock.isa.state import EXEC, M0, NULL, VCC, State
+
+if TYPE_CHECKING:
+    from mock.isa.interpreter import Machine
+
+__all__ = ["BARRIER", "bind_scalar", "bind_terminator"]
+
+Step = Callable[[State], None]
+Exits = list[tuple[int, Any]]
+Terminator = Callable[[State], Exits]
+U64 = np.uint64
+BARRIER: Exits = [(-1, "barrier")]
+
+# Hardware register numbers of s_getreg/s_setreg (LLVM, SIDefines.h, Hwreg::Id).
+_MODE, _STATUS, _TRAPSTS, _GPR_ALLOC, _LDS_ALLOC, _IB_STS, _SH_MEM_BASES = 1, 2, 3, 5, 6, 7, 15
+_FLAT_SCR_LO, _FLAT_SCR_HI, _HW_ID1, _HW_ID2, _SHADER_CYCLES = 20, 21, 23, 24, 29
+# Messages of s_sendmsg_rtn (LLVM, SIDefines.h, SendMsg::Id).
+_RTN_GET_DOORBELL, _RTN_GET_DDID, _RTN_GET_TMA, _RTN_GET_REALTIME, _RTN_SAVE_WAVE, _RTN_GET_TBA = range(128, 134)
+
+_NOTHING = ("s_nop", "s_clause", "s_delay_alu", "s_waitcnt", "s_wait_idle", "s_wait_event", "s_sleep", "s_setprio",
+            "s_sendmsg", "s_set_inst_prefetch", "s_incperflevel", "s_decperflevel", "s_ttracedata", "s_wakeup",
+            "s_version", "s_gl1_inv", "s_dcache_inv", "s_setkill", "buffer_gl0_inv", "buffer_gl1_inv", "ds_nop",
+            "s_atc_probe")
+
+
+def bind_scalar(instruction: Instruction, machine: Machine) -> Step | None:
+    """Steps of scalar instructions outside the semantics table."""
+    name = instruction.mnemonic
+    if name == "s_sendmsg_rtn_b32" or name == "s_sendmsg_rtn_b64":
+        return _sendmsg_rtn(instruction)
+    if name == "s_getreg_b32":
+        return _getreg(instruction, machine)
+    if name == "s_getpc_b64":
+        return None
+    if name.startswith(("s_load_", "s_buffer_load_")):
+        return _scalar_load(instruction, machine)
+    if name.startswith("s_movrel"):
+        return _movrel(instruction)
+    if name.startswith(_NOTHING):
+        return lambda s: None
+    return None
+
+
+def _scalar_load(instruction: Instruction, machine: Machine) -> Step:
+    f = instruction.fields
+    data = instruction.operand("sdata")
+    assert data is not None
+    count = data.width
+    buffer = instruction.mnemonic.startswith("s_buffer")
+    base = fetch(Operand("sbase", f["sbase"] * 2, 2), "u64", None)
+    soffset = None if f["soffset"] == NULL else fetch(Operand("soffset", f["soffset"]), "u32", None)
+    offset = f["offset"] - (1 << 21) if f["offset"] >> 20 else f["offset"]
+    sbase = f["sbase"] * 2
+    destination = data.code
+
+    def step(s: State) -> None:
+        extra: Any = U64(offset & 0xffff_ffff_ffff_ffff)
+        if soffset is not None:
+            extra = extra + soffset(s).astype(U64)
+        if buffer:
+            # SRD: base 48 bits, stride 14 bits from bit 48, num_records; the address is checked against the size.
+            records, stride = s.sgpr[sbase + 2].astype(U64), s.sgpr[sbase + 1] >> np.uint32(16) & np.uint32(0x3fff)
+            size = np.where(stride == 0, records, records * stride.astype(U64))
+            address = (base(s) & U64((1 << 48) - 1)) + (extra & ~U64(3))
+            inside = [(extra & ~U64(3)) + U64(4 * i + 4) <= size for i in range(count)]
+            for i in range(count):
+                row = np.zeros(s.waves, np.uint32)
+                if inside[i].any():
+                    row[inside[i]] = machine.accessor.load(np.broadcast_to(address, (s.waves,))[inside[i]] + U64(4 * i),
+                                                           np.uint32, 1)[0]
+                _write(s, destination + i, row)
+            return
+        address = np.broadcast_to(base(s) + extra & ~U64(3), (s.waves,))
+        for i, value in enumerate(machine.accessor.load(address, np.uint32, count)):
+            _write(s, destination + i, value)
+
+    def _write(s: State, code: int, value: np.ndarray) -> None:
+        if code != NULL:
+            s.sgpr[code] = value
+        if code in (EXEC, EXEC + 1):
+            s.refresh_exec()
+    return step
+
+
+def _movrel(instruction: Instruction) -> Step:
+    """SGPRs indexed by M0: rels reads, reld writes, relsd_2 both (low and high offsets in M0)."""
+    destination, source = instruction.operands
+    wide = source.width
+    name = instruction.mnemonic
+
+    def step(s: State) -> None:
+        m0 = s.sgpr[M0].astype(np.int64)
+        waves = np.arange(s.waves)
+        read = m0 if "rels" in name else m0 * 0
+        write = m0 if "reld" in name else m0 * 0
+        if "relsd_2" in name:
+            read, write = m0 & 0x3ff, m0 >> 16 & 0x3ff
+        values = []
+        for i in range(wide):
+            if is_constant(source.code):
+                whole = constant(source.code, "u32", instruction.literal)
+                values.append(np.broadcast_to(whole, (s.waves,)).copy())
+            else:
+                values.append(s.sgpr[np.clip(source.code + i + read, 0, 105), waves])
+        for i, value in enumerate(values):
+            s.sgpr[np.clip(destination.code + i + write, 0, 105), waves] = value
+    return step
+
+
+def _sendmsg_rtn(instruction: Instruction) -> Step:
+    """Only the clock has an answer here; the queue's doorbell and trap addresses read as zero."""
+    message = instruction.fields["ssrc0"]
+    kind = "u" + instruction.mnemonic[-2:]
+    store = put(instruction.operands[0], kind)
+
+    def step(s: State) -> None:
+        value = time.monotonic_ns() // 10 if message == _RTN_GET_REALTIME else 0        # 100 MHz
+        unsigned = np.uint64(value) if bits_of(kind) == 64 else np.uint32(value & 0xffffffff)
+        store(s, np.full(s.waves, unsigned), None)
+    return step
+
+
+def _hwreg(instruction: Instruction) -> tuple[int, int, int]:
+    """Register number, lowest bit, width."""
+    simm = instruction.fields["simm16"]
+    return simm & 63, simm >> 6 & 31, (simm >> 11 & 31) + 1
+
+
+def _getreg(instruction: Instruction, machine: Machine) -> Step:
+    number, low, width = _hwreg(instruction)
+    store = put(Operand("sdst", instruction.fields["sdst"]), "u32")
+
+    def read(s: State) -> Any:
+        if number == _MODE:
+            return s.mode
+        if number == _STATUS:
+            execz = (s.sgpr[EXEC:EXEC + s.lanes // 32] == 0).all(axis=0)
+            vccz = (s.sgpr[VCC:VCC + s.lanes // 32] == 0).all(axis=0)
+            # SCC, EXECZ, VCCZ, VALID (RDNA3 ISA, "Status register").
+            return s.scc.astype(np.uint32) | execz.astype(np.uint32) << 9 | vccz.astype(np.uint32) << 10 | 1 << 16
+        if number == _SHADER_CYCLES:
+            return time.monotonic_ns() & 0xfffff
+        if number in (_FLAT_SCR_LO, _FLAT_SCR_HI):
+            scratch = s.per_wave["scratch"]
+            return (scratch >> U64(32 if number == _FLAT_SCR_HI else 0)) & U64(0xffffffff)
+        if number == _SH_MEM_BASES:
+            return (s.per_wave["private_base"] >> U64(48)) | (s.per_wave["shared_base"] >> U64(48)) << U64(16)
+        if number == _LDS_ALLOC:
+            return machine.lds.nbytes // 512 << 12
+        if number == _HW_ID1:
+            return s.per_wave["id"] & np.uint32(31)
+        if number in (_TRAPSTS, _GPR_ALLOC, _IB_STS, _HW_ID2):
+            return 0
+        raise IllegalInstruction(machine.dispatch.code_address, instruction.bits, f"hardware register {number} is not known")
+
+    def step(s: State) -> None:
+        value = np.asarray(read(s)).astype(np.uint64)
+        field = value >> U64(low) & U64((1 << width) - 1)
+        store(s, np.broadcast_to(field, (s.waves,)).astype(np.uint32), None)
+    return step
+
+
+def bind_terminator(instruction: Instruction, pc: int, machine: Machine) -> Terminator:
+    """The last step of a block."""
+    name = instruction.mnemonic
+    after = pc + instruction.size
+    simm = instruction.fields.get("simm16", 0)
+    target = after + 4 * (simm - 0x10000 if simm & 0x8000 else simm)
+    if name == "s_endpgm":
+        return lambda s: []
+    if name == "s_barrier":
+        return lambda s: BARRIER
+    if name == "s_branch":
+        return lambda s: [(target, None)]
+    if name.startswith("s_cbranch_cdbg"):
+        return lambda s: [(after, None)]        # the debugger's conditions are never set
+    if name.startswith("s_cbranch"):
+        return _branch(name, target, after)
+    if name in ("s_setpc_b64", "s_swappc_b64", "s_call_b64", "s_rfe_b64"):
+        return _jump(instruction, target, after, machine)
+    if name in ("s_setreg_b32", "s_setreg_imm32_b32", "s_round_mode", "s_denorm_mode"):
+        return _set_mode(instruction, after)
+    if name.startswith("s_subvector_loop"):
+        return _subvector(instruction, target, after)
+    if name in ("s_icache_inv", "s_sethalt"):
+        return lambda s: [(after, None)]
+    address = machine.dispatch.code_address + pc
+    if name == "s_trap":
+        def trap(s: State) -> Exits:
+            raise Trap(f"s_trap {simm & 255} at pc {address:#x} with no trap handler: "
+                       f"{'an assertion or __builtin_trap of the kernel' if simm & 255 == 2 else 'trap id ' + str(simm & 255)}")
+        return trap
+    why = "execution ran off the end of the kernel into its padding" if name == "s_code_end" else f"{name} is not supported"
+
+    def illegal(s: State) -> Exits:
+        raise IllegalInstruction(address, instruction.bits, why)
+    return illegal
+
+
+def _branch(name: str, target: int, after: int) -> Terminator:
+    register = VCC if "vcc" in name else EXEC
+
+    def condition(s: State) -> np.ndarray:
+        if "scc" in name:
+            return s.scc if name.endswith("1") else ~s.scc
+        zero = (s.sgpr[register:register + s.lanes // 32] == 0).all(axis=0)
+        return ~zero if name.endswith("nz") else zero
+
+    def branch(s: State) -> Exits:
+        taken = condition(s)
+        if taken.all():
+            return [(target, None)]
+        if not taken.any():
+            return [(after, None)]
+        return [(target, taken), (after, ~taken)]
+    return branch
+
+
+def _jump(instruction: Instruction, target: int, after: int, machine: Machine) -> Terminator:
+    base = machine.dispatch.code_address
+    link = Operand("sdst", instruction.fields["sdst"], 2)
+    source = None if instruction.mnemonic == "s_call_b64" else fetch(Operand("ssrc0", instruction.fields["ssrc0"], 2), "u64", None)
+    saves = instruction.mnemonic in ("s_swappc_b64", "s_call_b64")
+
+    def jump(s: State) -> Exits:
+        where = None if source is None else np.broadcast_to(source(s), (s.waves,)).copy()
+        if saves:
+            put(link, "u64")(s, np.full(s.waves, base + after, U64), None)
+        if where is None:
+            return [(target, None)]
+        targets = np.unique(where)
+        if len(targets) == 1:
+            return [(int(targets[0]) - base, None)]
+        return [(int(t) - base, where == t) for t in targets]
+    return jump
+
+
+def _set_mode(instruction: Instruction, after: int) -> Terminator:
+    """Writes of MODE end a block: the waves' vocabulary changes with it."""
+    name = instruction.mnemonic
+    if name == "s_round_mode":
+        number, low, width = _MODE, 0, 4
+    elif name == "s_denorm_mode":
+        number, low, width = _MODE, 4, 4
+    else:
+        number, low, width = _hwreg(instruction)
+    mask = (1 << width) - 1 << low
+
+    def values(s: State) -> np.ndarray:
+        if name == "s_setreg_b32":
+            return np.broadcast_to(fetch(Operand("sdst", instruction.fields["sdst"]), "u32", None)(s), (s.waves,))
+        value = instruction.literal if name == "s_setreg_imm32_b32" else instruction.fields["simm16"]
+        return np.full(s.waves, value, np.uint32)
+
+    def set_mode(s: State) -> Exits:
+        wanted = values(s)
+        if number != _MODE:
+            return [(after, None)]
+        # Waves that set different modes part for good: a state has one mode.
+        different = np.unique(wanted)
+        exits: Exits = []
+        for value in different:
+            mode = s.mode & ~mask | int(value) << low & mask
+            exits.append((after, ("mode", mode, None if len(different) == 1 else wanted == value)))
+        return exits
+    return set_mode
+
+
+def _subvector(instruction: Instruction, target: int, after: int) -> Terminator:
+    """Wave64 in two passes over EXEC's halves; a no-op for wave32 (RDNA3 ISA, S_SUBVECTOR_LOOP_BEGIN)."""
+    register = instruction.fields["sdst"]
+    begin = instruction.mnemonic.endswith("begin")
+
+    def loop(s: State) -> Exits:
+        low, high, saved = s.sgpr[EXEC].copy(), s.sgpr[EXEC + 1].copy(), s.sgpr[register].copy()
+        if begin:
+            none, only_high = (low == 0) & (high == 0), (low == 0) & (high != 0)
+            both = ~none & ~only_high
+            s.sgpr[register] = np.where(only_high, 0, np.where(both, high, saved))
+            s.sgpr[EXEC + 1] = np.where(both, 0, high)
+            taken = none
+        else:
+            second = high != 0
+            again = ~second & (saved != 0)
+            s.sgpr[EXEC] = np.where(second, saved, np.where(again, 0, low))
+            s.sgpr[EXEC + 1] = np.where(again, saved, high)
+            s.sgpr[register] = np.where(again, low, saved)
+            taken = again
+        s.refresh_exec()
+        if taken.all():
+            return [(target, None)]
+        if not taken.any():
+            return [(after, None)]
+        return [(target, taken), (after, ~taken)]
+    return loop

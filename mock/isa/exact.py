@@ -1,0 +1,189 @@
+"""Correctly rounded arithmetic on arrays: what NumPy lacks (FMA, other rounding modes, flushing).
+
+float32 and float16 go through float64 with *rounding to odd*: the float64 result keeps a sticky last bit, so that
+rounding it once more to 24 or 11 bits gives the bits of a single rounding in any mode (Boldo and Melquiond,
+"Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008). float64 itself goes
+through error-free transformations, and where those could overflow or lose bits, through integers of any size.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+__all__ = ["NEAREST", "TO_NEGATIVE", "TO_POSITIVE", "TO_ZERO", "add_odd", "add_f64", "fma_f32", "fma_f64", "fma_odd",
+           "from_fraction", "mul_f64", "narrow", "two_sum"]
+
+Array = np.ndarray
+NEAREST, TO_POSITIVE, TO_NEGATIVE, TO_ZERO = range(4)
+"""MODE.fp_round's values (RDNA3 ISA, "Rounding mode")."""
+
+_TIE, _LOW = np.int64(1 << 28), np.int64((1 << 29) - 1)     # float64's bits below float32's last one
+
+
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """float64 sum and its exact error (Knuth). The error is NaN where the sum is not finite."""
+    s = a + b
+    bb = s - a
+    return s, (a - (s - bb)) + (b - bb)
+
+
+def _to_odd(s: Array, error: Array) -> Array:
+    """``s + error`` rounded to odd, given the nearest value ``s`` and the exact rest."""
+    bits = s.view(np.int64)
+    # Towards the rest: away from zero when it has the sign of s, else one step back.
+    step = np.where((error > 0) == (s > 0), 1, -1)
+    odd = np.where((error != 0) & (bits & 1 == 0) & np.isfinite(s), bits + step, bits)
+    return odd.view(np.float64)
+
+
+def add_odd(a: Array, b: Array) -> Array:
+    """float64 ``a + b`` rounded to odd."""
+    return _to_odd(*two_sum(np.asarray(a, np.float64), np.asarray(b, np.float64)))
+
+
+def fma_odd(a: Array, b: Array, c: Array) -> Array:
+    """``a * b + c`` of float32 or float16 values, as float64 rounded to odd."""
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)      # exact: 48 bits
+    return _to_odd(*two_sum(product, np.asarray(c, np.float64)))
+
+
+def narrow(x: Array, dtype: type, rounding: int) -> Array:
+    """float64 (exact, or rounded to odd) to float32 or float16 in one rounding of any mode."""
+    nearest = x.astype(dtype)
+    if rounding == NEAREST:
+        return nearest
+    back = nearest.astype(np.float64)
+    infinity = dtype(np.inf)
+    if rounding == TO_POSITIVE:
+        return np.where(back < x, np.nextafter(nearest, infinity), nearest)
+    if rounding == TO_NEGATIVE:
+        return np.where(back > x, np.nextafter(nearest, -infinity), nearest)
+    return np.where(np.abs(back) > np.abs(x), np.nextafter(nearest, dtype(0)), nearest)
+
+
+def fma_f32(a: Array, b: Array, c: Array) -> Array:
+    """float32 fused multiply-add, nearest, with denormals.
+
+    The float64 sum rounds twice, which differs from once only where it lies on a float32 tie or below the normal
+    range; those few go through rounding to odd.
+    """
+    s = np.multiply(a, b, dtype=np.float64)
+    s = np.add(s, c, dtype=np.float64, out=s if s.ndim and s.shape == np.broadcast_shapes(s.shape, np.shape(c)) else None)
+    result = s.astype(np.float32)
+    doubtful = (s.view(np.int64) & _LOW) == _TIE
+    tiny = (result.view(np.uint32) << np.uint32(1)) - np.uint32(1) < np.uint32(0x0100_0000)
+    if doubtful.any() or tiny.any():
+        where = doubtful | tiny
+        a, b, c = (np.broadcast_to(x, s.shape)[where] for x in (a, b, c))
+        result = np.array(result)
+        result[where] = fma_odd(a, b, c).astype(np.float32)
+    return result
+
+
+_SPLIT = 134217729.0        # 2**27 + 1
+
+
+def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
+    """float64 product and its exact error (Dekker, Veltkamp); for operands whose halves stay in range."""
+    p = a * b
+    t = _SPLIT * a
+    ah = t - (t - a)
+    al = a - ah
+    t = _SPLIT * b
+    bh = t - (t - b)
+    bl = b - bh
+    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
+
+
+def _directed(result: Array, error: Array, rounding: int) -> Array:
+    """The nearest float64 and the sign of what is left -> the other rounding modes."""
+    if rounding == TO_POSITIVE:
+        return np.where(error > 0, np.nextafter(result, np.inf), result)
+    if rounding == TO_NEGATIVE:
+        return np.where(error < 0, np.nextafter(result, -np.inf), result)
+    return np.where((error != 0) & ((error < 0) == (result > 0)), np.nextafter(result, 0.0), result)
+
+
+def add_f64(a: Array, b: Array, rounding: int) -> Array:
+    """float64 addition in any rounding mode."""
+    s, error = two_sum(np.asarray(a, np.float64), np.asarray(b, np.float64))
+    if rounding == NEAREST:
+        return s
+    overflow = np.isinf(s) & np.isfinite(a) & np.isfinite(b)
+    error = np.where(overflow, -np.sign(s), error)
+    result = _directed(s, error, rounding)
+    if rounding == TO_NEGATIVE:     # x + -x is -0 in this mode only
+        result = np.where((s == 0) & (error == 0) & (np.signbit(a) | np.signbit(b)), -0.0, result)
+    return result
+
+
+def mul_f64(a: Array, b: Array, rounding: int) -> Array:
+    """float64 multiplication in any rounding mode."""
+    if rounding == NEAREST:
+        return np.multiply(a, b)
+    zero = np.multiply(0.0, np.sign(np.asarray(a)) * np.sign(np.asarray(b)))
+    return fma_f64(a, b, zero, rounding)
+
+
+def fma_f64(a: Array, b: Array, c: Array, rounding: int = NEAREST) -> Array:
+    """float64 fused multiply-add in any rounding mode."""
+    a, b, c = (np.array(x, np.float64) for x in np.broadcast_arrays(a, b, c))
+    plain = a * b + c
+    p, rest = _two_product(a, b)
+    _, exponent_a = np.frexp(a)
+    _, exponent_b = np.frexp(b)
+    exponent = exponent_a + exponent_b
+    # The error-free way needs the product, its error and the sum well inside the range.
+    safe = (np.abs(exponent_a) < 900) & (np.abs(exponent_b) < 900) & (np.abs(exponent) < 900) & (np.abs(c) < 2.0 ** 900) \
+        & ((np.abs(c) > 2.0 ** -800) | (c == 0)) & (a != 0) & (b != 0)
+    if rounding == NEAREST:
+        high, high_rest = two_sum(p, c)                 # p + c = high + high_rest
+        low = add_odd(rest, high_rest)                  # what is left, with a sticky bit
+        result = np.where(safe, high + low, plain)
+        # The sum of the parts may be tiny by cancellation: still exact then. Underflow is excluded by `safe`
+        # except for complete cancellation, where `low` is the exact result.
+    else:
+        result, safe = plain, np.zeros_like(safe)
+    exact = ~safe & np.isfinite(a) & np.isfinite(b) & np.isfinite(c) & ((a != 0) & (b != 0))
+    if rounding == TO_NEGATIVE:
+        result = np.where((plain == 0) & ((a == 0) | (b == 0)) & ((np.signbit(a) != np.signbit(b)) | np.signbit(c)),
+                          -0.0, result)
+    if exact.any():
+        result = np.array(result)
+        flat = result.reshape(-1)
+        for i in np.flatnonzero(exact):
+            x, y, z = a.flat[i], b.flat[i], c.flat[i]
+            value = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+            negative = bool(np.signbit(x) != np.signbit(y))
+            if value == 0 and negative != bool(np.signbit(z)):
+                negative = rounding == TO_NEGATIVE
+            flat[i] = from_fraction(value, np.float64, rounding, negative_zero=negative)
+    return result
+
+
+_FORMATS: dict[type, tuple[int, int, int]] = {np.float16: (11, -14, 15), np.float32: (24, -126, 127),
+                                              np.float64: (53, -1022, 1023)}
+
+
+def from_fraction(value: Fraction, dtype: type, rounding: int = NEAREST, *, negative_zero: bool = False) -> float:
+    """An exact rational rounded once to ``dtype``, by integer arithmetic; a Python float (exact for all three)."""
+    if value == 0:
+        return -0.0 if negative_zero else 0.0
+    precision, low, high = _FORMATS[dtype]
+    sign = -1 if value < 0 else 1
+    magnitude = abs(value)
+    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
+    if magnitude < Fraction(2) ** exponent:
+        exponent -= 1
+    ulp = Fraction(2) ** (max(exponent, low) - precision + 1)
+    whole, rest = divmod(magnitude, ulp)
+    up = {NEAREST: rest * 2 > ulp or (rest * 2 == ulp and whole & 1 == 1), TO_POSITIVE: rest > 0 and sign > 0,
+          TO_NEGATIVE: rest > 0 and sign < 0, TO_ZERO: False}[rounding]
+    rounded = (whole + up) * ulp
+    if rounded >= Fraction(2) ** (high + 1):
+        to_infinity = rounding == NEAREST or (rounding == TO_POSITIVE and sign > 0) \
+            or (rounding == TO_NEGATIVE and sign < 0)
+        return sign * (float("inf") if to_infinity else float((Fraction(2) - Fraction(2) ** (1 - precision)) * Fraction(2) ** high))
+    return sign * float(rounded) if rounded else (-0.0 if sign < 0 else 0.0)

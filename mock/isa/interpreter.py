@@ -1,0 +1,251 @@
+"""The reference interpreter: waves of many workgroups in lockstep, one NumPy operation an instruction.
+
+Workgroups are taken in batches. The waves of a batch that stand at the same PC are one :class:`State` and run a basic
+block together; where they part they become several states, and the one that is furthest behind runs first, so that
+they meet again. A turn now and then goes to whoever waited longest, so that a spinning wave cannot starve the wave
+that it spins for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mock.isa import bind, control, memory
+from mock.isa.access import Accessor
+from mock.isa.buffers import bind_buffer
+from mock.isa.decode import Instruction
+from mock.isa.dispatch import Counts, Dispatch, IllegalInstruction, IsaError, Memory
+from mock.isa.program import Block, Code, is_terminator
+from mock.isa.relative import bind_relative
+from mock.isa.semantics import Entry, table
+from mock.isa.state import State
+from mock.isa.vocabulary import Mode, Vocabulary
+from mock.isa.waves import Batch, batches
+
+__all__ = ["Machine", "execute"]
+
+Step = Callable[[State], None]
+_FAIR_TURN = 1024           # blocks between turns for the longest waiting
+
+
+class _Bound:
+    """A block's steps, and how it ends."""
+
+    __slots__ = ("block", "end", "names", "steps", "terminator")
+
+    def __init__(self, block: Block, steps: list[Step], terminator: control.Terminator | None) -> None:
+        self.block, self.steps, self.terminator = block, steps, terminator
+        self.end = block.end
+        self.names = Counter(i.mnemonic for i in block.instructions)
+
+
+class Machine:
+    """One dispatch being executed."""
+
+    def __init__(self, dispatch: Dispatch, memory_: Memory, *, trace: Callable[[int, Instruction, State], None] | None = None,
+                 count_mnemonics: bool = False) -> None:
+        self.dispatch = dispatch
+        self.accessor = Accessor(memory_)
+        self.code = Code(self.accessor, dispatch.code_address)
+        self.counts = Counts()
+        self.lds = memory.Lds(0, 0)
+        self.space = memory.Space(self.accessor, self.lds)
+        self.trace, self.count_mnemonics = trace, count_mnemonics
+        self._blocks: dict[int, _Bound] = {}
+        self._vocabularies: dict[int, Vocabulary] = {}
+
+    # -- code -------------------------------------------------------------------------------------------------
+
+    def _bind(self, pc: int) -> _Bound:
+        bound = self._blocks.get(pc)
+        if bound is not None:
+            return bound
+        block = self.code.block(pc)
+        steps: list[Step] = []
+        last = block.instructions[-1]
+        ends = is_terminator(last.mnemonic)
+        for instruction, at in zip(block.instructions, block.pcs, strict=True):
+            if ends and instruction is last and at == block.pcs[-1]:
+                break
+            steps.append(self._step(instruction, at))
+        terminator = control.bind_terminator(last, block.pcs[-1], self) if ends else None
+        bound = self._blocks[pc] = _Bound(block, steps, terminator)
+        return bound
+
+    def _step(self, instruction: Instruction, pc: int) -> Step:
+        address = self.dispatch.code_address + pc
+        try:
+            step = self._find_step(instruction, pc)
+        except ValueError as error:
+            raise IllegalInstruction(address, instruction.bits, f"{instruction.mnemonic}: {error}") from None
+        if step is None:
+            unit = {"MIMG": "no image unit", "EXP": "no export unit", "VINTERP": "no pixel pipeline",
+                    "LDSDIR": "no pixel pipeline"}.get(instruction.encoding, "not supported")
+            raise IllegalInstruction(address, instruction.bits, f"{instruction.mnemonic}: {unit} for compute")
+        return step
+
+    def _find_step(self, instruction: Instruction, pc: int) -> Step | None:
+        if instruction.pair is not None:
+            return self._dual(*(self._find_step(half, pc) for half in instruction.pair), instruction)
+        if instruction.encoding in ("DS", "FLAT", "GLOBAL", "SCRATCH"):
+            return memory.bind_memory(instruction, self.space) or bind_relative(instruction, self)
+        if instruction.encoding in ("MUBUF", "MTBUF"):
+            return bind_buffer(instruction, self)
+        entry = table().get(instruction.mnemonic)
+        if isinstance(entry, Entry):
+            return bind.bind_entry(instruction, entry, self.dispatch.wave_size)
+        if instruction.mnemonic == "s_getpc_b64":
+            return self._getpc(instruction, pc + instruction.size)
+        return control.bind_scalar(instruction, self) or bind_relative(instruction, self)
+
+    def _getpc(self, instruction: Instruction, after: int) -> Step:
+        store = bind.put(instruction.operands[0], "u64")
+        value = np.uint64(self.dispatch.code_address + after)
+        return lambda s: store(s, np.full(s.waves, value), None)
+
+    @staticmethod
+    def _dual(x: Any, y: Any, instruction: Instruction) -> Step:
+        """Both halves of a VOPD read before either writes."""
+        assert instruction.pair is not None
+        written = instruction.pair[0].operands[0].code - 256
+        reads = {o.code - 256 for o in instruction.pair[1].operands[1:] if o.code >= 256}
+        reads |= {instruction.pair[1].operands[0].code - 256} if "fmac" in instruction.pair[1].mnemonic \
+            or "dot2acc" in instruction.pair[1].mnemonic else set()
+        if written not in reads:
+            def in_order(s: State) -> None:
+                x(s)
+                y(s)
+            return in_order
+        written_y = instruction.pair[1].operands[0].code - 256
+        reads_x = {o.code - 256 for o in instruction.pair[0].operands[1:] if o.code >= 256}
+        if "fmac" in instruction.pair[0].mnemonic or "dot2acc" in instruction.pair[0].mnemonic:
+            reads_x.add(written)
+        if written_y not in reads_x:
+            def reversed_order(s: State) -> None:
+                y(s)
+                x(s)
+            return reversed_order
+
+        def crossed(s: State) -> None:
+            before = s.vgpr[written].copy()
+            x(s)
+            after = s.vgpr[written].copy()
+            s.vgpr[written] = before
+            y(s)
+            s.vgpr[written] = after
+        return crossed
+
+    def vocabulary(self, s: State) -> Vocabulary:
+        vocabulary = self._vocabularies.get(s.mode)
+        if vocabulary is None:
+            vocabulary = self._vocabularies[s.mode] = Vocabulary(Mode(s.mode))
+        vocabulary.state = s
+        return vocabulary
+
+    # -- execution --------------------------------------------------------------------------------------------
+
+    def run(self) -> Counts:
+        registers = None
+        with np.errstate(all="ignore"):
+            for batch in batches(self.dispatch):
+                if registers is None or registers is not batch.lds_bytes:
+                    registers = batch.lds_bytes
+                self.lds.__init__(batch.workgroups, batch.lds_bytes)     # type: ignore[misc]
+                self.counts.workgroups += batch.workgroups
+                self.counts.waves += batch.waves
+                self._run_batch(batch)
+        return self.counts
+
+    def _run_batch(self, batch: Batch) -> None:
+        ready: dict[int, list[State]] = {0: [batch.state()]}
+        waiting: list[State] = []
+        alive = batch.waves_of_workgroup.copy()
+        turns = 0
+        while ready or waiting:
+            if not ready:
+                raise IsaError("deadlock: every wave that is left waits at s_barrier for a wave that has ended")
+            turns += 1
+            # Fairness: PCs keep their insertion order, so the first key is the one that waited longest.
+            pc = next(iter(ready)) if turns % _FAIR_TURN == 0 else min(ready)
+            states = ready.pop(pc)
+            modes = {s.mode for s in states}
+            if len(modes) > 1:
+                ready[pc] = [s for s in states if s.mode != states[0].mode]
+                states = [s for s in states if s.mode == states[0].mode]
+            s = State.join(states)
+            for target, which in self._run_block(s):
+                if which == "barrier" if isinstance(which, str) else False:
+                    waiting.append(s)
+                    self._release(waiting, ready, alive)
+                    continue
+                part = s
+                if isinstance(which, tuple):
+                    _, mode, which = which
+                    part = s if which is None else s.take(which)
+                    part.mode = mode
+                elif which is not None:
+                    part = s.take(which)
+                part.pc = target
+                ready.setdefault(target, []).append(part)
+            if s.pc == -2:
+                np.subtract.at(alive, s.per_wave["workgroup"], 1)
+                if waiting:
+                    self._release(waiting, ready, alive)
+
+    @staticmethod
+    def _release(waiting: list[State], ready: dict[int, list[State]], alive: np.ndarray) -> None:
+        """Let the workgroups go whose waves are all at the barrier."""
+        arrived = np.zeros_like(alive)
+        for s in waiting:
+            np.add.at(arrived, s.per_wave["workgroup"], 1)
+        complete = (arrived == alive) & (alive > 0)
+        still = []
+        for s in waiting:
+            go = complete[s.per_wave["workgroup"]]
+            if go.all():
+                ready.setdefault(s.pc, []).append(s)
+            elif go.any():
+                part = s.take(go)
+                ready.setdefault(part.pc, []).append(part)
+                still.append(s.take(~go))
+            else:
+                still.append(s)
+        waiting[:] = still
+
+    def _run_block(self, s: State) -> control.Exits:
+        bound = self._bind(s.pc)
+        s.v = self.vocabulary(s)
+        i = 0
+        try:
+            if self.trace is None:
+                for i, step in enumerate(bound.steps):      # noqa: B007
+                    step(s)
+            else:
+                for i, step in enumerate(bound.steps):
+                    step(s)
+                    self.trace(self.dispatch.code_address + bound.block.pcs[i], bound.block.instructions[i], s)
+            i = len(bound.steps)
+            exits = bound.terminator(s) if bound.terminator is not None else [(bound.end, None)]
+        except Exception as error:
+            instruction = bound.block.instructions[min(i, len(bound.block.instructions) - 1)]
+            at = self.dispatch.code_address + bound.block.pcs[min(i, len(bound.block.pcs) - 1)]
+            error.add_note(f"at pc {at:#x}: {instruction}")
+            raise
+        self.counts.instructions += len(bound.block.instructions) * s.waves
+        if self.count_mnemonics:
+            for name, count in bound.names.items():
+                self.counts.by_mnemonic[name] += count * s.waves
+        if not exits:
+            s.pc = -2
+        elif exits is control.BARRIER:
+            s.pc = bound.end
+        return exits
+
+
+def execute(dispatch: Dispatch, memory_: Memory, **options: Any) -> Counts:
+    """See :func:`mock.isa.execute`."""
+    return Machine(dispatch, memory_, **options).run()

@@ -1,0 +1,85 @@
+"""Code as basic blocks: fetched through memory, decoded once, bound once, kept by content.
+
+PCs are relative to the code address, so that a program found again elsewhere, or in another process's address
+space, is the same program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mock.isa.access import PAGE, Accessor
+from mock.isa.decode import Instruction, decode
+from mock.isa.dispatch import IllegalInstruction
+
+__all__ = ["Block", "Code", "is_terminator"]
+
+_TERMINATORS = ("s_branch", "s_cbranch", "s_endpgm", "s_setpc", "s_swappc", "s_call", "s_trap", "s_barrier", "s_rfe",
+                "s_code_end", "s_setreg", "s_round_mode", "s_denorm_mode", "s_subvector_loop", "s_sethalt", "s_icache_inv",
+                "s_sendmsghalt")
+
+
+def is_terminator(mnemonic: str) -> bool:
+    """Does the instruction end a block: by a jump, or by a change that waves may disagree on?"""
+    return mnemonic.startswith(_TERMINATORS)
+
+
+@dataclass
+class Block:
+    """Straight-line instructions; the last one is a terminator unless the block was cut for length."""
+
+    pc: int
+    instructions: list[Instruction] = field(default_factory=list)
+    pcs: list[int] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        return self.pcs[-1] + self.instructions[-1].size
+
+
+class Code:
+    """Instruction memory from the code address on, read in pages when first needed."""
+
+    _LONGEST = 20           # bytes of the longest instruction, rounded up
+
+    def __init__(self, accessor: Accessor, address: int) -> None:
+        self.accessor, self.address = accessor, address
+        self._pages: dict[int, bytes] = {}
+
+    def _page(self, number: int) -> bytes:
+        if number not in self._pages:
+            self._pages[number] = self.accessor.bytes(number * PAGE, PAGE)
+        return self._pages[number]
+
+    def bytes(self, pc: int, n: int) -> bytes:
+        address = self.address + pc
+        first = self._page(address // PAGE)[address % PAGE:address % PAGE + n]
+        return first if len(first) == n else first + self._page(address // PAGE + 1)[:n - len(first)]
+
+    def instruction(self, pc: int) -> Instruction:
+        """Decode at ``pc``. The page after is only touched when the instruction reaches into it."""
+        address = self.address + pc
+        rest = PAGE - address % PAGE
+        head = self.bytes(pc, min(rest, self._LONGEST))
+        if rest >= self._LONGEST:
+            return decode(head, address)
+        try:
+            return decode(head, address)
+        except IllegalInstruction:
+            return decode(self.bytes(pc, self._LONGEST), address)
+
+    def block(self, pc: int, limit: int = 512) -> Block:
+        block = Block(pc)
+        while len(block.instructions) < limit:
+            try:
+                instruction = self.instruction(pc)
+            except IllegalInstruction:
+                if block.instructions:
+                    return block        # whoever gets that far meets it there
+                raise
+            block.instructions.append(instruction)
+            block.pcs.append(pc)
+            pc += instruction.size
+            if is_terminator(instruction.mnemonic):
+                break
+        return block

@@ -1,0 +1,625 @@
+"""The words that the semantics table is written in, as NumPy arrays understand them.
+
+Values are arrays of shape [lanes, waves] (vector) or [waves] (scalar); NumPy's broadcasting lets them meet. Types
+are explicit: u16 i16 f16 u32 i32 f32 u64 i64 f64, and mask (a bool a lane, or a wave for scalars). No word looks at
+the data to decide what Python does next, but for shortcuts that do not change the result.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mock.isa import exact
+from mock.isa.transcendental import Transcendental
+
+if TYPE_CHECKING:
+    from mock.isa.state import State
+
+__all__ = ["DTYPES", "Mode", "Vocabulary"]
+
+Array = Any
+DTYPES: dict[str, type] = {
+    "u8": np.uint8, "i8": np.int8, "u16": np.uint16, "i16": np.int16, "f16": np.float16, "b16": np.uint16,
+    "u32": np.uint32, "i32": np.int32, "f32": np.float32, "b32": np.uint32,
+    "u64": np.uint64, "i64": np.int64, "f64": np.float64, "b64": np.uint64}
+_BITS = {np.float16: np.uint16, np.float32: np.uint32, np.float64: np.uint64}
+_SIGN = {np.float16: np.uint16(0x8000), np.float32: np.uint32(0x8000_0000), np.float64: np.uint64(1 << 63)}
+_QUIET = {np.float16: np.uint16(0x0200), np.float32: np.uint32(0x0040_0000), np.float64: np.uint64(1 << 51)}
+_EXPONENT = {np.float16: np.uint16(0x7c00), np.float32: np.uint32(0x7f80_0000), np.float64: np.uint64(0x7ff << 52)}
+_DEFAULT_NAN = {np.float16: np.uint16(0x7e00), np.float32: np.uint32(0x7fc0_0000), np.float64: np.uint64(0x7ff8 << 48)}
+_TINY = {np.float16: 2.0 ** -14, np.float32: 2.0 ** -126, np.float64: 2.0 ** -1022}
+
+
+def _two_over_pi_bits() -> np.ndarray:
+    """The binary digits of 2/pi after the point, by Machin's formula in integers."""
+    bits = 1280
+    one = 1 << bits + 64
+
+    def arctan_inverse(n: int) -> int:
+        total, term, k = 0, one // n, 1
+        while term:
+            total += term // k if k % 4 == 1 else -(term // k)
+            term, k = term // (n * n), k + 2
+        return total
+    pi = 4 * (4 * arctan_inverse(5) - arctan_inverse(239))
+    value = 2 * one * one // pi >> 64
+    return np.array([value >> bits - 1 - i & 1 for i in range(bits)], np.float64)
+
+
+_TWO_OVER_PI = _two_over_pi_bits()
+
+
+class Mode:
+    """The wave's MODE register (RDNA3 ISA, "Mode register"): rounding, denormals, clamp and IEEE rules."""
+
+    __slots__ = ("denorm_16_64", "denorm_32", "dx10_clamp", "fp16_overflow", "ieee", "round_16_64", "round_32", "value")
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        self.round_32, self.round_16_64 = value & 3, value >> 2 & 3
+        self.denorm_32, self.denorm_16_64 = value >> 4 & 3, value >> 6 & 3
+        self.dx10_clamp, self.ieee, self.fp16_overflow = bool(value >> 8 & 1), bool(value >> 9 & 1), bool(value >> 23 & 1)
+
+    def __repr__(self) -> str:
+        names = ("nearest", "to +inf", "to -inf", "to zero")
+        return (f"Mode({self.value:#x}: round32={names[self.round_32]} round16_64={names[self.round_16_64]} "
+                f"denorm32={self.denorm_32:#b} denorm16_64={self.denorm_16_64:#b} dx10_clamp={self.dx10_clamp} "
+                f"ieee={self.ieee})")
+
+
+def dtype_of(x: Array) -> type:
+    kind: type = x.dtype.type
+    return kind
+
+
+class Vocabulary(Transcendental):
+    """Arithmetic under one :class:`Mode`; ``state`` is who executes (for words that look across lanes)."""
+
+    def __init__(self, mode: Mode) -> None:
+        self.mode = mode
+        self.state: State = None        # type: ignore[assignment]
+        rounding = {np.float32: mode.round_32, np.float16: mode.round_16_64, np.float64: mode.round_16_64}
+        denorm = {np.float32: mode.denorm_32, np.float16: mode.denorm_16_64, np.float64: mode.denorm_16_64}
+        self.rounding = rounding
+        self.flush_in = {k: not d & 1 for k, d in denorm.items()}
+        self.flush_out = {k: not d & 2 for k, d in denorm.items()}
+        self.plain = {k: rounding[k] == exact.NEAREST and denorm[k] == 3 and not (mode.fp16_overflow and k is np.float16)
+                      for k in rounding}
+
+    # -- integers and bits ------------------------------------------------------------------------------------
+
+    def add(self, a: Array, b: Array) -> Array:
+        return a + b
+
+    def sub(self, a: Array, b: Array) -> Array:
+        return a - b
+
+    def mul(self, a: Array, b: Array) -> Array:
+        return a * b
+
+    def and_(self, a: Array, b: Array) -> Array:
+        return a & b
+
+    def or_(self, a: Array, b: Array) -> Array:
+        return a | b
+
+    def xor(self, a: Array, b: Array) -> Array:
+        return a ^ b
+
+    def not_(self, a: Array) -> Array:
+        return ~a
+
+    def shl(self, a: Array, n: Array) -> Array:
+        """Left shift; the amount is taken modulo the width."""
+        kind = dtype_of(a)
+        return a << self._amount(n, kind)
+
+    def shr(self, a: Array, n: Array) -> Array:
+        """Right shift, arithmetic for signed types; the amount is taken modulo the width."""
+        return a >> self._amount(n, dtype_of(a))
+
+    @staticmethod
+    def _amount(n: Array, kind: type) -> Array:
+        width = np.dtype(kind).itemsize * 8 - 1
+        if isinstance(n, int):
+            return kind(n & width)
+        return (n & n.dtype.type(width)).astype(kind)
+
+    def min(self, a: Array, b: Array) -> Array:
+        return np.minimum(a, b)
+
+    def max(self, a: Array, b: Array) -> Array:
+        return np.maximum(a, b)
+
+    def eq(self, a: Array, b: Array) -> Array:
+        return a == b
+
+    def ne(self, a: Array, b: Array) -> Array:
+        return a != b
+
+    def lt(self, a: Array, b: Array) -> Array:
+        return a < b
+
+    def le(self, a: Array, b: Array) -> Array:
+        return a <= b
+
+    def gt(self, a: Array, b: Array) -> Array:
+        return a > b
+
+    def ge(self, a: Array, b: Array) -> Array:
+        return a >= b
+
+    def select(self, condition: Array, a: Array, b: Array) -> Array:
+        """a where the condition holds; either may be a Python number of the other's type."""
+        if isinstance(a, (int, float)):
+            a = dtype_of(b)(a)
+        elif isinstance(b, (int, float)):
+            b = dtype_of(a)(b)
+        return np.where(condition, a, b)
+
+    def constant(self, kind: str, value: float) -> Array:
+        return DTYPES[kind](value)
+
+    def cast(self, a: Array, kind: str) -> Array:
+        """Integer to integer: truncate, or extend by the source's signedness. Masks become 0 and 1."""
+        return a.astype(DTYPES[kind])
+
+    def bits(self, a: Array, kind: str) -> Array:
+        """The same bits as another type of the same width."""
+        return a.view(DTYPES[kind])
+
+    def low(self, a: Array) -> Array:
+        return a.astype(np.uint32)
+
+    def high(self, a: Array) -> Array:
+        return (a.view(np.uint64) >> np.uint64(32)).astype(np.uint32)
+
+    def join(self, low: Array, high: Array) -> Array:
+        """Two u32 -> u64."""
+        return low.astype(np.uint64) | high.astype(np.uint64) << np.uint64(32)
+
+    def popcount(self, a: Array) -> Array:
+        return np.bitwise_count(a).astype(np.uint32)
+
+    def clz(self, a: Array) -> Array:
+        """Leading zeros as i32, the width for zero."""
+        width = a.dtype.itemsize * 8
+        if width <= 32:
+            return (width - np.frexp(a.astype(np.float64))[1]).astype(np.int32)
+        high, low = self.high(a), self.low(a)
+        return np.where(high != 0, self.clz(high), 32 + self.clz(low)).astype(np.int32)
+
+    def ctz(self, a: Array) -> Array:
+        """Trailing zeros as i32, the width for zero."""
+        kind = dtype_of(a)
+        lowest = a & (~a + kind(1))
+        return np.where(a == 0, a.dtype.itemsize * 8, a.dtype.itemsize * 8 - 1 - self.clz(lowest)).astype(np.int32)
+
+    def reverse(self, a: Array) -> Array:
+        """Bits in reverse order."""
+        kind = dtype_of(a)
+        width = a.dtype.itemsize * 8
+        step, ones = 1, (1 << width) - 1
+        while step < width:
+            mask = kind(ones // ((1 << step) + 1))
+            n = kind(step)
+            a = (a >> n & mask) | (a & mask) << n
+            step *= 2
+        return a
+
+    def mul_high(self, a: Array, b: Array) -> Array:
+        """Upper half of the product of two u32 or two i32."""
+        wide = np.uint64 if dtype_of(a) is np.uint32 else np.int64
+        return (a.astype(wide) * b.astype(wide) >> wide(32)).astype(dtype_of(a))
+
+    def saturate(self, wide: Array, kind: str) -> Array:
+        """A wider signed integer clamped to ``kind``'s range."""
+        info = np.iinfo(DTYPES[kind])
+        return np.clip(wide, info.min, info.max).astype(DTYPES[kind])
+
+    # -- floats -----------------------------------------------------------------------------------------------
+
+    def neg(self, a: Array) -> Array:
+        """Sign bit flipped, of NaN too; integers: two's complement."""
+        kind = dtype_of(a)
+        if kind not in _BITS:
+            return ~a + kind(1)
+        return (a.view(_BITS[kind]) ^ _SIGN[kind]).view(kind)
+
+    def abs(self, a: Array) -> Array:
+        kind = dtype_of(a)
+        if kind not in _BITS:
+            return np.where(a < 0, ~a + kind(1), a)
+        return (a.view(_BITS[kind]) & ~_SIGN[kind]).view(kind)
+
+    def copysign(self, a: Array, sign_of: Array) -> Array:
+        kind = dtype_of(a)
+        return (a.view(_BITS[kind]) & ~_SIGN[kind] | sign_of.view(_BITS[kind]) & _SIGN[kind]).view(kind)
+
+    def isnan(self, a: Array) -> Array:
+        return np.isnan(a)
+
+    def signbit(self, a: Array) -> Array:
+        return np.signbit(a)
+
+    def is_signaling(self, a: Array) -> Array:
+        kind = dtype_of(a)
+        return np.isnan(a) & (a.view(_BITS[kind]) & _QUIET[kind] == 0)
+
+    def quiet(self, a: Array) -> Array:
+        """NaNs made quiet; everything else unchanged."""
+        kind = dtype_of(a)
+        bits = a.view(_BITS[kind])
+        return np.where(np.isnan(a), bits | _QUIET[kind], bits).view(kind)
+
+    def is_denormal(self, a: Array) -> Array:
+        kind = dtype_of(a)
+        return (a != 0) & (np.abs(a) < kind(_TINY[kind]))
+
+    def flush(self, a: Array) -> Array:
+        """Denormals become zero of the same sign, whatever the mode."""
+        kind = dtype_of(a)
+        bits = a.view(_BITS[kind])
+        return np.where(bits & _EXPONENT[kind] == 0, bits & _SIGN[kind], bits).view(kind)
+
+    def canonical(self, a: Array) -> Array:
+        """An input as the mode lets arithmetic see it."""
+        return self.flush(a) if self.flush_in[dtype_of(a)] else a
+
+    def finish(self, result: Array, *sources: Array) -> Array:
+        """A result as the mode lets it out: denormals, overflow and NaNs."""
+        kind = dtype_of(result)
+        if self.flush_out[kind]:
+            result = self.flush(result)
+        if self.mode.fp16_overflow and kind is np.float16:
+            infinite = np.isinf(result)
+            for source in sources:
+                infinite = infinite & ~np.isinf(source)
+            result = np.where(infinite, np.copysign(np.float16(65504), result), result)
+        return self._nans(result, *sources)
+
+    def _nans(self, result: Array, *sources: Array) -> Array:
+        """A NaN result is the first NaN operand, quiet, or else the positive default NaN."""
+        if not np.isnan(result.max() if result.ndim else result):
+            return result
+        kind = dtype_of(result)
+        where = np.isnan(result)
+        bits = np.full(result.shape, _DEFAULT_NAN[kind], _BITS[kind])
+        for source in reversed(sources):
+            bits = np.where(np.isnan(source), np.asarray(source, kind).view(_BITS[kind]) | _QUIET[kind], bits)
+        return np.where(where, bits, result.view(_BITS[kind])).view(kind)
+
+    def fadd(self, a: Array, b: Array) -> Array:
+        kind = dtype_of(a)
+        if self.plain[kind]:
+            return self._nans(a + b, a, b)
+        a, b = self.canonical(a), self.canonical(b)
+        rounding = self.rounding[kind]
+        if kind is np.float64:
+            return self.finish(exact.add_f64(a, b, rounding), a, b)
+        result = exact.narrow(exact.add_odd(a, b), kind, rounding)
+        return self.finish(self._zero_sum(result, a, b, rounding), a, b)
+
+    def fsub(self, a: Array, b: Array) -> Array:
+        kind = dtype_of(a)
+        if self.plain[kind]:
+            return self._nans(a - b, a, b)
+        return self.fadd(a, self.neg(b))
+
+    @staticmethod
+    def _zero_sum(result: Array, a: Array, b: Array, rounding: int) -> Array:
+        """x + -x is -0 when rounding to negative infinity."""
+        if rounding != exact.TO_NEGATIVE:
+            return result
+        minus = dtype_of(result)(-0.0)
+        return np.where((result == 0) & (np.signbit(a) | np.signbit(b)), minus, result)
+
+    def fmul(self, a: Array, b: Array) -> Array:
+        kind = dtype_of(a)
+        if self.plain[kind]:
+            return self._nans(a * b, a, b)
+        a, b = self.canonical(a), self.canonical(b)
+        rounding = self.rounding[kind]
+        if kind is np.float64:
+            return self.finish(exact.mul_f64(a, b, rounding), a, b)
+        return self.finish(exact.narrow(np.multiply(a, b, dtype=np.float64), kind, rounding), a, b)
+
+    def fma(self, a: Array, b: Array, c: Array) -> Array:
+        """a * b + c, rounded once."""
+        kind = dtype_of(a)
+        rounding = self.rounding[kind]
+        if kind is np.float32 and self.plain[kind]:
+            return self._nans(exact.fma_f32(a, b, c), a, b, c)
+        a, b, c = self.canonical(a), self.canonical(b), self.canonical(c)
+        if kind is np.float64:
+            return self.finish(exact.fma_f64(a, b, c, rounding), a, b, c)
+        result = exact.narrow(exact.fma_odd(a, b, c), kind, rounding)
+        if rounding == exact.TO_NEGATIVE:
+            result = self._zero_sum(result, np.multiply(a, b, dtype=np.float64), c, rounding)
+        return self.finish(result, a, b, c)
+
+    def fma_scaled(self, a: Array, b: Array, c: Array, scale: Array) -> Array:
+        """(a * b + c) * scale, rounded once; ``scale`` is a power of two."""
+        kind = dtype_of(a)
+        if kind is np.float64:
+            value = self.fma(a, b, c)
+            return self.finish(value * scale, a, b, c)
+        value = exact.fma_odd(self.canonical(a), self.canonical(b), self.canonical(c)) * scale
+        return self.finish(exact.narrow(value, kind, self.rounding[kind]), a, b, c)
+
+    def fmin(self, a: Array, b: Array) -> Array:
+        return self._extreme(a, b, smaller=True)
+
+    def fmax(self, a: Array, b: Array) -> Array:
+        return self._extreme(a, b, smaller=False)
+
+    def _extreme(self, a: Array, b: Array, smaller: bool) -> Array:
+        """A number wins over a NaN; with IEEE mode a signalling NaN wins, made quiet. -0 is less than +0."""
+        a, b = self.canonical(a), self.canonical(b)
+        less = (a < b) | ((a == b) & np.signbit(a))
+        result = np.where(less == smaller, a, b)
+        if np.isnan(np.add(a, b)).any():
+            result = np.where(np.isnan(a), b, np.where(np.isnan(b), a, result))
+            if self.mode.ieee:
+                result = np.where(self.is_signaling(b), self.quiet(b), result)
+                result = np.where(self.is_signaling(a), self.quiet(a), result)
+        return result
+
+    def compare(self, relation: str, a: Array, b: Array) -> Array:
+        """lt eq le gt lg ge o u and their negations nge nlg ngt nle neq nlt; f and t."""
+        a, b = self.canonical(a), self.canonical(b)
+        if relation == "lt":
+            return a < b
+        if relation == "eq":
+            return a == b
+        if relation == "le":
+            return a <= b
+        if relation == "gt":
+            return a > b
+        if relation == "ge":
+            return a >= b
+        if relation == "lg":
+            return (a < b) | (a > b)
+        if relation == "o":
+            return ~(np.isnan(a) | np.isnan(b))
+        if relation == "u":
+            return np.isnan(a) | np.isnan(b)
+        if relation in ("f", "t"):
+            return np.full(np.broadcast_shapes(np.shape(a), np.shape(b)), relation == "t")
+        return ~self.compare({"nge": "ge", "nlg": "lg", "ngt": "gt", "nle": "le", "neq": "eq", "nlt": "lt"}[relation], a, b)
+
+    def classify(self, a: Array, wanted: Array) -> Array:
+        """v_cmp_class: is ``a`` of one of the ten classes whose bits are set in ``wanted`` (u32)?"""
+        kind = dtype_of(a)
+        a = self.canonical(a)
+        negative, nan, infinite, zero = np.signbit(a), np.isnan(a), np.isinf(a), a == 0
+        denormal = self.is_denormal(a)
+        signed = np.where(infinite, 0, np.where(zero, 3, np.where(denormal, 2, 1)))     # distance from infinity
+        index = np.where(nan, np.where(a.view(_BITS[kind]) & _QUIET[kind] == 0, 0, 1), np.where(negative, 2 + signed, 9 - signed))
+        return (wanted >> index.astype(np.uint32)) & np.uint32(1) != 0
+
+    def floor(self, a: Array) -> Array:
+        return self._unary(np.floor, a)
+
+    def ceil(self, a: Array) -> Array:
+        return self._unary(np.ceil, a)
+
+    def trunc(self, a: Array) -> Array:
+        return self._unary(np.trunc, a)
+
+    def round_even(self, a: Array) -> Array:
+        return self._unary(np.rint, a)
+
+    def _unary(self, function: Any, a: Array) -> Array:
+        a = self.canonical(a)
+        return self.finish(function(a), a)
+
+    def fract(self, a: Array) -> Array:
+        """a - floor(a), below one."""
+        a = self.canonical(a)
+        kind = dtype_of(a)
+        largest = np.nextafter(kind(1), kind(0))
+        return self.finish(np.minimum(a - np.floor(a), largest), a)
+
+    def ldexp(self, a: Array, n: Array) -> Array:
+        """a * 2**n, n an i32, rounded once."""
+        kind = dtype_of(a)
+        a = self.canonical(a)
+        n = np.clip(n, -4400, 4400)
+        if kind is np.float64:
+            nearest = np.ldexp(a, n.astype(np.int32))
+            rounding = self.rounding[kind]
+            if rounding != exact.NEAREST:
+                back = np.ldexp(nearest, -n.astype(np.int32))
+                error = np.where(np.isinf(nearest) & np.isfinite(a), -np.sign(a), a - back)
+                nearest = exact._directed(nearest, error, rounding)
+            return self.finish(nearest, a)
+        wide = np.ldexp(a.astype(np.float64), np.clip(n, -600, 600).astype(np.int32))
+        return self.finish(exact.narrow(wide, kind, self.rounding[kind]), a)
+
+    def frexp_mantissa(self, a: Array) -> Array:
+        """In [0.5, 1); infinities and NaN unchanged."""
+        a = self.canonical(a)
+        return self._nans(np.where(np.isfinite(a), np.frexp(a)[0], a), a)
+
+    def frexp_exponent(self, a: Array) -> Array:
+        """i32; 0 for zero, infinities and NaN."""
+        a = self.canonical(a)
+        return np.where(np.isfinite(a), np.frexp(a)[1], 0).astype(np.int32)
+
+    def exponent(self, a: Array) -> Array:
+        """The biased exponent field, i32."""
+        kind = dtype_of(a)
+        shift = {np.float16: 10, np.float32: 23, np.float64: 52}[kind]
+        return ((a.view(_BITS[kind]) & _EXPONENT[kind]) >> _BITS[kind](shift)).astype(np.int32)
+
+    # -- conversions ------------------------------------------------------------------------------------------
+
+    def to_float(self, a: Array, kind: str, rounding: int | None = None) -> Array:
+        """Any number to f16, f32 or f64, by the mode's rounding of the destination type unless another is given."""
+        target = DTYPES[kind]
+        source = dtype_of(a)
+        if rounding is None:
+            rounding = self.rounding[target]
+        if source in _BITS:
+            if np.dtype(source).itemsize <= np.dtype(target).itemsize:
+                result = self.canonical(a).astype(target)
+            else:
+                result = exact.narrow(self.canonical(a).astype(np.float64), target, rounding)
+            if self.flush_out[target]:
+                result = self.flush(result)
+            if self.mode.fp16_overflow and target is np.float16:
+                result = np.where(np.isinf(result) & ~np.isinf(a), np.copysign(target(65504), result), result)
+            return self._convert_nan(a, result)
+        if target is np.float64:
+            return a.astype(target)
+        return exact.narrow(a.astype(np.float64), target, rounding)
+
+    def _convert_nan(self, a: Array, result: Array) -> Array:
+        """NaNs keep their sign and the top of their payload, and become quiet."""
+        where = np.isnan(a)
+        if not where.any():
+            return result
+        source, target = dtype_of(a), dtype_of(result)
+        fraction = {np.float16: 10, np.float32: 23, np.float64: 52}
+        bits = a.view(_BITS[source]).astype(np.uint64)
+        payload = bits & np.uint64((1 << fraction[source]) - 1)
+        shift = fraction[target] - fraction[source]
+        payload = payload << np.uint64(shift) if shift >= 0 else payload >> np.uint64(-shift)
+        sign = np.where(np.signbit(a), _SIGN[target], _BITS[target](0))
+        nan = payload.astype(_BITS[target]) | _EXPONENT[target] | _QUIET[target] | sign
+        return np.where(where, nan, result.view(_BITS[target])).view(target)
+
+    def to_int(self, a: Array, kind: str, rounding: str = "zero") -> Array:
+        """Float to integer, saturating; NaN gives 0. ``rounding``: zero, even, floor or half_up (floor(x + 0.5))."""
+        info = np.iinfo(DTYPES[kind])
+        wide = self.canonical(a).astype(np.float64)
+        wide = {"zero": np.trunc, "even": np.rint, "floor": np.floor, "half_up": lambda x: np.floor(x + 0.5)}[rounding](wide)
+        wide = np.where(np.isnan(wide), 0.0, wide)
+        return np.clip(wide, float(info.min), float(info.max)).astype(np.int64).astype(DTYPES[kind])
+
+    def bf16_to_f32(self, a: Array) -> Array:
+        """u16 holding a bfloat16 -> f32."""
+        return (a.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+    def f32_to_bf16(self, a: Array) -> Array:
+        """f32 -> u16 holding the nearest bfloat16; NaNs become quiet."""
+        bits = a.view(np.uint32)
+        rounded = (bits + np.uint32(0x7fff) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+        return np.where(np.isnan(a), bits >> np.uint32(16) | np.uint32(0x40), rounded).astype(np.uint16)
+
+    def fma_to_f16(self, a: Array, b: Array, c: Array) -> Array:
+        """f32 fused multiply-add rounded once, to f16."""
+        a, b, c = self.canonical(a), self.canonical(b), self.canonical(c)
+        result = exact.narrow(exact.fma_odd(a, b, c), np.float16, self.mode.round_16_64)
+        where = np.isnan(result)
+        if where.any():
+            nan = self._convert_nan(self._nans(np.asarray(a * b + c), a, b, c), result)
+            result = np.where(where, nan, result)
+        return self.flush(result) if self.flush_out[np.float16] else result
+
+    TO_ZERO = exact.TO_ZERO
+
+    def nan(self, kind: str) -> Array:
+        """The positive quiet NaN that invalid operations give."""
+        return _DEFAULT_NAN[DTYPES[kind]].view(DTYPES[kind])
+
+    def same(self, a: Array, b: Array) -> Array:
+        """Equal bits."""
+        bits = _BITS[dtype_of(a)]
+        return a.view(bits) == b.view(bits)
+
+    def mantissa(self, a: Array) -> Array:
+        """The fraction field."""
+        kind = dtype_of(a)
+        return a.view(_BITS[kind]) & ~(_EXPONENT[kind] | _SIGN[kind])
+
+    def clamp_unit(self, a: Array, *, signed: bool = False) -> Array:
+        """Into [0, 1] ([-1, 1] when signed); NaN becomes 0 with DX10_CLAMP and passes without."""
+        kind = dtype_of(a)
+        nan = np.isnan(a)
+        result = np.where(nan, a, np.minimum(np.maximum(a, kind(-1 if signed else 0)), kind(1)))
+        if not signed:
+            result = np.where(result == 0, kind(0), result)
+        return np.where(nan, kind(0), result) if self.mode.dx10_clamp or signed else result
+
+    def output(self, a: Array, omod: int, clamp: bool) -> Array:
+        """Output modifiers. OMOD has no effect with IEEE mode or when denormals may come out, and gives no -0
+        (RDNA3 ISA, "Output modifiers")."""
+        kind = dtype_of(a)
+        if omod and not self.mode.ieee and self.flush_out[kind]:
+            a = self.flush(np.where(a == 0, kind(0), a * kind((1, 2, 4, 0.5)[omod])))
+        return self.clamp_unit(a) if clamp else a
+
+    def two_over_pi(self, shift: Array) -> Array:
+        """The 53 bits of 2/pi's fraction that begin ``shift`` bits after the binary point, as an f64 integer."""
+        shift = np.clip(np.asarray(shift).view(np.int32).astype(np.int64), 0, len(_TWO_OVER_PI) - 64)
+        result = np.zeros(shift.shape, np.float64)
+        for i in range(53):
+            result = result * 2.0 + _TWO_OVER_PI[shift + i]
+        return result
+
+    # -- across lanes -----------------------------------------------------------------------------------------
+
+    @property
+    def lanes(self) -> int:
+        return self.state.lanes
+
+    def stack(self, rows: list[Array]) -> Array:
+        """Values as consecutive registers."""
+        return rows
+
+    def lane(self) -> Array:
+        """The lane's number, u32 [lanes, 1]."""
+        return self.state.lane_ids
+
+    def active(self) -> Array:
+        """EXEC as a mask."""
+        return self.state.active()
+
+    def full(self, a: Array) -> Array:
+        """A scalar as a vector."""
+        return np.broadcast_to(a, (self.state.lanes, self.state.waves))
+
+    def read_lane(self, a: Array, index: Array) -> Array:
+        """Lane ``index`` (u32 [waves]) of ``a``, EXEC notwithstanding."""
+        index = np.broadcast_to(index, (self.state.waves,)) & np.uint32(self.state.lanes - 1)
+        return self.full(a)[index, np.arange(self.state.waves)]
+
+    def first_active(self) -> Array:
+        """The lowest active lane, 0 where none is; u32 [waves]."""
+        mask = self.state.mask
+        if mask is None:
+            return np.zeros(self.state.waves, np.uint32)
+        return mask.argmax(axis=0).astype(np.uint32)
+
+    def gather_lanes(self, a: Array, index: Array) -> Array:
+        """out[lane] = a[index[lane]]; index u32 [lanes, waves], within range."""
+        return np.take_along_axis(self.full(a), self.full(index).astype(np.intp), axis=0)
+
+    def take_active(self, a: Array, index: Array, otherwise: Array, *, inactive: bool, zero: bool) -> Array:
+        """a[index[lane]]; from inactive lanes ``otherwise`` (or 0) unless they may be read."""
+        taken = self.gather_lanes(a, index)
+        if inactive or self.state.mask is None:
+            return taken
+        return np.where(self.gather_lanes(self.state.mask, index), taken, taken.dtype.type(0) if zero else otherwise)
+
+    def scatter_lanes(self, a: Array, index: Array) -> Array:
+        """out[index[lane]] = a[lane] for active lanes, later lanes winning; 0 where nothing was sent."""
+        out = np.zeros((self.state.lanes, self.state.waves), dtype_of(a))
+        a, index, active = self.full(a), self.full(index).astype(np.intp), self.full(self.active())
+        waves = np.arange(self.state.waves)
+        for lane in range(self.state.lanes):
+            on = active[lane]
+            out[index[lane][on], waves[on]] = a[lane][on]
+        return out
+
+    def ballot(self, mask: Array) -> Array:
+        """Lane mask as bits, u64 [waves]; inactive lanes give 0."""
+        return self.state.pack_mask(mask)
+
+    def unballot(self, bits: Array) -> Array:
+        """u64 [waves] -> lane mask."""
+        return self.state.unpack_mask(bits)
