@@ -427,39 +427,38 @@ class Hub:
                                                     "across power gating")
         if vmids and not (l1 and l2 and walks):
             self.board.note("invalidate-partial", f"{request.describe(value)}: some level keeps what it has")
-        with self.lock:
-            config = self.current()
-            for vmid in range(VMIDS):
-                tlb = self.tlbs.get(vmid)
-                if vmids >> vmid & 1:
-                    if count is None and l1 and l2:
-                        self.clean[vmid] = True
-                    if tlb is not None:
-                        tlb.drop(first, count, entries=bool(l1 and l2), walks=walks, block=config.contexts[vmid].block)
-            if request["CLEAR_PROTECTION_FAULT_STATUS_ADDR"].get(value):
-                self.clear_fault()
-        for vmid in range(VMIDS):
-            if vmids >> vmid & 1:
-                self.gmc.invalidated(self.name, vmid)
+        self._forget(vmids, first, count, bool(l1 and l2), walks)
+        if request["CLEAR_PROTECTION_FAULT_STATUS_ADDR"].get(value):
+            self.clear_fault()
         self.board.regs[name + "ACK"] = vmids
         if vmids:
             self.board.counters["tlb_flushes"] += 1
         self.gmc.tables.count()
 
     def _range(self, engine: int) -> tuple[int, int | None]:
-        """(first page, pages or None for all) of ADDR_RANGE. The encoding is that of AMD's IOMMU commands: with S, the
-        lowest zero bit of the page number says the size."""
+        """(first page, pages or None for all) of ADDR_RANGE."""
         name = f"VM_INVALIDATE_ENG{engine}_ADDR_RANGE"
-        sized = self.field(name + "_LO32", "S_BIT")
         page = self.field(name + "_LO32", "LOGI_PAGE_ADDR_RANGE_LO31") | \
             self.field(name + "_HI32", "LOGI_PAGE_ADDR_RANGE_HI5") << 31
-        if not sized:
-            return page, 1
-        ones = (~page & (page + 1)).bit_length() - 1        # trailing ones
-        if ones >= VA_BITS - PAGE_SHIFT:
-            return 0, None
-        size = 2 << ones
-        return page & ~(size - 1), size
+        return page_range(page, bool(self.field(name + "_LO32", "S_BIT")))
+
+    def forget(self, vmids: int, page: int, sized: bool, *, entries: bool, walks: bool) -> None:
+        """A request that comes with its own range (SDMA's GPUVM_INV)."""
+        self._forget(vmids, *page_range(page, sized), entries, walks)
+
+    def _forget(self, vmids: int, first: int, count: int | None, entries: bool, walks: bool) -> None:
+        with self.lock:
+            config = self.current()
+            for vmid in range(VMIDS):
+                tlb = self.tlbs.get(vmid)
+                if vmids >> vmid & 1:
+                    if count is None and entries:
+                        self.clean[vmid] = True
+                    if tlb is not None:
+                        tlb.drop(first, count, entries=entries, walks=walks, block=config.contexts[vmid].block)
+        for vmid in range(VMIDS):
+            if vmids >> vmid & 1:
+                self.gmc.invalidated(self.name, vmid)
 
     def invalidate_all(self) -> None:
         with self.lock:
@@ -692,6 +691,18 @@ class Gmc(Block):
 
     def stop(self) -> None:
         self._qwords = np.empty(0, np.uint64)
+
+
+def page_range(page: int, sized: bool) -> tuple[int, int | None]:
+    """(first page, pages, or None for all) of an invalidation's address. The encoding is that of AMD's IOMMU commands:
+    with S set, the lowest zero bit of the page number says the size."""
+    if not sized:
+        return page, 1
+    ones = (~page & (page + 1)).bit_length() - 1        # trailing ones
+    if ones >= VA_BITS - PAGE_SHIFT:
+        return 0, None
+    size = 2 << ones
+    return page & ~(size - 1), size
 
 
 def _bind(function: Callable[..., None]) -> Callable[[int], None]:

@@ -9,8 +9,8 @@ prints itself. Words that are no packet raise :class:`BadPacket`, which the engi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 from amdrv.facts import pm4, sdma6
 from amdrv.facts.layout import Packet, Word
@@ -37,15 +37,18 @@ class Truncated(Exception):
         super().__init__(f"a packet of {need} words is not all there")
 
 
-class Decoded(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """``packet["FIELD"]`` is a field's value."""
+
     name: str
     length: int                     # words, header included
     fields: Mapping[str, int]
     tail: Sequence[int]
     opcode: int
 
-    def __getitem__(self, key):  # type: ignore[no-untyped-def, override]
-        return self.fields[key] if isinstance(key, str) else tuple.__getitem__(self, key)
+    def __getitem__(self, field: str) -> int:
+        return self.fields[field]
 
     def __str__(self) -> str:
         inside = " ".join(f"{name}={value:#x}" for name, value in self.fields.items() if value)

@@ -43,6 +43,16 @@ class RawBoard:
             assert time.monotonic() < end, f"{what} did not happen; notes:\n{self.board.notes}"
             time.sleep(0.0005)
 
+    def load_firmware(self) -> None:
+        """As after the PSP's work: everything loaded, RLC's autoload complete."""
+        self.board.psp.loaded |= {"SDMA_UCODE_TH0", "SDMA_UCODE_TH1", "RS64_MEC", "RS64_MEC_P0_STACK", "RLC_G"}
+        self.board.psp.autoload_done = True
+
+    @property
+    def rules(self) -> set[str]:
+        """Names of the rules that notes are about."""
+        return {note.rule for note in self.board.notes}
+
     # ---- memory
 
     def vram(self, nbytes: int, fill: int | None = 0) -> int:
