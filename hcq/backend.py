@@ -113,10 +113,15 @@ class CopyEncoder(_Encoder, Protocol):
 
 
 class Backend(Protocol):
-    name: str                       # "AM:0"
-    properties: Properties
-    compute: ComputeEncoder
-    copy: CopyEncoder
+    @property
+    def name(self) -> str:
+        """As ``hcq.open`` takes it: "AM:0"."""
+    @property
+    def properties(self) -> Properties: ...
+    @property
+    def compute(self) -> ComputeEncoder: ...
+    @property
+    def copy(self) -> CopyEncoder: ...
 
     def alloc(self, nbytes: int, *, host: bool = False) -> Memory:
         """VRAM, or system memory with a CPU view. Never zero bytes. Contents are undefined.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -68,3 +69,17 @@ def dev(backend: FakeBackend) -> Iterator[hcq.Device]:
 @pytest.fixture
 def code() -> bytes:
     return CODE
+
+
+@pytest.fixture(scope="session")
+def am() -> Iterator[hcq.Device]:
+    """The AM backend on the software card, booted once for all tests."""
+    before = os.environ.get("AMDRV_HAL")
+    os.environ["AMDRV_HAL"] = "mock"
+    device = hcq.open("AM")
+    yield device
+    device.close()
+    if before is None:
+        del os.environ["AMDRV_HAL"]
+    else:
+        os.environ["AMDRV_HAL"] = before
