@@ -231,6 +231,7 @@ class Board:
     def hdp_flush(self) -> None:
         """The CPU's posted stores through BAR0 reach memory."""
         self.vram.flush()
+        self.memory.tables.count()
         for hook in self.after_flush:
             hook()
 

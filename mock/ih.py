@@ -140,10 +140,12 @@ class Ih(Block):
             self.board.raise_msi()
         return True
 
-    def raise_(self, client: int, source: int, *, ring_id: int = 0, vmid: int = 0, pasid: int = 0,
-               context: tuple[int, ...] = (0, 0, 0, 0)) -> bool:
-        """:meth:`post` by another name, for tests."""
-        return self.post(client, source, ring_id=ring_id, vmid=vmid, pasid=pasid, data=context)
+    def raise_(self, client: int, source: int, *, ring_id: int = 0, vmid: int = 0, vmid_src: int = 0,
+               pasid: int | None = None, context: tuple[int, ...] = (0, 0, 0, 0)) -> bool:
+        """:meth:`post`, with the PASID that the driver gave the VMID (IH_VMID_n_LUT, and _LUT_MM for the MM hub)."""
+        if pasid is None:
+            pasid = self.board.regs[f"IH_VMID_{vmid}_LUT{'_MM' if vmid_src else ''}"] & 0xFFFF
+        return self.post(client, source, ring_id=ring_id, vmid=vmid, vmid_src=vmid_src, pasid=pasid, data=context)
 
     def _goes_to_ring1(self, client: int, source: int) -> bool:
         if client == facts.SOC21_IH_CLIENTID_IH or not self._cntl("RB_ENABLE", 1):
@@ -205,7 +207,8 @@ class Ih(Block):
                     return False
                 ctypes.memmove(board.dma(address, len(data), write=True), data, len(data))
             else:
-                board.memory.write("mm", self._cntl("MC_VMID", ring), address, data)
+                from mock.gmc import Client
+                board.memory.write("mm", self._cntl("MC_VMID", ring), address, data, client=Client.MM_OSSSYS)
         except BusError:
             return False
         except Exception as error:

@@ -271,11 +271,14 @@ class Psp(Block):
     # ---- memory
 
     def _read(self, address: int, size: int) -> bytes | None:
-        return self._access(address, size, lambda: bytes(self.board.memory.read("mm", 0, address, size)))
+        from mock.gmc import Client
+        return self._access(address, size, lambda: bytes(self.board.memory.read("mm", 0, address, size, client=Client.MM_MP0)))
 
     def _write(self, address: int, data: bytes) -> bool:
+        from mock.gmc import Client
+
         def write() -> bytes:
-            self.board.memory.write("mm", 0, address, data)
+            self.board.memory.write("mm", 0, address, data, client=Client.MM_MP0)
             return b""
         return self._access(address, len(data), write) is not None
 

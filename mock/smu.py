@@ -214,20 +214,20 @@ class Smu(Block):
         return table, ctypes.sizeof(TABLE_TYPES[table]), high << 32 | low
 
     def _do_TransferTableSmu2Dram(self, argument: int) -> int:
-        from mock.gmc import Fault
+        from mock.gmc import Client, Fault
         table, size, address = self._table(argument)
         data = self._metrics() if table == facts.TABLE_SMU_METRICS else self._tables.get(table, bytes(size))
         try:
-            self.board.memory.write("mm", 0, address, data)
+            self.board.memory.write("mm", 0, address, data, client=Client.MM_MP1)
         except Fault as error:
             raise Rejected(facts.PPSMC_Result_Failed, f"write at {address:#x}: {error}") from None
         return argument
 
     def _do_TransferTableDram2Smu(self, argument: int) -> int:
-        from mock.gmc import Fault
+        from mock.gmc import Client, Fault
         table, size, address = self._table(argument)
         try:
-            self._tables[table] = bytes(self.board.memory.read("mm", 0, address, size))
+            self._tables[table] = bytes(self.board.memory.read("mm", 0, address, size, client=Client.MM_MP1))
         except Fault as error:
             raise Rejected(facts.PPSMC_Result_Failed, f"read at {address:#x}: {error}") from None
         return argument

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -164,10 +165,11 @@ class Vram:
         self.base, self.view = self._memory.base, self._memory.bytes
         self._image: _Mapping | None = None
         self._twin: _Mapping | None = None
-        self._handed = np.zeros(size // PAGE, dtype=np.uint16)      # live windows on each page
+        self._handed = np.zeros(size // PAGE, dtype=np.uint32)      # windows on each page
         self._ranges: list[tuple[int, int]] | None = []             # handed pages as runs; None: to be computed
         self._single: set[int] = set()                              # pages stored to by single accesses
-        self._closing: list[tuple[int, int]] = []                   # windows that went; a last look at the next flush
+        self._gone: deque[tuple[int, int]] = deque()                # windows that went, and are not looked at yet
+        self._posted: list[tuple[int, int]] = []                    # those of them with stores that await a flush
         self._lock = threading.RLock()
         self._compare = _memcmp()
         self.on_flush: list[PageHook] = []
@@ -183,19 +185,27 @@ class Vram:
             return memoryview(self.view[offset:offset + size])      # type: ignore[arg-type]
         first, end = offset // PAGE, -(-(offset + size) // PAGE)
         with self._lock:
+            self._release_gone()
             image, _ = self._images()
             self._refresh(first, end)
             self._handed[first:end] += 1
             self._ranges = None
             exporter = image.bytes[offset:offset + size]    # an array of its own: it lives as long as any view of it
-            weakref.finalize(exporter, self._window_gone, first, end)
+            weakref.finalize(exporter, self._gone.append, (first, end))
             return memoryview(exporter)     # type: ignore[arg-type]
 
-    def _window_gone(self, first: int, end: int) -> None:
-        with self._lock:
-            self._handed[first:end] -= 1
-            self._ranges = None
-            self._closing.append((first, end))
+    def _release_gone(self) -> None:
+        """Pages of windows that went need no image any more, once their stores were flushed."""
+        while self._gone:
+            first, end = self._gone.popleft()
+            if any(not self._equal(*self._images(), *run) for run in self._stored(first, end)):
+                self._posted.append((first, end))
+            else:
+                self._release(first, end)
+
+    def _release(self, first: int, end: int) -> None:
+        self._handed[first:end] -= 1
+        self._ranges = None
 
     def cpu_read(self, offset: int, width: int) -> int:
         """One load through BAR0."""
@@ -236,8 +246,6 @@ class Vram:
         for low, high in _runs(stored) if stored is not None else [(first, end)]:
             stale = self._handed[low:high] == 0
             stale[[page - low for page in self._single if low <= page < high]] = False
-            for a, b in self._closing:
-                stale[max(a - low, 0):max(b - low, 0)] = False
             for a, b in _runs(np.flatnonzero(stale) + low):
                 if not self._equal(self._memory, image, a, b):
                     image.pages[a:b] = self._memory.pages[a:b]
@@ -249,16 +257,22 @@ class Vram:
             return self._compare(one.base + first * PAGE, other.base + first * PAGE, (end - first) * PAGE) == 0
         return bool(np.array_equal(one.pages[first:end], other.pages[first:end]))
 
-    def _imaged(self) -> list[tuple[int, int]]:
-        """Runs of the pages whose image may differ from the twin."""
+    def _stored(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Runs of the pages of [first, end) whose image the CPU may have stored to."""
+        image, _ = self._images()
+        stored = image.stored_pages(first, end - first) if end - first > 4 else None
+        return [(first, end)] if stored is None else list(_runs(stored))
+
+    def _windows(self) -> list[tuple[int, int]]:
         if self._ranges is None:
             self._ranges = list(_runs(np.flatnonzero(self._handed), gap=16))
-        runs = [*self._ranges, *self._closing]
+        return self._ranges
+
+    def _imaged(self) -> list[tuple[int, int]]:
+        """Runs of the pages whose image may differ from the twin."""
         found: list[tuple[int, int]] = [(p, p + 1) for p in self._single]
-        image, _ = self._images()
-        for first, end in runs:
-            stored = image.stored_pages(first, end - first) if end - first > 4 else None
-            found += _runs(stored) if stored is not None else [(first, end)]
+        for first, end in self._windows():
+            found += self._stored(first, end)
         return found
 
     # ---- the flush, and what engines say
@@ -280,12 +294,19 @@ class Vram:
                     np.copyto(self._memory.pages[page], now, where=mask)
                     np.copyto(twin.pages[page], now, where=mask)
                     changed.append((page, old))
-            self._closing.clear()
-            self._single = {p for p in self._single if self._handed[p]} if len(self._single) > 1024 else self._single
+            self._flushed()
         for page, old in changed:
             for hook in self.on_flush:
                 hook(page * PAGE, old, self._memory.pages[page])
         return len(changed)
+
+    def _flushed(self) -> None:
+        """No store is posted any more."""
+        for first, end in self._posted:
+            self._release(first, end)
+        self._posted.clear()
+        self._single.clear()
+        self._release_gone()
 
     def written(self, offset: int, size: int) -> None:
         """An engine wrote exactly these bytes of memory: the CPU sees them now. Cheap where there is no image."""
@@ -307,10 +328,8 @@ class Vram:
         with self._lock:
             image, twin = self._images()
             if pages is None:
-                if self._ranges is None:
-                    self._ranges = list(_runs(np.flatnonzero(self._handed), gap=16))
                 runs: list[tuple[int, int]] = [(p, p + 1) for p in self._single]
-                for first, end in self._ranges:
+                for first, end in self._windows():
                     parts = [m.stored_pages(first, end - first) for m in (self._memory, twin)] \
                         if end - first > 4 else [None]
                     if parts[0] is None or parts[1] is None:
@@ -342,8 +361,7 @@ class Vram:
                 if not self._equal(image, twin, first, end):
                     image.pages[first:end] = self._memory.pages[first:end]
                     twin.pages[first:end] = self._memory.pages[first:end]
-            self._single.clear()
-            self._closing.clear()
+            self._flushed()
 
     def lose(self) -> None:
         """The memory lost its refresh: poison everywhere, for engines and CPU alike, windows included."""
@@ -351,8 +369,7 @@ class Vram:
             for mapping in (self._memory, self._image, self._twin):
                 if mapping is not None:
                     mapping.refill()
-            self._single.clear()
-            self._closing.clear()
+            self._flushed()
 
     def close(self) -> None:
         """Give the memory back; views that are still held keep their own mapping alive."""

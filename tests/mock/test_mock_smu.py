@@ -1,0 +1,143 @@
+"""SMU mailbox: results, features, clocks, tables, GFXOFF, mode-1 reset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from amdrv.facts import smu13
+from mock.smu import CLOCKS, FIRMWARE_FLAGS
+
+OK, FAILED, UNKNOWN = smu13.PPSMC_Result_OK, smu13.PPSMC_Result_Failed, smu13.PPSMC_Result_UnknownCmd
+PREREQ = smu13.PPSMC_Result_CmdRejectedPrereq
+BUFFER = 0x400000
+
+
+def flags(card: Any) -> int:
+    card.write("BIF_BX_PF0_RSMU_INDEX", FIRMWARE_FLAGS)
+    return int(card.read("BIF_BX_PF0_RSMU_DATA"))
+
+
+def test_nothing_answers_before_the_firmware_runs(card: Any) -> None:
+    card.setup()
+    assert flags(card) == 0
+    card.write("MP1_SMN_C2PMSG_66", smu13.PPSMC_MSG_TestMessage)
+    assert card.read("MP1_SMN_C2PMSG_90") == 0 and "does not run" in card.rule("smu-dead")
+
+
+def test_messages(card: Any) -> None:
+    card.start_smu()
+    assert flags(card) & 1
+    assert card.smu(smu13.PPSMC_MSG_TestMessage, 41) == (OK, 42)
+    assert card.smu(smu13.PPSMC_MSG_GetDriverIfVersion) == (OK, smu13.SMU13_DRIVER_IF_VERSION_SMU_V13_0_0_0)
+    assert card.smu(smu13.PPSMC_MSG_GetSmuVersion)[1] >> 16 == 78
+    assert card.smu(0x7F)[0] == UNKNOWN
+    assert card.smu(smu13.PPSMC_MSG_EnterBaco)[0] == UNKNOWN
+    assert card.smu(smu13.PPSMC_MSG_SetWorkloadMask, 3)[0] == OK
+    assert card.board.smu.settings["SetWorkloadMask"] == 3
+    assert card.smu(smu13.PPSMC_MSG_PrepareMp1ForUnload)[0] == OK
+    assert flags(card) == 0
+
+
+def test_features(card: Any) -> None:
+    card.start_smu()
+    running = lambda: card.smu(smu13.PPSMC_MSG_GetRunningSmuFeaturesHigh)[1] << 32 \
+        | card.smu(smu13.PPSMC_MSG_GetRunningSmuFeaturesLow)[1]     # noqa: E731
+    assert running() == 0
+    card.smu(smu13.PPSMC_MSG_SetAllowedFeaturesMaskLow, 0xFFFFFFFF & ~(1 << smu13.FEATURE_GFXOFF_BIT))
+    card.smu(smu13.PPSMC_MSG_EnableAllSmuFeatures)
+    assert running() >> smu13.FEATURE_DPM_GFXCLK_BIT & 1 and not running() >> smu13.FEATURE_GFXOFF_BIT & 1
+    card.smu(smu13.PPSMC_MSG_DisableSmuFeaturesLow, 1 << smu13.FEATURE_DPM_GFXCLK_BIT)
+    assert not running() >> smu13.FEATURE_DPM_GFXCLK_BIT & 1
+    card.smu(smu13.PPSMC_MSG_EnableSmuFeaturesHigh, 1 << smu13.FEATURE_GFX_IMU_BIT - 32)
+    assert running() >> smu13.FEATURE_GFX_IMU_BIT & 1
+    card.smu(smu13.PPSMC_MSG_DisableAllSmuFeatures)
+    assert running() == 0
+
+
+@pytest.mark.parametrize("clock", [smu13.PPCLK_GFXCLK, smu13.PPCLK_UCLK])
+def test_clock_levels(card: Any, clock: int) -> None:
+    card.start_smu()
+    result, count = card.smu(smu13.PPSMC_MSG_GetDpmFreqByIndex, clock << 16 | 0xFF)
+    assert result == OK and count & 0x7FFFFFFF == len(CLOCKS[clock])
+    levels = [card.smu(smu13.PPSMC_MSG_GetDpmFreqByIndex, clock << 16 | i)[1] for i in range(count & 0xFF)]
+    assert levels == sorted(levels) == list(CLOCKS[clock])
+    assert card.smu(smu13.PPSMC_MSG_GetDpmFreqByIndex, clock << 16 | len(levels))[0] == FAILED
+    assert card.smu(smu13.PPSMC_MSG_GetMinDpmFreq, clock << 16) == (OK, levels[0])
+    assert card.smu(smu13.PPSMC_MSG_GetMaxDpmFreq, clock << 16) == (OK, levels[-1])
+    assert card.smu(smu13.PPSMC_MSG_SetSoftMinByFreq, 99 << 16 | 5)[0] == FAILED
+
+
+def test_metrics_go_to_the_drivers_memory(card: Any) -> None:
+    card.start_smu()
+    assert card.smu(smu13.PPSMC_MSG_TransferTableSmu2Dram, smu13.TABLE_SMU_METRICS)[0] == PREREQ
+    card.smu(smu13.PPSMC_MSG_SetDriverDramAddrHigh, 0x80)
+    card.smu(smu13.PPSMC_MSG_SetDriverDramAddrLow, BUFFER)
+    assert card.smu(smu13.PPSMC_MSG_SetSoftMinByFreq, smu13.PPCLK_UCLK << 16 | 1249)[0] == OK
+    assert card.smu(smu13.PPSMC_MSG_TransferTableSmu2Dram, smu13.TABLE_SMU_METRICS)[0] == OK
+    table = smu13.SmuMetricsExternal_t.from_buffer_copy(card.memory(BUFFER, 1024).tobytes())
+    assert table.SmuMetrics.CurrClock[smu13.PPCLK_UCLK] == 1249
+    card.memory(BUFFER, 16)[:] = 7
+    card.flush()
+    assert card.smu(smu13.PPSMC_MSG_TransferTableDram2Smu, smu13.TABLE_WATERMARKS)[0] == OK
+    card.memory(BUFFER, 16)[:] = 0
+    card.flush()
+    assert card.smu(smu13.PPSMC_MSG_TransferTableSmu2Dram, smu13.TABLE_WATERMARKS)[0] == OK
+    assert (card.memory(BUFFER, 16) == 7).all()
+    assert card.smu(smu13.PPSMC_MSG_TransferTableSmu2Dram, 77)[0] == FAILED
+    card.smu(smu13.PPSMC_MSG_SetDriverDramAddrHigh, 0xFF)
+    assert card.smu(smu13.PPSMC_MSG_TransferTableSmu2Dram, smu13.TABLE_SMU_METRICS)[0] == FAILED
+
+
+def test_gfxoff_takes_the_registers_of_gc_away(card: Any) -> None:
+    card.start_smu()
+    card.board.psp.autoload_done = True
+    card.write("SCRATCH_REG0", 0x1234)
+    card.smu(smu13.PPSMC_MSG_AllowGfxOff)
+    card.wait(lambda: card.board.engine("smu").idle)
+    assert card.read("SCRATCH_REG0") == 0 and "SCRATCH_REG0" in card.rule("gfxoff")
+    card.write("SCRATCH_REG0", 5)
+    assert card.read("RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE") == 64
+    assert card.smu(smu13.PPSMC_MSG_DisallowGfxOff)[0] == OK
+    assert card.read("SCRATCH_REG0") == 0x1234
+
+
+def test_gfxoff_rule_can_be_switched_off(make_card: Callable[..., Any]) -> None:
+    card = make_card(strict="-gfxoff")
+    card.start_smu()
+    card.board.psp.autoload_done = True
+    card.write("SCRATCH_REG0", 0x1234)
+    card.smu(smu13.PPSMC_MSG_AllowGfxOff)
+    assert card.read("SCRATCH_REG0") == 0x1234
+
+
+def test_mode_1_reset_wipes(card: Any) -> None:
+    card.start_smu()
+    memory = card.memory(0x800000, 4096)
+    memory[:] = 9
+    card.flush()
+    assert card.smu(smu13.PPSMC_MSG_Mode1Reset)[0] == OK
+    card.wait(lambda: card.board.engine("smu").idle)
+    assert card.read("MP0_SMN_C2PMSG_35") == 0          # the card's own firmware starts first
+    card.wait(lambda: card.read("MP0_SMN_C2PMSG_33"))
+    assert card.read("MP0_SMN_C2PMSG_35") == 1 << 31 and card.read("MP0_SMN_C2PMSG_81") == 0
+    assert not (memory == 9).all() and flags(card) == 0
+    assert card.read("BIF_BX0_REMAP_HDP_MEM_FLUSH_CNTL") == 0
+    card.start_smu()                                    # and all again
+
+
+def test_faults(card: Any) -> None:
+    card.start_smu()
+    card.board.faults.inject("smu-wrong", count=1, message=smu13.PPSMC_MSG_TestMessage, result=0xFF, argument=3)
+    assert card.smu(smu13.PPSMC_MSG_TestMessage, 1) == (0xFF, 3)
+    card.board.faults.inject("smu-busy", count=1)
+    assert card.smu(smu13.PPSMC_MSG_TestMessage, 1)[0] == smu13.PPSMC_Result_CmdRejectedBusy
+    card.board.faults.inject("smu-silent", count=1)
+    card.write("MP1_SMN_C2PMSG_90", 0)
+    card.write("MP1_SMN_C2PMSG_66", smu13.PPSMC_MSG_TestMessage)
+    assert card.board.engine("smu").wait_idle() and card.read("MP1_SMN_C2PMSG_90") == 0
+    assert card.smu(smu13.PPSMC_MSG_TestMessage, 1) == (OK, 2)
+    assert np.uint32(card.board.counters["smu_messages"]) == 3
