@@ -19,7 +19,7 @@ __all__ = ["Smu"]
 FIRMWARE_FLAGS, INTERRUPTS_ENABLED = 0x3B10024, 1 << 0
 RESPONSE_TIMEOUT = 2.0          # smu_cmn.c: 20 times usec_timeout
 RESET_TIME = 0.5                # smu_v13_0.h, SMU13_MODE1_RESET_WAIT_TIME_IN_MS
-RESET_TIMEOUT = 10.0
+RESET_TIMEOUT = 5.0
 
 ALL_FEATURES = 0xFFFF_FFFF      # Linux asks for every feature it has not been told to leave out
 RESULTS = {number: name.removeprefix("PPSMC_Result_") for name, number in facts.ENUMS["result"].items()}
@@ -52,11 +52,10 @@ class Smu:
         self.booted = True
 
     def shutdown(self) -> None:
-        """smu_hw_fini; the messages of a clean unload (smu_v13_0_0_set_mp1_state)."""
-        if self.booted:
-            self.booted = False
-            self.send(facts.PPSMC_MSG_DisableAllSmuFeatures)
-            self.send(facts.PPSMC_MSG_PrepareMp1ForUnload)
+        """Nothing is said on the way out: this SMU's firmware puts its features away by itself, and "driver involvement
+        may cause some unexpected issues" (smu_disable_dpms). It must stay able to reset the card for the next owner.
+        """
+        self.booted = False
 
     def send(self, message: int, argument: int = 0) -> int:
         """smu_cmn_send_smc_msg_with_param: the SMU's answer.
@@ -90,23 +89,32 @@ class Smu:
         """Reset the whole card but PCIe, as Linux does on a card that someone left running
         (soc21_need_reset_on_init, smu_v13_0_0_mode1_reset), and wait until its own firmware is ready again.
 
-        An SMU that does not answer leaves the bus: a reset by the HAL.
+        An SMU that does not answer any more leaves the bus: a reset by the HAL.
         """
-        region = self.device.registers
         state = self.device.save_config()
         try:
             self._answer("SMU before a reset")
             self._write(facts.PPSMC_MSG_Mode1Reset, 0)
-        except BootError:
-            self.device.pci.reset()
-        else:
             time.sleep(RESET_TIME)          # nothing may touch the card meanwhile
+            self._wait_for_reset("mode-1 reset by the SMU", RESET_TIMEOUT)
+        except BootError as first:
+            self.device.pci.reset()
+            time.sleep(RESET_TIME)
+            try:
+                self._wait_for_reset("reset through the bus", RESET_TIMEOUT)
+            except BootError as second:
+                raise BootError(f"reset: the card was left running and cannot be reset: {first}; {second}; "
+                                "power-cycle the machine") from second
+        self._talking = False
+        self.device.restore_config(state)
+
+    def _wait_for_reset(self, what: str, timeout: float) -> None:
+        region, psp = self.device.registers, self.device.psp
         try:
             wait_until(lambda: region.read32(4 * RCC_CONFIG_MEMSIZE) not in (0, 0xFFFF_FFFF)
-                       and region.read32(4 * MP0_SMN_C2PMSG_33) & FIRMWARE_READY
-                       and not self.device.psp.alive, RESET_TIMEOUT, "card to come out of reset",
-                       seen=lambda: f"C2PMSG_33 {region.read32(4 * MP0_SMN_C2PMSG_33):#x}, "
-                                    f"C2PMSG_81 {int(self.regs.MP0_SMN_C2PMSG_81.read()):#x}")
+                       and region.read32(4 * MP0_SMN_C2PMSG_33) & FIRMWARE_READY and not psp.alive, timeout,
+                       f"card ready after a {what}",
+                       seen=lambda: f"C2PMSG_33 {region.read32(4 * MP0_SMN_C2PMSG_33):#x}, sign of life of the PSP's "
+                                    f"system {int(self.regs.MP0_SMN_C2PMSG_81.read()):#x}")
         except WaitTimeout as error:
-            raise BootError(f"reset: {error}; power-cycle the card") from error
-        self.device.restore_config(state)
+            raise BootError(str(error)) from error

@@ -277,8 +277,9 @@ def test_a_bad_address_is_reported_with_the_buffer_next_to_it(boot: Boot, engine
     def reported() -> bool:
         device.check()
         return False
-    with pytest.raises(GpuFault, match=rf"AM:0: page fault at {bad:#x}: write by .*page not present.* \(VMID 8, gc hub\)"
-                                       rf"; this is .* victim buffer {victim.address:#x}"):
+    expected = (rf"AM:0: page fault at {bad:#x}: write by .*page not present.* \(VMID 8, gc hub\); "
+                rf"this is 0x1000 bytes past the end of victim buffer {victim.address:#x}")
+    with pytest.raises(GpuFault, match=expected):
         wait_until(reported, 5, "the fault to be reported")
     assert device.interrupts.counts["page fault"] >= 1
 
