@@ -62,6 +62,30 @@ RegisterAddress = Callable[[str], int]
 """Name of a GC register -> its dword address in the register BAR."""
 
 
+class _Template:
+    """A packet built once; a copy with other 64-bit values costs a few stores.
+
+    :param holes: words that begin a 64-bit value: index of the low half; the high half follows.
+    """
+
+    def __init__(self, words: list[int], *holes: int) -> None:
+        self.words, self.holes = words, holes
+
+    def append(self, words: list[int], address: int, value: int = 0) -> None:
+        if address & 7 or not 0 <= value < 1 << 64:
+            raise PacketError(f"a signal is a 64-bit word at a multiple of 8; {value:#x} at {address:#x} is none")
+        start = len(words)
+        words += self.words
+        for hole, whole in zip(self.holes, (address, value), strict=False):
+            words[start + hole] = whole & LOW_WORD
+            words[start + hole + 1] = whole >> 32
+
+
+def _word(name: str, word: str) -> int:
+    """Where a word stands in a PM4 packet, its header counted."""
+    return [each.name for each in pm4_facts.PACKETS[name].words].index(word) + 1
+
+
 class Scratch:
     """What a launch with scratch has to say: where the waves' slots are, how many an SE has, how large one is."""
 
@@ -136,6 +160,20 @@ class ComputeEncoder:
             pm4.build("EVENT_WRITE", EVENT_TYPE="CS_PARTIAL_FLUSH", EVENT_INDEX="PARTIAL_FLUSH")
             + pm4.build("ACQUIRE_MEM", COHER_SIZE=(1 << 40) - 1, COHER_BASE=0, POLL_INTERVAL=10, GLI_INV="GLI_ALL",
                         GLK_INV=1, GLV_INV=1, GL1_INV=1, GLM_INV=1, GLM_WB=1, GL2_INV=1, GL2_WB=1))
+        self._wait = _Template(
+            pm4.build("WAIT_REG_MEM64", FUNCTION="GREATER_EQUAL", MEM_SPACE="MEMORY", ADDRESS=0, REFERENCE=0,
+                      MASK=(1 << 64) - 1, POLL_INTERVAL=POLL_INTERVAL),
+            _word("WAIT_REG_MEM64", "ADDRESS_LO"), _word("WAIT_REG_MEM64", "REFERENCE_LO"))
+        holes = _word("RELEASE_MEM", "ADDRESS_LO"), _word("RELEASE_MEM", "DATA_LO")
+        self._timestamp = _Template(
+            pm4.build("RELEASE_MEM", EVENT_TYPE="BOTTOM_OF_PIPE_TS", EVENT_INDEX="END_OF_PIPE", CACHE_POLICY="BYPASS",
+                      DATA_SEL="GPU_CLOCK", ADDRESS=0, DATA=0, INT_CTXID=0), *holes)
+        # Linux 6.1, gfx_v11_0_ring_emit_fence
+        self._signal = [_Template(
+            pm4.build("RELEASE_MEM", EVENT_TYPE="CACHE_FLUSH_AND_INV_TS_EVENT", EVENT_INDEX="END_OF_PIPE",
+                      SEQ="SEQ_FORWARD", GL2_WB=1, GL2_INV=1, GL2_US=1, GL1_INV=1, GLV_INV=1, GLM_INV=1, GLM_WB=1,
+                      CACHE_POLICY="BYPASS", DATA_SEL="DATA_64", INT_SEL=interrupt, ADDRESS=0, DATA=0, INT_CTXID=0),
+            *holes) for interrupt in ("NONE", "INTERRUPT_AFTER_WRITE")]
 
     def preamble(self) -> list[int]:
         """Words for the beginning of a queue: what stays the same for all launches (Mesa, ac_cmdbuf.c,
@@ -152,20 +190,13 @@ class ComputeEncoder:
         return words
 
     def wait(self, words: list[int], address: int, value: int) -> None:
-        words += pm4.build("WAIT_REG_MEM64", FUNCTION="GREATER_EQUAL", MEM_SPACE="MEMORY", ADDRESS=address,
-                           REFERENCE=value, MASK=(1 << 64) - 1, POLL_INTERVAL=POLL_INTERVAL)
+        self._wait.append(words, address, value)
 
     def signal(self, words: list[int], address: int, value: int, *, interrupt: bool = True) -> None:
-        # Linux 6.1, gfx_v11_0_ring_emit_fence
-        words += pm4.build("RELEASE_MEM", EVENT_TYPE="CACHE_FLUSH_AND_INV_TS_EVENT", EVENT_INDEX="END_OF_PIPE",
-                           SEQ="SEQ_FORWARD", GL2_WB=1, GL2_INV=1, GL2_US=1, GL1_INV=1, GLV_INV=1, GLM_INV=1, GLM_WB=1,
-                           CACHE_POLICY="BYPASS", DATA_SEL="DATA_64",
-                           INT_SEL="INTERRUPT_AFTER_WRITE" if interrupt else "NONE", ADDRESS=address, DATA=value,
-                           INT_CTXID=0)
+        self._signal[interrupt].append(words, address, value)
 
     def timestamp(self, words: list[int], address: int) -> None:
-        words += pm4.build("RELEASE_MEM", EVENT_TYPE="BOTTOM_OF_PIPE_TS", EVENT_INDEX="END_OF_PIPE",
-                           CACHE_POLICY="BYPASS", DATA_SEL="GPU_CLOCK", ADDRESS=address, DATA=0, INT_CTXID=0)
+        self._timestamp.append(words, address)
 
     def memory_barrier(self, words: list[int]) -> None:
         words += self._barrier

@@ -224,7 +224,7 @@ class Device:
             try:
                 offset = ring.take(launch.program.block_bytes)
                 self._exec(words, launch, ring.bytes, offset, ring.address + offset)
-                point = self._finish(timeline, encoder, words, launch)
+                point = self._finish(timeline, encoder, words, launch.shape)
             except BaseException:
                 ring.cancel()
                 raise

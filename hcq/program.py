@@ -51,22 +51,33 @@ _KINDS = {"i": "iu", "u": "iu", "f": "f", "b": "b"}
 
 
 class Shape:
-    """What depends only on grid, block and local memory: checked sizes, and the packed hidden arguments."""
+    """What depends only on grid, block and local memory: checked sizes, and the packed hidden arguments.
 
-    __slots__ = ("block", "dims", "grid", "lds", "tail")
+    Its text names the launch in messages; it keeps neither the program nor any buffer alive.
+    """
 
-    def __init__(self, grid: tuple[int, int, int], block: tuple[int, int, int], dims: int, lds: int,
+    __slots__ = ("block", "dims", "grid", "lds", "name", "tail")
+
+    def __init__(self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int], dims: int, lds: int,
                  tail: bytes) -> None:
-        self.grid, self.block, self.dims, self.lds, self.tail = grid, block, dims, lds, tail
+        self.name, self.grid, self.block, self.dims, self.lds, self.tail = name, grid, block, dims, lds, tail
+
+    def __str__(self) -> str:
+        return f"kernel {self.name!r} grid {self.grid} block {self.block}"
 
 
 class Launch:
-    """One launch: a program, packed explicit arguments, a shape, and the memory that it uses."""
+    """One launch: a program, packed explicit arguments, a shape, and the arguments themselves."""
 
-    __slots__ = ("explicit", "program", "shape", "storages")
+    __slots__ = ("args", "explicit", "program", "shape")
 
-    def __init__(self, program: Program, explicit: bytes, shape: Shape, storages: tuple[Storage, ...]) -> None:
-        self.program, self.explicit, self.shape, self.storages = program, explicit, shape, storages
+    def __init__(self, program: Program, explicit: bytes, shape: Shape, args: Sequence[Any]) -> None:
+        self.program, self.explicit, self.shape, self.args = program, explicit, shape, args
+
+    @property
+    def storages(self) -> list[Storage]:
+        """The memory that the launch uses."""
+        return [value._storage for value in self.args if isinstance(value, Buffer)]
 
     def write(self, memory: memoryview, offset: int, address: int) -> int:
         """Write the ``program.block_bytes`` at ``memory[offset]``, which the engines see at ``address``.
@@ -88,7 +99,7 @@ class Launch:
         return address + program.packet_offset
 
     def __str__(self) -> str:
-        return f"kernel {self.program.name!r} grid {self.shape.grid} block {self.shape.block}"
+        return str(self.shape)
 
 
 class Program:
@@ -153,8 +164,7 @@ class Program:
             shape = self._shapes[grid, block, lds]
         except (KeyError, TypeError):       # TypeError: a list, or an array
             shape = self._shape(grid, block, lds)
-        storages = tuple([value._storage for value in args if isinstance(value, Buffer)])
-        return Launch(self, self._explicit.pack(*values), shape, storages)
+        return Launch(self, self._explicit.pack(*values), shape, args)
 
     def _place_locals(self, args: list[Any], lds: int) -> tuple[list[Any], int]:
         """Local-memory arguments become offsets in LDS, after the kernel's own and ``lds``."""
@@ -192,7 +202,7 @@ class Program:
             raise LaunchError(f"kernel {self.name!r}: {info.group_bytes} bytes of its own local memory and {lds} "
                               f"dynamic ones; a workgroup of {self.device.name} has {properties.lds_bytes}")
         dims = max(_dims(grid), _dims(block))
-        shape = Shape(grid3, block3, dims, int(lds), self._hidden(grid3, block3, dims, int(lds)))
+        shape = Shape(self.name, grid3, block3, dims, int(lds), self._hidden(grid3, block3, dims, int(lds)))
         if len(self._shapes) >= 256:
             self._shapes.clear()
         with suppress(TypeError):           # unhashable

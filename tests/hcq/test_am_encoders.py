@@ -342,3 +342,9 @@ def test_what_is_submitted_is_counted(card: PlainCard) -> None:
     preamble = pm4.decode(card.submitted[0])
     assert card.statistics == {"kernels": 3, "pm4_packets": len(preamble) + len(pm4.decode(words)),
                                "sdma_packets": len(sdma.decode(copied)), "copied_bytes": SDMA_LARGEST + 17}
+
+
+def test_signals_are_aligned_words(encoder: ComputeEncoder) -> None:
+    for address, value in ((ADDRESS + 4, 1), (ADDRESS, -1), (ADDRESS, 1 << 64)):
+        with pytest.raises(PacketError, match="a signal is a 64-bit word at a multiple of 8"):
+            encoder.signal([], address, value)

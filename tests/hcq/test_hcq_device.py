@@ -595,3 +595,11 @@ def test_a_timeline_outlives_its_signal(code: bytes) -> None:
     with pytest.raises(hcq.QueueError, match=r"a signal of FAKE:0 holds 0 to 2\*\*3-1, not 8"):
         dev.signal(8)
     backend.close()
+
+
+def test_a_launch_does_not_keep_its_buffers(dev: hcq.Device, code: bytes) -> None:
+    buffer = dev.alloc(64)
+    dev.program(code, "add")(buffer, buffer, 1, block=16)
+    address = buffer.address
+    del buffer
+    assert dev.alloc(64).address == address
