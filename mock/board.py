@@ -31,6 +31,7 @@ from mock.log import Log
 from mock.registers import Registers
 from mock.vram import Vram
 
+
 if TYPE_CHECKING:
     from mock.gmc import Gmc
     from mock.ih import Ih
@@ -48,6 +49,7 @@ BLOCKS = (("nbio", "mock.nbio", "Nbio"), ("grbm", "mock.grbm", "Grbm"), ("smuio"
 """(attribute of the board, module, class), in the order of making and of reset."""
 
 ALL_ONES = 0xFFFFFFFF
+FB_READ_EN, FB_WRITE_EN = 1, 2       # fields of BIF_FB_EN
 
 
 class Board:
@@ -143,7 +145,7 @@ class Board:
         if not self._decodes(index, offset, width, "read"):
             return (1 << 8 * width) - 1
         if index == BAR_VRAM:
-            return self.vram.cpu_read(offset, width)
+            return self.vram.cpu_read(offset, width) if self.nbio.frame_buffer_on(FB_READ_EN) else (1 << 8 * width) - 1
         return int(self.nbio.read_doorbell(offset, width))
 
     def write_bar(self, index: int, offset: int, width: int, value: int) -> None:
@@ -158,7 +160,8 @@ class Board:
         if not self._decodes(index, offset, width, "write"):
             return
         if index == BAR_VRAM:
-            self.vram.cpu_write(offset, width, value)
+            if self.nbio.frame_buffer_on(FB_WRITE_EN):
+                self.vram.cpu_write(offset, width, value)
         else:
             self.nbio.write_doorbell(offset, width, value)
 

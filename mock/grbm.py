@@ -7,7 +7,7 @@ GRBM_GFX_CNTL chooses the micro engine, pipe, queue and VMID whose instance of a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mock.block import Block, on_read, on_write
 
@@ -21,7 +21,7 @@ BROADCAST = 0xE0000000      # GRBM_GFX_INDEX: all three BROADCAST_WRITES bits
 
 class Grbm(Block):
     ip = "GC"
-    reset_values = {"GRBM_GFX_INDEX": BROADCAST}        # noqa: RUF012 (a constant of the class)
+    reset_values: ClassVar = {"GRBM_GFX_INDEX": BROADCAST}
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)

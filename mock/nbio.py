@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -50,8 +50,8 @@ REMAP_REGISTERS = ("BIF_BX0_REMAP_HDP_MEM_FLUSH_CNTL", "BIF_BX0_REMAP_HDP_REG_FL
 
 class Nbio(Block):
     ip = "NBIF"
-    reset_values = {"BIF_BX0_BIF_FB_EN": 3,                         # noqa: RUF012 (a constant of the class)
-                    "BIF_BX0_BIOS_SCRATCH_7": ASIC_INIT_COMPLETE}
+    reset_values: ClassVar = {"BIF_BX0_BIF_FB_EN": 3,         # reads and writes, as the VBIOS leaves it
+                              "BIF_BX0_BIOS_SCRATCH_7": ASIC_INIT_COMPLETE}
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)
@@ -154,6 +154,10 @@ class Nbio(Block):
             self.board.note("mm-index", f"MM_DATA write at {offset:#x} of video memory, which has {vram.size:#x} bytes")
 
     # ---- HDP
+
+    def frame_buffer_on(self, bit: int) -> bool:
+        """Does BIF_FB_EN let the CPU's reads (bit 0) or writes (bit 1) through to video memory?"""
+        return bool(self.board.regs["BIF_BX0_BIF_FB_EN"] & bit)
 
     @on_write(*HDP_FLUSH_REGISTERS)
     def hdp_flush(self, _value: int) -> None:

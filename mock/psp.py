@@ -272,7 +272,8 @@ class Psp(Block):
 
     def _read(self, address: int, size: int) -> bytes | None:
         from mock.gmc import Client
-        return self._access(address, size, lambda: bytes(self.board.memory.read("mm", 0, address, size, client=Client.MM_MP0)))
+        memory = self.board.memory
+        return self._access(address, size, lambda: bytes(memory.read("mm", 0, address, size, client=Client.MM_MP0)))
 
     def _write(self, address: int, data: bytes) -> bool:
         from mock.gmc import Client

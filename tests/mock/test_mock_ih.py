@@ -49,7 +49,7 @@ def test_an_entry_as_the_kernel_decodes_it(ring: Any) -> None:
 
 
 def test_msi_is_armed_by_the_read_pointer(ring: Any) -> None:
-    post = lambda: ring.board.ih.post(CP, EOP)          # noqa: E731
+    post = lambda: ring.board.ih.post(CP, EOP)
     post()
     post()
     assert ring.msi == [0]

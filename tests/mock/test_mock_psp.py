@@ -10,8 +10,16 @@ import pytest
 
 from amdrv.facts import psp
 from mock import firmware
-from mock.psp import (AUTOLOAD_NEEDS, BL_ERROR_COMMAND, BL_ERROR_IMAGE, BL_ERROR_ORDER, TEE_ERROR_BAD_PARAMETERS,
-                      TEE_ERROR_BAD_STATE, TEE_ERROR_ITEM_NOT_FOUND, TMR_BYTES)
+from mock.psp import (
+    AUTOLOAD_NEEDS,
+    BL_ERROR_COMMAND,
+    BL_ERROR_IMAGE,
+    BL_ERROR_ORDER,
+    TEE_ERROR_BAD_PARAMETERS,
+    TEE_ERROR_BAD_STATE,
+    TEE_ERROR_ITEM_NOT_FOUND,
+    TMR_BYTES,
+)
 
 READY = 1 << 31
 

@@ -45,7 +45,7 @@ def test_messages(card: Any) -> None:
 def test_features(card: Any) -> None:
     card.start_smu()
     running = lambda: card.smu(smu13.PPSMC_MSG_GetRunningSmuFeaturesHigh)[1] << 32 \
-        | card.smu(smu13.PPSMC_MSG_GetRunningSmuFeaturesLow)[1]     # noqa: E731
+        | card.smu(smu13.PPSMC_MSG_GetRunningSmuFeaturesLow)[1]
     assert running() == 0
     card.smu(smu13.PPSMC_MSG_SetAllowedFeaturesMaskLow, 0xFFFFFFFF & ~(1 << smu13.FEATURE_GFXOFF_BIT))
     card.smu(smu13.PPSMC_MSG_EnableAllSmuFeatures)
