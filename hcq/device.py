@@ -47,6 +47,7 @@ class Image:
 
     def __init__(self, device: Device, code: CodeObject) -> None:
         self.code = code
+        self.barriers: weakref.WeakSet[Timeline] = weakref.WeakSet()    # of queues that know the code is new
         self._storage = device._pool.alloc(code.image_bytes + PAGE)
         for point in self._storage.ready:
             point.wait()                # the upload below does not go through the queues
@@ -120,6 +121,9 @@ class Device:
             raise CodeObjectError(f"the code object is for {code.arch}, {self.name} is {self.properties.arch}; "
                                   f"compile with -mcpu={self.properties.arch}")
         info = code.kernel(name)
+        if info.wave_size not in self.properties.wave_sizes:
+            raise CodeObjectError(f"kernel {info.name!r} has waves of {info.wave_size}; {self.name} runs waves of "
+                                  f"{' and '.join(map(str, self.properties.wave_sizes))}")
         with self._lock:
             image = self._images.get(digest)
             if image is None:
@@ -272,6 +276,10 @@ class Device:
                 for point in storage.ready:         # of the memory's earlier life
                     if not point.done:
                         encoder.wait(words, point.signal.address, point.value)
+            fresh = {operands[0].program.image for name, operands in queue._commands
+                     if name == "exec" and timeline not in operands[0].program.image.barriers}
+            if fresh:
+                encoder.memory_barrier(words)       # the instruction cache may hold what was there before
             nbytes = self._kernarg_bytes(queue)
             own: Buffer | None = None               # kernel arguments too large for the ring
             try:
@@ -286,6 +294,8 @@ class Device:
                 ring.cancel()
                 raise
             ring.retire(point)
+            for image in fresh:
+                image.barriers.add(timeline)
             del own                                 # cached behind a fence that this submission is part of
             queue._last = words
             queue._commands, queue._storages = [], []

@@ -121,7 +121,7 @@ class Program:
         self.device = device
         self.name = info.name
         self.info = info
-        self._image = image
+        self.image = image
         descriptor = info.descriptor
         self.descriptor_address = image.address + info.descriptor_offset
         private = max(info.private_bytes, DYNAMIC_STACK) if info.dynamic_stack else info.private_bytes

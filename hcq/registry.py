@@ -12,6 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import entry_points
 
 from hcq.backend import Backend
@@ -73,5 +74,6 @@ def forget(device: Device) -> None:
 
 def _close_all() -> None:
     """At the interpreter's end: give every card back in a state from which the next boot works."""
-    for device in list(_open.values()):
-        device.close()
+    with ExitStack() as stack:              # every one gets its turn, also after one that failed
+        for device in list(_open.values()):
+            stack.callback(device.close)

@@ -310,6 +310,8 @@ def test_program_errors(dev: hcq.Device, code: bytes) -> None:
     with pytest.raises(hcq.CodeObjectError, match="code object is for gfx1030, FAKE:0 is gfx1100; compile with "
                                                   "-mcpu=gfx1100"):
         dev.program(build(kernel_metadata("k"), mach=0x36))
+    with pytest.raises(hcq.CodeObjectError, match="kernel 'k' has waves of 64; FAKE:0 runs waves of 32"):
+        dev.program(build(kernel_metadata("k", **{".wavefront_size": 64}), properties=1 << 3))
     assert dev.program(build(kernel_metadata("k"), mach=0x54, abi_version=4)).name == "k"   # gfx11-generic
     assert "add(buffer, buffer, int)" in repr(dev.program(code, "add"))
 
@@ -334,9 +336,12 @@ def test_queues_by_hand(dev: hcq.Device, code: bytes) -> None:
     kernels.timestamp(t1).signal(done, 4)
     assert len(kernels) == 6 and "kernel 'add'" in repr(kernels)
     preview = kernels.dump().splitlines()
+    assert not add.image.barriers
     assert [line.split()[0] for line in preview] == ["WAIT", "TIMESTAMP", "BARRIER", "EXEC", "TIMESTAMP", "SIGNAL"]
     point = kernels.submit()
-    assert len(kernels) == 0 and not point.done and kernels.dump().splitlines()[-1].startswith("SIGNAL")
+    assert len(kernels) == 0 and not point.done
+    submitted = [line.split()[0] for line in kernels.dump().splitlines()]
+    assert submitted == ["BARRIER", *(line.split()[0] for line in preview), "SIGNAL"]     # new code; the timeline
     copies.submit()
     assert not point.done and done.value == 0
     start.value = 1
