@@ -36,8 +36,8 @@ class HostMemory:
     def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
         if addresses.size and (addresses.min() < 0x10000 or addresses.max() >= _SPAN):
             bad = addresses[(addresses < 0x10000) | (addresses >= _SPAN)][0]
-            raise MemoryFault(f"{'write' if write else 'read'} of {nbytes} bytes at {int(bad):#x}: no pointer of this process; "
-                              f"check the kernel's arguments")
+            raise MemoryFault(f"{'write' if write else 'read'} of {nbytes} bytes at {int(bad):#x}: no pointer of this "
+                              f"process; check the kernel's arguments")
         return addresses
 
 
@@ -72,13 +72,14 @@ class Accessor:
             span = {1: self.u8, 2: self.u16, 4: self.u32, 8: self.u64}[size]
             unit = size.bit_length() - 1
             if count > 1 and self._crosses(addresses, size * count):
-                return [span[self._index(addresses + np.uint64(i * size), size, unit, False)].view(kind) for i in range(count)]
+                return [span[self._index(addresses + np.uint64(i * size), size, unit, False)].view(kind)
+                        for i in range(count)]
             index = self._index(addresses, size * count, unit, False)
             return [span[index + i].view(kind) if i else span[index].view(kind) for i in range(count)]
         data = np.empty((len(addresses), size * count), np.uint8)
         for i in range(size * count):
             data[:, i] = self.u8[self._index(addresses + np.uint64(i), 1, 0, False)]
-        elements = data.view(kind)
+        elements: np.ndarray = data.view(kind)
         return [np.ascontiguousarray(elements[:, i]) for i in range(count)]
 
     def store(self, addresses: np.ndarray, values: list[np.ndarray]) -> None:

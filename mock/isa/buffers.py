@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mock.isa.decode import Instruction, Operand
-from mock.isa.memory import _active, _atomic_step, _load_step, _store_step, _Where
+from mock.isa.memory import Where, _active, _atomic_step, _load_step, _store_step
 from mock.isa.operands import fetch
 from mock.isa.semantics import Atomic, Load, Store, table
 from mock.isa.state import NULL, State
@@ -82,8 +82,8 @@ def bind_buffer(instruction: Instruction, machine: Machine) -> Step | None:
     locate = _Address(instruction, nbytes)
     data = VGPR + instruction.fields["vdata"]
 
-    def where(s: State, mask: Any) -> _Where:
-        return _Where(_active(s, locate(s)[0], mask))
+    def where(s: State, mask: Any) -> Where:
+        return Where(_active(s, locate(s)[0], mask))
     step: Step
     if isinstance(entry, Load):
         step = _load_step(entry, [where], data, machine.space)

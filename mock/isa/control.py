@@ -168,7 +168,8 @@ def _getreg(instruction: Instruction, machine: Machine) -> Step:
             return s.per_wave["id"] & np.uint32(31)
         if number in (_TRAPSTS, _GPR_ALLOC, _IB_STS, _HW_ID2):
             return 0
-        raise IllegalInstruction(machine.dispatch.code_address, instruction.bits, f"hardware register {number} is not known")
+        raise IllegalInstruction(machine.dispatch.code_address, instruction.bits,
+                                 f"hardware register {number} is not known")
 
     def step(s: State) -> None:
         value = np.asarray(read(s)).astype(np.uint64)
@@ -203,11 +204,14 @@ def bind_terminator(instruction: Instruction, pc: int, machine: Machine) -> Term
         return lambda s: [(after, None)]
     address = machine.dispatch.code_address + pc
     if name == "s_trap":
+        cause = "an assertion or __builtin_trap of the kernel" if simm & 255 == 2 else f"trap id {simm & 255}"
+
         def trap(s: State) -> Exits:
-            raise Trap(f"s_trap {simm & 255} at pc {address:#x} with no trap handler: "
-                       f"{'an assertion or __builtin_trap of the kernel' if simm & 255 == 2 else 'trap id ' + str(simm & 255)}")
+            raise Trap(f"s_trap {simm & 255} at pc {address:#x} with no trap handler: {cause}")
         return trap
-    why = "execution ran off the end of the kernel into its padding" if name == "s_code_end" else f"{name} is not supported"
+    why = f"{name} is not supported"
+    if name == "s_code_end":
+        why = "execution ran off the end of the kernel into its padding"
 
     def illegal(s: State) -> Exits:
         raise IllegalInstruction(address, instruction.bits, why)
@@ -236,7 +240,9 @@ def _branch(name: str, target: int, after: int) -> Terminator:
 def _jump(instruction: Instruction, target: int, after: int, machine: Machine) -> Terminator:
     base = machine.dispatch.code_address
     link = Operand("sdst", instruction.fields["sdst"], 2)
-    source = None if instruction.mnemonic == "s_call_b64" else fetch(Operand("ssrc0", instruction.fields["ssrc0"], 2), "u64", None)
+    source = None
+    if instruction.mnemonic != "s_call_b64":
+        source = fetch(Operand("ssrc0", instruction.fields["ssrc0"], 2), "u64", None)
     saves = instruction.mnemonic in ("s_swappc_b64", "s_call_b64")
 
     def jump(s: State) -> Exits:

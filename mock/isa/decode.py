@@ -145,7 +145,8 @@ def _finish(encoding: Encoding, entry: Opcode, fields: dict[str, int], code: byt
         _need(code, size + 4, pc)
         sources["src0"] = VGPR + (extra & 255)
         if src0 == DPP16:
-            dpp = Dpp(None, extra >> 8 & 0x1ff, extra >> 28, extra >> 24 & 15, bool(extra >> 19 & 1), bool(extra >> 18 & 1))
+            dpp = Dpp(None, extra >> 8 & 0x1ff, extra >> 28, extra >> 24 & 15, bool(extra >> 19 & 1),
+                      bool(extra >> 18 & 1))
             if encoding.name in ("VOP1", "VOP2", "VOPC"):
                 modifiers = (extra >> 21 & 1) | (extra >> 23 & 1) << 1, (extra >> 20 & 1) | (extra >> 22 & 1) << 1
         else:

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
-__all__ = ["NEAREST", "TO_NEGATIVE", "TO_POSITIVE", "TO_ZERO", "add_odd", "add_f64", "fma_f32", "fma_f64", "fma_odd",
+__all__ = ["NEAREST", "TO_NEGATIVE", "TO_POSITIVE", "TO_ZERO", "add_odd", "add_f64", "fma_f32", "fma_f64", "fma_odd", "fma_scaled_f64",
            "from_fraction", "mul_f64", "narrow", "two_sum"]
 
 Array = np.ndarray
@@ -51,7 +51,7 @@ def fma_odd(a: Array, b: Array, c: Array) -> Array:
 
 def narrow(x: Array, dtype: type, rounding: int) -> Array:
     """float64 (exact, or rounded to odd) to float32 or float16 in one rounding of any mode."""
-    nearest = x.astype(dtype)
+    nearest: Array = x.astype(dtype)
     if rounding == NEAREST:
         return nearest
     back = nearest.astype(np.float64)
@@ -70,7 +70,7 @@ def fma_f32(a: Array, b: Array, c: Array) -> Array:
     range; those few go through rounding to odd.
     """
     s = np.multiply(a, b, dtype=np.float64)
-    s = np.add(s, c, dtype=np.float64, out=s if s.ndim and s.shape == np.broadcast_shapes(s.shape, np.shape(c)) else None)
+    s = np.add(s, c, dtype=np.float64)
     result = s.astype(np.float32)
     doubtful = (s.view(np.int64) & _LOW) == _TIE
     tiny = (result.view(np.uint32) << np.uint32(1)) - np.uint32(1) < np.uint32(0x0100_0000)
@@ -136,8 +136,8 @@ def fma_f64(a: Array, b: Array, c: Array, rounding: int = NEAREST) -> Array:
     _, exponent_b = np.frexp(b)
     exponent = exponent_a + exponent_b
     # The error-free way needs the product, its error and the sum well inside the range.
-    safe = (np.abs(exponent_a) < 900) & (np.abs(exponent_b) < 900) & (np.abs(exponent) < 900) & (np.abs(c) < 2.0 ** 900) \
-        & ((np.abs(c) > 2.0 ** -800) | (c == 0)) & (a != 0) & (b != 0)
+    safe = (np.abs(exponent_a) < 900) & (np.abs(exponent_b) < 900) & (np.abs(exponent) < 900) \
+        & (np.abs(c) < 2.0 ** 900) & ((np.abs(c) > 2.0 ** -800) | (c == 0)) & (a != 0) & (b != 0)
     if rounding == NEAREST:
         high, high_rest = two_sum(p, c)                 # p + c = high + high_rest
         low = add_odd(rest, high_rest)                  # what is left, with a sticky bit
@@ -150,16 +150,32 @@ def fma_f64(a: Array, b: Array, c: Array, rounding: int = NEAREST) -> Array:
     if rounding == TO_NEGATIVE:
         result = np.where((plain == 0) & ((a == 0) | (b == 0)) & ((np.signbit(a) != np.signbit(b)) | np.signbit(c)),
                           -0.0, result)
-    if exact.any():
-        result = np.array(result)
-        flat = result.reshape(-1)
-        for i in np.flatnonzero(exact):
-            x, y, z = a.flat[i], b.flat[i], c.flat[i]
-            value = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
-            negative = bool(np.signbit(x) != np.signbit(y))
-            if value == 0 and negative != bool(np.signbit(z)):
-                negative = rounding == TO_NEGATIVE
-            flat[i] = from_fraction(value, np.float64, rounding, negative_zero=negative)
+    return _by_fractions(result, exact, a, b, c, np.ones_like(a), rounding)
+
+
+def fma_scaled_f64(a: Array, b: Array, c: Array, scale: Array, rounding: int = NEAREST) -> Array:
+    """(a * b + c) * scale with one rounding, for powers of two as ``scale``."""
+    a, b, c, scale = (np.array(x, np.float64) for x in np.broadcast_arrays(a, b, c, scale))
+    result = fma_f64(a, b, c, rounding) * scale
+    # Below the normal range the scaling rounds too; above it, the mode decides what overflow gives.
+    twice = (np.abs(result) <= 2.0 ** -1022) | (np.isinf(result) & (rounding != NEAREST))
+    finite = np.isfinite(a) & np.isfinite(b) & np.isfinite(c) & (scale != 1)
+    return _by_fractions(result, twice & finite, a, b, c, scale, rounding)
+
+
+def _by_fractions(result: Array, where: Array, a: Array, b: Array, c: Array, scale: Array, rounding: int) -> Array:
+    """(a * b + c) * scale by exact rationals in the chosen places."""
+    if not where.any():
+        return result
+    result = np.array(result)
+    flat = result.reshape(-1)
+    for i in np.flatnonzero(where):
+        x, y, z = a.flat[i], b.flat[i], c.flat[i]
+        value = (Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))) * Fraction(float(scale.flat[i]))
+        negative = bool(np.signbit(x) != np.signbit(y))
+        if value == 0 and negative != bool(np.signbit(z)):
+            negative = rounding == TO_NEGATIVE
+        flat[i] = from_fraction(value, np.float64, rounding, negative_zero=negative)
     return result
 
 
@@ -185,5 +201,6 @@ def from_fraction(value: Fraction, dtype: type, rounding: int = NEAREST, *, nega
     if rounded >= Fraction(2) ** (high + 1):
         to_infinity = rounding == NEAREST or (rounding == TO_POSITIVE and sign > 0) \
             or (rounding == TO_NEGATIVE and sign < 0)
-        return sign * (float("inf") if to_infinity else float((Fraction(2) - Fraction(2) ** (1 - precision)) * Fraction(2) ** high))
+        largest = (Fraction(2) - Fraction(2) ** (1 - precision)) * Fraction(2) ** high
+        return sign * (float("inf") if to_infinity else float(largest))
     return sign * float(rounded) if rounded else (-0.0 if sign < 0 else 0.0)

@@ -151,7 +151,8 @@ def bind_format(instruction: Instruction, machine: Machine) -> Step:
 
     def _selected(values: list[np.ndarray], word3: np.ndarray) -> list[np.ndarray]:
         """DST_SEL of the descriptor: 0, 1, or a component."""
-        choices = [np.zeros_like(values[0]), np.full_like(values[0], np.float32(1).view(np.uint32))] + [values[0] * 0] * 2 + values
+        zero = np.zeros_like(values[0])
+        choices = [zero, np.full_like(zero, np.float32(1).view(np.uint32)), zero, zero, *values]
         return [np.choose(np.broadcast_to(word3 >> np.uint32(3 * i) & np.uint32(7), values[0].shape), choices)
                 for i in range(4)]
 

@@ -29,6 +29,7 @@ from mock.isa.waves import Batch, batches
 __all__ = ["Machine", "execute"]
 
 Step = Callable[[State], None]
+Trace = Callable[[int, Instruction, State], None]
 _FAIR_TURN = 1024           # blocks between turns for the longest waiting
 
 
@@ -46,13 +47,13 @@ class _Bound:
 class Machine:
     """One dispatch being executed."""
 
-    def __init__(self, dispatch: Dispatch, memory_: Memory, *, trace: Callable[[int, Instruction, State], None] | None = None,
-                 count_mnemonics: bool = False) -> None:
+    def __init__(self, dispatch: Dispatch, memory_: Memory, *, trace: Trace | None = None, count_mnemonics: bool = False,
+                 lds: memory.Lds | None = None) -> None:
         self.dispatch = dispatch
         self.accessor = Accessor(memory_)
         self.code = Code(self.accessor, dispatch.code_address)
         self.counts = Counts()
-        self.lds = memory.Lds(0, 0)
+        self.lds = memory.Lds(0, 0) if lds is None else lds
         self.space = memory.Space(self.accessor, self.lds)
         self.trace, self.count_mnemonics = trace, count_mnemonics
         self._blocks: dict[int, _Bound] = {}
@@ -76,6 +77,20 @@ class Machine:
         bound = self._blocks[pc] = _Bound(block, steps, terminator)
         return bound
 
+    def step(self, pc: int) -> Step:
+        """The instruction at ``pc`` (relative to the code address; no terminator) as a function of a state.
+
+        The function sets the state's vocabulary by its mode, so any state of this dispatch's wave size will do; its
+        ``per_wave["lds"]`` counts from the start of the machine's LDS.
+        """
+        step = self._step(self.code.instruction(pc), pc)
+
+        def one(s: State) -> None:
+            s.v = self.vocabulary(s)
+            with np.errstate(all="ignore"):
+                step(s)
+        return one
+
     def _step(self, instruction: Instruction, pc: int) -> Step:
         address = self.dispatch.code_address + pc
         try:
@@ -90,7 +105,8 @@ class Machine:
 
     def _find_step(self, instruction: Instruction, pc: int) -> Step | None:
         if instruction.pair is not None:
-            return self._dual(*(self._find_step(half, pc) for half in instruction.pair), instruction)
+            first, second = instruction.pair
+            return self._dual(self._find_step(first, pc), self._find_step(second, pc), instruction)
         if instruction.encoding in ("DS", "FLAT", "GLOBAL", "SCRATCH"):
             return memory.bind_memory(instruction, self.space) or bind_relative(instruction, self)
         if instruction.encoding in ("MUBUF", "MTBUF"):
@@ -149,12 +165,9 @@ class Machine:
     # -- execution --------------------------------------------------------------------------------------------
 
     def run(self) -> Counts:
-        registers = None
         with np.errstate(all="ignore"):
             for batch in batches(self.dispatch):
-                if registers is None or registers is not batch.lds_bytes:
-                    registers = batch.lds_bytes
-                self.lds.__init__(batch.workgroups, batch.lds_bytes)     # type: ignore[misc]
+                self.lds = self.space.lds = memory.Lds(batch.workgroups, batch.lds_bytes)
                 self.counts.workgroups += batch.workgroups
                 self.counts.waves += batch.waves
                 self._run_batch(batch)
@@ -178,7 +191,7 @@ class Machine:
                 states = [s for s in states if s.mode == states[0].mode]
             s = State.join(states)
             for target, which in self._run_block(s):
-                if which == "barrier" if isinstance(which, str) else False:
+                if isinstance(which, str):
                     waiting.append(s)
                     self._release(waiting, ready, alive)
                     continue

@@ -14,13 +14,14 @@ import numpy as np
 
 from mock.isa import lanes
 from mock.isa.access import Accessor
+from mock.isa.atomics import perform
 from mock.isa.decode import Instruction, Operand
 from mock.isa.operands import Fetch, fetch
 from mock.isa.semantics import Atomic, Load, Store, table
 from mock.isa.state import NULL, State
 from mock.isa.vocabulary import DTYPES
 
-__all__ = ["Lds", "Space", "bind_memory"]
+__all__ = ["Lds", "Space", "Where", "bind_memory"]
 
 Step = Callable[[State], None]
 VGPR = 256
@@ -30,12 +31,18 @@ U64 = np.uint64
 class Lds:
     """The local memory of every workgroup in flight, one after the other. Poison until written."""
 
-    def __init__(self, workgroups: int, nbytes: int) -> None:
+    def __init__(self, workgroups: int, nbytes: int, memory: np.ndarray | None = None) -> None:
         self.nbytes = nbytes
-        self.stride = -(-nbytes // 16) * 16 + 16        # room past the end keeps clamped accesses inside
-        self.memory = np.full(max(workgroups, 1) * self.stride, 0xa5, np.uint8)
+        if memory is None:
+            memory = np.full(max(workgroups, 1) * self.stride(nbytes), 0xa5, np.uint8)
+        self.memory = memory
         self.views = {size: self.memory.view(kind) for size, kind in
                       ((1, np.uint8), (2, np.uint16), (4, np.uint32), (8, np.uint64))}
+
+    @staticmethod
+    def stride(nbytes: int) -> int:
+        """Bytes from one workgroup's allocation to the next."""
+        return -(-nbytes // 16) * 16 + 16
 
     def _offsets(self, s: State, addresses: np.ndarray, rows: Any, size: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Positions in ``memory``, and which are out of range (None: none). Out of range reads 0 and writes nothing."""
@@ -45,7 +52,7 @@ class Lds:
 
     def load(self, s: State, addresses: np.ndarray, base: np.ndarray, kind: type, count: int) -> list[np.ndarray]:
         size = np.dtype(kind).itemsize
-        result = []
+        result: list[np.ndarray] = []
         for i in range(count):
             offsets, bad = self._offsets(s, addresses + U64(i * size), base, size)
             if bad is not None:
@@ -78,13 +85,16 @@ class Space:
     def __init__(self, accessor: Accessor, lds: Lds) -> None:
         self.accessor, self.lds = accessor, lds
 
-    def load(self, s: State, where: _Where, kind: type, count: int, stride: int = 0) -> list[np.ndarray]:
+    def load(self, s: State, where: Where, kind: type, count: int) -> list[np.ndarray]:
+        """``count`` consecutive elements at each address."""
         if where.lds is None:
+            if where.pitch is not None:
+                return [self._load_interleaved(where, kind, i * np.dtype(kind).itemsize) for i in range(count)]
             return self.accessor.load(where.addresses, kind, count)
         if where.lds is True:
             return self.lds.load(s, where.addresses, where.base, kind, count)
         # Flat: some lanes go to LDS and some do not.
-        result = [np.empty(len(where.addresses), kind) for _ in range(count)]
+        result: list[np.ndarray] = [np.empty(len(where.addresses), kind) for _ in range(count)]
         for side in (True, False):
             chosen = where.lds == side
             if chosen.any():
@@ -93,9 +103,13 @@ class Space:
                     out[chosen] = value
         return result
 
-    def store(self, s: State, where: _Where, values: list[np.ndarray]) -> None:
+    def store(self, s: State, where: Where, values: list[np.ndarray]) -> None:
         if where.lds is None:
-            self.accessor.store(where.addresses, values)
+            if where.pitch is not None:
+                for i, value in enumerate(values):
+                    self._store_interleaved(where, value, i * value.dtype.itemsize)
+            else:
+                self.accessor.store(where.addresses, values)
         elif where.lds is True:
             self.lds.store(s, where.addresses, where.base, values)
         else:
@@ -104,45 +118,48 @@ class Space:
                 if chosen.any():
                     self.store(s, where.only(chosen, side), [v[chosen] for v in values])
 
-    def atomic(self, s: State, where: _Where, atomic: Atomic, operands: list[np.ndarray]) -> np.ndarray:
-        """Read-modify-write in lane order; returns the old values."""
-        kind = DTYPES[atomic.kind]
-        key = where.addresses if where.lds is None else \
-            where.addresses + where.base.astype(U64) + np.where(where.lds, U64(1) << U64(63), U64(0))
-        old = np.empty(len(key), kind)
-        remaining = np.arange(len(key))
-        while len(remaining):
-            # The first lane of each address goes now, the others in later rounds.
-            _, first = np.unique(key[remaining], return_index=True)
-            now = remaining[np.sort(first)] if len(first) < len(remaining) else remaining
-            part = where.pick(now)
-            value, = self.load(s, part, kind, 1)
-            new = atomic.function(s.v, value, *[x[now] for x in operands])
-            self.store(s, part, [np.asarray(new).astype(kind, copy=False)])
-            old[now] = value
-            if len(now) == len(remaining):
-                break
-            keep = np.ones(len(remaining), np.bool_)
-            keep[first] = False
-            remaining = remaining[keep]
-        return old
+    def _load_interleaved(self, where: Where, kind: type, offset: int) -> np.ndarray:
+        size = np.dtype(kind).itemsize
+        addresses = where.byte(offset)
+        if size <= 4 and not np.bitwise_or.reduce(addresses, initial=0) & (size - 1):
+            return self.accessor.load(addresses, kind, 1)[0]
+        parts = [self.accessor.load(where.byte(offset + i), np.uint8, 1)[0] for i in range(size)]
+        return np.ascontiguousarray(np.stack(parts, axis=1)).view(kind)[:, 0]
+
+    def _store_interleaved(self, where: Where, value: np.ndarray, offset: int) -> None:
+        size = value.dtype.itemsize
+        addresses = where.byte(offset)
+        if size <= 4 and not np.bitwise_or.reduce(addresses, initial=0) & (size - 1):
+            self.accessor.store(addresses, [value])
+            return
+        parts = np.ascontiguousarray(value).view(np.uint8).reshape(len(addresses), size)
+        for i in range(size):
+            self.accessor.store(where.byte(offset + i), [np.ascontiguousarray(parts[:, i])])
 
 
-class _Where:
-    """Addresses of the active lanes, flat. ``lds``: None global, True LDS, or a bool array (flat instructions)."""
+class Where:
+    """Addresses of the active lanes, flat. ``lds``: None global, True LDS, or a bool array (flat instructions).
 
-    __slots__ = ("addresses", "base", "lds")
+    ``pitch``: from one dword to the next, in dwords: the wave's lanes in scratch, 1 elsewhere; None where all are 1.
+    """
 
-    def __init__(self, addresses: np.ndarray, lds: Any = None, base: Any = 0) -> None:
-        self.addresses, self.lds, self.base = addresses, lds, base
+    __slots__ = ("addresses", "base", "lds", "pitch")
 
-    def only(self, chosen: np.ndarray, side: bool) -> _Where:
-        return _Where(self.addresses[chosen], True if side else None, self.base[chosen] if side else 0)
+    def __init__(self, addresses: np.ndarray, lds: Any = None, base: Any = 0, pitch: Any = None) -> None:
+        self.addresses, self.lds, self.base, self.pitch = addresses, lds, base, pitch
 
-    def pick(self, index: np.ndarray) -> _Where:
-        lds = self.lds[index] if isinstance(self.lds, np.ndarray) else self.lds
-        base = self.base[index] if isinstance(self.base, np.ndarray) else self.base
-        return _Where(self.addresses[index], lds, base)
+    def byte(self, offset: int) -> np.ndarray:
+        """The address of the byte ``offset`` bytes on, where dwords are interleaved."""
+        position = (self.addresses & U64(3)) + U64(offset)
+        return (self.addresses & ~U64(3)) + (position >> U64(2)) * U64(4) * self.pitch + (position & U64(3))
+
+    def only(self, chosen: np.ndarray, side: bool) -> Where:
+        part = self.pick(np.flatnonzero(chosen))
+        return Where(part.addresses, True if side else None, part.base if side else 0, None if side else part.pitch)
+
+    def pick(self, index: np.ndarray) -> Where:
+        lds, base, pitch = (x[index] if isinstance(x, np.ndarray) else x for x in (self.lds, self.base, self.pitch))
+        return Where(self.addresses[index], lds, base, pitch)
 
 
 def _active(s: State, values: Any, mask: Any) -> np.ndarray:
@@ -160,7 +177,7 @@ def _spread(s: State, values: np.ndarray, mask: Any) -> np.ndarray:
     return out
 
 
-Locate = Callable[[State, Any], _Where]
+Locate = Callable[[State, Any], Where]
 
 
 def _signed(value: int, bits: int) -> int:
@@ -179,18 +196,20 @@ def _locate_global(instruction: Instruction) -> Locate:
     if f["saddr"] == NULL:
         address: Fetch = fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None)
     else:
-        base, index = fetch(Operand("saddr", f["saddr"], 2), "u64", None), fetch(Operand("addr", VGPR + f["addr"]), "u32", None)
+        base = fetch(Operand("saddr", f["saddr"], 2), "u64", None)
+        index = fetch(Operand("addr", VGPR + f["addr"]), "u32", None)
         address = lambda s: base(s) + index(s)
     if "addtid" in instruction.mnemonic:
         base = fetch(Operand("saddr", f["saddr"], 2), "u64", None)
         address = lambda s: base(s) + s.lane_ids.astype(U64) * U64(4)
-    return lambda s, mask: _Where(_active(s, address(s) + offset, mask))
+    return lambda s, mask: Where(_active(s, address(s) + offset, mask))
 
 
 def _scratch_address(s: State, offset: Any) -> Any:
     """Lane-interleaved by dword. ``offset`` u64 [lanes, waves], of which 32 bits count."""
     offset = offset & U64(0xffffffff)
-    return s.per_wave["scratch"] + (offset & ~U64(3)) * U64(s.lanes) + s.lane_ids.astype(U64) * U64(4) + (offset & U64(3))
+    lane = s.lane_ids.astype(U64) * U64(4)
+    return s.per_wave["scratch"] + (offset & ~U64(3)) * U64(s.lanes) + lane + (offset & U64(3))
 
 
 def _locate_scratch(instruction: Instruction) -> Locate:
@@ -207,7 +226,7 @@ def _locate_scratch(instruction: Instruction) -> Locate:
         for part in parts:
             total = total + part(s).astype(U64)
         return total
-    return lambda s, mask: _Where(_active(s, _scratch_address(s, address(s)), mask))
+    return lambda s, mask: Where(_active(s, _scratch_address(s, address(s)), mask), pitch=U64(s.lanes))
 
 
 def _locate_flat(instruction: Instruction) -> Locate:
@@ -215,29 +234,31 @@ def _locate_flat(instruction: Instruction) -> Locate:
     offset = _u64(_signed(f["offset"], 13))
     read = fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None)
 
-    def locate(s: State, mask: Any) -> _Where:
+    def locate(s: State, mask: Any) -> Where:
         address = read(s) + offset
         top = address >> U64(32)
         private = top == s.per_wave["private_base"] >> U64(32)
+        pitch = None
         if private.any():
             address = np.where(private, _scratch_address(s, address), address)
+            pitch = _active(s, np.where(private, U64(s.lanes), U64(1)), mask)
         shared = _active(s, top == s.per_wave["shared_base"] >> U64(32), mask)
         addresses = _active(s, address, mask)
         if not shared.any():
-            return _Where(addresses)
+            return Where(addresses, pitch=pitch)
         base = _active(s, s.per_wave["lds"], mask)
         addresses = np.where(shared, addresses & U64(0xffffffff), addresses)
-        return _Where(addresses, True if shared.all() else shared, base)
+        return Where(addresses, True if shared.all() else shared, base, pitch)
     return locate
 
 
 def _locate_ds(instruction: Instruction, offset: int) -> Locate:
     if "addtid" in instruction.mnemonic:
-        return lambda s, mask: _Where(_active(s, (s.lane_ids * np.uint32(4) + np.uint32(offset)
+        return lambda s, mask: Where(_active(s, (s.lane_ids * np.uint32(4) + np.uint32(offset)
                                                   + (s.sgpr[125] & np.uint32(0xffff))).astype(U64), mask), True,
                                       _active(s, s.per_wave["lds"], mask))
     read = fetch(Operand("addr", VGPR + instruction.fields["addr"]), "u32", None)
-    return lambda s, mask: _Where(_active(s, read(s), mask).astype(U64) + U64(offset), True,
+    return lambda s, mask: Where(_active(s, read(s), mask).astype(U64) + U64(offset), True,
                                   _active(s, s.per_wave["lds"], mask))
 
 
@@ -248,7 +269,8 @@ def bind_memory(instruction: Instruction, space: Space) -> Step | None:
     if instruction.encoding == "DS":
         return _bind_ds(instruction, space)
     entry = table().get(instruction.mnemonic)
-    locate = {"GLOBAL": _locate_global, "SCRATCH": _locate_scratch, "FLAT": _locate_flat}[instruction.encoding](instruction)
+    find = {"GLOBAL": _locate_global, "SCRATCH": _locate_scratch, "FLAT": _locate_flat}[instruction.encoding]
+    locate = find(instruction)
     data = VGPR + instruction.fields["data"]
     if isinstance(entry, Load):
         return _load_step(entry, [locate], VGPR + instruction.fields["vdst"], space)
@@ -331,7 +353,7 @@ def _load_step(entry: Load, located: list[Locate], destination: int, space: Spac
         mask = s.mask
         if mask is not None and not mask.any():
             return
-        values = []
+        values: list[np.ndarray] = []
         for locate in located:
             values += space.load(s, locate(s, mask), kind, count)
         for i, value in enumerate(values):
@@ -370,23 +392,26 @@ def _store_step(entry: Store, located: list[Locate], sources: list[int], space: 
     return step
 
 
-def _atomic_step(entry: Atomic, accesses: list[tuple[Locate, list[int]]], destination: int | None, space: Space) -> Step:
+def _atomic_step(entry: Atomic, accesses: list[tuple[Locate, list[int]]], destination: int | None,
+                 space: Space) -> Step:
     width = 2 if entry.kind.endswith("64") else 1
+    reads = [[fetch(Operand("data", source, width), entry.kind, None) for source in sources] for _, sources in accesses]
 
     def step(s: State) -> None:
         mask = s.mask
         if mask is not None and not mask.any():
             return
         results = []
-        for locate, sources in accesses:
-            operands = [_active(s, fetch(Operand("data", source, width), entry.kind, None)(s), mask) for source in sources]
-            results.append(space.atomic(s, locate(s, mask), entry, operands))
+        for (locate, _), fetches in zip(accesses, reads, strict=True):
+            operands = [_active(s, read(s), mask) for read in fetches]
+            results.append(perform(space, s, locate(s, mask), entry, operands))
         if destination is None:
             return
         register = destination - VGPR
         for old in results:
             bits = old.view(U64) if width == 2 else old.view(np.uint32)
-            for part in ([bits.astype(np.uint32), (bits >> U64(32)).astype(np.uint32)] if width == 2 else [bits]):
+            halves = [bits.astype(np.uint32), (bits >> U64(32)).astype(np.uint32)] if width == 2 else [bits]
+            for part in halves:
                 if mask is None:
                     s.vgpr[register] = part.reshape(s.lanes, s.waves)
                 else:

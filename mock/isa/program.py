@@ -15,8 +15,8 @@ from mock.isa.dispatch import IllegalInstruction
 __all__ = ["Block", "Code", "is_terminator"]
 
 _TERMINATORS = ("s_branch", "s_cbranch", "s_endpgm", "s_setpc", "s_swappc", "s_call", "s_trap", "s_barrier", "s_rfe",
-                "s_code_end", "s_setreg", "s_round_mode", "s_denorm_mode", "s_subvector_loop", "s_sethalt", "s_icache_inv",
-                "s_sendmsghalt")
+                "s_code_end", "s_setreg", "s_round_mode", "s_denorm_mode", "s_subvector_loop", "s_sethalt",
+                "s_icache_inv", "s_sendmsghalt")
 
 
 def is_terminator(mnemonic: str) -> bool:

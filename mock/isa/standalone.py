@@ -54,12 +54,14 @@ class CodeObject:
 
     def __init__(self, data: bytes) -> None:
         if data[:4] != _ELF_MAGIC or len(data) < 64 or struct.unpack_from("<H", data, 18)[0] != _EM_AMDGPU:
-            raise IsaError("not a code object: no 64-bit ELF for AMDGPU; compile with -target amdgcn-amd-amdhsa -mcpu=gfx1100")
+            raise IsaError("not a code object: no 64-bit ELF for AMDGPU; "
+                           "compile with -target amdgcn-amd-amdhsa -mcpu=gfx1100")
         self.data = data
         kind, = struct.unpack_from("<H", data, 16)
         program, sections = struct.unpack_from("<QQ", data, 32)
         _, program_count, section_size, section_count, _ = struct.unpack_from("<HHHHH", data, 54)
-        self.sections = [struct.unpack_from("<IIQQQQIIQQ", data, sections + i * section_size) for i in range(section_count)]
+        self.sections = [struct.unpack_from("<IIQQQQIIQQ", data, sections + i * section_size)
+                         for i in range(section_count)]
         self._places: dict[int, int] = {}
         if kind == _ET_REL:
             self._load_sections()
@@ -133,7 +135,7 @@ class CodeObject:
                 if entry == 24:
                     addend, = struct.unpack_from("<q", self.data, at + 16)
                 else:
-                    addend, = struct.unpack_from("<q" if kind in (_R_ABS64, _R_REL64) else "<i", self.image, where)
+                    addend, = struct.unpack_from("<q" if kind in (_R_ABS64, _R_REL64) else "<i", self.image.data, where)
                 self._apply(kind, where, value + addend)
 
     def _apply(self, kind: int, where: int, value: int) -> None:
@@ -147,17 +149,17 @@ class CodeObject:
         self.image[where:where + size] = np.frombuffer((bits & (1 << 8 * size) - 1).to_bytes(size, "little"), np.uint8)
 
     def _descriptor(self, name: str, at: int) -> KernelDescriptor:
-        group, private, kernarg, _, offset = struct.unpack_from("<IIIIq", self.image, at)
-        rsrc3, rsrc1, rsrc2, properties = struct.unpack_from("<IIIH", self.image, at + 44)
+        group, private, kernarg, _, offset = struct.unpack_from("<IIIIq", self.image.data, at)
+        rsrc3, rsrc1, rsrc2, properties = struct.unpack_from("<IIIH", self.image.data, at + 44)
         return KernelDescriptor(name, self.base + at, self.base + at + offset, group, private, kernarg, rsrc1, rsrc2,
                                 rsrc3, properties)
 
 
 def run(code: bytes | np.ndarray | CodeObject, *, grid: Sequence[int], block: Sequence[int], kernel: str | None = None,
-        kernarg: bytes | np.ndarray | int = b"", rsrc1: int | None = None, rsrc2: int | None = None, rsrc3: int | None = None,
-        user_sgprs: Sequence[int] | None = None, scratch_bytes_per_lane: int | None = None, lds_bytes: int | None = None,
-        memory: Memory | str = "host", wave_size: int | None = None, executor: str = "interpreter",
-        **options: Any) -> Counts:
+        kernarg: bytes | np.ndarray | int = b"", rsrc1: int | None = None, rsrc2: int | None = None,
+        rsrc3: int | None = None, user_sgprs: Sequence[int] | None = None, scratch_bytes_per_lane: int | None = None,
+        lds_bytes: int | None = None, memory: Memory | str = "host", wave_size: int | None = None,
+        executor: str = "interpreter", **options: Any) -> Counts:
     """Run a kernel to its end.
 
     :param code: machine code, or a code object's bytes (then what is left out comes from its kernel descriptor).
@@ -169,7 +171,7 @@ def run(code: bytes | np.ndarray | CodeObject, *, grid: Sequence[int], block: Se
     :param memory: an address space, or "host": addresses are this process's own pointers.
     :raises IsaError: (or a subclass) what went wrong, with PC and instruction.
     """
-    grid3, block3 = ((*tuple(int(n) for n in x), 1, 1)[:3] for x in (grid, block))
+    grid3, block3 = _three(grid), _three(block)
     space: Memory = HostMemory() if isinstance(memory, str) and memory == "host" else memory     # type: ignore[assignment]
     if isinstance(memory, str) and memory != "host":
         raise ValueError(f"memory must be 'host' or an address space with translate(), not {memory!r}")
@@ -192,7 +194,9 @@ def run(code: bytes | np.ndarray | CodeObject, *, grid: Sequence[int], block: Se
         if descriptor is not None and len(segment) < descriptor.kernarg_bytes:
             segment = _hidden(segment, descriptor.kernarg_bytes, grid3, block3)
         address = _place(segment, keep)
-    private = scratch_bytes_per_lane if scratch_bytes_per_lane is not None else descriptor.private_bytes if descriptor else 0
+    private = scratch_bytes_per_lane
+    if private is None:
+        private = descriptor.private_bytes if descriptor is not None else 0
     if descriptor is not None:
         rsrc1 = descriptor.rsrc1 if rsrc1 is None else rsrc1
         rsrc2 = descriptor.rsrc2 if rsrc2 is None else rsrc2
@@ -213,6 +217,11 @@ def run(code: bytes | np.ndarray | CodeObject, *, grid: Sequence[int], block: Se
         lds_bytes=lds_bytes, scratch_address=scratch, scratch_wave_bytes=wave_bytes, scratch_slots=slots if private else 0)
     from mock.isa import execute
     return execute(dispatch, space, executor=executor, **options)
+
+
+def _three(sizes: Sequence[int]) -> tuple[int, int, int]:
+    x, y, z = (*(int(n) for n in sizes), 1, 1)[:3]
+    return x, y, z
 
 
 def _choose(code: CodeObject, kernel: str | None) -> KernelDescriptor:
@@ -254,8 +263,9 @@ def _user_sgprs(d: KernelDescriptor, kernarg: int, grid: tuple[int, ...], block:
             value = kernarg
         elif bit == _DISPATCH_PTR:
             # hsa_kernel_dispatch_packet_t: header, setup, workgroup size, grid size in work-items, segments.
-            value = _place(struct.pack("<HH3HH3IIIQQQQ", 0, 3, *block, 0, *(g * b for g, b in zip(grid, block, strict=True)),
-                                       private, d.group_bytes, d.address, kernarg, 0, 0), keep)
+            items = [g * b for g, b in zip(grid, block, strict=True)]
+            value = _place(struct.pack("<HH3HH3IIIQQQQ", 0, 3, *block, 0, *items, private, d.group_bytes, d.address,
+                                       kernarg, 0, 0), keep)
         elif bit == _PRIVATE_SIZE:
             value = private
         elif bit == _QUEUE_PTR:

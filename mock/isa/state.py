@@ -121,8 +121,9 @@ class State:
 
     def take(self, which: np.ndarray) -> State:
         """A copy of the waves that ``which`` selects (indices or bools)."""
-        return State(self.lanes, np.ascontiguousarray(self.vgpr[:, :, which]), np.ascontiguousarray(self.sgpr[:, which]),
-                     {k: a[which] for k, a in self.per_wave.items()}, self.pc, self.mode)
+        return State(self.lanes, np.ascontiguousarray(self.vgpr[:, :, which]),
+                     np.ascontiguousarray(self.sgpr[:, which]), {k: a[which] for k, a in self.per_wave.items()},
+                     self.pc, self.mode)
 
     @staticmethod
     def join(states: Sequence[State]) -> State:

@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "Mode", "Vocabulary"]
 
 Array = Any
-DTYPES: dict[str, type] = {
+DTYPES: dict[str, Any] = {
     "u8": np.uint8, "i8": np.int8, "u16": np.uint16, "i16": np.int16, "f16": np.float16, "b16": np.uint16,
     "u32": np.uint32, "i32": np.int32, "f32": np.float32, "b32": np.uint32,
     "u64": np.uint64, "i64": np.int64, "f64": np.float64, "b64": np.uint64}
-_BITS = {np.float16: np.uint16, np.float32: np.uint32, np.float64: np.uint64}
-_SIGN = {np.float16: np.uint16(0x8000), np.float32: np.uint32(0x8000_0000), np.float64: np.uint64(1 << 63)}
-_QUIET = {np.float16: np.uint16(0x0200), np.float32: np.uint32(0x0040_0000), np.float64: np.uint64(1 << 51)}
-_EXPONENT = {np.float16: np.uint16(0x7c00), np.float32: np.uint32(0x7f80_0000), np.float64: np.uint64(0x7ff << 52)}
-_DEFAULT_NAN = {np.float16: np.uint16(0x7e00), np.float32: np.uint32(0x7fc0_0000), np.float64: np.uint64(0x7ff8 << 48)}
-_TINY = {np.float16: 2.0 ** -14, np.float32: 2.0 ** -126, np.float64: 2.0 ** -1022}
+_BITS: dict[Any, Any] = {np.float16: np.uint16, np.float32: np.uint32, np.float64: np.uint64}
+_SIGN: dict[Any, Any] = {np.float16: np.uint16(0x8000), np.float32: np.uint32(0x8000_0000), np.float64: np.uint64(1 << 63)}
+_QUIET: dict[Any, Any] = {np.float16: np.uint16(0x0200), np.float32: np.uint32(0x0040_0000), np.float64: np.uint64(1 << 51)}
+_EXPONENT: dict[Any, Any] = {np.float16: np.uint16(0x7c00), np.float32: np.uint32(0x7f80_0000), np.float64: np.uint64(0x7ff << 52)}
+_DEFAULT_NAN: dict[Any, Any] = {np.float16: np.uint16(0x7e00), np.float32: np.uint32(0x7fc0_0000), np.float64: np.uint64(0x7ff8 << 48)}
+_FRACTION: dict[Any, int] = {np.float16: 10, np.float32: 23, np.float64: 52}
+_TINY: dict[Any, Any] = {np.float16: 2.0 ** -14, np.float32: 2.0 ** -126, np.float64: 2.0 ** -1022}
 
 
 def _two_over_pi_bits() -> np.ndarray:
@@ -60,7 +61,8 @@ class Mode:
         self.value = value
         self.round_32, self.round_16_64 = value & 3, value >> 2 & 3
         self.denorm_32, self.denorm_16_64 = value >> 4 & 3, value >> 6 & 3
-        self.dx10_clamp, self.ieee, self.fp16_overflow = bool(value >> 8 & 1), bool(value >> 9 & 1), bool(value >> 23 & 1)
+        self.dx10_clamp, self.ieee = bool(value >> 8 & 1), bool(value >> 9 & 1)
+        self.fp16_overflow = bool(value >> 23 & 1)
 
     def __repr__(self) -> str:
         names = ("nearest", "to +inf", "to -inf", "to zero")
@@ -69,9 +71,9 @@ class Mode:
                 f"ieee={self.ieee})")
 
 
-def dtype_of(x: Array) -> type:
-    kind: type = x.dtype.type
-    return kind
+def dtype_of(x: Array) -> Any:
+    """The scalar type of an array."""
+    return x.dtype.type
 
 
 class Vocabulary(Transcendental):
@@ -80,8 +82,8 @@ class Vocabulary(Transcendental):
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
         self.state: State = None        # type: ignore[assignment]
-        rounding = {np.float32: mode.round_32, np.float16: mode.round_16_64, np.float64: mode.round_16_64}
-        denorm = {np.float32: mode.denorm_32, np.float16: mode.denorm_16_64, np.float64: mode.denorm_16_64}
+        rounding: dict[Any, int] = {np.float32: mode.round_32, np.float16: mode.round_16_64, np.float64: mode.round_16_64}
+        denorm: dict[Any, int] = {np.float32: mode.denorm_32, np.float16: mode.denorm_16_64, np.float64: mode.denorm_16_64}
         self.rounding = rounding
         self.flush_in = {k: not d & 1 for k, d in denorm.items()}
         self.flush_out = {k: not d & 2 for k, d in denorm.items()}
@@ -344,8 +346,8 @@ class Vocabulary(Transcendental):
         """(a * b + c) * scale, rounded once; ``scale`` is a power of two."""
         kind = dtype_of(a)
         if kind is np.float64:
-            value = self.fma(a, b, c)
-            return self.finish(value * scale, a, b, c)
+            a, b, c = self.canonical(a), self.canonical(b), self.canonical(c)
+            return self.finish(exact.fma_scaled_f64(a, b, c, scale, self.rounding[kind]), a, b, c)
         value = exact.fma_odd(self.canonical(a), self.canonical(b), self.canonical(c)) * scale
         return self.finish(exact.narrow(value, kind, self.rounding[kind]), a, b, c)
 
@@ -358,8 +360,8 @@ class Vocabulary(Transcendental):
     def _extreme(self, a: Array, b: Array, smaller: bool) -> Array:
         """A number wins over a NaN; with IEEE mode a signalling NaN wins, made quiet. -0 is less than +0."""
         a, b = self.canonical(a), self.canonical(b)
-        less = (a < b) | ((a == b) & np.signbit(a))
-        result = np.where(less == smaller, a, b)
+        less: Array = (a < b) | ((a == b) & np.signbit(a))
+        result: Array = np.where(less == smaller, a, b)
         if np.isnan(np.add(a, b)).any():
             result = np.where(np.isnan(a), b, np.where(np.isnan(b), a, result))
             if self.mode.ieee:
@@ -388,7 +390,8 @@ class Vocabulary(Transcendental):
             return np.isnan(a) | np.isnan(b)
         if relation in ("f", "t"):
             return np.full(np.broadcast_shapes(np.shape(a), np.shape(b)), relation == "t")
-        return ~self.compare({"nge": "ge", "nlg": "lg", "ngt": "gt", "nle": "le", "neq": "eq", "nlt": "lt"}[relation], a, b)
+        opposite = {"nge": "ge", "nlg": "lg", "ngt": "gt", "nle": "le", "neq": "eq", "nlt": "lt"}[relation]
+        return ~self.compare(opposite, a, b)
 
     def classify(self, a: Array, wanted: Array) -> Array:
         """v_cmp_class: is ``a`` of one of the ten classes whose bits are set in ``wanted`` (u32)?"""
@@ -397,7 +400,8 @@ class Vocabulary(Transcendental):
         negative, nan, infinite, zero = np.signbit(a), np.isnan(a), np.isinf(a), a == 0
         denormal = self.is_denormal(a)
         signed = np.where(infinite, 0, np.where(zero, 3, np.where(denormal, 2, 1)))     # distance from infinity
-        index = np.where(nan, np.where(a.view(_BITS[kind]) & _QUIET[kind] == 0, 0, 1), np.where(negative, 2 + signed, 9 - signed))
+        index = np.where(nan, np.where(a.view(_BITS[kind]) & _QUIET[kind] == 0, 0, 1),
+                         np.where(negative, 2 + signed, 9 - signed))
         return (wanted >> index.astype(np.uint32)) & np.uint32(1) != 0
 
     def floor(self, a: Array) -> Array:
@@ -452,7 +456,7 @@ class Vocabulary(Transcendental):
     def exponent(self, a: Array) -> Array:
         """The biased exponent field, i32."""
         kind = dtype_of(a)
-        shift = {np.float16: 10, np.float32: 23, np.float64: 52}[kind]
+        shift = _FRACTION[kind]
         return ((a.view(_BITS[kind]) & _EXPONENT[kind]) >> _BITS[kind](shift)).astype(np.int32)
 
     # -- conversions ------------------------------------------------------------------------------------------
@@ -483,10 +487,9 @@ class Vocabulary(Transcendental):
         if not where.any():
             return result
         source, target = dtype_of(a), dtype_of(result)
-        fraction = {np.float16: 10, np.float32: 23, np.float64: 52}
         bits = a.view(_BITS[source]).astype(np.uint64)
-        payload = bits & np.uint64((1 << fraction[source]) - 1)
-        shift = fraction[target] - fraction[source]
+        payload = bits & np.uint64((1 << _FRACTION[source]) - 1)
+        shift = _FRACTION[target] - _FRACTION[source]
         payload = payload << np.uint64(shift) if shift >= 0 else payload >> np.uint64(-shift)
         sign = np.where(np.signbit(a), _SIGN[target], _BITS[target](0))
         nan = payload.astype(_BITS[target]) | _EXPONENT[target] | _QUIET[target] | sign
@@ -496,7 +499,9 @@ class Vocabulary(Transcendental):
         """Float to integer, saturating; NaN gives 0. ``rounding``: zero, even, floor or half_up (floor(x + 0.5))."""
         info = np.iinfo(DTYPES[kind])
         wide = self.canonical(a).astype(np.float64)
-        wide = {"zero": np.trunc, "even": np.rint, "floor": np.floor, "half_up": lambda x: np.floor(x + 0.5)}[rounding](wide)
+        rounded: dict[str, Any] = {"zero": np.trunc, "even": np.rint, "floor": np.floor,
+                                   "half_up": lambda x: np.floor(x + 0.5)}
+        wide = rounded[rounding](wide)
         wide = np.where(np.isnan(wide), 0.0, wide)
         return np.clip(wide, float(info.min), float(info.max)).astype(np.int64).astype(DTYPES[kind])
 
@@ -608,7 +613,7 @@ class Vocabulary(Transcendental):
 
     def scatter_lanes(self, a: Array, index: Array) -> Array:
         """out[index[lane]] = a[lane] for active lanes, later lanes winning; 0 where nothing was sent."""
-        out = np.zeros((self.state.lanes, self.state.waves), dtype_of(a))
+        out: Array = np.zeros((self.state.lanes, self.state.waves), dtype_of(a))
         a, index, active = self.full(a), self.full(index).astype(np.intp), self.full(self.active())
         waves = np.arange(self.state.waves)
         for lane in range(self.state.lanes):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mock.isa.dispatch import Dispatch, IsaError, Rsrc1, Rsrc2
+from mock.isa.memory import Lds
 from mock.isa.state import EXEC, SGPRS, State
 
 __all__ = ["Batch", "batches"]
@@ -61,8 +62,9 @@ class Batch:
             sgpr[EXEC + 1] = 0
         per_wave = {
             "workgroup": workgroup, "wave": wave.astype(np.uint32), "id": np.arange(self.waves, dtype=np.uint32),
-            "lds": (workgroup * (-(-self.lds_bytes // 16) * 16 + 16)).astype(np.int64),
-            "scratch": np.uint64(d.scratch_address) + np.arange(self.waves, dtype=np.uint64) * np.uint64(d.scratch_wave_bytes),
+            "lds": (workgroup * Lds.stride(self.lds_bytes)).astype(np.int64),
+            "scratch": (np.uint64(d.scratch_address)
+                        + np.arange(self.waves, dtype=np.uint64) * np.uint64(d.scratch_wave_bytes)),
             "scc": np.zeros(self.waves, np.bool_),
             "shared_base": np.full(self.waves, d.shared_base, np.uint64),
             "private_base": np.full(self.waves, d.private_base, np.uint64)}

@@ -56,7 +56,8 @@ def _div_scale(kind: str) -> Any:
         is_denominator, is_numerator = v.same(a, denominator), v.same(a, numerator)
         result = v.select(v.le(e2, tiny), up, a)
         result = v.select(quotient, v.select(is_numerator, up, a), result)
-        result = v.select(reciprocal, v.select(quotient, v.select(is_denominator, up, a), down), result)
+        # The guide has the denominator scaled up in the first of these, which would overflow it.
+        result = v.select(reciprocal, v.select(quotient, v.select(is_denominator, down, a), down), result)
         result = v.select(denormal, up, result)
         result = v.select(overflow, v.select(is_denominator, up, a), result)
         flag = v.or_(overflow, v.and_(v.not_(denormal), quotient))
@@ -86,7 +87,10 @@ def _div_fixup(kind: str) -> Any:
         result = signed(v.abs(quotient))
         if kind != "f16":
             bias, _, _, _, underflow = _DIVIDE[kind]
-            result = v.select(v.lt(v.sub(v.exponent(numerator), v.exponent(denominator)), -underflow), signed(zero), result)
+            # A quotient that left the range on the way (the guide says "exponent(S1)", which cannot be meant).
+            result = v.select(v.gt(v.exponent(quotient), 2 * bias), signed(infinity), result)
+            result = v.select(v.lt(v.sub(v.exponent(numerator), v.exponent(denominator)), -underflow), signed(zero),
+                              result)
         d_zero, n_zero = v.eq(denominator, 0), v.eq(numerator, 0)
         d_inf, n_inf = v.eq(v.abs(denominator), infinity), v.eq(v.abs(numerator), infinity)
         result = v.select(v.or_(d_inf, n_zero), signed(zero), result)
@@ -215,7 +219,8 @@ def _define_conversions(t: Table) -> None:
         t.op(f"v_cvt_f64_{source}", f"{source} -> f64", lambda v, a: v.to_float(a, "f64"))
     for source in ("i16", "u16", "f32"):
         t.op(f"v_cvt_f16_{source}", f"{source} -> f16", lambda v, a: v.to_float(a, "f16"))
-    for source, target in (("f32", "i32"), ("f32", "u32"), ("f64", "i32"), ("f64", "u32"), ("f16", "i16"), ("f16", "u16")):
+    for source, target in (("f32", "i32"), ("f32", "u32"), ("f64", "i32"), ("f64", "u32"), ("f16", "i16"),
+                           ("f16", "u16")):
         t.op(f"v_cvt_{target}_{source}", f"{source} -> {target}", lambda v, a, k=target: v.to_int(a, k))
     t.op("v_cvt_nearest_i32_f32", "f32 -> i32", lambda v, a: v.to_int(a, "i32", "half_up"))
     t.op("v_cvt_floor_i32_f32", "f32 -> i32", lambda v, a: v.to_int(a, "i32", "floor"))
@@ -234,8 +239,8 @@ def _define_conversions(t: Table) -> None:
 
     def norm(kind: str, largest: float) -> Any:
         def apply(v: V, a: Any) -> Any:
-            return v.to_int(v.fmul(v.to_float(v.clamp_unit(a, signed=kind == "i16"), "f32"), v.constant("f32", largest)),
-                            kind, "even")
+            unit = v.to_float(v.clamp_unit(a, signed=kind == "i16"), "f32")
+            return v.to_int(v.fmul(unit, v.constant("f32", largest)), kind, "even")
         return apply
     for kind, largest in (("i16", 32767.0), ("u16", 65535.0)):
         for source in ("f16", "f32"):

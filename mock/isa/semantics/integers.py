@@ -111,7 +111,8 @@ def _qsad(masked: bool) -> Any:
     def apply(v: V, a: Any, b: Any, c: Any) -> Any:
         result: Any = None
         for i in range(4):
-            total = v.add(_sad_bytes(v, v.low(v.shr(a, 8 * i)), b, masked=masked), v.low(v.and_(v.shr(c, 16 * i), 0xffff)))
+            total = v.add(_sad_bytes(v, v.low(v.shr(a, 8 * i)), b, masked=masked),
+                          v.low(v.and_(v.shr(c, 16 * i), 0xffff)))
             part = v.shl(_wide(v, v.and_(total, 0xffff)), 16 * i)
             result = part if result is None else v.or_(result, part)
         return result
@@ -122,7 +123,8 @@ def _qsad_saturating(masked: bool) -> Any:
     def apply(v: V, a: Any, b: Any, c: Any) -> Any:
         result: Any = None
         for i in range(4):
-            total = v.add(_sad_bytes(v, v.low(v.shr(a, 8 * i)), b, masked=masked), v.low(v.and_(v.shr(c, 16 * i), 0xffff)))
+            total = v.add(_sad_bytes(v, v.low(v.shr(a, 8 * i)), b, masked=masked),
+                          v.low(v.and_(v.shr(c, 16 * i), 0xffff)))
             part = v.shl(_wide(v, v.min(total, 0xffff)), 16 * i)
             result = part if result is None else v.or_(result, part)
         return result
@@ -192,7 +194,8 @@ def _define_arithmetic(t: Table) -> None:
             a, b = (b, a) if swap else (a, b)
             return v.sub(a, b), v.lt(a, b)
         t.op(f"{name}_co_u32", "u32 u32 -> u32 mask", borrow_out,
-             saturating=lambda v, a, b, minus=minus, out=borrow_out: (_saturated(minus, "u32")(v, a, b), out(v, a, b)[1]))
+             saturating=lambda v, a, b, minus=minus, out=borrow_out: (_saturated(minus, "u32")(v, a, b),
+                                                                      out(v, a, b)[1]))
 
         def borrow_in(v: V, a: Any, b: Any, c: Any, swap: bool = swap) -> tuple[Any, Any]:
             a, b = (b, a) if swap else (a, b)

@@ -41,6 +41,7 @@ _INTEGER: dict[str, Any] = {
     "min": lambda v, m, d: v.min(m, d), "max": lambda v, m, d: v.max(m, d), "and": lambda v, m, d: v.and_(m, d),
     "or": lambda v, m, d: v.or_(m, d), "xor": lambda v, m, d: v.xor(m, d), "inc": _increment, "dec": _decrement,
     "swap": _swap}
+_SCAN = {name: name for name in ("add", "sub", "min", "max", "and", "or", "xor", "swap")}
 _FLOAT: dict[str, Any] = {
     "add": lambda v, m, d: v.fadd(m, d), "min": lambda v, m, d: v.fmin(m, d), "max": lambda v, m, d: v.fmax(m, d)}
 _INTEGER_KINDS = (("add", "u"), ("sub", "u"), ("rsub", "u"), ("min", "i"), ("min", "u"), ("max", "i"), ("max", "u"),
@@ -78,11 +79,11 @@ def _define_atomics(t: Table, prefix: str) -> None:
     for width in (32, 64):
         for name, sign in _INTEGER_KINDS:
             if name != "rsub":
-                t[f"{prefix}_{name}_{sign}{width}"] = Atomic(f"{sign}{width}", _INTEGER[name])
-        t[f"{prefix}_cmpswap_b{width}"] = Atomic(f"b{width}", _compare_swap, compares=True)
+                t[f"{prefix}_{name}_{sign}{width}"] = Atomic(f"{sign}{width}", _INTEGER[name], scan=_SCAN.get(name))
+        t[f"{prefix}_cmpswap_b{width}"] = Atomic(f"b{width}", _compare_swap, compares=True, exchanges=True)
     for name, function in _FLOAT.items():
-        t[f"{prefix}_{name}_f32"] = Atomic("f32", function)
-    t[f"{prefix}_cmpswap_f32"] = Atomic("f32", _compare_swap, compares=True)
+        t[f"{prefix}_{name}_f32"] = Atomic("f32", function, scan="add" if name == "add" else None)
+    t[f"{prefix}_cmpswap_f32"] = Atomic("f32", _compare_swap, compares=True, exchanges=True)
 
 
 def _define_ds(t: Table) -> None:
@@ -99,26 +100,25 @@ def _define_ds(t: Table) -> None:
         for width, count in ((32, 1), (64, 2)):
             t[f"ds_load_{name}_b{width}"] = Load("u32", count)
             t[f"ds_store_{name}_b{width}"] = Store("u32", count)
-            t[f"ds_storexchg_{name}_rtn_b{width}"] = Atomic(f"b{width}", _swap)
+            t[f"ds_storexchg_{name}_rtn_b{width}"] = Atomic(f"b{width}", _swap, scan="swap")
     t["ds_load_addtid_b32"], t["ds_store_addtid_b32"] = Load("u32"), Store("u32")
     for width in (32, 64):
         for name, sign in _INTEGER_KINDS:
             if name == "swap":
-                t[f"ds_storexchg_rtn_b{width}"] = Atomic(f"b{width}", _swap)
+                t[f"ds_storexchg_rtn_b{width}"] = Atomic(f"b{width}", _swap, scan="swap")
                 continue
-            atomic = Atomic(f"{sign}{width}", _INTEGER[name])
+            atomic = Atomic(f"{sign}{width}", _INTEGER[name], scan=_SCAN.get(name))
             t[f"ds_{name}_{sign}{width}"] = t[f"ds_{name}_rtn_{sign}{width}"] = atomic
         # The data operand holds the new value, the second one what memory is compared with.
         for kind in ("b", "f"):
-            compare = Atomic(f"{kind}{width}", lambda v, old, new, expected: v.select(v.eq(old, expected), new, old),
-                             compares=True)
+            compare = Atomic(f"{kind}{width}", _compare_swap, compares=True, exchanges=True)
             t[f"ds_cmpstore_{kind}{width}"] = t[f"ds_cmpstore_rtn_{kind}{width}"] = compare
         mask_or = Atomic(f"b{width}", lambda v, old, mask, data: v.or_(v.and_(old, v.not_(mask)), data), compares=True)
         t[f"ds_mskor_b{width}"] = t[f"ds_mskor_rtn_b{width}"] = mask_or
         for name in ("min", "max"):
             atomic = Atomic(f"f{width}", _FLOAT[name])
             t[f"ds_{name}_f{width}"] = t[f"ds_{name}_rtn_f{width}"] = atomic
-    t["ds_add_f32"] = t["ds_add_rtn_f32"] = Atomic("f32", _FLOAT["add"])
+    t["ds_add_f32"] = t["ds_add_rtn_f32"] = Atomic("f32", _FLOAT["add"], scan="add")
     t["ds_wrap_rtn_b32"] = Atomic("u32", lambda v, old, back, limit: v.select(
         v.ge(old, back), v.sub(old, back), v.add(old, limit)), compares=True)
     # Bit 63 of the data says whether to store the 32 bits below it, in each half.

@@ -65,11 +65,17 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Atomic:
-    """Memory <- function(v, memory, data, compare); the old value may be returned. ``compares``: a second operand."""
+    """Memory <- function(v, memory, data, second); the old value may be returned.
+
+    ``compares``: there is a second operand. ``exchanges``: it is what memory must equal for the data to be stored.
+    ``scan``: the function is add, sub, min, max, and, or, xor or swap of memory and data, nothing more.
+    """
 
     kind: str
     function: Function
     compares: bool = False
+    exchanges: bool = False
+    scan: str | None = None
 
 
 class Table(dict[str, "Entry | Load | Store | Atomic"]):
@@ -80,4 +86,5 @@ class Table(dict[str, "Entry | Load | Store | Atomic"]):
         sources, _, results = signature.partition("->")
         if mnemonic in self:
             raise ValueError(f"{mnemonic} is defined twice")
-        self[mnemonic] = Entry(mnemonic, tuple(sources.split()), tuple(results.split()), function, saturating, modifiers)
+        self[mnemonic] = Entry(mnemonic, tuple(sources.split()), tuple(results.split()), function, saturating,
+                               modifiers)
