@@ -280,6 +280,15 @@ def test_markdown() -> None:
     assert "| only Linux | `IH_CNTL` | `0x1` |  | it \\| is so |" in text
 
 
+def test_places_in_memory_are_not_shown() -> None:
+    reason = reasons.Reason("IH", ("value",), ("*",), "allocated", allocated=True)
+    explained = [(Difference("IH", "value", name, one, other), reason)
+                 for name, one, other in (("IH_RB_BASE", "0x1", "0x2"), ("IH_RB_BASE_HI", "0x3", "0x4"))]
+    assert "| value | `IH_RB_BASE`, `IH_RB_BASE_HI` | its own place | its own place | allocated |" in report.markdown(
+        explained, [], (2, 2))
+    assert "0x3" in json.dumps(report.as_json(explained, [], (2, 2)))
+
+
 def test_text_is_plain_where_it_is_no_terminal() -> None:
     out = io.StringIO()
     report.print_text(EXPLAINED, [reasons.Reason("IH", ("way",), ("Z",), "x")], (5, 4), Console(file=out, width=80))

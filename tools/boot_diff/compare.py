@@ -48,7 +48,7 @@ class _Writes:
     """What one side wrote to one register."""
 
     values: list[int] = field(default_factory=list)
-    set_bits: int = 0           # bits that were not just carried over from a read
+    set_bits: int = 0           # bits that were not just carried over from what the register was known to hold
     first: int = 0              # place of the first write among the block's writes
 
 
@@ -64,11 +64,11 @@ def compare(linux: Iterable[Event], ours: Iterable[Event]) -> list[Difference]:
 def _by_block(events: Iterable[Event]) -> dict[str, dict[str, _Writes]]:
     """{block: {name: writes}}, both in the order of first appearance."""
     blocks: dict[str, dict[str, _Writes]] = {}
-    seen: dict[str, int] = {}           # last value read and not yet written over
+    known: dict[str, int] = {}          # what the register holds, as far as this side has read or written it
     for event in events:
         kind, name, value = event
         if kind == "R":
-            seen[name] = value
+            known[name] = value
             continue
         if kind == "W":
             block = block_of(name)
@@ -81,7 +81,8 @@ def _by_block(events: Iterable[Event]) -> dict[str, dict[str, _Writes]]:
         registers = blocks.setdefault(block, {})
         writes = registers.setdefault(name, _Writes(first=len(registers)))
         writes.values.append(value)
-        writes.set_bits |= value ^ seen.pop(name) if name in seen else WORD
+        writes.set_bits |= value ^ known[name] if name in known else WORD
+        known[name] = value
     return blocks
 
 
@@ -167,10 +168,11 @@ def _described(name: str) -> Register | None:
 def _one(register: Register | None, value: int, fields: Sequence[str]) -> str:
     if not fields or register is None or len(register.fields) == 1:
         return f"{value:#x}"
-    return ", ".join(f"{name}={register[name].get(value):#x}" for name in fields)
+    shown = [f"{name}={register[name].get(value):#x}" for name in fields[:_SHOWN_FIELDS]]
+    return ", ".join(shown) + (f" and {len(fields) - len(shown)} more" if len(fields) > len(shown) else "")
 
 
-_SHOWN = 6
+_SHOWN_FIELDS, _SHOWN = 6, 6
 
 
 def _values(name: str, values: Iterable[int]) -> str:

@@ -29,6 +29,7 @@ class Reason:
     names: tuple[str, ...]              # shell patterns
     why: str
     fields: tuple[str, ...] | None = None       # of kind "value": no other field may differ
+    allocated: bool = False             # the values are places in memory, another in each boot: not worth showing
 
     def covers(self, difference: Difference) -> bool:
         return (difference.block == self.block and difference.kind in self.kinds
@@ -43,7 +44,7 @@ def _literal(pattern: str) -> str:
 
 def load_reasons(path: Path = HERE) -> list[Reason]:
     """:raises ReasonError: an entry with an unknown block or kind, without names, or without a sentence."""
-    known_keys = {"block", "kind", "names", "why", "fields"}
+    known_keys = {"block", "kind", "names", "why", "fields", "allocated"}
     reasons = []
     for number, entry in enumerate(tomllib.loads(path.read_text(encoding="utf-8")).get("reason", []), 1):
         kinds = entry.get("kind", [])
@@ -57,7 +58,7 @@ def load_reasons(path: Path = HERE) -> list[Reason]:
             raise ReasonError(f"{path.name}, reason {number}: {problem}")
         fields = entry.get("fields")
         reasons.append(Reason(entry["block"], kinds, tuple(entry["names"]), " ".join(entry["why"].split()),
-                              tuple(fields) if fields is not None else None))
+                              tuple(fields) if fields is not None else None, entry.get("allocated", False)))
     return reasons
 
 

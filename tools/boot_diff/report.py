@@ -19,6 +19,8 @@ __all__ = ["SCHEMA", "Row", "as_json", "markdown", "names_in_short", "print_text
 SCHEMA = "amdrv-boot-diff/1"
 _COLOUR = {"only Linux": "cyan", "only ours": "green", "value": "yellow", "way": "magenta", "order": "blue"}
 
+PLACE = "its own place"
+
 Explained = Sequence[tuple[Difference, Reason | None]]
 
 
@@ -39,16 +41,18 @@ def rows(explained: Explained) -> list[Row]:
     grouped: dict[tuple[str, ...], Row] = {}
     for difference, reason in explained:
         same = (difference.linux, difference.ours) if difference.kind != "order" else ()
-        if reason is not None and difference.kind in ("only Linux", "only ours"):
+        if reason is not None and (reason.allocated or difference.kind in ("only Linux", "only ours")):
             same = ()
         key = (difference.block, difference.kind, str(id(reason)), *same)
+        linux, ours = difference.linux, difference.ours
+        if reason is not None and reason.allocated:
+            linux, ours = linux and PLACE, ours and PLACE
         row = grouped.get(key)
         if row is None:
-            grouped[key] = Row(difference.block, difference.kind, [difference.name], difference.linux,
-                               difference.ours, reason)
+            grouped[key] = Row(difference.block, difference.kind, [difference.name], linux, ours, reason)
             continue
         row.names.append(difference.name)
-        if (row.linux, row.ours) != (difference.linux, difference.ours):
+        if (row.linux, row.ours) != (linux, ours):
             row.linux, row.ours = ("various" if row.linux else ""), ("various" if row.ours else "")
     return sorted(grouped.values(), key=lambda row: BLOCKS.index(row.block))
 
@@ -139,7 +143,7 @@ def markdown(explained: Explained, unused: Sequence[Reason], written: tuple[int,
 
 
 def _cell(text: str) -> str:
-    return text if not text or text in ("various", "first") or text.endswith("times") else f"`{text}`"
+    return text if not text or text in ("various", "first", PLACE) or text.endswith("times") else f"`{text}`"
 
 
 def as_json(explained: Explained, unused: Sequence[Reason], written: tuple[int, int]) -> dict[str, object]:
