@@ -216,6 +216,7 @@ class Buffer:
         if not self.host:
             raise BufferError("the CPU has no window on this buffer; use copyin and copyout, "
                               "or dev.alloc(nbytes, host=True)")
+        self.device._check_open()
         memory = self._storage.check()
         assert memory.view is not None
         return memory.view[self._offset:self._offset + self.nbytes]

@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 from code_objects import build, kernel_metadata
-from conftest import FUNCTIONS
+from conftest import CODE, FUNCTIONS
 from fake_backend import FakeBackend, FakeFault, FakeOutOfMemory
 
 import hcq
@@ -533,10 +533,17 @@ def test_open(fake_module: types.ModuleType, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HCQ_DEVICE", "FAKE:1")
     assert hcq.open() is one
     with one:
-        pass
+        host, vram, signal = one.alloc(64, host=True), one.alloc(64), one.signal()
+        program = one.program(CODE, "strict")
     assert one._closed and "closed" in repr(one)
     with pytest.raises(hcq.DeviceClosedError, match=r"FAKE:1 is closed; open it again with hcq.open"):
         one.alloc(4)
+    for use in (lambda: host.view, lambda: host.copyin(np.zeros(1)), vram.copyout, host.copyout, lambda: vram.fill(1),
+                lambda: program(block=(64, 2)), hcq.ComputeQueue(one).signal(signal, 1).submit, one.synchronize,
+                one.graph, one.signal, one.trim):
+        with pytest.raises(hcq.DeviceClosedError):
+            use()
+    assert signal.value == 0                    # its memory is still there
     assert hcq.open() is not one
     hcq.open().close()
     zero.close()
