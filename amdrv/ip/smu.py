@@ -93,7 +93,8 @@ class Smu:
         """
         state = self.device.save_config()
         try:
-            self._answer("SMU before a reset")
+            if self.regs.MP1_SMN_C2PMSG_66.read():      # somebody has sent a message since power-on: let it end
+                self._answer("SMU before a reset")
             self._write(facts.PPSMC_MSG_Mode1Reset, 0)
             time.sleep(RESET_TIME)          # nothing may touch the card meanwhile
             self._wait_for_reset("mode-1 reset by the SMU", RESET_TIMEOUT)

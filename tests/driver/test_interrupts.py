@@ -84,11 +84,12 @@ class FakeCard:
         self.rearmed = 0
         hub = {name: SimpleNamespace(name=name, take_fault=lambda: "write by TCP, page not present")
                for name in ("mm", "gc")}
-        self.device: Any = SimpleNamespace(
+        self.device = SimpleNamespace(
             name="AM:0", statistics=Counter(), ih=SimpleNamespace(take=self.take, rearm=self.rearm),
             gmc=SimpleNamespace(**hub), require_memory=lambda: SimpleNamespace(nearest=lambda a: f"near {a:#x}"),
             pci=SimpleNamespace(interrupt=lambda: self if msi else None))
-        self.interrupts = Interrupts(self.device)
+        device: Any = self.device
+        self.interrupts = Interrupts(device)
 
     def take(self) -> list[Entry]:
         found, self.entries = [Entry.decode(entry) for entry in self.entries], []
