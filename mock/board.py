@@ -31,7 +31,6 @@ from mock.log import Log
 from mock.registers import Registers
 from mock.vram import Vram
 
-
 if TYPE_CHECKING:
     from mock.gmc import Gmc
     from mock.ih import Ih

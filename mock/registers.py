@@ -128,7 +128,9 @@ BANKS: dict[str, Callable[[Selection, _Geometry], Sequence[Hashable]]] = {
 
 
 def _arity(function: Callable[..., Any]) -> int:
-    return len(inspect.signature(function).parameters)
+    """How many arguments a handler must be given; those with a default are its own."""
+    parameters = inspect.signature(function).parameters.values()
+    return sum(parameter.default is parameter.empty for parameter in parameters)
 
 
 class Registers:

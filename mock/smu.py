@@ -1,7 +1,8 @@
 """SMU: the mailbox of the power-management firmware, clocks, features, tables, GFXOFF, mode-1 reset.
 
-C2PMSG_82 takes the argument, C2PMSG_66 the message; C2PMSG_90 is 0 while the SMU works and then the result, and
-C2PMSG_82 what it returns (Linux 6.1, smu_cmn.c, smu_cmn_send_smc_msg_with_param). The firmware runs from the moment
+C2PMSG_82 takes the argument, C2PMSG_66 the message; the driver clears C2PMSG_90 before, which then becomes the result,
+and C2PMSG_82 what the SMU returns (Linux 6.1, smu_cmn.c, smu_cmn_send_smc_msg_with_param). A driver that does not clear
+it takes the last result for the new one. The firmware runs from the moment
 that the PSP loaded it until PrepareMp1ForUnload; FIRMWARE_FLAGS, at an SMN address, says so. Before that, nothing
 answers.
 
@@ -15,6 +16,7 @@ Clock levels and metrics are figures of ours in the range of the card's; nothing
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,8 @@ __all__ = ["CLOCKS", "Smu"]
 FIRMWARE_FLAGS = 0x03B10024
 """SMN address; bit 0 is INTERRUPTS_ENABLED: PMFW runs (Linux 6.1, smu_v13_0.c, smu_v13_0_check_fw_status)."""
 SMU_VERSION = 78 << 16 | 126 << 8       # 78.126.0, the program, major and minor of a smu_13_0_0.bin
+LATENCY = 100e-6
+"""Seconds that the firmware takes for a message; a figure of ours."""
 ALL_LEVELS = 0xFF
 FINE_GRAINED = 1 << 31
 """In a level count: every frequency between two levels may be asked for (smu_v13_0_get_fine_grained_status)."""
@@ -131,11 +135,11 @@ class Smu(Block):
             return
         board.counters["smu_messages"] += 1
         self._working = True
-        board.regs["MP1_SMN_C2PMSG_90"] = 0
         self._engine.post(self._work, number, argument)
 
     def _work(self, number: int, argument: int) -> None:
         board = self.board
+        time.sleep(LATENCY)
         name, work = self._messages.get(number, (hex(number), None))
         result, answer = facts.PPSMC_Result_OK, argument
         wrong = board.faults.strike("smu-wrong", message=number)

@@ -42,6 +42,15 @@ def test_messages(card: Any) -> None:
     assert flags(card) == 0
 
 
+def test_an_old_result_is_no_new_one(card: Any) -> None:
+    card.start_smu()
+    assert card.smu(smu13.PPSMC_MSG_TestMessage, 41) == (OK, 42)
+    card.write("MP1_SMN_C2PMSG_82", 7)
+    card.write("MP1_SMN_C2PMSG_66", smu13.PPSMC_MSG_TestMessage)        # without clearing C2PMSG_90
+    assert card.read("MP1_SMN_C2PMSG_90") == OK and card.read("MP1_SMN_C2PMSG_82") == 7
+    assert card.board.engine("smu").wait_idle() and card.read("MP1_SMN_C2PMSG_82") == 8
+
+
 def test_features(card: Any) -> None:
     card.start_smu()
     running = lambda: card.smu(smu13.PPSMC_MSG_GetRunningSmuFeaturesHigh)[1] << 32 \
