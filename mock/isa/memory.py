@@ -258,7 +258,8 @@ def _locate_ds(instruction: Instruction, offset: int) -> Locate:
                                                   + (s.sgpr[125] & np.uint32(0xffff))).astype(U64), mask), True,
                                       _active(s, s.per_wave["lds"], mask))
     read = fetch(Operand("addr", VGPR + instruction.fields["addr"]), "u32", None)
-    return lambda s, mask: Where(_active(s, read(s), mask).astype(U64) + U64(offset), True,
+    # The sum wraps: compilers fold constants into the offset of a negative base (LLVM, hasUsableDSOffset).
+    return lambda s, mask: Where(_active(s, read(s) + np.uint32(offset), mask).astype(U64), True,
                                   _active(s, s.per_wave["lds"], mask))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import buffer_model
 from conftest import CODE, FUNCTIONS
 from fake_backend import FakeBackend
 from hypothesis import settings
 
-import buffer_model
 import hcq
 
 
