@@ -1,0 +1,179 @@
+"""A dispatch packet becomes a launch of machine code.
+
+The COMPUTE_* registers of a queue, as they stand, become a :class:`mock.isa.Dispatch`; its memory is the queue's VMID
+behind the GC hub. Facts: Mesa, gfx11.json (fields of COMPUTE_*), radv_cmd_buffer.c, radv_emit_dispatch_packets (the
+dimensions are end values when COMPUTE_START is set), ac_shader_util.c, ac_get_scratch_tmpring_size (WAVESIZE counts
+256 bytes on gfx11, WAVES is per shader engine); LLVM, User Guide for AMDGPU Backend (LDS of a workgroup: 64 KiB).
+
+What cannot start hangs, as on silicon: :class:`Hang` says why. A wave that faults stops with its queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mock import isa
+from mock.gfx import ADDRESS_32, ALIGN_UNALIGNED
+from mock.gmc import Client
+from mock.isa.dispatch import LDS_GRANULE
+
+if TYPE_CHECKING:
+    from mock.mec import ComputeQueue
+
+__all__ = ["Hang", "ShaderAddressSpace", "launch", "plan"]
+
+SCRATCH_GRANULE = 256       # bytes per unit of COMPUTE_TMPRING_SIZE.WAVESIZE on gfx11
+CODE_SHIFT = SCRATCH_SHIFT = 8
+LDS_LIMIT = 64 << 10
+USER_SGPRS = 16
+ENGINES_MASKS = 8           # COMPUTE_STATIC_THREAD_MGMT_SE0..7
+SA_BITS = 16                # compute units of one array in a mask
+MAX_WORK_ITEMS = 1024
+
+
+class Hang(Exception):
+    """The launch never starts, or its waves never end."""
+
+
+class ShaderAddressSpace:
+    """What :func:`mock.isa.execute` sees of memory."""
+
+    def __init__(self, queue: ComputeQueue, vmid: int) -> None:
+        self.queue, self.vmid = queue, vmid
+        self.memory = queue.board.memory
+        self.rules = queue.board.gfx.shader_memory(vmid)
+        self.pages: list[np.ndarray] = []       # host pages that were written
+
+    def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
+        """uint64[n] -> uint64[n]. :raises Fault:"""
+        self.queue.check()
+        addresses = np.asarray(addresses, np.uint64)
+        if self.rules.alignment != ALIGN_UNALIGNED and nbytes > 1:
+            step = np.uint64(min(nbytes, 4) - 1)
+            if (addresses & step).any():
+                at = int(addresses[int(np.argmax((addresses & step) != 0))])
+                self.queue.board.note("alignment", f"{self.queue.name}: access of {nbytes} bytes at {at:#x} while "
+                                      f"SH_MEM_CONFIG.ALIGNMENT_MODE of VMID {self.vmid} is {self.rules.alignment}, "
+                                      f"not {ALIGN_UNALIGNED} (unaligned); the low address bits are dropped")
+                addresses = addresses & ~step
+        if self.rules.address_mode == ADDRESS_32:
+            addresses = addresses & np.uint64(0xFFFFFFFF)
+        hosts = self.memory.translate("gc", self.vmid, addresses, write=write, nbytes=nbytes, client=Client.TCP)
+        if write:
+            self.pages.append(np.unique(hosts & ~np.uint64(0xFFF)))
+            if len(self.pages) > 256:
+                self.pages = [np.unique(np.concatenate(self.pages))]
+        return hosts
+
+    def publish(self) -> None:
+        """Stores of the waves become visible to the CPU."""
+        if self.pages:
+            self.memory.publish(np.unique(np.concatenate(self.pages)))
+            self.pages.clear()
+
+
+def _three(values: Iterable[int]) -> tuple[int, int, int]:
+    x, y, z = values
+    return x, y, z
+
+
+def _enabled_engines(queue: ComputeQueue) -> list[int]:
+    """Shader engines where a compute unit is both there and enabled by COMPUTE_STATIC_THREAD_MGMT."""
+    arch, found = queue.board.arch, []
+    for se in range(arch.shader_engines):
+        mask = queue.compute(f"STATIC_THREAD_MGMT_SE{se}") if se < ENGINES_MASKS else 0
+        if any(mask >> SA_BITS * sa & queue.board.gfx.enabled_cus(se, sa) & (1 << SA_BITS) - 1
+               for sa in range(arch.arrays_per_engine)):
+            found.append(se)
+    return found
+
+
+def plan(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int) -> tuple[isa.Dispatch, int]:
+    """(launch, waves that may need scratch). :raises Hang: what the SPI would wait for without end."""
+    regs = queue.board.regs
+    bits = regs.register("COMPUTE_DISPATCH_INITIATOR").unpack(initiator)
+    wave_size = 32 if bits["CS_W32_EN"] else 64
+    threads = regs.register("COMPUTE_NUM_THREAD_X")
+    counts = _three(queue.compute(f"NUM_THREAD_{axis}") for axis in "XYZ")
+    block = _three(threads["NUM_THREAD_FULL"].get(value) for value in counts)
+    if 0 in block:
+        raise Hang(f"COMPUTE_NUM_THREAD is {block}: a workgroup of no work-items")
+    items = block[0] * block[1] * block[2]
+    if items > MAX_WORK_ITEMS:
+        raise Hang(f"COMPUTE_NUM_THREAD is {block}: {items} work-items, a workgroup holds {MAX_WORK_ITEMS}")
+    start = (0, 0, 0) if bits["FORCE_START_AT_000"] else _three(queue.compute(f"START_{axis}") for axis in "XYZ")
+    partial = (0, 0, 0)
+    if bits["USE_THREAD_DIMENSIONS"]:
+        partial = _three(d % b for d, b in zip(dimensions, block, strict=True))
+        dimensions = _three(-(-d // b) for d, b in zip(dimensions, block, strict=True))
+    elif bits["PARTIAL_TG_EN"]:
+        partial = _three(threads["NUM_THREAD_PARTIAL"].get(value) for value in counts)
+        partial = _three(0 if p == b else p for p, b in zip(partial, block, strict=True))
+        if any(p > b for p, b in zip(partial, block, strict=True)):
+            raise Hang(f"NUM_THREAD_PARTIAL {partial} is more than the workgroup's {block}")
+    grid = _three(max(d - s, 0) for d, s in zip(dimensions, start, strict=True))
+    engines = _enabled_engines(queue)
+    if not engines:
+        raise Hang("no compute unit of any shader engine is enabled by COMPUTE_STATIC_THREAD_MGMT_SE0..7")
+    rsrc1, rsrc2, rsrc3 = (queue.compute(f"PGM_RSRC{n}") for n in (1, 2, 3))
+    lds = regs.register("COMPUTE_PGM_RSRC2")["LDS_SIZE"].get(rsrc2) * LDS_GRANULE
+    if lds > LDS_LIMIT:
+        raise Hang(f"COMPUTE_PGM_RSRC2.LDS_SIZE asks for {lds} bytes of LDS, a workgroup may have {LDS_LIMIT}")
+    waves = -(-items // wave_size)
+    limit = regs.register("COMPUTE_RESOURCE_LIMITS")["WAVES_PER_SH"].get(queue.compute("RESOURCE_LIMITS"))
+    if limit and waves > limit:
+        raise Hang(f"COMPUTE_RESOURCE_LIMITS.WAVES_PER_SH is {limit}, and a workgroup has {waves} waves")
+    ring = regs.register("COMPUTE_TMPRING_SIZE").unpack(queue.compute("TMPRING_SIZE"))
+    base = queue.compute("DISPATCH_SCRATCH_BASE_LO") | queue.compute("DISPATCH_SCRATCH_BASE_HI") << 32
+    memory = queue.board.gfx.shader_memory(queue.wave_vmid)
+    entry = queue.compute("PGM_LO") | regs.register("COMPUTE_PGM_HI")["DATA"].get(queue.compute("PGM_HI")) << 32
+    dispatch = isa.Dispatch(
+        code_address=entry << CODE_SHIFT, rsrc1=rsrc1, rsrc2=rsrc2, rsrc3=rsrc3,
+        user_sgprs=[queue.compute(f"USER_DATA_{i}") for i in range(USER_SGPRS)],
+        grid=grid, block=block, partial=partial, start=start, wave_size=wave_size,
+        scratch_address=base << SCRATCH_SHIFT, scratch_wave_bytes=ring["WAVESIZE"] * SCRATCH_GRANULE,
+        scratch_slots=ring["WAVES"] * len(engines), shared_base=memory.shared_base, private_base=memory.private_base)
+    if regs.register("COMPUTE_PGM_RSRC2")["SCRATCH_EN"].get(rsrc2) and all(grid):
+        if not ring["WAVES"]:
+            raise Hang("the code needs scratch (COMPUTE_PGM_RSRC2.SCRATCH_EN) and COMPUTE_TMPRING_SIZE.WAVES is 0")
+        _check_scratch(queue, dispatch, waves * grid[0] * grid[1] * grid[2], engines, ring["WAVES"])
+    return dispatch, waves
+
+
+def _check_scratch(queue: ComputeQueue, dispatch: isa.Dispatch, waves: int, engines: list[int], slots: int) -> None:
+    """Every slot that the waves take, were they all resident, must be mapped. :raises Fault:
+
+    A wave on shader engine s takes one of the slots from s * WAVES on.
+    """
+    size = dispatch.scratch_wave_bytes
+    if not size:
+        return
+    resident = min(-(-waves // len(engines)), slots)
+    ends = [address for se in range(len(engines)) if waves > se
+            for address in (dispatch.scratch_address + se * slots * size,
+                            dispatch.scratch_address + (se * slots + resident) * size - 4)]
+    queue.board.memory.translate("gc", queue.wave_vmid, np.array(ends, np.uint64), write=True, nbytes=4)
+
+
+def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int, vmid: int) -> None:
+    """Run a dispatch to its end. :raises Hang, Fault, isa.IsaError:"""
+    board = queue.board
+    queue.wave_vmid = vmid
+    if not board.regs.register("COMPUTE_DISPATCH_INITIATOR")["COMPUTE_SHADER_EN"].get(initiator):
+        board.note("dispatch", f"{queue.name}: a dispatch without COMPUTE_SHADER_EN starts nothing")
+        return
+    dispatch, _waves = plan(queue, dimensions, initiator)
+    board.counters["kernels"] += 1
+    if not all(dispatch.grid):
+        return
+    board.memory.translate("gc", vmid, np.array([dispatch.code_address], np.uint64), write=False, execute=True,
+                           nbytes=4, client=Client.SQC_INST)
+    space = ShaderAddressSpace(queue, vmid)
+    try:
+        counts = isa.execute(dispatch, space)
+    finally:
+        space.publish()
+    board.counters["instructions"] += counts.instructions

@@ -1,0 +1,425 @@
+"""What each PM4 packet does on a compute micro engine.
+
+Facts: :mod:`amdrv.facts.pm4`; Linux 6.1, nvd.h and gfx_v11_0.c (fences, register writes and waits, KIQ packets).
+COMPUTE_* registers are the queue's own. Register writes beyond the SH and user-config spaces need a privileged queue
+(CP_HQD_PQ_CONTROL.PRIV_STATE), queue management needs the queue that RLC_CP_SCHEDULERS names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from amdrv.facts import ih, pm4
+from mock import atomics
+from mock.dispatch import launch
+from mock.gmc import VMIDS, Client
+from mock.packets import BadPacket, Decoded, decode_pm4
+from mock.sdma_packets import compare, move
+
+if TYPE_CHECKING:
+    from mock.mec import ComputeQueue
+
+__all__ = ["IllegalAccess", "Pm4Executor"]
+
+M32, M64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+E = pm4.ENUMS
+MAX_DEPTH = 3                   # indirect buffers within indirect buffers
+TS_EVENT_INDEX = (5, 6)         # RELEASE_MEM: end-of-pipe and end-of-shader events (nvd.h, PACKET3_RELEASE_MEM)
+
+
+class IllegalAccess(Exception):
+    """A register or packet that this queue may not use."""
+
+
+class Pm4Executor:
+    """Runs one queue's packets. ``execute`` returns how many further words to pass over."""
+
+    def __init__(self, queue: ComputeQueue) -> None:
+        self.queue, self.board = queue, queue.board
+        self.memory = queue.board.memory
+        self.vmid = 0
+        self.depth = 0
+        self.indirect_base = 0
+
+    def execute(self, packet: Decoded, vmid: int, base: int, position: int) -> int:
+        """:raises BadPacket, IllegalAccess, Hang, Fault, IsaError:"""
+        self.vmid = vmid
+        method = getattr(self, "op_" + packet.name.lower(), None)
+        if method is None:
+            raise BadPacket(packet.opcode, f"{packet.name} is not for the compute micro engine")
+        return method(packet) or 0
+
+    def _bad(self, packet: Decoded, why: str) -> BadPacket:
+        return BadPacket(packet.opcode, f"{packet}: {why}")
+
+    # ---- memory and registers
+
+    def read(self, address: int, nbytes: int) -> int:
+        return int.from_bytes(self.memory.read("gc", self.vmid, address, nbytes, client=Client.CPC), "little")
+
+    def write(self, address: int, value: int, nbytes: int) -> None:
+        self.memory.write("gc", self.vmid, address, (value & ((1 << 8 * nbytes) - 1)).to_bytes(nbytes, "little"),
+                          client=Client.CPC)
+
+    def read_register(self, dword: int) -> int:
+        known = self.board.regs.names.by_dword.get(dword)
+        if known is not None and known[1].name in self.queue.mec.compute_names:
+            return self.board.regs[known[1].name, self.queue.bank]
+        return self.board.read_dword(dword)
+
+    def write_register(self, dword: int, value: int, *, free: bool = False) -> None:
+        """``free``: the packet's own space, which any queue may write."""
+        known = self.board.regs.names.by_dword.get(dword)
+        if known is not None and known[1].name in self.queue.mec.compute_names:
+            self.board.regs[known[1].name, self.queue.bank] = value
+            return
+        if not free and not self.queue.privileged:
+            low, high = pm4.REGISTER_SPACES["SET_UCONFIG_REG"]
+            if not low <= dword < high:
+                raise IllegalAccess(f"write of {self.board.regs.names.describe(dword)} by a queue without "
+                                    "CP_HQD_PQ_CONTROL.PRIV_STATE")
+        self.board.write_dword(dword, value)
+
+    def _set_registers(self, packet: Decoded, space: str) -> None:
+        low, high = pm4.REGISTER_SPACES[space]
+        first = low + packet["REG_OFFSET"]
+        if first + len(packet.tail) > high:
+            raise self._bad(packet, f"registers beyond the end of the space ({high:#x})")
+        for i, value in enumerate(packet.tail):
+            self.write_register(first + i, value, free=True)
+
+    # ---- nothing to do here
+
+    def op_nop(self, packet: Decoded) -> None:
+        pass
+
+    op_packet2_nop = op_pfp_sync_me = op_frame_control = op_nop
+
+    # ---- registers
+
+    def op_set_sh_reg(self, packet: Decoded) -> None:
+        self._set_registers(packet, "SET_SH_REG")
+
+    op_set_sh_reg_index = op_set_sh_reg
+
+    def op_set_uconfig_reg(self, packet: Decoded) -> None:
+        self._set_registers(packet, "SET_UCONFIG_REG")
+
+    op_set_uconfig_reg_index = op_set_uconfig_reg
+
+    def op_set_config_reg(self, packet: Decoded) -> None:
+        if not self.queue.privileged:
+            raise IllegalAccess("SET_CONFIG_REG in a queue without CP_HQD_PQ_CONTROL.PRIV_STATE")
+        self._set_registers(packet, "SET_CONFIG_REG")
+
+    # ---- launches
+
+    def op_set_base(self, packet: Decoded) -> None:
+        if packet["BASE_INDEX"] == E["SET_BASE_INDEX"]["INDIRECT_BASE"]:
+            self.indirect_base = packet["ADDRESS"]
+
+    def _dispatch(self, dimensions: tuple[int, int, int], packet: Decoded) -> None:
+        initiator = 0
+        for field, (msb, lsb, *_) in next(w for w in pm4.PACKETS[packet.name].words
+                                          if w.name == "DISPATCH_INITIATOR").fields.items():
+            initiator |= packet[field] << lsb & ((2 << msb) - 1)
+        queue = self.queue
+        for axis, value in zip("XYZ", dimensions, strict=True):
+            queue.set_compute(f"DIM_{axis}", value)
+        queue.set_compute("DISPATCH_INITIATOR", initiator)
+        queue.dispatching = True
+        launch(queue, dimensions, initiator, self.vmid)
+        queue.dispatching = False       # a launch that failed leaves its waves behind
+
+    def op_dispatch_direct(self, packet: Decoded) -> None:
+        self._dispatch((packet["DIM_X"], packet["DIM_Y"], packet["DIM_Z"]), packet)
+
+    def op_dispatch_indirect(self, packet: Decoded) -> None:
+        address = packet["ADDRESS"]
+        x, y, z = (self.read(address + 4 * i, 4) for i in range(3))
+        self._dispatch((x, y, z), packet)
+
+    # ---- caches and events
+
+    def op_acquire_mem(self, packet: Decoded) -> None:
+        word = next(w for w in pm4.PACKETS["ACQUIRE_MEM"].words if w.name == "GCR_CNTL")
+        control = sum(packet[field] << place[1] for field, place in word.fields.items())
+        self.board.gfx.cache_operation(self.queue.name, self.vmid, control)
+
+    def op_prime_utcl2(self, packet: Decoded) -> None:
+        """Translations in advance; what is not mapped is not a fault here."""
+
+    def op_event_write(self, packet: Decoded) -> None:
+        """Launches end before the next packet starts, so that partial flushes have nothing to wait for."""
+
+    def op_hdp_flush(self, packet: Decoded) -> None:
+        self.board.hdp_flush()
+
+    def op_release_mem(self, packet: Decoded) -> None:
+        queue = self.queue
+        if packet["EVENT_INDEX"] not in TS_EVENT_INDEX:
+            raise self._bad(packet, f"event index {packet['EVENT_INDEX']} of a timestamp event must be 5 or 6")
+        queue.end_of_pipe()
+        caches = {"GLM_WB": 4, "GLM_INV": 5, "GLK_WB": 6, "GLK_INV": 7, "GLV_INV": 8, "GL1_INV": 9, "GL2_US": 10,
+                  "GL2_RANGE": 11, "GL2_DISCARD": 13, "GL2_INV": 14, "GL2_WB": 15, "SEQ": 16}
+        control = sum(packet[field] << lsb for field, lsb in caches.items())
+        if control:
+            self.board.gfx.cache_operation(queue.name, self.vmid, control)
+        data, address = packet["DATA_SEL"], packet["ADDRESS"]
+        kinds = E["RELEASE_DATA"]
+        if data == kinds["LOW_32"]:
+            self.write(address & ~3, packet["DATA_LO"], 4)
+        elif data != kinds["NONE"]:
+            if address & 7:
+                self.board.note("release-alignment", f"{queue.name}: RELEASE_MEM of 64 bits at {address:#x}; the low "
+                                                     "three address bits are ignored")
+            if data not in (kinds["DATA_64"], kinds["GPU_CLOCK"], kinds["SYSTEM_CLOCK"]):
+                raise self._bad(packet, f"data selection {data} is not modelled")
+            self.write(address & ~7, packet["DATA"] if data == kinds["DATA_64"] else self.board.clock(), 8)
+        if packet["INT_SEL"] in (E["RELEASE_INT"]["INTERRUPT_ONLY"], E["RELEASE_INT"]["INTERRUPT_AFTER_WRITE"]):
+            queue.interrupt(ih.GFX_11_0_0__SRCID__CP_EOP_INTERRUPT, "TIME_STAMP_INT_ENABLE", packet["INT_CTXID"])
+
+    # ---- waiting
+
+    def _wait(self, packet: Decoded, nbytes: int) -> None:
+        function, mask, reference = packet["FUNCTION"], packet["MASK"], packet["REFERENCE"]
+        if function > max(E["COMPARE"].values()):
+            raise self._bad(packet, f"there is no comparison {function}")
+        vmid = self.vmid
+        if packet["OPERATION"] == E["WAIT_OPERATION"]["WR_WAIT_WR_REG"]:
+            self.write_register(packet["ADDRESS_LO"], reference)
+            dword = packet["ADDRESS_HI"]
+
+            def look() -> int:
+                return self.read_register(dword)
+        elif packet["MEM_SPACE"] == E["SPACE"]["MEMORY"]:
+            address = packet["ADDRESS"] & ~(nbytes - 1)
+
+            def look() -> int:
+                self.vmid = vmid
+                return self.read(address, nbytes)
+        else:
+            dword = packet["ADDRESS_LO"]
+
+            def look() -> int:
+                return self.read_register(dword)
+        self.queue.wait(lambda: compare(function, look() & mask, reference))
+
+    def op_wait_reg_mem(self, packet: Decoded) -> None:
+        self._wait(packet, 4)
+
+    def op_wait_reg_mem64(self, packet: Decoded) -> None:
+        self._wait(packet, 8)
+
+    def op_cond_exec(self, packet: Decoded) -> int:
+        return 0 if self.read(packet["ADDRESS"], 4) else packet["EXEC_COUNT"]
+
+    def op_mem_semaphore(self, packet: Decoded) -> None:
+        address = packet["ADDRESS"]
+        if packet["SEM_SEL"] == E["SEMAPHORE"]["SIGNAL"]:
+            one = packet["SIGNAL_TYPE"] == E["SEMAPHORE_SIGNAL"]["WRITE_ONE"]
+            with atomics.LOCK:
+                self.write(address, 1 if one else self.read(address, 8) + 1, 8)
+        elif packet["SEM_SEL"] == E["SEMAPHORE"]["WAIT"]:
+            def take() -> bool:
+                with atomics.LOCK:
+                    value = self.read(address, 8)
+                    if value:
+                        self.write(address, value - 1, 8)
+                    return bool(value)
+            self.queue.wait(take)
+        else:
+            raise self._bad(packet, f"semaphore selection {packet['SEM_SEL']} is none")
+
+    # ---- data
+
+    def op_write_data(self, packet: Decoded) -> None:
+        kind = packet["DST_SEL"]
+        step = 0 if packet["WR_ONE_ADDR"] else 1
+        if kind == E["CONTROL__DST_SEL"]["MEM_MAPPED_REGISTER"]:
+            for i, value in enumerate(packet.tail):
+                self.write_register(packet["DST_ADDR_LO"] + i * step, value)
+        elif kind in (1, 2, 5):         # memory through GRBM, L2, memory
+            address = packet["DST_ADDR"] & ~3
+            if step:
+                self.memory.write("gc", self.vmid, address, np.array(packet.tail, np.uint32).tobytes(),
+                                  client=Client.CPC)
+            else:
+                for value in packet.tail:
+                    self.write(address, value, 4)
+        else:
+            raise self._bad(packet, f"destination {kind} is not modelled")
+
+    def op_copy_data(self, packet: Decoded) -> None:
+        size = 8 if packet["COUNT_SEL"] else 4
+        source, sources = packet["SRC_SEL"], E["COPY_SRC"]
+        if source == sources["REG"]:
+            dword = packet["SRC_ADDR_LO"]
+            value = self.read_register(dword)
+            if size == 8:
+                value |= self.read_register(dword + 1) << 32
+        elif source in (sources["SRC_MEM"], sources["TC_L2"]):
+            value = self.read(packet["SRC_ADDR"] & ~3, size)
+        elif source == sources["IMM"]:
+            value = packet["SRC_ADDR"]
+        elif source == sources["TIMESTAMP"]:
+            value = self.board.clock()
+        else:
+            raise self._bad(packet, f"source {source} is not modelled")
+        destination, kinds = packet["DST_SEL"], E["COPY_DST"]
+        if destination == kinds["REG"]:
+            self.write_register(packet["DST_ADDR_LO"], value & M32)
+            if size == 8:
+                self.write_register(packet["DST_ADDR_LO"] + 1, value >> 32)
+        elif destination in (kinds["MEM"], kinds["MEM_GRBM"], kinds["TC_L2"]):
+            self.write(packet["DST_ADDR"] & ~3, value, size)
+        else:
+            raise self._bad(packet, f"destination {destination} is not modelled")
+
+    def op_atomic_mem(self, packet: Decoded) -> None:
+        found = atomics.operation(packet["ATOMIC"])
+        if found is None:
+            raise self._bad(packet, f"there is no atomic operation {packet['ATOMIC']}")
+        name, size, _returns = found
+        address = packet["ADDRESS"] & ~(size - 1)
+        vmid, loop = self.vmid, packet["COMMAND"] == E["ATOMIC_COMMAND"]["LOOP"]
+
+        def once() -> bool:
+            self.vmid = vmid
+            with atomics.LOCK:
+                old = self.read(address, size)
+                self.write(address, atomics.apply(name, size, old, packet["SRC_DATA"], packet["CMP_DATA"]), size)
+            return not loop or old == packet["CMP_DATA"] & ((1 << 8 * size) - 1)
+        self.queue.wait(once)
+
+    def op_dma_data(self, packet: Decoded) -> None:
+        nbytes = packet["BYTE_COUNT"]
+        source, sources = packet["SRC_SEL"], E["CP_DMA_WORD1__SRC_SEL"]
+        destination, destinations = packet["DST_SEL"], E["CP_DMA_WORD1__DST_SEL"]
+        register = E["COMMAND__SAS"]["REGISTER"]
+        if packet["SAS"] == register or packet["DAS"] == register or source == sources["GDS"] \
+                or destination not in (destinations["DST_ADDR"], destinations["DST_ADDR_TC_L2"]):
+            raise self._bad(packet, "only copies and fills of memory are modelled")
+        if not nbytes:
+            return
+        runs = self.memory.runs("gc", self.vmid, packet["DST_ADDR"], nbytes, write=True, client=Client.CPC)
+        if source == sources["DATA"]:
+            pattern = packet["SRC_ADDR_LO"].to_bytes(4, "little")
+            data = np.frombuffer(pattern * (-(-nbytes // 4)), np.uint8)[:nbytes].copy()
+            move(runs, [(int(data.ctypes.data), nbytes)])
+        else:
+            move(runs, self.memory.runs("gc", self.vmid, packet["SRC_ADDR"], nbytes, write=False, client=Client.CPC))
+        for host, size in runs:
+            self.memory.written(host, size)
+
+    # ---- indirect buffers
+
+    def op_indirect_buffer(self, packet: Decoded) -> None:
+        queue = self.queue
+        if not packet["VALID"]:
+            self.board.note("ib-valid", f"{queue.name}: {packet} without VALID is passed over")
+            return
+        if self.depth == MAX_DEPTH:
+            raise self._bad(packet, f"indirect buffers more than {MAX_DEPTH} deep")
+        outer = self.vmid
+        vmid = outer or packet["VMID"]      # a queue of VMID 0 says whose buffer it is
+        words = self.memory.read_words("gc", vmid, packet["IB_BASE"], packet["IB_SIZE"], client=Client.CPC).tolist()
+        self.depth += 1
+        try:
+            self.run(words, vmid, packet["IB_BASE"])
+        finally:
+            self.depth -= 1
+            self.vmid = outer
+
+    def run(self, words: Sequence[int], vmid: int, base: int) -> None:
+        at = 0
+        while at < len(words):
+            self.queue.check()
+            packet = decode_pm4(words, at)
+            self.board.counters["pm4_packets"] += 1
+            if packet.name == "REWIND" and not packet["VALID"]:
+                self.vmid = vmid
+                address = base + 4 * at + 4
+                self.queue.wait(lambda address=address: bool(self._again(vmid, address) >> 31))     # type: ignore[misc]
+                words = self.memory.read_words("gc", vmid, base, len(words), client=Client.CPC).tolist()
+            elif packet.name != "REWIND":
+                at += self.execute(packet, vmid, base, at)
+            at += packet.length
+
+    def _again(self, vmid: int, address: int) -> int:
+        self.vmid = vmid
+        return self.read(address, 4)
+
+    # ---- TLBs
+
+    def op_invalidate_tlbs(self, packet: Decoded) -> None:
+        """By PASID, through IH_VMID_n_LUT (gfx_v11_0.c, gfx_v11_0_ring_invalidate_tlbs)."""
+        regs = self.board.regs
+        for hub, table in (("gc", "IH_VMID_{}_LUT"), ("mm", "IH_VMID_{}_LUT_MM")):
+            vmids = sum(1 << n for n in range(1, VMIDS) if regs[table.format(n)] & 0xFFFF == packet["PASID"])
+            if vmids and (hub == "gc" or packet["ALL_HUB"]):
+                self.memory.hubs[hub].forget(vmids, (1 << 36) - 1, True, entries=True, walks=True)
+                self.board.counters["tlb_flushes"] += 1
+
+    # ---- queue management
+
+    def _manager(self, packet: Decoded) -> None:
+        if not self.queue.is_kiq:
+            raise IllegalAccess(f"{packet.name} in a queue that RLC_CP_SCHEDULERS does not name")
+
+    def op_set_resources(self, packet: Decoded) -> None:
+        self._manager(packet)
+        self.queue.mec.resources = packet
+
+    def op_map_queues(self, packet: Decoded) -> None:
+        self._manager(packet)
+        mec = self.queue.mec
+        if packet["ENGINE_SEL"] not in (0, 1):      # compute, or the HSA interface queue
+            raise self._bad(packet, f"engine {packet['ENGINE_SEL']} is not modelled")
+        if packet["NUM_QUEUES"] != 1:
+            raise self._bad(packet, "NUM_QUEUES must be 1 (gfx_v11_0.c, gfx11_kiq_map_queues)")
+        bank = (packet["ME"] or 1, packet["PIPE"], packet["QUEUE"])
+        queue = mec.queues.get(bank)
+        if queue is None:
+            raise self._bad(packet, f"there is no compute queue {bank}")
+        if queue.active:
+            raise self._bad(packet, f"{queue.name} is active already")
+        mqd = queue.read_mqd(packet["MQD_ADDR"], self.vmid)
+        queue.load_mqd(mqd)
+        if queue.hqd_field("PQ_DOORBELL_CONTROL", "DOORBELL_OFFSET") != packet["DOORBELL_OFFSET"]:
+            self.board.note("map-queues", f"{queue.name}: the packet's doorbell {packet['DOORBELL_OFFSET']:#x} is not "
+                            f"the MQD's {queue.hqd_field('PQ_DOORBELL_CONTROL', 'DOORBELL_OFFSET'):#x}")
+        queue.set_hqd("ACTIVE", 1)
+        queue.activate()
+        if packet["WPTR_ADDR"]:
+            mec.poll(queue, packet["WPTR_ADDR"])
+
+    def op_unmap_queues(self, packet: Decoded) -> None:
+        self._manager(packet)
+        mec, kinds = self.queue.mec, E["UNMAP_ACTION"]
+        if packet["QUEUE_SEL"] == E["UNMAP_QUEUE_SEL"]["SPECIFIED"]:
+            count = packet["NUM_QUEUES"]
+            queues = [mec.by_doorbell(packet[f"DOORBELL_OFFSET{i}"]) for i in range(min(count, 4))]
+        else:
+            queues = [queue for queue in mec.queues.values() if queue.active and not queue.is_kiq]
+        for queue in queues:
+            if queue is None:
+                self.board.note("unmap-queues", f"{packet}: no active queue has that doorbell")
+                continue
+            reset = packet["ACTION"] == kinds["RESET_QUEUES"]
+            queue.request_dequeue(2 if reset else 1)
+            self.queue.wait(lambda queue=queue: not queue.active)      # type: ignore[misc]
+        if packet["ACTION"] == kinds["PREEMPT_QUEUES_NO_UNMAP"]:
+            self.write(packet["FENCE_ADDR"] & ~3, packet["FENCE_SEQUENCE"], 4)
+
+    def op_query_status(self, packet: Decoded) -> None:
+        self._manager(packet)
+        command, kinds = packet["COMMAND"], E["QUERY_COMMAND"]
+        if command != kinds["INTERRUPT_ONLY"]:
+            self.write(packet["ADDR"] & ~7, packet["DATA"], 8)
+        if command == kinds["INTERRUPT_ONLY"] or command == max(kinds.values()):
+            self.queue.interrupt(ih.GFX_11_0_0__SRCID__CP_COMPUTE_QUERY_STATUS, "CMP_QUERY_STATUS_INT_ENABLE",
+                                 packet["CONTEXT_ID"])
