@@ -84,8 +84,8 @@ class Hub:
         """init_system_aperture_regs: VMID 0 reaches VRAM at its place in the card's own address space."""
         gmc = self.device.gmc
         self.mc("AGP_BASE").write(0)
-        self.mc("AGP_TOP").write(0)
         self.mc("AGP_BOT").write(0x00FF_FFFF)                   # bottom above top: no AGP aperture
+        self.mc("AGP_TOP").write(0)
         self.mc("SYSTEM_APERTURE_LOW_ADDR").write(gmc.fb_start >> 18)
         self.mc("SYSTEM_APERTURE_HIGH_ADDR").write(gmc.fb_end >> 18)
         self.mc("SYSTEM_APERTURE_DEFAULT_ADDR_LSB").write(gmc.scratch_page >> 12 & 0xFFFF_FFFF)

@@ -44,6 +44,7 @@ class Smu:
         table = self.device.gmc.fb_start + self.device.require_memory().boot_pages.allocate(1 << 16)[0][0]
         self.send(facts.PPSMC_MSG_SetDriverDramAddrHigh, table >> 32)
         self.send(facts.PPSMC_MSG_SetDriverDramAddrLow, table & 0xFFFF_FFFF)
+        self.send(facts.PPSMC_MSG_RunDcBtc)         # smu_v13_0_run_btc: calibrates voltages
         self.send(facts.PPSMC_MSG_SetAllowedFeaturesMaskHigh, ALL_FEATURES)
         self.send(facts.PPSMC_MSG_SetAllowedFeaturesMaskLow, ALL_FEATURES)
         self.send(facts.PPSMC_MSG_EnableAllSmuFeatures)
