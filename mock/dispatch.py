@@ -46,19 +46,16 @@ class ShaderAddressSpace:
         self.memory = queue.board.memory
         self.rules = queue.board.gfx.shader_memory(vmid)
         self.pages: list[np.ndarray] = []       # host pages that were written
+        self.drop_low_bits = self.rules.alignment != ALIGN_UNALIGNED
+        """The executor takes addresses down to their element's size, as the DWORD alignment modes do."""
+        if self.drop_low_bits:
+            queue.board.note("alignment", f"{queue.name}: a launch while SH_MEM_CONFIG.ALIGNMENT_MODE of VMID {vmid} is "
+                             f"{self.rules.alignment}, not {ALIGN_UNALIGNED} (unaligned): low address bits are dropped")
 
     def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
         """uint64[n] -> uint64[n]. :raises Fault:"""
         self.queue.check()
         addresses = np.asarray(addresses, np.uint64)
-        if self.rules.alignment != ALIGN_UNALIGNED and nbytes > 1:
-            step = np.uint64(min(nbytes, 4) - 1)
-            if (addresses & step).any():
-                at = int(addresses[int(np.argmax((addresses & step) != 0))])
-                self.queue.board.note("alignment", f"{self.queue.name}: access of {nbytes} bytes at {at:#x} while "
-                                      f"SH_MEM_CONFIG.ALIGNMENT_MODE of VMID {self.vmid} is {self.rules.alignment}, "
-                                      f"not {ALIGN_UNALIGNED} (unaligned); the low address bits are dropped")
-                addresses = addresses & ~step
         if self.rules.address_mode == ADDRESS_32:
             addresses = addresses & np.uint64(0xFFFFFFFF)
         hosts = self.memory.translate("gc", self.vmid, addresses, write=write, nbytes=nbytes, client=Client.TCP)

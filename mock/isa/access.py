@@ -51,6 +51,11 @@ class Accessor:
         self.u32 = np.asarray(_Span(np.uint32))
         self.u64 = np.asarray(_Span(np.uint64))
 
+    @property
+    def drop_low_bits(self) -> bool:
+        """The memory's alignment mode is not "unaligned": an address is taken down to its element's size."""
+        return bool(getattr(self.memory, "drop_low_bits", False))
+
     def bytes(self, address: int, n: int) -> bytes:
         """``n`` bytes from anywhere."""
         parts = []
@@ -68,6 +73,8 @@ class Accessor:
     def load(self, addresses: np.ndarray, kind: type, count: int) -> list[np.ndarray]:
         """``count`` consecutive elements at each uint64 address: a list of ``count`` arrays."""
         size = np.dtype(kind).itemsize
+        if self.drop_low_bits:
+            addresses = addresses & np.uint64(~(min(size, 4) - 1) & 0xFFFF_FFFF_FFFF_FFFF)
         if self._aligned(addresses, size):
             span = {1: self.u8, 2: self.u16, 4: self.u32, 8: self.u64}[size]
             unit = size.bit_length() - 1
@@ -85,6 +92,8 @@ class Accessor:
     def store(self, addresses: np.ndarray, values: list[np.ndarray]) -> None:
         """The arrays of ``values`` to consecutive elements at each address; of equal addresses the last wins."""
         size, count = values[0].dtype.itemsize, len(values)
+        if self.drop_low_bits:
+            addresses = addresses & np.uint64(~(min(size, 4) - 1) & 0xFFFF_FFFF_FFFF_FFFF)
         if self._aligned(addresses, size):
             span = {1: self.u8, 2: self.u16, 4: self.u32, 8: self.u64}[size]
             unit = size.bit_length() - 1
