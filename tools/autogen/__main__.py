@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.autogen import GENERATORS, SourceError, Sources
+from tools.fetch_sources import locate
 
 __all__ = ["main"]
 
@@ -20,10 +21,13 @@ DIFF_LINES = 20
 def main(argv: Sequence[str] | None = None, *, root: Path = REPOSITORY) -> int:
     """Exit status: 0 written or equal, 1 ``--check`` found a difference, 2 a source is missing."""
     parser = argparse.ArgumentParser(prog="python -m tools.autogen", description="Make register tables, packets and "
-                                     "structures from AMD's headers in a Linux tree and from Mesa's register data.")
-    parser.add_argument("--linux", type=Path, metavar="DIR", help="Linux source tree")
-    parser.add_argument("--mesa", type=Path, metavar="DIR", help="Mesa source tree")
-    parser.add_argument("--uapi", type=Path, metavar="DIR", help="uapi headers of Linux 6.12 or newer")
+                                     "structures from AMD's headers in a Linux tree and from Mesa's register data. A "
+                                     "tree that is not named is the one of AMDRV_LINUX_SOURCE, AMDRV_MESA_SOURCE or "
+                                     "AMDRV_UAPI_SOURCE, or what tools.fetch_sources fetched.")
+    parser.add_argument("--linux", type=Path, metavar="DIR", default=locate("linux"), help="Linux source tree")
+    parser.add_argument("--mesa", type=Path, metavar="DIR", default=locate("mesa"), help="Mesa source tree")
+    parser.add_argument("--uapi", type=Path, metavar="DIR", default=locate("uapi"),
+                        help="uapi headers of Linux 6.12 or newer")
     parser.add_argument("--check", action="store_true", help="compare with the committed files byte for byte")
     parser.add_argument("--only", action="append", choices=GENERATORS, metavar="NAME",
                         help=f"run one generator (may be repeated): {', '.join(GENERATORS)}")
