@@ -44,6 +44,7 @@ MES, PIPES, QUEUES = (1, 2), 4, 8           # GRBM_GFX_CNTL.MEID of the compute 
 FIRMWARE = ("RS64_MEC",)
 DEQUEUE_DRAIN, DEQUEUE_RESET = 1, 2         # amdgpu_amdkfd_gfx_v11.c, hqd_destroy_v11
 KIQ_VALID = 0x80                            # gfx_v11_0.c, gfx_v11_0_kiq_setting
+START = ("CP_MEC_RS64_PRGRM_CNTR_START", "CP_MEC_RS64_PRGRM_CNTR_START_HI")
 FETCH_WORDS = 4096
 SPIN_SECONDS, SLEEP_SECONDS = 1e-3, 50e-6
 M32 = 0xFFFFFFFF
@@ -381,7 +382,7 @@ class Mec(Block):
     ip = "GC"
     banked: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({
         "queue": ("CP_HQD_*", "CP_MQD_*", "COMPUTE_*", "SPI_COMPUTE_QUEUE_RESET"),
-        "pipe": ("CP_MEC_RS64_PRGRM_CNTR_START", "CP_MEC_RS64_PRGRM_CNTR_START_HI", "CPC_INT_CNTL")})
+        "pipe": (*START, "CPC_INT_CNTL")})
     reset_values: ClassVar[Mapping[str, int]] = MappingProxyType({      # gc_11_0_0_default.h
         "CP_MEC_RS64_CNTL": 0x40000000, "CP_MEC_CNTL": 0x50000000, "CP_MEC_DOORBELL_RANGE_LOWER": 0x110,
         "CP_MEC_DOORBELL_RANGE_UPPER": 0xFFC, "CP_HQD_PERSISTENT_STATE": 0x0BE05501, "CP_HQD_PQ_CONTROL": 0x00308509,
@@ -436,11 +437,8 @@ class Mec(Block):
                     self.started.discard((me, pipe))
                     for queue in range(QUEUES):
                         self._drop(self.queues[me, pipe, queue])
-                elif pipe in self._held:
-                    start = self.board.regs["CP_MEC_RS64_PRGRM_CNTR_START", (me, pipe)] | \
-                        self.board.regs["CP_MEC_RS64_PRGRM_CNTR_START_HI", (me, pipe)] << 32
-                    if start:
-                        self.started.add((me, pipe))
+                elif pipe in self._held and self._told.issuperset({(name, me, pipe) for name in START}):
+                    self.started.add((me, pipe))
             if held:
                 self._held.add(pipe)
             else:
@@ -449,7 +447,13 @@ class Mec(Block):
         for queue_of in self.queues.values():
             queue_of.kick()
 
-    _held: set[int]
+    _held: set[int]                             # pipes in reset
+    _told: set[tuple[str, int, int]]            # (register, micro engine, pipe) of start addresses written since reset
+
+    @on_write(*START)
+    def start_address(self, value: int, name: str, bank: tuple[int, int]) -> None:
+        """Where the firmware begins. Its value is the firmware's own business; after a reset it is not right."""
+        self._told.add((name, *bank))
 
     def _drop(self, queue: ComputeQueue) -> None:
         if queue.posted:
@@ -574,7 +578,7 @@ class Mec(Block):
                 queue.request_dequeue(DEQUEUE_RESET)
 
     def reset(self) -> None:
-        self._held = set()
+        self._held, self._told = set(), set()
         self.started.clear()
         self.noted.clear()
         self.resources = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from raw_board import RawBoard, Tables
 
 from amdrv.facts.mqd_v11 import v11_compute_mqd
 
-RING, POINTERS, MQD, EOP = 0x7E10_0000_0000, 0x7E10_0010_0000, 0x7E10_0020_0000, 0x7E10_0030_0000
+RING, POINTERS, MQD, EOP = 0x7E10_1000_0000, 0x7E10_1010_0000, 0x7E10_1020_0000, 0x7E10_1030_0000
 CODE, ARGS, DATA, SIGNAL = 0x7E20_0000_0000, 0x7E21_0000_0000, 0x7E22_0000_0000, 0x7E23_0000_0000
 SCRATCH = 0x7E24_0000_0000
 RING_BYTES = 16384
@@ -42,7 +43,7 @@ def write_data(address: int, *values: int, destination: int = 5) -> list[int]:
 
 
 class Rig:
-    """Micro engine 1, pipe 0, queue 0, as gfx_v11_0_kiq_init_register brings one up. ``skip`` names what is left out."""
+    """Micro engine 1, pipe 0, queue 0, as gfx_v11_0_kiq_init_register brings one up. ``skip`` is left out."""
 
     def __init__(self, raw: RawBoard, tables: Tables, *, skip: Sequence[str] = (), vmid: int = 1,
                  mqd: Callable[[v11_compute_mqd], None] | None = None) -> None:
@@ -52,7 +53,8 @@ class Rig:
         self.signal = raw.words(tables.buffer(SIGNAL, 4096), 32, np.uint64)
         tables.buffer(EOP, 4096)
         self.mqd_offset = tables.buffer(MQD, 4096)
-        self.mqd = v11_compute_mqd.from_buffer(raw.board.vram.view, self.mqd_offset)
+        vram: Any = raw.board.vram.view
+        self.mqd = v11_compute_mqd.from_buffer(vram, self.mqd_offset)
         for n in range(8):
             setattr(self.mqd, f"compute_static_thread_mgmt_se{n}", 0xFFFFFFFF)
         if mqd is not None:
@@ -65,6 +67,7 @@ class Rig:
         for pipe in range(4):
             raw.poke("GRBM_GFX_CNTL", MEID=1, PIPEID=pipe)
             poke("CP_MEC_RS64_PRGRM_CNTR_START", 0xC00)
+            poke("CP_MEC_RS64_PRGRM_CNTR_START_HI", 0x1C000)
         raw.poke("GRBM_GFX_CNTL", 0)
         pulse = {f"MEC_PIPE{pipe}_RESET": 1 for pipe in range(4)}
         raw.poke("CP_MEC_RS64_CNTL", 0x40000000, **pulse)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ from mock.machine import Gpu, Machine
 
 # c[i] = a[i] + b[i], fp32, workgroups of 64; s[0:1] kernarg, s2 workgroup, v0 work-item
 VECTOR_ADD = (0xF4080100, 0xF8000000, 0xF4040200, 0xF8000010, 0xD6460000, 0x04010C02, 0x30000082, 0xBF89FC07,
-              0xDC520000, 0x01040000, 0xDC520000, 0x02060000, 0xBF8903F7, 0x06020501, 0xDC6A0000, 0x00080100, 0xBFB00000)
+              0xDC520000, 0x01040000, 0xDC520000, 0x02060000, 0xBF8903F7, 0x06020501, 0xDC6A0000, 0x00080100,
+              0xBFB00000)
 VECTOR_ADD_TEXT = """
   s_load_b128 s[4:7], s[0:1], null
   s_load_b64 s[8:9], s[0:1], 0x10
@@ -90,12 +92,16 @@ def rig(raw: RawBoard, tables: Tables) -> Rig:
     return Rig(raw, tables)
 
 
-@pytest.fixture
-def posted(raw: RawBoard, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int, int, tuple[int, ...]]]:
-    """Interrupts: (client, source, ring, VMID, data)."""
-    seen: list[tuple[int, int, int, int, tuple[int, ...]]] = []
+Interrupts = list[tuple[int, int, int, int, tuple[int, ...]]]
+"""(client, source, ring, VMID, data)"""
 
-    def post(client: int, source: int, *, ring_id: int = 0, vmid: int = 0, data: tuple[int, ...] = (), **_: int) -> None:
+
+@pytest.fixture
+def posted(raw: RawBoard, monkeypatch: pytest.MonkeyPatch) -> Interrupts:
+    seen: Interrupts = []
+
+    def post(client: int, source: int, *, ring_id: int = 0, vmid: int = 0, data: tuple[int, ...] = (),
+             **_: int) -> None:
         seen.append((client, source, ring_id, vmid, data))
     monkeypatch.setattr(raw.board.ih, "post", post)
     return seen
@@ -146,7 +152,8 @@ class TestVectorAdd:
         words[at + 1] = 1
         rig.put(words + release(SIGNAL, 1))
         rig.done(1)
-        assert (result[:64] == 0).all() and np.array_equal(result[64:192], rig.expected[64:192])  # type: ignore[attr-defined]
+        assert (result[:64] == 0).all()
+        assert np.array_equal(result[64:192], rig.expected[64:192])     # type: ignore[attr-defined]
         assert (result[192:] == 0).all()
 
     def test_indirect_dispatch_in_an_indirect_buffer(self, rig: Rig) -> None:
@@ -163,14 +170,14 @@ class TestVectorAdd:
         tool = next((t for t in ("llvm-mc-19", "llvm-mc") if shutil.which(t)), None)
         if tool is None:
             pytest.skip("no llvm-mc")
-        shown = subprocess.run([tool, "-arch=amdgcn", "-mcpu=gfx1100", "-show-encoding"], input=VECTOR_ADD_TEXT, text=True,
-                               capture_output=True, check=True).stdout
+        shown = subprocess.run([tool, "-arch=amdgcn", "-mcpu=gfx1100", "-show-encoding"], input=VECTOR_ADD_TEXT,
+                               text=True, capture_output=True, check=True).stdout
         data = bytes(int(byte, 16) for line in shown.splitlines() if "encoding: [" in line
                      for byte in line.split("[")[-1].split("]")[0].split(","))
         assert tuple(np.frombuffer(data, np.uint32)) == VECTOR_ADD
 
 
-def test_release_mem(rig: Rig, posted: list[tuple[int, int, int, int, tuple[int, ...]]]) -> None:
+def test_release_mem(rig: Rig, posted: Interrupts) -> None:
     before = rig.raw.board.clock()
     rig.signal[1] = 0xFFFF_FFFF_FFFF_FFFF
     rig.put(release(SIGNAL + 8, 0x1_0000_0002, data=1) + release(SIGNAL + 16, 0, data=3)
@@ -234,7 +241,7 @@ def test_data_packets(rig: Rig) -> None:
     assert page[:3].tolist() == [42, 2, 3]
     assert raw.peek("SCRATCH_REG0") == page[4] == 0xDEADBEEF
     assert page[6:8].tolist() == [1, 2] and page[8] == 0x55
-    assert 0 < int(raw.words(rig.tables.buffer(0x7E33_0000_0000, 4096), 1)[0]) + int(page[10])
+    assert int(page[10:12].view(np.uint64)[0]) > 0
     assert page[16:18].tolist() == [0xABCDEF01, 0xABCDEF01] and page[18] == 0xEF01
     assert page[24:26].tolist() == [0xABCDEF01, 0xABCDEF01]
     assert page[32:34].tolist() == [0, 1]
@@ -256,7 +263,7 @@ def test_register_wait_and_write_wait(rig: Rig) -> None:
     (packet(0x15, 1, 1), "DISPATCH_DIRECT with 2 words after its header, it has 4", 183),
     (packet(0x3C, 7 | 1 << 4, 0, 0, 0, 0, 0), "no comparison 7", 183), ([0x00001234], "type 0 packets", 183),
     (packet(0xA0, *[0] * 7), "RLC_CP_SCHEDULERS does not name", 184)])
-def test_bad_packets_hang_the_queue(rig: Rig, posted: list[tuple[int, int, int, int, tuple[int, ...]]], words: list[int],
+def test_bad_packets_hang_the_queue(rig: Rig, posted: Interrupts, words: list[int],
                                     why: str, source: int) -> None:
     rig.put(words + release(SIGNAL, 1))
     assert why in rig.hung()
@@ -306,7 +313,7 @@ class TestHangs:
     def test_resource_limits(self, rig: Rig) -> None:
         assert "WAVES_PER_SH is 1" in self.hang(rig, rig.sh("RESOURCE_LIMITS", 1))
 
-    def test_illegal_instruction(self, rig: Rig, posted: list[tuple[int, int, int, int, tuple[int, ...]]]) -> None:
+    def test_illegal_instruction(self, rig: Rig, posted: Interrupts) -> None:
         rig.code(0xFFFFFFFF, 0xFFFFFFFF)
         rig.tables.buffer(ARGS, 4096)
         rig.put(rig.dispatch((1, 1, 1), (64, 1, 1)))
@@ -379,10 +386,10 @@ class TestWhatTheQueueNeeds:
     """Each register of the bring-up has its consequence: without it the fence does not come."""
 
     @pytest.mark.parametrize("register", [
-        "CP_MEC_RS64_PRGRM_CNTR_START", "CP_MEC_RS64_CNTL", "CP_MEC_DOORBELL_RANGE_UPPER", "CP_HQD_EOP_BASE_ADDR",
-        "CP_HQD_EOP_BASE_ADDR_HI", "CP_MQD_BASE_ADDR", "CP_MQD_BASE_ADDR_HI", "CP_MQD_CONTROL", "CP_HQD_PQ_BASE",
-        "CP_HQD_PQ_BASE_HI", "CP_HQD_PQ_RPTR_REPORT_ADDR_HI", "CP_HQD_PQ_DOORBELL_CONTROL", "CP_HQD_VMID",
-        "CP_HQD_ACTIVE"])
+        "CP_MEC_RS64_PRGRM_CNTR_START", "CP_MEC_RS64_PRGRM_CNTR_START_HI", "CP_MEC_RS64_CNTL",
+        "CP_MEC_DOORBELL_RANGE_UPPER", "CP_HQD_EOP_BASE_ADDR", "CP_HQD_EOP_BASE_ADDR_HI", "CP_MQD_BASE_ADDR",
+        "CP_MQD_BASE_ADDR_HI", "CP_MQD_CONTROL", "CP_HQD_PQ_BASE", "CP_HQD_PQ_BASE_HI",
+        "CP_HQD_PQ_RPTR_REPORT_ADDR_HI", "CP_HQD_PQ_DOORBELL_CONTROL", "CP_HQD_VMID", "CP_HQD_ACTIVE"])
     def test_missing_register(self, raw: RawBoard, tables: Tables, register: str) -> None:
         rig = Rig(raw, tables, skip=[register])
         rig.put(write_data(SIGNAL + 8, 1) + release(SIGNAL, 1))
@@ -405,7 +412,7 @@ class TestWhatTheQueueNeeds:
         assert "doorbell-range" in raw.rules
 
     def test_interrupt_enable(self, raw: RawBoard, tables: Tables,
-                              posted: list[tuple[int, int, int, int, tuple[int, ...]]]) -> None:
+                              posted: Interrupts) -> None:
         rig = Rig(raw, tables, skip=["CP_ME1_PIPE0_INT_CNTL"])
         rig.put(release(SIGNAL, 1, interrupt=2))
         raw.wait(lambda: "interrupt-off" in raw.rules, "the note")
@@ -462,7 +469,8 @@ class TestKiq:
 
     def kiq(self, rig: Rig) -> None:
         rig.raw.poke("RLC_CP_SCHEDULERS", 1 << 5 | 0x80)
-        mqd = v11_compute_mqd.from_buffer(rig.raw.board.vram.view, rig.tables.buffer(0x7E31_0000_0000, 4096))
+        vram: Any = rig.raw.board.vram.view
+        mqd = v11_compute_mqd.from_buffer(vram, rig.tables.buffer(0x7E31_0000_0000, 4096))
         self.ring = rig.raw.words(rig.tables.buffer(0x7E32_0000_0000, 4096), 1024)
         pointers = rig.raw.words(rig.tables.buffer(0x7E33_0000_0000, 4096), 16, np.uint64)
         mqd.cp_mqd_base_addr_lo, mqd.cp_mqd_base_addr_hi = lohi(0x7E31_0000_0000)
