@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from amdrv import hal as hal_package
-from amdrv.errors import AmdrvError, BootError, CardLostError, NoCardError, UnknownIpError
+from amdrv.errors import AmdrvError, BootError, CardLostError, NoCardError, UnknownIpError, WaitTimeout
 from amdrv.facts import navi31
 from amdrv.firmware import FirmwareSet, load_set, search_path
 from amdrv.hal import AMD_VENDOR_ID, DmaMapping, Hal, PciDevice, PciFunction, Region
@@ -160,6 +160,8 @@ class Device:
             self._undo.append((name, undo))
         try:
             yield
+        except (BootError, WaitTimeout) as error:
+            raise BootError(f"{self.function.address} does not boot, stage {name}: {error}") from error
         except AmdrvError as error:
             error.add_note(f"while booting {self.function.address}, stage {name}")
             raise

@@ -10,8 +10,10 @@ What is allocated holds: in VRAM anything (whatever was there before), in host m
 from __future__ import annotations
 
 import bisect
+import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -60,7 +62,11 @@ class Allocation:
 
 
 class Memory:
-    """Allocates, maps and frees. ``flush_hdp`` and ``flush_tlb`` are the owner's: they reach the hardware."""
+    """Allocates, maps and frees. ``flush_hdp`` and ``flush_tlb`` are the owner's: they reach the hardware.
+
+    Safe to use from several threads. A ``free`` that comes while this thread is inside another call (from a
+    finalizer) takes effect when that call ends.
+    """
 
     def __init__(self, pci: PciDevice, vram: Region, vram_size: int, *, flush_hdp: Callable[[], None],
                  flush_tlb: Callable[[], None], statistics: Counter[str], table_base: int = 0) -> None:
@@ -81,6 +87,8 @@ class Memory:
         self._table_blocks: list[list[Segment]] = []
         self.table_base = table_base
         self.tables = PageTables(self, base=table_base)
+        self.lock, self._depth = threading.RLock(), 0
+        self._freed_inside: list[Allocation] = []
         self._starts: list[int] = []
         self._live: dict[int, Allocation] = {}
         self._freed: deque[Allocation] = deque(maxlen=REMEMBERED)
@@ -102,6 +110,17 @@ class Memory:
         """VRAM as the CPU sees it; what is written there reaches the engines at the next HDP flush."""
         return self.vram.view(offset, size, dtype)
 
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        with self.lock:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                while not self._depth and self._freed_inside:
+                    self.free(self._freed_inside.pop())
+
     # -- buffers ---------------------------------------------------------------------------------------------------
 
     def alloc(self, nbytes: int, *, kind: Kind = "vram", contiguous: bool = False, align: int = 0,
@@ -115,19 +134,23 @@ class Memory:
         """
         if nbytes <= 0:
             raise ValueError(f"an allocation must have at least one byte, not {nbytes}")
-        if kind == "vram":
-            return self._alloc_vram(nbytes, contiguous, align, name)
-        if kind == "system":
-            try:
-                memory = self.pci.alloc_dma(nbytes, contiguous=contiguous)
-            except (MemoryError, MappingError, OSError) as error:
-                raise OutOfMemoryError(f"host memory: {nbytes:,} bytes for DMA asked, refused: {error}") from error
-            try:
-                return self._map(memory, nbytes, align, name, owned=True)
-            except BaseException:
-                memory.close()
-                raise
-        raise ValueError(f'kind must be "vram" or "system", not {kind!r}')
+        if kind not in ("vram", "system"):
+            raise ValueError(f'kind must be "vram" or "system", not {kind!r}')
+        with self._exclusive():
+            if kind == "vram":
+                return self._alloc_vram(nbytes, contiguous, align, name)
+            return self._alloc_system(nbytes, contiguous, align, name)
+
+    def _alloc_system(self, nbytes: int, contiguous: bool, align: int, name: str) -> Allocation:
+        try:
+            memory = self.pci.alloc_dma(nbytes, contiguous=contiguous)
+        except (MemoryError, MappingError, OSError) as error:
+            raise OutOfMemoryError(f"host memory: {nbytes:,} bytes for DMA asked, refused: {error}") from error
+        try:
+            return self._map(memory, nbytes, align, name, owned=True)
+        except BaseException:
+            memory.close()
+            raise
 
     def _alloc_vram(self, nbytes: int, contiguous: bool, align: int, name: str) -> Allocation:
         try:
@@ -147,7 +170,8 @@ class Memory:
 
     def map(self, memory: DmaMapping, *, name: str = "") -> Allocation:
         """Map host memory, or a peer's BAR, that the HAL made reachable; ``memory`` stays the caller's."""
-        return self._map(memory, memory.size, 0, name, owned=False)
+        with self._exclusive():
+            return self._map(memory, memory.size, 0, name, owned=False)
 
     def _map(self, memory: DmaMapping, nbytes: int, align: int, name: str, *, owned: bool) -> Allocation:
         kind: Kind = "system" if memory.view is not None else "peer"
@@ -181,8 +205,16 @@ class Memory:
 
         :raises ValueError: it is not (or no longer) an allocation of this card.
         """
-        if self._live.get(allocation.address) is not allocation:
-            raise ValueError(f"{allocation} is not allocated on this card (freed twice?)")
+        with self.lock:
+            if self._live.get(allocation.address) is not allocation or allocation in self._freed_inside:
+                raise ValueError(f"{allocation} is not allocated on this card (freed twice?)")
+            if self._depth:
+                self._freed_inside.append(allocation)
+                return
+            with self._exclusive():
+                self._free(allocation)
+
+    def _free(self, allocation: Allocation) -> None:
         self.tables.unmap(allocation.address, allocation.size)
         self._flush_hdp()
         self._flush_tlb()
@@ -205,12 +237,13 @@ class Memory:
 
     def count_changes(self) -> None:
         """Called with every HDP flush: the entries that the GPU now sees changed."""
-        changed = self.tables.take_changes()
-        if changed:
-            self._statistics["page_table_entries"] += changed
+        with self.lock:
+            changed = self.tables.take_changes()
+            if changed:
+                self._statistics["page_table_entries"] += changed
 
     def tlbs_are_flushed(self) -> None:
-        """Called after every TLB flush: unlinked tables may be used again."""
+        """Called after every TLB flush, with the lock held: unlinked tables may be used again."""
         self.tables.release_retired()
 
     # -- for people ------------------------------------------------------------------------------------------------
@@ -242,6 +275,7 @@ class Memory:
 
     def close(self) -> None:
         """Release host memory; VRAM's bookkeeping simply ends. The hubs must be off."""
+        self._freed_inside.clear()
         for allocation in self._live.values():
             allocation.view = None
             if allocation.owned and allocation.mapping is not None:

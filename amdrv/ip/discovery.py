@@ -109,7 +109,7 @@ def read(registers: Region, vram: Region) -> tuple[Discovery, int]:
                    "boot firmware of the card (MP0_SMN_C2PMSG_33 bit 31)",
                    seen=lambda: registers.read32(4 * MP0_SMN_C2PMSG_33))
     except WaitTimeout as error:
-        raise BootError(f"discovery: {error}; the card's VBIOS did not initialise it, reset or "
+        raise BootError(f"{error}; the card's VBIOS did not initialise it, reset or "
                         "power-cycle it") from error
     size = registers.read32(4 * RCC_CONFIG_MEMSIZE) << 20
     if size in (0, 0xFFFF_FFFF << 20):

@@ -94,7 +94,7 @@ class Gfx:
         """gfx_v11_0_config_gfx_rs64, its MEC part: every pipe starts where the image says, after a reset."""
         mec = self.device.firmware.image("RS64_MEC")
         if mec.start_address is None:
-            raise BootError(f"gfx: {mec.file} names no start address of the MEC's code")
+            raise BootError(f"{mec.file} names no start address of the MEC's code")
         start = mec.start_address >> 2
         for pipe in range(MEC_PIPES):
             with self.select(MEC1, pipe):
@@ -136,7 +136,7 @@ class Gfx:
                 self.wgp_masks[engine, array] = all_wgps & ~gone
         self.regs.GRBM_GFX_INDEX.write(se_broadcast_writes=1, sa_broadcast_writes=1, instance_broadcast_writes=1)
         if not any(self.wgp_masks.values()):
-            raise BootError("gfx: every WGP is switched off; CC_GC_SHADER_ARRAY_CONFIG reads as harvested")
+            raise BootError("every WGP is switched off; CC_GC_SHADER_ARRAY_CONFIG reads as harvested")
 
     def _shader_memory(self) -> None:
         """gfx_v11_0_constants_init: address mode and apertures, for each VMID that is used."""

@@ -211,7 +211,7 @@ class Gmc:
     def boot(self) -> None:
         device = self.device
         if self.fb_end >= ADDRESS_BASE and self.fb_start < ADDRESS_BASE + ADDRESS_SIZE:
-            raise BootError(f"gmc: the card has VRAM at {self.fb_start:#x}..{self.fb_end:#x}, where this driver places "
+            raise BootError(f"the card has VRAM at {self.fb_start:#x}..{self.fb_end:#x}, where this driver places "
                             "buffers")
         memory = device.require_memory()
         self.scratch_page = self.fb_offset + memory.boot_pages.allocate(4096)[0][0]
@@ -247,7 +247,9 @@ class Gmc:
 
     def flush_tlb(self) -> None:
         """Forget translations on both hubs. The HDP must have been flushed before."""
-        for hub in (self.mm, self.gc):
-            if hub.active:
-                hub.flush_tlb(KERNEL_VMID, QUEUE_VMID)
-        self.device.require_memory().tlbs_are_flushed()
+        memory = self.device.require_memory()
+        with memory.lock:           # one request at a time, and no table is unlinked between request and answer
+            for hub in (self.mm, self.gc):
+                if hub.active:
+                    hub.flush_tlb(KERNEL_VMID, QUEUE_VMID)
+            memory.tlbs_are_flushed()

@@ -99,14 +99,14 @@ class Nbio:
         command = self.pci.config.read(COMMAND, 2)
         self.pci.config.write(COMMAND, 2, command | COMMAND_MEMORY | COMMAND_MASTER)
         if not self.pci.config.read(COMMAND, 2) & COMMAND_MASTER:
-            raise BootError(f"nbio: bus mastering of {self.device.function.address} cannot be enabled; something above "
+            raise BootError(f"bus mastering of {self.device.function.address} cannot be enabled; something above "
                             "(a VM, a bridge) forbids the card's DMA")
 
     def _enable_atomics(self) -> None:
         """AtomicOps to host memory, as pci_enable_atomic_ops_to_root does for amdgpu (amdgpu_device_init)."""
         express = self.pci.config.capability(CAP_EXPRESS)
         if express is None:
-            raise BootError("nbio: the card shows no PCI Express capability; its configuration space is damaged")
+            raise BootError("the card shows no PCI Express capability; its configuration space is damaged")
         control = self.pci.config.read(express + DEVICE_CONTROL_2, 2)
         self.pci.config.write(express + DEVICE_CONTROL_2, 2, control | ATOMIC_OP_REQUESTER_ENABLE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ __all__ = ["Smu"]
 # Linux 6.1, smu_v13_0.c, smu_v13_0_check_fw_status: byte address in the SMU's own space, bit 0
 FIRMWARE_FLAGS, INTERRUPTS_ENABLED = 0x3B10024, 1 << 0
 RESPONSE_TIMEOUT = 2.0          # smu_cmn.c: 20 times usec_timeout
+BUSY_TIMEOUT = 1.0              # how long a message that is rejected as "busy" is repeated
 RESET_TIME = 0.5                # smu_v13_0.h, SMU13_MODE1_RESET_WAIT_TIME_IN_MS
 RESET_TIMEOUT = 5.0
 
@@ -32,6 +34,7 @@ class Smu:
         self.version = (0, 0, 0)
         self.booted = False
         self._talking = False
+        self._lock = threading.Lock()
 
     def boot(self) -> None:
         """smu_hw_init, without what only displays and power reports need."""
@@ -64,15 +67,22 @@ class Smu:
         :raises BootError: refused, or no answer.
         """
         what = f"SMU message {MESSAGES.get(message, hex(message))}({argument:#x})"
-        if self._talking:       # a firmware that has just started has answered nothing yet (newer kernels' smu_cmn.c)
-            self._answer(f"{what}: the SMU still works on an earlier message")
-        self._talking = True
-        self._write(message, argument)
-        result = self._answer(what)
-        if result != facts.PPSMC_Result_OK:
-            raise BootError(f"{what}: refused with {RESULTS.get(result, hex(result))} (response {result:#x}); "
-                            f"SMU firmware {'.'.join(map(str, self.version))}")
-        return int(self.regs.MP1_SMN_C2PMSG_82.read())
+        with self._lock:
+            if self._talking:       # a firmware that has just started has answered nothing yet (newer smu_cmn.c)
+                self._answer(f"{what}: the SMU still works on an earlier message")
+            self._talking = True
+            deadline = time.monotonic() + BUSY_TIMEOUT
+            while True:
+                self._write(message, argument)
+                result = self._answer(what)
+                if result != facts.PPSMC_Result_CmdRejectedBusy or time.monotonic() > deadline:
+                    break
+                time.sleep(1e-3)
+            if result != facts.PPSMC_Result_OK:
+                version = ".".join(map(str, self.version))
+                raise BootError(f"{what}: refused with {RESULTS.get(result, 'an unknown result')} ({result:#x}); SMU "
+                                f"firmware {version}")
+            return int(self.regs.MP1_SMN_C2PMSG_82.read())
 
     def _write(self, message: int, argument: int) -> None:
         self.regs.MP1_SMN_C2PMSG_90.write(0)
@@ -105,7 +115,7 @@ class Smu:
             try:
                 self._wait_for_reset("reset through the bus", RESET_TIMEOUT)
             except BootError as second:
-                raise BootError(f"reset: the card was left running and cannot be reset: {first}; {second}; "
+                raise BootError(f"the card was left running and cannot be reset: {first}; {second}; "
                                 "power-cycle the machine") from second
         self._talking = False
         self.device.restore_config(state)

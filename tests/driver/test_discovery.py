@@ -146,7 +146,7 @@ def test_firmware_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(discovery, "READY_TIMEOUT", 0.01)
     registers, vram = card(build())
     registers.write32(4 * 0x16061, 5)
-    with pytest.raises(BootError, match=r"discovery: boot firmware of the card .*last seen: 0x5; .*power-cycle"):
+    with pytest.raises(BootError, match=r"boot firmware of the card .*last seen: 0x5; .*power-cycle"):
         discovery.read(registers, vram)         # type: ignore[arg-type]
 
 
