@@ -299,3 +299,24 @@ def test_files_are_those_of_the_blocks_that_are_there(hal: MockHal, tmp_path: Pa
     assert found["gc_11_0_0_mec.bin"].directory == str(first)
     assert found["gc_11_0_0_me.bin"].directory == str(tmp_path)
     assert not any("sdma" in name for name in found)        # harvested: nobody asks for it
+
+
+def test_boot_tells_what_only_a_running_card_knows(hal: MockHal, capsys: pytest.CaptureFixture[str],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = hal.firmware[0] / "whole"
+    directory.mkdir()
+    mock.firmware.write(directory)
+    monkeypatch.setenv("AMDRV_FIRMWARE", str(directory))
+    status, out, _ = run(capsys, "show", "--hal", "mock", "--boot", "--json")
+    said = json.loads(out)
+    assert (status, said["error"]) == (0, None)
+    assert (said["boot"]["compute_units"], said["boot"]["clock_hz"]) == (96, 100e6)
+    assert said["boot"]["loaded"][-1] == "RLC_G" and "RS64_MEC" in said["boot"]["loaded"]
+    assert [stage["name"] for stage in said["boot"]["stages"]][-2:] == ["gfx", "sdma"]
+    status, out, _ = run(capsys, "show", "--hal", "mock", "--boot")
+    assert status == 0 and "96 of 96" in out and "RS64_MEC_P{0..3}_STACK" in out and "in all" in out
+
+
+def test_a_boot_that_fails_is_an_error_beside_what_was_seen(hal: MockHal, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "show", "--hal", "mock", "--boot")       # one file missing, one damaged
+    assert status == 1 and "gfx1100" in out and "psp_13_0_0_sos" in err
