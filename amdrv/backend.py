@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -46,6 +46,7 @@ SDMA_LARGEST = 0x400000                 # bytes a packet copies or fills: Linux 
 POLL_INTERVAL = 4                       # Linux 6.1, sdma_v6_0_ring_emit_pipeline_sync, gfx_v11_0_wait_reg_mem
 SDMA_RETRY_FOREVER = 0xfff
 LOW_WORD = 0xffffffff
+PM4_COUNT = 0x3fff                      # of a type-3 header, words after it less one
 DISPATCH_DIRECT = pm4_facts.PACKETS["DISPATCH_DIRECT"].opcode
 COPY_LINEAR = sdma_facts.PACKETS["COPY_LINEAR"].opcode      # sub-opcode 0
 COUNT_MASK = (1 << 30) - 1
@@ -272,10 +273,30 @@ class _Queue:
         self._uncounted: deque[np.ndarray] = deque()
 
     def submit(self, words: np.ndarray) -> None:
-        self.ring.submit(words)
+        """As the contract says. What would take more than half the ring goes in several pieces, whole packets each."""
+        largest = self.ring.words // 2
+        if len(words) <= largest:
+            self.ring.submit(words)
+        else:
+            start = end = 0
+            for length in self._lengths(words.tolist()):
+                if end + length - start > largest:
+                    self.ring.submit(words[start:end])
+                    start = end
+                end += length
+            self.ring.submit(words[start:end])
         self._uncounted.append(words)
         if len(self._uncounted) > 1024:
             self.count()
+
+    def _lengths(self, words: list[int]) -> Iterator[int]:
+        """Words of each packet."""
+        at = 0
+        while at < len(words):
+            header = words[at]
+            length = (header >> 16 & PM4_COUNT) + 2 if self.kind == "compute" else SDMA_WORDS[header & 0xffff]
+            yield length
+            at += length
 
     def count(self) -> None:
         """Add what was submitted to the statistics: packets, dispatches, bytes copied."""
@@ -288,22 +309,20 @@ class _Queue:
 
     def _count_compute(self, words: list[int]) -> None:
         at = packets = kernels = 0
-        while at < len(words):
-            header = words[at]
+        for length in self._lengths(words):
             packets += 1
-            kernels += header >> 8 & 0xff == DISPATCH_DIRECT
-            at += (header >> 16 & 0x3fff) + 2
+            kernels += words[at] >> 8 & 0xff == DISPATCH_DIRECT
+            at += length
         self._statistics["pm4_packets"] += packets
         self._statistics["kernels"] += kernels
 
     def _count_copies(self, words: list[int]) -> None:
         at = packets = copied = 0
-        while at < len(words):
-            opcode = words[at] & 0xffff
+        for length in self._lengths(words):
             packets += 1
-            if opcode == COPY_LINEAR:
+            if words[at] & 0xffff == COPY_LINEAR:
                 copied += (words[at + 1] & COUNT_MASK) + 1
-            at += SDMA_WORDS[opcode]
+            at += length
         self._statistics["sdma_packets"] += packets
         self._statistics["copied_bytes"] += copied
 

@@ -17,6 +17,7 @@ from hcq.errors import (
     BufferError,
     CodeObjectError,
     DeviceClosedError,
+    DeviceFailedError,
     DeviceTimeout,
     GraphError,
     HcqError,
@@ -34,6 +35,7 @@ from hcq.signal import Point, Signal
 
 __all__ = [
     "ArgumentTypeError", "Buffer", "BufferError", "CodeObject", "CodeObjectError", "ComputeQueue", "CopyQueue",
-    "Device", "DeviceClosedError", "DeviceTimeout", "Graph", "GraphError", "HcqError", "LaunchError", "Point",
-    "Program", "QueueError", "Signal", "UnknownDeviceError", "UseAfterFreeError", "backends", "open",
+    "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError", "HcqError",
+    "LaunchError", "Point", "Program", "QueueError", "Signal", "UnknownDeviceError", "UseAfterFreeError",
+    "backends", "open",
 ]

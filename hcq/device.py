@@ -21,7 +21,15 @@ import numpy as np
 
 from hcq.backend import Backend, Properties
 from hcq.elf import PAGE, CodeObject
-from hcq.errors import BufferError, CodeObjectError, DeviceClosedError, DeviceTimeout, GraphError, HcqError
+from hcq.errors import (
+    BufferError,
+    CodeObjectError,
+    DeviceClosedError,
+    DeviceFailedError,
+    DeviceTimeout,
+    GraphError,
+    HcqError,
+)
 from hcq.graph import Graph
 from hcq.memory import Buffer, HostRing, Pool, Storage
 from hcq.program import Launch, Program
@@ -38,6 +46,7 @@ _STAGING_RING = 8 << 20
 _CHUNK = _STAGING_RING // 4         # of a large transfer: two or more are under way while the host copies the next
 _SPIN = 1e-3                        # seconds of polling before sleeping on the interrupt
 _SLEEP = 10e-3                      # at most, between two looks: an interrupt may slip in before the sleep begins
+_LAST_WAIT = 1.0                    # seconds that closing spends on work that did not complete before
 # amd_queue_t (HSA ABI, LLVM's AMDGPU guide): high halves of the LDS and scratch apertures.
 _QUEUE_BLOCK, _QUEUE_SHARED_HI, _QUEUE_PRIVATE_HI = 256, 0x40, 0x44
 
@@ -68,6 +77,8 @@ class Device:
         self.timeout = _timeout_from_environment()
         self._lock = threading.RLock()
         self._closed = False
+        self._failure: Exception | None = None      # what the backend raised of itself: a fault, a hang
+        self._stuck = False                         # a wait expired
         self._recording: Graph | None = None
         self._timelines: dict[Literal["compute", "copy"], list[Timeline]] = {"compute": [], "copy": []}
         self._all: list[Timeline] = []
@@ -150,7 +161,7 @@ class Device:
             raise GraphError("synchronize inside the recording of a graph: nothing runs there")
         for point in self._fence():
             self._wait(point.signal, point.value, timeout)
-        self.backend.check()
+        self._check_backend()
 
     def seconds(self, begin: Signal, end: Signal) -> float:
         """Time between two timestamps."""
@@ -162,11 +173,15 @@ class Device:
         self._pool.trim()
 
     def close(self) -> None:
-        """Wait for the work, then give the device back. Idempotent; the device is given back even after a hang."""
+        """Wait for the work, then give the device back. Idempotent; the device is given back even after a hang.
+
+        After a fault there is nothing to wait for, and after a wait that expired only a moment is spent on it.
+        """
         if self._closed:
             return
         try:
-            self.synchronize()
+            if self._failure is None:
+                self.synchronize(min(self.timeout, _LAST_WAIT) if self._stuck else None)
         finally:
             from hcq.registry import forget
             self._closed = True
@@ -190,6 +205,9 @@ class Device:
     def _check_open(self) -> None:
         if self._closed:
             raise DeviceClosedError(f"{self.name} is closed; open it again with hcq.open")
+        if self._failure is not None:
+            raise DeviceFailedError(f"{self.name} failed earlier: {self._failure}. Close it and open it again") \
+                from self._failure
 
     def _fence(self) -> Fence:
         """Everything submitted so far and perhaps not complete."""
@@ -400,14 +418,22 @@ class Device:
             elapsed = time.monotonic() - start
             if elapsed < _SPIN:
                 continue
-            self.backend.check()
+            self._check_backend()
             if elapsed > limit:
                 self._expire(signal, value, limit)
             self.backend.sleep(min(_SLEEP, max(limit - elapsed, 1e-4)))
             if signal.value >= value:
                 return
 
+    def _check_backend(self) -> None:
+        try:
+            self.backend.check()
+        except Exception as error:
+            self._failure = error
+            raise
+
     def _expire(self, signal: Signal, value: int, limit: float) -> None:
+        self._stuck = True
         pending = [text for timeline in self._all if (text := timeline.pending())]
         owner = next((timeline for timeline in self._all if timeline.signal is signal), None)
         what = f"{owner.queue.name} to complete submission {value}" if owner else f"{signal!r} to reach {value}"

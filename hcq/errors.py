@@ -8,8 +8,9 @@ that ``except ValueError`` and ``except TimeoutError`` do what a reader expects.
 from __future__ import annotations
 
 __all__ = [
-    "HcqError", "UnknownDeviceError", "DeviceClosedError", "BufferError", "UseAfterFreeError", "CodeObjectError",
-    "LaunchError", "ArgumentTypeError", "QueueError", "GraphError", "DeviceTimeout",
+    "HcqError", "UnknownDeviceError", "DeviceClosedError", "DeviceFailedError", "BufferError",
+    "UseAfterFreeError", "CodeObjectError", "LaunchError", "ArgumentTypeError", "QueueError", "GraphError",
+    "DeviceTimeout",
 ]
 
 
@@ -23,6 +24,10 @@ class UnknownDeviceError(HcqError, ValueError):
 
 class DeviceClosedError(HcqError, RuntimeError):
     """The device was closed; its buffers, programs and queues are gone with it."""
+
+
+class DeviceFailedError(HcqError, RuntimeError):
+    """The device reported a fault or a hang earlier; the cause is chained. Close it and open it again."""
 
 
 class BufferError(HcqError, ValueError):

@@ -218,7 +218,7 @@ class PlainCard:
 
     def __init__(self) -> None:
         self.submitted: list[np.ndarray] = []
-        ring = SimpleNamespace(name="r", submit=self.submitted.append)
+        ring = SimpleNamespace(name="r", words=1024, submit=self.submitted.append)
         self.compute_rings, self.sdma_rings = [ring], [ring, ring]
         self.allocated: list[Any] = []
         self.freed: list[Any] = []
@@ -348,3 +348,21 @@ def test_signals_are_aligned_words(encoder: ComputeEncoder) -> None:
     for address, value in ((ADDRESS + 4, 1), (ADDRESS, -1), (ADDRESS, 1 << 64)):
         with pytest.raises(PacketError, match="a signal is a 64-bit word at a multiple of 8"):
             encoder.signal([], address, value)
+
+
+@pytest.mark.parametrize("kind", ["compute", "copy"])
+def test_what_is_larger_than_the_ring_goes_in_whole_packets(card: PlainCard, kind: str) -> None:
+    backend = AmBackend(card)  # type: ignore[arg-type]
+    card.submitted.clear()
+    words: list[int] = []
+    for i in range(300):
+        encoder = backend.compute if kind == "compute" else backend.copy
+        encoder.wait(words, ADDRESS, i)
+        encoder.signal(words, ADDRESS, i)
+    queue = backend.queues(kind)[0]  # type: ignore[arg-type]
+    queue.submit(np.array(words, np.uint32))
+    assert len(card.submitted) > 5 and np.concatenate(card.submitted).tolist() == words
+    codec: Any = pm4 if kind == "compute" else sdma
+    for piece in card.submitted:
+        assert 256 < len(piece) <= 512 or piece is card.submitted[-1]
+        assert all(packet.problem is None and packet.name != "UNKNOWN" for packet in codec.decode(piece))

@@ -182,6 +182,16 @@ def test_constants_of_linked_and_relocatable_objects(am: hcq.Device, code: bytes
         assert np.array_equal(ints(buffer), np.tile([10, 20, 30, 40], 16))
 
 
+def test_a_submission_larger_than_the_ring(am: hcq.Device) -> None:
+    """Fills of 4 bytes, 5 words each: 75,000 words for a ring of 65,536."""
+    count = 15_000
+    buffer, queue = am.alloc(4 * count), hcq.CopyQueue(am)
+    for i in range(count):
+        queue.fill(buffer[4 * i:4 * i + 4], i)
+    queue.submit()
+    assert np.array_equal(buffer.copyout().view(np.uint32), np.arange(count))
+
+
 def test_many_launches_in_a_row(am: hcq.Device, code: bytes) -> None:
     """More than a timeline's records, and each depends on the one before."""
     add = am.program(code, "add")
@@ -308,36 +318,39 @@ def test_the_state_machine(am: hcq.Device, code: bytes) -> None:
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[mock.Machine, list[hcq.Device]]]:
+def hal() -> Iterator[MockHal]:
     """A machine of its own with two cards."""
     machine = mock.Machine(gpus=[mock.Gpu("gfx1100", vram="256M")] * 2)
-    hal = MockHal(machine)
-    devices = [hcq.Device(open_backend(index, hal=hal)) for index in range(2)]
-    yield machine, devices
-    for device in devices:
-        device.backend.close()
+    yield MockHal(machine)
     machine.close()
 
 
-def test_two_cards_and_their_counts(pair: tuple[mock.Machine, list[hcq.Device]], code: bytes) -> None:
-    machine, devices = pair
-    for index, dev in enumerate(devices):
+@pytest.fixture
+def pair(hal: MockHal) -> Iterator[list[hcq.Device]]:
+    devices = [hcq.Device(open_backend(index, hal=hal)) for index in range(2)]
+    yield devices
+    for device in devices:
+        device.backend.close()
+
+
+def test_two_cards_and_their_counts(hal: MockHal, pair: list[hcq.Device], code: bytes) -> None:
+    for index, dev in enumerate(pair):
         a = filled(dev, np.arange(256, dtype=np.int32))
         for _ in range(index + 2):
             dev.program(code, "add")(a, a, 10, grid=4, block=64)
         assert np.array_equal(ints(a), np.arange(256) + 10 * (index + 2))
         dev.synchronize()
         assert isinstance(dev.backend, AmBackend)
-        ours, theirs = dev.backend.device.statistics, machine.gpus[index].counters
+        ours, theirs = dev.backend.device.statistics, hal.machine.gpus[index].counters
         for key in ("kernels", "pm4_packets", "sdma_packets", "copied_bytes", "page_table_entries", "tlb_flushes"):
             assert ours[key] == theirs[key] > 0, key
         assert ours["kernels"] == index + 2 and ours["copied_bytes"] == 2048
     with pytest.raises(hcq.LaunchError, match=r"is a buffer of AM:0; the kernel runs on AM:1"):
-        devices[1].program(code, "add")(devices[0].alloc(4), None, 1)
+        pair[1].program(code, "add")(pair[0].alloc(4), None, 1)
 
 
-def test_memory_exhausted(pair: tuple[mock.Machine, list[hcq.Device]]) -> None:
-    dev = pair[1][0]
+def test_memory_exhausted(pair: list[hcq.Device]) -> None:
+    dev = pair[0]
     kept = []
     with pytest.raises(MemoryError, match="VRAM"):
         for _ in range(100):
@@ -350,11 +363,19 @@ def test_memory_exhausted(pair: tuple[mock.Machine, list[hcq.Device]]) -> None:
     assert dev.alloc(60 << 20).fill(1).copyout(np.empty(1, np.uint32))[0] == 1     # the cache was given back
 
 
-def test_a_wild_pointer_is_one_clear_fault(pair: tuple[mock.Machine, list[hcq.Device]], code: bytes) -> None:
-    dev, other = pair[1]
+def test_a_wild_pointer_is_one_clear_fault(hal: MockHal, pair: list[hcq.Device], code: bytes) -> None:
+    dev, other = pair
     dev.timeout = 10
     wild = dev.program(code, "wild")
     wild(filled(dev, np.full(1, 0x7ead, np.int32)))
     with pytest.raises(GpuFault, match="0x7ead000"):
         dev.synchronize()
+    with pytest.raises(hcq.DeviceFailedError, match=r"AM:0 failed earlier: .*0x7ead000"):
+        dev.alloc(4)
+    dev.close()
+    pair[0] = again = hcq.Device(open_backend(0, hal=hal))      # the card boots again and works
+    assert (ints(filled(again, np.arange(4, dtype=np.int32))) == np.arange(4)).all()
+    buffer = filled(again, np.arange(64, dtype=np.int32))
+    again.program(code, "add")(buffer, buffer, 3, block=64)
+    assert np.array_equal(ints(buffer), np.arange(64) + 3)
     assert (ints(filled(other, np.arange(4, dtype=np.int32))) == np.arange(4)).all()    # the other card goes on

@@ -426,6 +426,11 @@ def test_a_fault_of_the_device_ends_the_wait(dev: hcq.Device, code: bytes) -> No
     dev.program(code, "fails")()
     with pytest.raises(FakeFault, match="page not mapped"):
         dev.synchronize()
+    for use in (dev.synchronize, lambda: dev.alloc(4), dev.signal):
+        with pytest.raises(hcq.DeviceFailedError, match=r"FAKE:0 failed earlier: .*page not mapped.* Close it and"):
+            use()
+    dev.close()                                 # does not wait for what can never come
+    assert dev.backend.closed  # type: ignore[attr-defined]
 
 
 def test_the_timeout_comes_from_the_environment(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
