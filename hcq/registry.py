@@ -58,10 +58,9 @@ def open(name: str | None = None) -> Device:
     key = f"{backend}:{index}"
     with _lock:
         if key not in _open:
-            opener = _opener(backend)
-            if not _open:
-                atexit.register(_close_all)
-            _open[key] = Device(opener(index))
+            _open[key] = Device(_opener(backend)(index))
+            atexit.unregister(_close_all)
+            atexit.register(_close_all)         # to run before what the backend registered: last in, first out
         return _open[key]
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import buffer_model
@@ -16,6 +20,8 @@ import mock
 from amdrv.backend import AmBackend, open_backend
 from amdrv.errors import GpuFault
 from amdrv.hal.mock import MockHal
+
+ROOT = Path(__file__).parents[2]
 
 SOURCE = """
 #define GROUP __builtin_amdgcn_workgroup_id_x()
@@ -379,3 +385,11 @@ def test_a_wild_pointer_is_one_clear_fault(hal: MockHal, pair: list[hcq.Device],
     again.program(code, "add")(buffer, buffer, 3, block=64)
     assert np.array_equal(ints(buffer), np.arange(64) + 3)
     assert (ints(filled(other, np.arange(4, dtype=np.int32))) == np.arange(4)).all()    # the other card goes on
+
+
+def test_a_process_may_simply_end() -> None:
+    """The card is given back at exit, before the machine below it goes."""
+    script = "import hcq; dev = hcq.open('AM'); buf = dev.alloc(4096).fill(1); print(buf.copyout()[0])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT,
+                          env={**os.environ, "AMDRV_HAL": "mock"}, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
