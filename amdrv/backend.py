@@ -4,7 +4,7 @@ Packets are built once from their description, as templates; a launch copies its
 few words that change. Sources: Linux 6.1 (``gfx_v11_0.c``, ``sdma_v6_0.c``), Mesa 25.0 (``radv_cmd_buffer.c``,
 ``ac_cmdbuf.c``, ``ac_shader_util.c``), LLVM's "User Guide for AMDGPU Backend" (initial kernel state, memory model).
 
-Two limits come from the hardware. SDMA polls 32-bit words, so signals hold 32 bits here (``Properties.signal_bits``;
+Two limits come from the hardware. Both engines wait on 32-bit words, so signals hold 32 bits here (``Properties.signal_bits``;
 hcq starts a new signal before a timeline runs over), and no wait ever sees half of a store. And the scratch slots
 of the waves share one buffer: it grows when a kernel needs more, and older launches keep the buffer they were given.
 """
@@ -161,10 +161,11 @@ class ComputeEncoder:
             pm4.build("EVENT_WRITE", EVENT_TYPE="CS_PARTIAL_FLUSH", EVENT_INDEX="PARTIAL_FLUSH")
             + pm4.build("ACQUIRE_MEM", COHER_SIZE=(1 << 40) - 1, COHER_BASE=0, POLL_INTERVAL=10, GLI_INV="GLI_ALL",
                         GLK_INV=1, GLV_INV=1, GL1_INV=1, GLM_INV=1, GLM_WB=1, GL2_INV=1, GL2_WB=1))
+        # Linux 6.1, gfx_v11_0_wait_reg_mem
         self._wait = _Template(
-            pm4.build("WAIT_REG_MEM64", FUNCTION="GREATER_EQUAL", MEM_SPACE="MEMORY", ADDRESS=0, REFERENCE=0,
-                      MASK=(1 << 64) - 1, POLL_INTERVAL=POLL_INTERVAL),
-            _word("WAIT_REG_MEM64", "ADDRESS_LO"), _word("WAIT_REG_MEM64", "REFERENCE_LO"))
+            pm4.build("WAIT_REG_MEM", FUNCTION="GREATER_EQUAL", MEM_SPACE="MEMORY", ADDRESS=0, REFERENCE=0,
+                      MASK=LOW_WORD, POLL_INTERVAL=POLL_INTERVAL), _word("WAIT_REG_MEM", "ADDRESS_LO"))
+        self._reference = _word("WAIT_REG_MEM", "REFERENCE")
         holes = _word("RELEASE_MEM", "ADDRESS_LO"), _word("RELEASE_MEM", "DATA_LO")
         self._timestamp = _Template(
             pm4.build("RELEASE_MEM", EVENT_TYPE="BOTTOM_OF_PIPE_TS", EVENT_INDEX="END_OF_PIPE", CACHE_POLICY="BYPASS",
@@ -191,7 +192,11 @@ class ComputeEncoder:
         return words
 
     def wait(self, words: list[int], address: int, value: int) -> None:
-        self._wait.append(words, address, value)
+        if value > LOW_WORD:
+            raise PacketError(f"signals hold 32 bits here; a queue cannot wait for {value:#x}")
+        start = len(words)
+        self._wait.append(words, address)
+        words[start + self._reference] = value
 
     def signal(self, words: list[int], address: int, value: int, *, interrupt: bool = True) -> None:
         self._signal[interrupt].append(words, address, value)
@@ -235,7 +240,7 @@ class CopyEncoder:
 
     def wait(self, words: list[int], address: int, value: int) -> None:
         if value > LOW_WORD:
-            raise PacketError(f"SDMA compares 32 bits; a copy queue cannot wait for {value:#x}")
+            raise PacketError(f"signals hold 32 bits here; a queue cannot wait for {value:#x}")
         words += sdma.build("POLL_REGMEM", FUNC="GREATER_EQUAL", MEM_POLL="MEMORY", ADDR=address, VALUE=value,
                             MASK=LOW_WORD, INTERVAL=POLL_INTERVAL, RETRY_COUNT=SDMA_RETRY_FOREVER)
 

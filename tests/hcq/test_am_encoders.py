@@ -146,13 +146,13 @@ def test_the_barrier_flushes_then_invalidates(encoder: ComputeEncoder) -> None:
 
 def test_compute_signals(encoder: ComputeEncoder) -> None:
     words: list[int] = []
-    encoder.wait(words, ADDRESS, 0x1_0000_0002)
+    encoder.wait(words, ADDRESS, 0x8000_0002)
     encoder.signal(words, ADDRESS, 0x3_0000_0004)
     encoder.signal(words, ADDRESS, 5, interrupt=False)
     encoder.timestamp(words, ADDRESS)
     wait, signal, quiet, stamp = pm4.decode(words)
-    assert wait.name == "WAIT_REG_MEM64" and wait.enums["FUNCTION"] == "GREATER_EQUAL"
-    assert (wait["ADDRESS"], wait["REFERENCE"], wait["MASK"]) == (ADDRESS, 0x1_0000_0002, (1 << 64) - 1)
+    assert wait.name == "WAIT_REG_MEM" and wait.enums["FUNCTION"] == "GREATER_EQUAL"
+    assert (wait["ADDRESS"], wait["REFERENCE"], wait["MASK"]) == (ADDRESS, 0x8000_0002, 0xffffffff)
     assert wait.enums["MEM_SPACE"] == "MEMORY"
     assert (signal["ADDRESS"], signal["DATA"]) == (ADDRESS, 0x3_0000_0004)
     assert signal.enums["DATA_SEL"] == "DATA_64" and signal.enums["INT_SEL"] == "INTERRUPT_AFTER_WRITE"
@@ -160,6 +160,8 @@ def test_compute_signals(encoder: ComputeEncoder) -> None:
     assert quiet["INT_SEL"] == 0
     assert stamp.enums["DATA_SEL"] == "GPU_CLOCK" and stamp["INT_SEL"] == 0
     assert "RELEASE_MEM" in "\n".join(encoder.describe(words))
+    with pytest.raises(PacketError, match="signals hold 32 bits here; a queue cannot wait for 0x100000000"):
+        encoder.wait(words, ADDRESS, 1 << 32)
 
 
 def test_copy_signals() -> None:
@@ -177,7 +179,7 @@ def test_copy_signals() -> None:
     assert trap.name == "TRAP" and [packet.name for packet in quiet] == ["FENCE", "FENCE"]
     assert stamp.name == "TIMESTAMP_GET_GLOBAL" and stamp["WRITE_ADDR"] == ADDRESS
     assert "POLL_REGMEM" in encoder.describe(words)[0]
-    with pytest.raises(PacketError, match="SDMA compares 32 bits; a copy queue cannot wait for 0x100000000"):
+    with pytest.raises(PacketError, match="signals hold 32 bits here; a queue cannot wait for 0x100000000"):
         encoder.wait(words, ADDRESS, 1 << 32)
 
 
