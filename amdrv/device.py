@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from amdrv import hal as hal_package
-from amdrv.errors import AmdrvError, BootError, CardLostError, NoCardError, UnknownIpError, WaitTimeout
+from amdrv.errors import AmdrvError, BootError, CardLostError, FirmwareError, NoCardError, UnknownIpError, WaitTimeout
 from amdrv.facts import navi31
 from amdrv.firmware import FirmwareSet, load_set, search_path
 from amdrv.hal import AMD_VENDOR_ID, DmaMapping, Hal, PciDevice, PciFunction, Region
@@ -85,7 +85,14 @@ class Device:
         self.shutdown_errors: list[AmdrvError] = []      # what a hanging card refused on the way out
         self._closed = False
         try:
-            self._boot(firmware or [])
+            try:
+                self._boot(firmware or [])
+            except FirmwareError:
+                if not self._refused_at_once():
+                    raise
+                # the boot loader stands where an earlier boot was killed; only from a reset on does it begin anew
+                self._stop()
+                self._boot(firmware or [])
         except BaseException:
             self._take_down()
             raise
@@ -127,9 +134,9 @@ class Device:
             self.firmware = load_set(
                 self.arch, {ip.name: ip.version for ip in self.discovery.ips}, firmware_path)
         self.nbio, self.hdp, self.psp, self.smu = Nbio(self), Hdp(self), Psp(self), Smu(self)
-        if self.psp.alive:
+        if self.psp.alive or self.psp.stuck:
             with self._stage("reset"):
-                self.smu.mode1_reset()
+                self.smu.reset_card()
         self.gmc = Gmc(self)
         with self._stage("nbio", self.nbio.shutdown):
             self.nbio.boot()
@@ -139,7 +146,8 @@ class Device:
                                  table_base=self.gmc.fb_offset)
             self.gmc.boot()
         self.ih = Ih(self)
-        self.interrupts = Interrupts(self)
+        if not hasattr(self, "interrupts"):
+            self.interrupts = Interrupts(self)
         with self._stage("ih", self.ih.shutdown):
             self.ih.boot()
         with self._stage("psp", self.psp.shutdown):
@@ -246,7 +254,8 @@ class Device:
 
     def require_memory(self) -> Memory:
         if self.memory is None:
-            raise BootError("memory is not set up before the stage gmc")
+            raise AmdrvError(f"{self.name} is closed: its memory is gone" if self._closed
+                             else f"{self.name} has no memory before the stage gmc")
         return self.memory
 
     def alloc(self, nbytes: int, *, kind: Kind = "vram", contiguous: bool = False, name: str = "") -> Allocation:
@@ -286,27 +295,38 @@ class Device:
         if not self._closed:
             self._take_down()
 
+    def _refused_at_once(self) -> bool:
+        return hasattr(self, "psp") and self.psp.stuck and not self.psp.loaded
+
     def _take_down(self) -> None:
         """Every step gets its turn, also after one that failed: what must not survive is the card's DMA."""
         self._closed = True
+        last: list[Callable[[], object]] = [self.pci.close]
+        if hasattr(self, "interrupts"):
+            last.insert(0, self.interrupts.close)
+        self._stop(last)
+
+    def _stop(self, last: Sequence[Callable[[], object]] = ()) -> None:
+        """Undo the stages that were booted, forget the memory, then do ``last``."""
         steps: list[Callable[[], object]] = [undo for _, undo in reversed(self._undo)]
         if hasattr(self, "interrupts"):
-            steps = [self.interrupts.drain, *steps, self.interrupts.close]
+            steps.insert(0, self.interrupts.drain)
         steps.append(lambda: disable_bus_master(self.pci))
         if hasattr(self, "gmc"):
             steps.append(self.gmc.close)
         if self.memory is not None:
             steps.append(self.memory.close)
-        steps.append(self.pci.close)
         self._undo.clear()
         surprise: Exception | None = None
-        for step in steps:
+        for step in [*steps, *last]:
             try:
                 step()
             except AmdrvError as error:         # a card that hangs cannot be asked to stop; the next boot resets it
                 self.shutdown_errors.append(error)
             except Exception as error:
                 surprise = surprise or error
+        self.memory = None
+        self.boot_stages = self.boot_stages if self._closed else []
         if surprise is not None:
             raise surprise
 

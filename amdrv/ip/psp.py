@@ -30,7 +30,7 @@ RING_BYTES = 4096               # psp_v13_0_ring_init
 FRAME_BYTES = ctypes.sizeof(facts.psp_gfx_rb_frame)
 STAGING_BYTES = 1 << 20         # psp_sw_init: PSP_1_MEG, aligned likewise; grows for larger images
 RESPONSE = facts.GFX_FLAG_RESPONSE
-BOOTLOADER_READY = 1 << 31      # psp_v13_0_wait_for_bootloader
+BOOTLOADER_READY, BOOTLOADER_ERROR = 1 << 31, 0xFF      # psp_v13_0_wait_for_bootloader
 BOOTLOADER_TIMEOUT = 10.0       # seconds; it is training memory meanwhile
 RING_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 10.0
@@ -44,12 +44,19 @@ class Psp:
         self.device, self.regs = device, device.regs
         self.booted = False
         self.tmr: tuple[int, int] | None = None         # (VRAM offset, bytes)
+        self.loaded = 0                                 # parts of the system that the boot loader has taken
         self._fence_value = 0
 
     @property
     def alive(self) -> bool:
         """The PSP's system runs already: someone has booted this card (psp_v13_0_is_sos_alive)."""
         return self.regs.MP0_SMN_C2PMSG_81.read() != 0
+
+    @property
+    def stuck(self) -> bool:
+        """The boot loader has refused something and waits for a reset: bits 7:0 hold its error."""
+        value = int(self.regs.MP0_SMN_C2PMSG_35.read())
+        return bool(value & BOOTLOADER_READY and value & BOOTLOADER_ERROR)
 
     def boot(self) -> None:
         firmware, memory = self.device.firmware, self.device.require_memory()
@@ -65,6 +72,7 @@ class Psp:
 
         for component in firmware.bootloader:
             self._bootload(component)
+            self.loaded += 1
         self._wait_for_sos()
         self._create_ring()
         tmr_bytes = self._load_toc(firmware.toc)
@@ -95,9 +103,9 @@ class Psp:
                                seen=lambda: int(register.read()))
         except WaitTimeout as error:
             raise BootError(f"{error}; the boot loader does not answer: reset or power-cycle the card") from error
-        if value & 0xFF:
-            raise FirmwareError(f"{what}: refused with code {value & 0xFF:#x}; the file is damaged or not for this "
-                                "card")
+        if value & BOOTLOADER_ERROR:
+            raise FirmwareError(f"{what}: refused with code {value & BOOTLOADER_ERROR:#x}; the file is damaged or not "
+                                "for this card")
 
     def _wait_for_sos(self) -> None:
         """psp_v13_0_bootloader_load_sos: the sign of life changes."""

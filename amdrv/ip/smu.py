@@ -96,35 +96,43 @@ class Smu:
         except WaitTimeout as error:
             raise BootError(f"{error}; the SMU hangs: power-cycle the card") from error
 
-    def mode1_reset(self) -> None:
+    def reset_card(self) -> None:
         """Reset the whole card but PCIe, as Linux does on a card that someone left running
         (soc21_need_reset_on_init, smu_v13_0_0_mode1_reset), and wait until its own firmware is ready again.
 
-        An SMU that does not answer any more leaves the bus: a reset by the HAL.
+        Without a PSP whose system runs there is no SMU to ask; it, and an SMU that does not answer any more, leave
+        the bus: a reset by the HAL.
         """
-        state = self.device.save_config()
+        state, psp = self.device.save_config(), self.device.psp
+        tried = "its SMU does not run"
         try:
-            if self.regs.MP1_SMN_C2PMSG_66.read():      # somebody has sent a message since power-on: let it end
-                self._answer("SMU before a reset")
-            self._write(facts.PPSMC_MSG_Mode1Reset, 0)
-            time.sleep(RESET_TIME)          # nothing may touch the card meanwhile
-            self._wait_for_reset("mode-1 reset by the SMU", RESET_TIMEOUT)
-        except BootError as first:
+            if psp.alive:
+                self._mode1_reset()
+        except BootError as error:
+            tried = str(error)
+        if psp.alive or psp.stuck:
             self.device.pci.reset()
             time.sleep(RESET_TIME)
             try:
-                self._wait_for_reset("reset through the bus", RESET_TIMEOUT)
-            except BootError as second:
-                raise BootError(f"the card was left running and cannot be reset: {first}; {second}; "
-                                "power-cycle the machine") from second
+                self._wait_for_reset("reset through the bus")
+            except BootError as error:
+                raise BootError(f"the card was left running and cannot be reset: {tried}; {error}; power-cycle the "
+                                "machine") from error
         self._talking = False
         self.device.restore_config(state)
 
-    def _wait_for_reset(self, what: str, timeout: float) -> None:
+    def _mode1_reset(self) -> None:
+        if self.regs.MP1_SMN_C2PMSG_66.read():      # somebody has sent a message since power-on: let it end
+            self._answer("SMU before a reset")
+        self._write(facts.PPSMC_MSG_Mode1Reset, 0)
+        time.sleep(RESET_TIME)                      # nothing may touch the card meanwhile
+        self._wait_for_reset("mode-1 reset by the SMU")
+
+    def _wait_for_reset(self, what: str) -> None:
         region, psp = self.device.registers, self.device.psp
         try:
             wait_until(lambda: region.read32(4 * RCC_CONFIG_MEMSIZE) not in (0, 0xFFFF_FFFF)
-                       and region.read32(4 * MP0_SMN_C2PMSG_33) & FIRMWARE_READY and not psp.alive, timeout,
+                       and region.read32(4 * MP0_SMN_C2PMSG_33) & FIRMWARE_READY and not psp.alive, RESET_TIMEOUT,
                        f"card ready after a {what}",
                        seen=lambda: f"C2PMSG_33 {region.read32(4 * MP0_SMN_C2PMSG_33):#x}, sign of life of the PSP's "
                                     f"system {int(self.regs.MP0_SMN_C2PMSG_81.read()):#x}")

@@ -15,6 +15,7 @@ from amdrv import device as device_module
 from amdrv import pm4, sdma
 from amdrv.device import Device
 from amdrv.errors import (
+    AmdrvError,
     BootError,
     CardBusyError,
     CardLostError,
@@ -24,6 +25,7 @@ from amdrv.errors import (
     OutOfMemoryError,
     UnknownIpError,
 )
+from amdrv.firmware import Component
 from amdrv.hal.mock import MockHal
 from amdrv.ip import discovery, psp, smu
 from amdrv.memory import Allocation
@@ -124,6 +126,8 @@ def test_a_cold_card_boots_and_works(boot: Boot, machine: mock.Machine) -> None:
     device.close()
     device.close()
     assert device.shutdown_errors == []
+    with pytest.raises(AmdrvError, match="AM:0 is closed: its memory is gone"):
+        device.alloc(4096)
     assert [str(note) for note in machine.gpus[0].notes] == []
 
 
@@ -356,7 +360,7 @@ def test_a_damaged_firmware_file_is_named(boot: Boot, hal: MockHal, tmp_path: Pa
 # (fault and its settings, error, what its message says)
 BROKEN_CARDS = [
     ("firmware-never-ready", {}, BootError, r"stage discovery: boot firmware of the card .*C2PMSG_33.*power-cycle it"),
-    ("psp-never-ready", {}, FirmwareError, r"PSP system \(sOS\) to come up .*C2PMSG_81 0x0, boot loader 0x.*damaged or"),
+    ("psp-never-ready", {}, FirmwareError, r"PSP system \(sOS\) to come up .*C2PMSG_81 0x0, boot loader 0x"),
     ("firmware-refused", {}, FirmwareError, r"boot loader, KDB of psp_13_0_0_sos\.bin: refused with code 0x"),
     ("firmware-refused", {"firmware": "RS64_MEC"}, FirmwareError,
      r"LOAD_IP_FW \(RS64_MEC of gc_11_0_0_mec\.bin\) was refused with status 0x.*damaged or not for this card"),
@@ -385,6 +389,23 @@ def test_a_broken_card_is_one_clear_error(boot: Boot, hal: MockHal, machine: moc
     faults.clear()
     if fault == "firmware-never-ready":
         machine.gpus[0].reset()
+    everything_works(boot())
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_boot_killed_within_the_boot_loader(boot: Boot, hal: MockHal, parts: int,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    original, done = psp.Psp._bootload, [0]
+
+    def killed(self: psp.Psp, component: Component) -> None:
+        if done[0] == parts:
+            raise KeyboardInterrupt
+        done[0] += 1
+        original(self, component)
+    with monkeypatch.context() as patch:
+        patch.setattr(psp.Psp, "_bootload", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Device.open(hal)
     everything_works(boot())
 
 
