@@ -134,12 +134,10 @@ ENUMS: dict[str, dict[str, int]] = {
 
 
 class table_info(ctypes.Structure):  # 8 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [("offset", u16), ("checksum", u16), ("size", u16), ("padding", u16)]
 
 
 class binary_header(ctypes.Structure):  # 60 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("binary_signature", u32), ("version_major", u16), ("version_minor", u16), ("binary_checksum", u16),
         ("binary_size", u16), ("table_list", table_info * 6),
@@ -147,12 +145,10 @@ class binary_header(ctypes.Structure):  # 60 bytes
 
 
 class die_info(ctypes.Structure):  # 4 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [("die_id", u16), ("die_offset", u16)]
 
 
 class ip_discovery_header(ctypes.Structure):  # 80 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("signature", u32), ("version", u16), ("size", u16), ("id", u32), ("num_dies", u16),
         ("die_info", die_info * 16), ("padding", u16 * 1),
@@ -160,12 +156,10 @@ class ip_discovery_header(ctypes.Structure):  # 80 bytes
 
 
 class die_header(ctypes.Structure):  # 4 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [("die_id", u16), ("num_ips", u16)]
 
 
 class ip(ctypes.Structure):  # 8 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("hw_id", u16), ("number_instance", u8), ("num_base_address", u8), ("major", u8), ("minor", u8),
         ("revision", u8), ("harvest", u8, 4), ("reserved", u8, 4), ("base_address", u32 * 0),
@@ -173,7 +167,6 @@ class ip(ctypes.Structure):  # 8 bytes
 
 
 class ip_v3(ctypes.Structure):  # 12 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("hw_id", u16), ("instance_number", u8), ("num_base_address", u8), ("major", u8), ("minor", u8),
         ("revision", u8), ("sub_revision", u8, 4), ("variant", u8, 4), ("base_address", u32 * 1),
@@ -181,12 +174,10 @@ class ip_v3(ctypes.Structure):  # 12 bytes
 
 
 class gpu_info_header(ctypes.Structure):  # 12 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [("table_id", u32), ("version_major", u16), ("version_minor", u16), ("size", u32)]
 
 
 class gc_info_v1_0(ctypes.Structure):  # 88 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("header", gpu_info_header), ("gc_num_se", u32), ("gc_num_wgp0_per_sa", u32), ("gc_num_wgp1_per_sa", u32),
         ("gc_num_rb_per_se", u32), ("gc_num_gl2c", u32), ("gc_num_gprs", u32), ("gc_num_max_gs_thds", u32),
@@ -198,7 +189,6 @@ class gc_info_v1_0(ctypes.Structure):  # 88 bytes
 
 
 class gc_info_v1_1(ctypes.Structure):  # 100 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("header", gpu_info_header), ("gc_num_se", u32), ("gc_num_wgp0_per_sa", u32), ("gc_num_wgp1_per_sa", u32),
         ("gc_num_rb_per_se", u32), ("gc_num_gl2c", u32), ("gc_num_gprs", u32), ("gc_num_max_gs_thds", u32),
@@ -211,7 +201,6 @@ class gc_info_v1_1(ctypes.Structure):  # 100 bytes
 
 
 class gc_info_v1_2(ctypes.Structure):  # 132 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("header", gpu_info_header), ("gc_num_se", u32), ("gc_num_wgp0_per_sa", u32), ("gc_num_wgp1_per_sa", u32),
         ("gc_num_rb_per_se", u32), ("gc_num_gl2c", u32), ("gc_num_gprs", u32), ("gc_num_max_gs_thds", u32),
@@ -227,7 +216,6 @@ class gc_info_v1_2(ctypes.Structure):  # 132 bytes
 
 
 class gc_info_v2_0(ctypes.Structure):  # 80 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("header", gpu_info_header), ("gc_num_se", u32), ("gc_num_cu_per_sh", u32), ("gc_num_sh_per_se", u32),
         ("gc_num_rb_per_se", u32), ("gc_num_tccs", u32), ("gc_num_gprs", u32), ("gc_num_max_gs_thds", u32),
@@ -239,12 +227,10 @@ class gc_info_v2_0(ctypes.Structure):  # 80 bytes
 
 
 class harvest_info_header(ctypes.Structure):  # 8 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [("signature", u32), ("version", u32)]
 
 
 class harvest_info(ctypes.Structure):  # 4 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [("hw_id", u16), ("number_instance", u8), ("reserved", u8)]
 
 
@@ -253,12 +239,10 @@ class harvest_table(ctypes.Structure):  # 136 bytes
 
 
 class mall_info_header(ctypes.Structure):  # 12 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [("table_id", u32), ("version_major", u16), ("version_minor", u16), ("size_bytes", u32)]
 
 
 class mall_info_v1_0(ctypes.Structure):  # 48 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("header", mall_info_header), ("mall_size_per_m", u32), ("m_s_present", u32), ("m_half_use", u32),
         ("m_mall_config", u32), ("reserved", u32 * 5),
@@ -266,12 +250,10 @@ class mall_info_v1_0(ctypes.Structure):  # 48 bytes
 
 
 class vcn_info_header(ctypes.Structure):  # 12 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [("table_id", u32), ("version_major", u16), ("version_minor", u16), ("size_bytes", u32)]
 
 
 class _fuse_data__bits(ctypes.Structure):  # 4 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("av1_disabled", u32, 1), ("vp9_disabled", u32, 1), ("hevc_disabled", u32, 1), ("h264_disabled", u32, 1),
         ("reserved", u32, 28),
@@ -279,17 +261,14 @@ class _fuse_data__bits(ctypes.Structure):  # 4 bytes
 
 
 class _fuse_data(ctypes.Union):  # 4 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [("bits", _fuse_data__bits), ("all_bits", u32)]
 
 
 class vcn_instance_info_v1_0(ctypes.Structure):  # 16 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [("instance_num", u32), ("fuse_data", _fuse_data), ("reserved", u32 * 2)]
 
 
 class vcn_info_v1_0(ctypes.Structure):  # 96 bytes
-    _pack_, _layout_ = 1, "ms"
     _fields_ = [
         ("header", vcn_info_header), ("num_of_instances", u32), ("instance_info", vcn_instance_info_v1_0 * 4),
         ("reserved", u32 * 4),

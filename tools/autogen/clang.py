@@ -1,19 +1,22 @@
 """C declarations as Python source: structures become ctypes classes, enums and macros become constants.
 
-Declarations are read with libclang (the ``clang`` package that ctypeslib2 stands on), which knows packing, padding and
-bit fields; only what a generator names is written. Kernel headers need little to be understood: the integer types are
-declared up front, and what else is unknown in them does not matter to the structures that we name.
+ctypeslib2 reads the structures: it makes live ctypes classes of them, which know packing, padding and bit fields. What
+a generator names is then written compactly, without the padding that ctypeslib2 spells out; what was written is built
+again and compared with ctypeslib2's class: its size, and every field's offset and width. Enums come from libclang
+itself, since ctypeslib2 keeps one name a value.
 """
 
 from __future__ import annotations
 
 import ast
+import ctypes
 import functools
 import glob
+import logging
 import operator
 import re
+import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 __all__ = ["Declarations", "constants_source", "evaluate", "macros", "names_source"]
@@ -45,35 +48,55 @@ def _cindex() -> Any:
     return cindex
 
 
-class Declarations:
-    """The structures and enums of one piece of C, and the ctypes source of those that were asked for."""
+def _classes(text: str) -> dict[str, Any]:
+    """ctypeslib2's namespace for a piece of C: ``struct_NAME``, ``union_NAME``, typedefs, constants."""
+    _cindex()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)     # that libclang is older than the package `clang`: it works
+        import ctypeslib
+        from ctypeslib.codegen import config
+        configuration = config.CodegenConfig()
+        configuration.clang_opts = ["-std=gnu11", "-target", "x86_64-linux-gnu"]
+        logging.getLogger("cursorhandler").setLevel(logging.CRITICAL)       # it calls flexible arrays errors
+        return dict(ctypeslib.translate(PREAMBLE + text, cfg=configuration))
 
-    def __init__(self, text: str, include: Iterable[Path] = ()) -> None:
+
+class Declarations:
+    """The structures and enums of one piece of C, and the ctypes source of those that were asked for.
+
+    The text must be C that stands alone: no includes, no types that it does not declare (``uint32_t`` and its like
+    are given).
+    """
+
+    def __init__(self, text: str) -> None:
         cindex = _cindex()
-        arguments = ["-xc", "-std=gnu11", "-target", "x86_64-linux-gnu", *(f"-I{path}" for path in include)]
-        self._unit = cindex.Index.create().parse("facts.h", arguments, [("facts.h", PREAMBLE + text)])
-        self._kinds, self._types = cindex.CursorKind, cindex.TypeKind
-        self._records: dict[str, Any] = {}
+        unit = cindex.Index.create().parse("facts.h", ["-xc", "-std=gnu11", "-target", "x86_64-linux-gnu"],
+                                           [("facts.h", PREAMBLE + text)])
+        self._kinds = cindex.CursorKind
+        self._names: dict[str, None] = {}       # of records, in the order of the source
         self._enums: dict[str, dict[str, int]] = {}
-        self._written: dict[str, str] = {}      # USR of a record -> its class
+        self._collect(unit.cursor)
+        self._namespace = _classes(text)
+        self._written: dict[type, str] = {}
         self._lines: list[str] = []
-        self._collect(self._unit.cursor)
 
     def _collect(self, parent: Any) -> None:
         for cursor in parent.get_children():
             if cursor.kind in (self._kinds.STRUCT_DECL, self._kinds.UNION_DECL) and cursor.is_definition():
-                self._records.setdefault(cursor.spelling, cursor)
+                self._names.setdefault(cursor.spelling)
                 self._collect(cursor)
             elif cursor.kind == self._kinds.ENUM_DECL and cursor.is_definition():
-                self._enums.setdefault(cursor.spelling, {c.spelling: c.enum_value for c in cursor.get_children()
-                                                         if c.kind == self._kinds.ENUM_CONSTANT_DECL})
+                self._enums.setdefault(cursor.spelling, self._enumerators(cursor))
             elif cursor.kind == self._kinds.TYPEDEF_DECL:
                 declared = cursor.underlying_typedef_type.get_declaration()
                 if declared.kind in (self._kinds.STRUCT_DECL, self._kinds.UNION_DECL):
-                    self._records.setdefault(cursor.spelling, declared)
-                elif declared.kind == self._kinds.ENUM_DECL and cursor.spelling not in self._enums:
-                    self._enums[cursor.spelling] = {c.spelling: c.enum_value for c in declared.get_children()
-                                                    if c.kind == self._kinds.ENUM_CONSTANT_DECL}
+                    self._names.setdefault(cursor.spelling)
+                elif declared.kind == self._kinds.ENUM_DECL:
+                    self._enums.setdefault(cursor.spelling, self._enumerators(declared))
+
+    def _enumerators(self, cursor: Any) -> dict[str, int]:
+        return {child.spelling: child.enum_value for child in cursor.get_children()
+                if child.kind == self._kinds.ENUM_CONSTANT_DECL}
 
     def enum(self, name: str) -> dict[str, int]:
         return self._enums[name]
@@ -83,77 +106,85 @@ class Declarations:
 
     def record_names(self, pattern: str) -> list[str]:
         """Names of the records that match, in the order of the source."""
-        return [name for name in self._records if re.fullmatch(pattern, name)]
+        return [name for name in self._names if re.fullmatch(pattern, name)]
 
     def source(self, names: Iterable[str]) -> str:
         """The classes of these records and of what they hold, each before its first use."""
         self._lines = []
         for name in names:
-            if name not in self._records:
+            found = next((self._namespace[key] for key in (f"struct_{name}", f"union_{name}", name)
+                          if key in self._namespace), None)
+            if found is None:
                 raise ValueError(f"no structure {name} in the source")
-            self._record(self._records[name], name)
+            self._record(found, name)
         return "\n".join(self._lines) + "\n"
 
-    def _record(self, cursor: Any, name: str) -> str:
-        key = cursor.get_usr() or f"{cursor.location.offset}"
-        if key in self._written:
-            return self._written[key]
-        self._written[key] = name
-        fields: list[str] = []
-        anonymous: list[str] = []
-        widest = 1
-        for child in cursor.get_children():
-            if child.kind == self._kinds.FIELD_DECL:
-                kind = self._ctype(child.type, f"{name}__{child.spelling}")
-                widest = max(widest, child.type.get_align())
-                bits = f", {child.get_bitfield_width()}" if child.is_bitfield() else ""
-                fields.append(f'("{child.spelling}", {kind}{bits})')
-            elif child.kind in (self._kinds.STRUCT_DECL, self._kinds.UNION_DECL) and child.is_anonymous():
-                if not self._is_member(cursor, child):
-                    continue
-                member = f"u{len(anonymous)}"
-                anonymous.append(member)
-                widest = max(widest, child.type.get_align())
-                fields.append(f'("{member}", {self._record(child, f"{name}__{member}")})')
-        base = "Union" if cursor.kind == self._kinds.UNION_DECL else "Structure"
-        self._lines += ["", "", f"class {name}(ctypes.{base}):  # {cursor.type.get_size()} bytes"]
-        if cursor.type.get_align() < widest:
-            self._lines.append(f"    _pack_, _layout_ = {cursor.type.get_align()}, \"ms\"")
+    def _record(self, record: type[ctypes.Structure] | type[ctypes.Union], name: str) -> str:
+        """Write a record unless it is written already; returns its name."""
+        if record in self._written:
+            return self._written[record]
+        self._written[record] = name
+        anonymous = {field: f"u{index}" for index, field in enumerate(getattr(record, "_anonymous_", ()))}
+        fields: list[tuple[Any, ...]] = []
+        for field, kind, *bits in record._fields_:
+            if not field.startswith("PADDING_"):
+                fields.append((field, kind, *bits))
+        shown = [f'("{anonymous.get(field, field)}", {self._ctype(kind, f"{name}__{anonymous.get(field, field)}")}'
+                 + "".join(f", {width}" for width in bits) + ")" for field, kind, *bits in fields]
+        pack = _packing(record, fields)
+        base = "Union" if issubclass(record, ctypes.Union) else "Structure"
+        self._lines += ["", "", f"class {name}(ctypes.{base}):  # {ctypes.sizeof(record)} bytes"]
+        if pack:
+            self._lines.append(f'    _pack_, _layout_ = {pack}, "ms"')
         if anonymous:
-            self._lines.append("    _anonymous_ = (" + ", ".join(f'"{member}"' for member in anonymous) + ",)")
-        self._lines += _wrapped("    _fields_ = [", fields, "]", " " * 8)
+            self._lines.append("    _anonymous_ = (" + ", ".join(f'"{member}"' for member in anonymous.values()) + ",)")
+        self._lines += _wrapped("    _fields_ = [", shown, "]", " " * 8)
         return name
 
-    def _is_member(self, parent: Any, record: Any) -> bool:
-        """Whether an unnamed record is a C11 anonymous member, not the type of the named field after it."""
-        return not any(child.kind == self._kinds.FIELD_DECL
-                       and self._element(child.type).get_declaration() == record for child in parent.get_children())
-
-    def _element(self, kind: Any) -> Any:
-        kind = kind.get_canonical()
-        while kind.kind in (self._types.CONSTANTARRAY, self._types.INCOMPLETEARRAY):
-            kind = kind.element_type.get_canonical()
-        return kind
-
     def _ctype(self, kind: Any, unnamed: str) -> str:
-        kind = kind.get_canonical()
-        if kind.kind == self._types.CONSTANTARRAY:
-            return f"{self._ctype(kind.element_type, unnamed)} * {kind.element_count}"
-        if kind.kind == self._types.INCOMPLETEARRAY:
-            return f"{self._ctype(kind.element_type, unnamed)} * 0"
-        if kind.kind == self._types.RECORD:
-            cursor = kind.get_declaration()
-            named = cursor.spelling and not cursor.is_anonymous() and re.fullmatch(r"\w+", cursor.spelling)
-            return self._record(cursor, cursor.spelling if named else unnamed)
-        if kind.kind == self._types.FLOAT:
+        if issubclass(kind, ctypes.Array):
+            return f"{self._ctype(kind._type_, unnamed)} * {kind._length_}"
+        if issubclass(kind, (ctypes.Structure, ctypes.Union)):
+            own = kind.__name__.removeprefix("struct_").removeprefix("union_")
+            return self._record(kind, own if own in self._names else unnamed)
+        if kind is ctypes.c_float:
             return "ctypes.c_float"
-        signed = {self._types.CHAR_S, self._types.SCHAR, self._types.SHORT, self._types.INT, self._types.LONG,
-                  self._types.LONGLONG}
-        unsigned = {self._types.UCHAR, self._types.USHORT, self._types.UINT, self._types.ULONG, self._types.ULONGLONG,
-                    self._types.ENUM, self._types.BOOL}
-        if kind.kind in signed | unsigned:
-            return f"{'i' if kind.kind in signed else 'u'}{8 * kind.get_size()}"
-        raise ValueError(f"{unnamed}: no ctypes type for {kind.spelling}")
+        size = 8 * ctypes.sizeof(kind)
+        if kind in (ctypes.c_int8, ctypes.c_int16, ctypes.c_int32, ctypes.c_int64, ctypes.c_char):
+            return f"i{size}"
+        if kind in (ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_bool):
+            return f"u{size}"
+        raise ValueError(f"{unnamed}: {kind.__name__} is not written")
+
+
+def _packing(record: type[ctypes.Structure] | type[ctypes.Union], fields: list[tuple[Any, ...]]) -> int:
+    """The ``_pack_`` (0: none) with which these fields lie where ctypeslib2 says that they lie."""
+    base: Any = ctypes.Union if issubclass(record, ctypes.Union) else ctypes.Structure
+    for pack in (0, 1, 2, 4):
+        body: dict[str, Any] = {"_fields_": [(name, _natural(kind), *bits) for name, kind, *bits in fields]}
+        if pack:
+            body |= {"_pack_": pack, "_layout_": "ms"}
+        ours = type("ours", (base,), body)
+        if ctypes.sizeof(ours) == ctypes.sizeof(record) and all(
+                (getattr(ours, name).offset, getattr(ours, name).size) == (getattr(record, name).offset,
+                                                                           getattr(record, name).size)
+                for name, *_ in fields):
+            return pack
+    raise ValueError(f"{record.__name__}: no packing gives the layout that C gives it")
+
+
+@functools.cache
+def _natural(kind: Any) -> Any:
+    """The type as it will be written: ctypeslib2 packs every record and spells out padding, which hides alignment."""
+    if issubclass(kind, ctypes.Array):
+        return _natural(kind._type_) * kind._length_
+    if not issubclass(kind, (ctypes.Structure, ctypes.Union)):
+        return kind
+    fields = [field for field in kind._fields_ if not field[0].startswith("PADDING_")]
+    body: dict[str, Any] = {"_fields_": [(name, _natural(inner), *bits) for name, inner, *bits in fields]}
+    if pack := _packing(kind, fields):
+        body |= {"_pack_": pack, "_layout_": "ms"}
+    return type(kind.__name__, (ctypes.Union if issubclass(kind, ctypes.Union) else ctypes.Structure,), body)
 
 
 STRUCT_IMPORTS = '''import ctypes

@@ -114,7 +114,10 @@ def discovery(sources: Sources) -> bytes:
 
 def ucode(sources: Sources) -> bytes:
     text = _text(sources, "amdgpu/amdgpu_ucode.h")
-    declarations = Declarations(text, [sources.linux_file(f"{AMD}/amdgpu/amdgpu_ucode.h").parent])
+    # From the first structure to the union of all, without the one that needs another header.
+    plain = text[text.index("struct common_firmware_header"):text.index("/* header is fixed size */")]
+    foreign = _cut(plain, "struct gpu_info_firmware_v1_2").rstrip(";\n")
+    declarations = Declarations(plain.replace(foreign, "struct unused {}"))
     enums, constants = _enums(declarations, {"psp_fw_type": "psp_fw_type", "ta_fw_type": "ta_fw_type"})
     return _module(
         "ucode",
