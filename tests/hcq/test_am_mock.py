@@ -393,3 +393,20 @@ def test_a_process_may_simply_end() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT,
                           env={**os.environ, "AMDRV_HAL": "mock"}, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+@pytest.mark.parametrize(("harvest", "units"), [({(0, 0): 0b0101, (3, 1): 0b1000}, 90),
+                                                ({(se, sa): 0xf for se in range(6) for sa in range(2)
+                                                  if (se, sa) != (4, 1)} | {(4, 1): 0b1110}, 2)])
+def test_harvested_cards(harvest: dict[tuple[int, int], int], units: int, code: bytes) -> None:
+    """Fewer WGPs, down to a single one: launches name those that are there, and scratch is divided among them."""
+    machine = mock.Machine(gpus=[mock.Gpu("gfx1100", vram="512M", harvest=harvest)])
+    dev = hcq.Device(open_backend(hal=MockHal(machine)))
+    assert dev.properties.compute_units == units
+    data = np.arange(2048, dtype=np.int32) * 7
+    buffer = filled(dev, data)
+    dev.program(code, "spill")(buffer, 3, grid=8, block=256)
+    dev.program(code, "add")(buffer, buffer, 1, grid=8, block=256)
+    assert np.array_equal(ints(buffer), data % 64 * 3 + np.arange(2048) + 1)
+    dev.close()
+    machine.close()
