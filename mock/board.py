@@ -12,7 +12,6 @@ Inside: ``regs``, ``vram``, ``memory`` (the GMC), ``ih``, ``counters``, ``note``
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import threading
 import time
 from collections import Counter
@@ -84,8 +83,6 @@ class Board:
         """Called at the end of every HDP flush."""
         self.blocks: list[Block] = []
         for attribute, module, name in blocks:
-            if importlib.util.find_spec(module) is None:
-                continue
             block = getattr(importlib.import_module(module), name)(self)
             setattr(self, attribute, block)
             self.blocks.append(block)

@@ -41,7 +41,7 @@ class Engine:
             if self._stopped:
                 return
             self._jobs.append((self._epoch, job, args))
-            self._engines.busy += 1
+            self._engines.count(1)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"{self._engines.label} {self.name}",
                                                 daemon=True)
@@ -59,7 +59,7 @@ class Engine:
                     return
                 epoch, job, args = self._jobs.popleft()
                 if epoch != self._epoch:
-                    self._engines.busy -= 1
+                    self._engines.count(-1)
                     continue
                 self._running, self._current = True, epoch
             try:
@@ -70,8 +70,7 @@ class Engine:
                 self.failure = error
                 self._engines.failed(self, error)
             finally:
-                with self._wake:
-                    self._engines.busy -= 1
+                self._engines.count(-1)
 
     def check(self) -> None:
         """For jobs that wait: give way to other threads. :raises Aborted: when the card was reset meanwhile."""
@@ -99,7 +98,7 @@ class Engine:
         """Drop what is posted; a job that runs sees it at its next :meth:`check`."""
         with self._wake:
             self._epoch += 1
-            self._engines.busy -= len(self._jobs)
+            self._engines.count(-len(self._jobs))
             self._jobs.clear()
             self.failure = None
             self._wake.notify_all()
@@ -121,7 +120,11 @@ class Engines:
         self._engines: dict[str, Engine] = {}
         self._lock = threading.Lock()
         self.busy = 0
-        """Jobs posted and not done (a hint: read without a lock)."""
+        """Jobs posted and not done."""
+
+    def count(self, change: int) -> None:
+        with self._lock:
+            self.busy += change
 
     def __getitem__(self, name: str) -> Engine:
         with self._lock:
@@ -136,7 +139,10 @@ class Engines:
         text = "".join(traceback.format_exception(error)).rstrip()
         self._note("engine-failed", f"{engine.name}: a job raised {type(error).__name__}: {error}\n{text}")
         if engine.on_failure is not None:
-            engine.on_failure(error)
+            try:
+                engine.on_failure(error)
+            except Exception as again:
+                self._note("engine-failed", f"{engine.name}: its on_failure raised {type(again).__name__}: {again}")
 
     def abort(self) -> None:
         for engine in self:

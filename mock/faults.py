@@ -62,6 +62,7 @@ class Faults:
             self._faults.append(fault)
         if kind == "card-lost":
             self._board.lost = True
+            self._board.vram.vanish()
             self._board.bus.bars_changed()
         elif kind == "spurious-interrupt":
             self.strike(kind)
@@ -96,4 +97,5 @@ class Faults:
             self._faults = [f for f in self._faults if kind is not None and f.kind != kind]
         if kind in (None, "card-lost") and self._board.lost:
             self._board.lost = False
+            self._board.vram.return_()
             self._board.bus.bars_changed()

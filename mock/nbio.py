@@ -59,6 +59,7 @@ class Nbio(Block):
         self._reset_at = 0.0
         self._remapped: dict[str, int] = {}
         self._doorbells: dict[int, int] = {}
+        self._routes: tuple[list[tuple[int, int, str | None]], str | None] | None = None
         self._s2a = {n: board.regs.register(f"S2A_DOORBELL_ENTRY_{n}_CTRL") for n in S2A_CLIENTS}
         self._made = False
 
@@ -70,6 +71,7 @@ class Nbio(Block):
             board.regs.on_write_dword(dword, None)
         self._remapped.clear()
         self._doorbells.clear()
+        self._routes = None
         if not self._made:              # powered on long ago
             self._made = True
             self._ready()
@@ -215,24 +217,34 @@ class Nbio(Block):
 
     def doorbell_client(self, dword: int) -> str | None:
         """Where the S2A entries lead a doorbell: "cp", "ih", "sdma" or nowhere."""
+        if self._routes is None:
+            self._routes = self._decode_routes()
+        ranges, rest = self._routes
+        for first, end, client in ranges:
+            if first <= dword < end:
+                return client
+        return rest
+
+    @on_write(*(f"S2A_DOORBELL_ENTRY_{n}_CTRL" for n in S2A_CLIENTS))
+    def route(self, _value: int) -> None:
+        self._routes = None
+
+    def _decode_routes(self) -> tuple[list[tuple[int, int, str | None]], str | None]:
+        """([(first, end, client or None where the entry leads astray)], client of the rest)."""
+        ranges: list[tuple[int, int, str | None]] = []
         rest: str | None = None
         for number, client in S2A_CLIENTS.items():
             register = self._s2a[number]
-            value = self.board.regs[register.name]
-            port = f"S2A_DOORBELL_PORT{number}_"
-
-            def get(field: str, register=register, value=value, port=port) -> int:  # type: ignore[no-untyped-def]
-                return register.field(port + field).get(value)
-
-            if not get("ENABLE"):
+            entry = {name.removeprefix(f"S2A_DOORBELL_PORT{number}_"): value
+                     for name, value in register.unpack(self.board.regs[register.name]).items()}
+            if not entry["ENABLE"]:
                 continue
-            leads = (get("AWID"), get("AWADDR_31_28_VALUE")) == S2A_ROUTES[client]
-            first, count = get("RANGE_OFFSET"), get("RANGE_SIZE")
-            if not count:
-                rest = rest or (client if leads else None)
-            elif first <= dword < first + 2 * count:
-                return client if leads else None
-        return rest
+            leads = client if (entry["AWID"], entry["AWADDR_31_28_VALUE"]) == S2A_ROUTES[client] else None
+            if entry["RANGE_SIZE"]:
+                ranges.append((entry["RANGE_OFFSET"], entry["RANGE_OFFSET"] + 2 * entry["RANGE_SIZE"], leads))
+            else:
+                rest = rest or leads
+        return ranges, rest
 
     # ---- what others hang on
 

@@ -172,6 +172,7 @@ class Vram:
         self._posted: list[tuple[int, int]] = []                    # those of them with stores that await a flush
         self._lock = threading.RLock()
         self._compare = _memcmp()
+        self.gone = False           # a card that left the bus
         self.on_flush: list[PageHook] = []
         """Called at a flush for every page that changed: (offset, old uint8[4096], new uint8[4096])."""
 
@@ -187,9 +188,10 @@ class Vram:
         with self._lock:
             self._release_gone()
             image, _ = self._images()
-            self._refresh(first, end)
-            self._handed[first:end] += 1
+            fresh = self._fresh(first, end)
+            self._handed[first:end] += 1        # from here on engines tell what they write, and wait for the lock
             self._ranges = None
+            self._refresh(fresh)
             exporter = image.bytes[offset:offset + size]    # an array of its own: it lives as long as any view of it
             weakref.finalize(exporter, self._gone.append, (first, end))
             return memoryview(exporter)     # type: ignore[arg-type]
@@ -222,9 +224,9 @@ class Vram:
         page = offset // PAGE
         with self._lock:
             image, _ = self._images()
-            if not self._has_image(page):
-                self._refresh(page, page + 1)
+            fresh = self._fresh(page, page + 1)
             self._single.add(page)
+            self._refresh(fresh)
             image.bytes[offset:offset + width] = data
 
     def _has_image(self, page: int) -> bool:
@@ -235,22 +237,29 @@ class Vram:
             self._image, self._twin = _Mapping(self.size, self._poison), _Mapping(self.size, self._poison)
         return self._image, self._twin
 
-    def _refresh(self, first: int, end: int) -> None:
-        """Make image and twin equal memory in pages that had no image until now."""
+    def _fresh(self, first: int, end: int) -> np.ndarray:
+        """Which pages of [first, end) have no image until now."""
+        fresh = self._handed[first:end] == 0
+        fresh[[page - first for page in self._single if first <= page < end]] = False
+        return np.flatnonzero(fresh) + first
+
+    def _refresh(self, pages: np.ndarray) -> None:
+        """Make image and twin equal memory in ``pages``."""
         image, twin = self._images()
-        stored: np.ndarray | None = None
-        if end - first > 64:
-            parts = [m.stored_pages(first, end - first) for m in (self._memory, image)]
-            if parts[0] is not None and parts[1] is not None:
-                stored = np.union1d(parts[0], parts[1])
-        for low, high in _runs(stored) if stored is not None else [(first, end)]:
-            stale = self._handed[low:high] == 0
-            stale[[page - low for page in self._single if low <= page < high]] = False
-            for a, b in _runs(np.flatnonzero(stale) + low):
-                if not self._equal(self._memory, image, a, b):
-                    image.pages[a:b] = self._memory.pages[a:b]
-                if not self._equal(self._memory, twin, a, b):
-                    twin.pages[a:b] = self._memory.pages[a:b]
+        for first, end in _runs(pages):
+            if end - first > 64:
+                parts = [m.stored_pages(first, end - first) for m in (self._memory, image)]
+                if parts[0] is not None and parts[1] is not None:
+                    stored = list(_runs(np.union1d(parts[0], parts[1])))
+                else:
+                    stored = [(first, end)]
+            else:
+                stored = [(first, end)]
+            for low, high in stored:
+                if not self._equal(self._memory, image, low, high):
+                    image.pages[low:high] = self._memory.pages[low:high]
+                if not self._equal(self._memory, twin, low, high):
+                    twin.pages[low:high] = self._memory.pages[low:high]
 
     def _equal(self, one: _Mapping, other: _Mapping, first: int, end: int) -> bool:
         if self._compare is not None:
@@ -279,7 +288,7 @@ class Vram:
 
     def flush(self) -> int:
         """HDP flush: the CPU's stores reach memory. Returns how many pages changed."""
-        if self._image is None:
+        if self._image is None or self.gone:
             return 0
         changed: list[tuple[int, np.ndarray]] = []
         with self._lock:
@@ -310,7 +319,7 @@ class Vram:
 
     def written(self, offset: int, size: int) -> None:
         """An engine wrote exactly these bytes of memory: the CPU sees them now. Cheap where there is no image."""
-        if self._image is None or not size:
+        if self._image is None or not size or self.gone:
             return
         first, end = offset // PAGE, (offset + size - 1) // PAGE + 1
         if not self._handed[first:end].any() and self._single.isdisjoint(range(first, end)):
@@ -323,7 +332,7 @@ class Vram:
 
     def publish(self, pages: np.ndarray | None = None) -> None:
         """An engine may have written anywhere in ``pages`` (page numbers; None: anywhere): the CPU sees it now."""
-        if self._image is None:
+        if self._image is None or self.gone:
             return
         with self._lock:
             image, twin = self._images()
@@ -370,6 +379,25 @@ class Vram:
                 if mapping is not None:
                     mapping.refill()
             self._flushed()
+
+    def vanish(self) -> None:
+        """The card left the bus: loads through windows give all ones from now on (the stores are lost)."""
+        with self._lock:
+            self.gone = True
+            if self._image is not None:
+                for first, end in self._windows():
+                    self._image.pages[first:end] = 0xFF
+
+    def return_(self) -> None:
+        """It is back, with its memory."""
+        with self._lock:
+            self.gone = False
+            if self._image is not None:
+                for first, end in self._windows():
+                    for low, high in self._stored(first, end):
+                        self._image.pages[low:high] = self._memory.pages[low:high]
+                        self._twin.pages[low:high] = self._memory.pages[low:high]      # type: ignore[union-attr]
+                self._flushed()
 
     def close(self) -> None:
         """Give the memory back; views that are still held keep their own mapping alive."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -45,9 +46,12 @@ def test_messages(card: Any) -> None:
 def test_an_old_result_is_no_new_one(card: Any) -> None:
     card.start_smu()
     assert card.smu(smu13.PPSMC_MSG_TestMessage, 41) == (OK, 42)
+    held = threading.Event()
+    card.board.engine("smu").post(held.wait)                            # the firmware is slow this time
     card.write("MP1_SMN_C2PMSG_82", 7)
     card.write("MP1_SMN_C2PMSG_66", smu13.PPSMC_MSG_TestMessage)        # without clearing C2PMSG_90
     assert card.read("MP1_SMN_C2PMSG_90") == OK and card.read("MP1_SMN_C2PMSG_82") == 7
+    held.set()
     assert card.board.engine("smu").wait_idle() and card.read("MP1_SMN_C2PMSG_82") == 8
 
 

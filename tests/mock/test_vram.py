@@ -147,3 +147,19 @@ def test_bad_arguments() -> None:
         Vram(5000)
     with pytest.raises(ValueError, match=r"window of 0x2000 bytes at 0x7ff000: video memory ends at 0x800000"):
         Vram(SIZE).window(SIZE - PAGE, 2 * PAGE)
+
+
+def test_a_card_that_left_reads_as_ones_through_its_windows() -> None:
+    vram = Vram(SIZE)
+    window = np.frombuffer(vram.window(0, 2 * PAGE), np.uint8)
+    window[:4] = 7
+    vram.flush()
+    vram.vanish()
+    assert (window == 0xFF).all()
+    window[:] = 1
+    vram.view[100] = 9
+    vram.written(100, 1)
+    vram.publish()
+    assert vram.flush() == 0 and window[100] == 1
+    vram.return_()
+    assert (window[:4] == 7).all() and window[100] == 9 and vram.flush() == 0 and (vram.view[:4] == 7).all()
