@@ -4,9 +4,10 @@ Packets are built once from their description, as templates; a launch copies its
 few words that change. Sources: Linux 6.1 (``gfx_v11_0.c``, ``sdma_v6_0.c``), Mesa 25.0 (``radv_cmd_buffer.c``,
 ``ac_cmdbuf.c``, ``ac_shader_util.c``), LLVM's "User Guide for AMDGPU Backend" (initial kernel state, memory model).
 
-Two limits come from the hardware. Both engines wait on 32-bit words, so signals hold 32 bits here (``Properties.signal_bits``;
-hcq starts a new signal before a timeline runs over), and no wait ever sees half of a store. And the scratch slots
-of the waves share one buffer: it grows when a kernel needs more, and older launches keep the buffer they were given.
+Two limits come from the hardware. Both engines wait on 32-bit words, so signals hold 32 bits here
+(``Properties.signal_bits``; hcq starts a new signal before a timeline runs over), and no wait ever sees half of a
+store. And the scratch slots of the waves share one buffer: it grows when a kernel needs more, and older launches
+keep the buffer they were given.
 """
 
 from __future__ import annotations
@@ -359,7 +360,11 @@ class AmBackend:
     # --- memory
 
     def alloc(self, nbytes: int, *, host: bool = False) -> Memory:
-        allocation = self.device.alloc(nbytes, kind="system" if host else "vram")
+        return self._alloc(nbytes, host, "")
+
+    def _alloc(self, nbytes: int, host: bool, name: str) -> Memory:
+        """:param name: for the message of a fault nearby."""
+        allocation = self.device.alloc(nbytes, kind="system" if host else "vram", name=name)
         bisect.insort(self._starts, allocation.address)
         self._live[allocation.address] = allocation
         return Memory(allocation.address, nbytes, allocation.view if host else None, host, allocation)
@@ -405,7 +410,7 @@ class AmBackend:
         engines = self.device.shader_engines
         waves = max(WAVES_PER_CU * self.device.compute_units // engines, WAVES_PER_WORKGROUP)
         waves = max(min(waves, SCRATCH_BUDGET // (wave_bytes * engines)), WAVES_PER_WORKGROUP)
-        memory = self.alloc(wave_bytes * waves * engines)
+        memory = self._alloc(wave_bytes * waves * engines, False, "scratch")
         self._scratches.append(memory)
         self.compute.scratch = Scratch(memory.address, wave_bytes, waves)
 

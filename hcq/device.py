@@ -430,17 +430,21 @@ class Device:
             self.backend.check()
         except Exception as error:
             self._failure = error
+            if pending := self._pending():
+                error.add_note(f"not complete then: {pending}")
             raise
+
+    def _pending(self) -> str:
+        """The first submission of each queue that is not complete."""
+        return "; ".join(text for timeline in self._all if (text := timeline.pending()))
 
     def _expire(self, signal: Signal, value: int, limit: float) -> None:
         self._stuck = True
-        pending = [text for timeline in self._all if (text := timeline.pending())]
         owner = next((timeline for timeline in self._all if timeline.signal is signal), None)
         what = f"{owner.queue.name} to complete submission {value}" if owner else f"{signal!r} to reach {value}"
-        raise DeviceTimeout(f"waited {limit:g} s for {what}. "
-                            + ("Incomplete: " + "; ".join(pending) if pending else "Nothing submitted is incomplete, "
-                               "so nothing will signal it")
-                            + ". HCQ_TIMEOUT or Device.timeout sets the limit")
+        pending = self._pending()
+        state = f"Incomplete: {pending}" if pending else "Nothing submitted is incomplete, so nothing will signal it"
+        raise DeviceTimeout(f"waited {limit:g} s for {what}. {state}. HCQ_TIMEOUT or Device.timeout sets the limit")
 
 
 def _timeout_from_environment() -> float:

@@ -237,7 +237,7 @@ class PlainCard:
     def regs(self) -> Any:
         return _Registers()
 
-    def alloc(self, nbytes: int, *, kind: str = "vram") -> Any:
+    def alloc(self, nbytes: int, *, kind: str = "vram", name: str = "") -> Any:
         if nbytes > self.vram_size:
             raise OutOfMemoryError("VRAM exhausted")
         view = None if self.pieces or nbytes > 1 << 24 else np.zeros(nbytes, np.uint8)

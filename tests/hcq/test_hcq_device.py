@@ -424,8 +424,10 @@ def test_a_timeout_names_the_queue_and_the_work(dev: hcq.Device, code: bytes) ->
 
 def test_a_fault_of_the_device_ends_the_wait(dev: hcq.Device, code: bytes) -> None:
     dev.program(code, "fails")()
-    with pytest.raises(FakeFault, match="page not mapped"):
+    with pytest.raises(FakeFault, match="page not mapped") as caught:
         dev.synchronize()
+    assert caught.value.__notes__ == ["not complete then: FAKE:0 compute 0: submission 1 (kernel 'fails' "
+                                      "grid (1, 1, 1) block (1, 1, 1)) is not complete; 0 of 1 are"]
     for use in (dev.synchronize, lambda: dev.alloc(4), dev.signal):
         with pytest.raises(hcq.DeviceFailedError, match=r"FAKE:0 failed earlier: .*page not mapped.* Close it and"):
             use()
