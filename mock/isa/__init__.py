@@ -23,8 +23,11 @@ def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter"
     :raises IllegalInstruction: with PC and bits. A memory fault of ``memory`` passes through, with a note
         naming the PC and the instruction.
     """
+    if executor == "jit":
+        from mock.isa.jit import execute as compiled
+        return compiled(dispatch, memory, **options)
     if executor != "interpreter":
-        raise ValueError(f"executor must be 'interpreter', not {executor!r}")
+        raise ValueError(f"executor must be 'interpreter' or 'jit', not {executor!r}")
     from mock.isa.interpreter import execute as interpret
     return interpret(dispatch, memory, **options)
 

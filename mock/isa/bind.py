@@ -126,7 +126,8 @@ class _Binder:
         literal = self.instruction.literal
         dpp = operand.field == "src0" and self.instruction.dpp is not None
         if token.startswith("r"):
-            return _fetch_registers(operand, self.wave_size)
+            # The accumulator of a WMMA spreads 256 elements over the wave's lanes.
+            return _fetch_registers(operand, 256 // self.wave_size if token == "rw" else operand.width)
         negate, absolute = bool(self.instruction.neg >> index & 1), bool(self.instruction.abs >> index & 1)
         if token.startswith("p:"):
             kind = token[2:]
@@ -329,12 +330,12 @@ def _fetch_immediate(value: int, token: str) -> Fetch:
     return lambda s: number
 
 
-def _fetch_registers(operand: Operand, wave_size: int) -> Fetch:
+def _fetch_registers(operand: Operand, width: int) -> Fetch:
     if operand.code < VGPR:
         single = fetch(operand, "u32", None)
-        return lambda s: [np.broadcast_to(single(s), (s.lanes, s.waves))] * operand.width
+        return lambda s: [np.broadcast_to(single(s), (s.lanes, s.waves))] * width
     register = operand.code - VGPR
-    return lambda s: s.vgpr[register:register + operand.width]
+    return lambda s: s.vgpr[register:register + width]
 
 
 def _fetch_half(operand: Operand, kind: str, literal: int | None, half: int, negate: bool, absolute: bool) -> Fetch:

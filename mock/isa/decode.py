@@ -163,6 +163,8 @@ def _finish(encoding: Encoding, entry: Opcode, fields: dict[str, int], code: byt
         elif name in _VGPR_FIELDS:
             value += VGPR
         value *= _SCALE.get(name, 1)
+        if width > 1 and value < 124:       # pairs of SGPRs begin at even numbers, more at multiples of four
+            value &= -2 if width == 2 else -4
         operands.append(Operand(name, value, width))
     returns = "atomic" in entry.mnemonic and fields.get("glc")
     if returns and encoding.name in ("FLAT", "GLOBAL"):

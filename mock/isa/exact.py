@@ -12,8 +12,8 @@ from fractions import Fraction
 
 import numpy as np
 
-__all__ = ["NEAREST", "TO_NEGATIVE", "TO_POSITIVE", "TO_ZERO", "add_odd", "add_f64", "fma_f32", "fma_f64", "fma_odd", "fma_scaled_f64",
-           "from_fraction", "mul_f64", "narrow", "two_sum"]
+__all__ = ["NEAREST", "TO_NEGATIVE", "TO_POSITIVE", "TO_ZERO", "add_f64", "add_odd", "fma_f32", "fma_f64", "fma_odd",
+           "fma_scaled_f64", "from_fraction", "mul_f64", "narrow", "two_sum"]
 
 Array = np.ndarray
 NEAREST, TO_POSITIVE, TO_NEGATIVE, TO_ZERO = range(4)

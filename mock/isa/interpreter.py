@@ -8,7 +8,8 @@ that it spins for.
 
 from __future__ import annotations
 
-from collections import Counter
+import threading
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -47,8 +48,8 @@ class _Bound:
 class Machine:
     """One dispatch being executed."""
 
-    def __init__(self, dispatch: Dispatch, memory_: Memory, *, trace: Trace | None = None, count_mnemonics: bool = False,
-                 lds: memory.Lds | None = None) -> None:
+    def __init__(self, dispatch: Dispatch, memory_: Memory, *, trace: Trace | None = None,
+                 count_mnemonics: bool = False, lds: memory.Lds | None = None) -> None:
         self.dispatch = dispatch
         self.accessor = Accessor(memory_)
         self.code = Code(self.accessor, dispatch.code_address)
@@ -58,6 +59,17 @@ class Machine:
         self.trace, self.count_mnemonics = trace, count_mnemonics
         self._blocks: dict[int, _Bound] = {}
         self._vocabularies: dict[int, Vocabulary] = {}
+
+    def prepare(self, dispatch: Dispatch, memory_: Memory) -> None:
+        """Another dispatch of the code at the same address, by the same wave size."""
+        self.dispatch, self.counts = dispatch, Counts()
+        self.accessor.memory = memory_
+
+    def release(self) -> None:
+        """Let go of what belongs to the dispatch that has ended."""
+        self.lds = self.space.lds = memory.Lds(0, 0)
+        for vocabulary in self._vocabularies.values():
+            vocabulary.state = None     # type: ignore[assignment]
 
     # -- code -------------------------------------------------------------------------------------------------
 
@@ -259,6 +271,41 @@ class Machine:
         return exits
 
 
+class _Kept:
+    """Machines whose code is decoded and bound, for the next dispatch of the same code at the same address."""
+
+    LIMIT = 256
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._machines: OrderedDict[tuple[int, int], Machine] = OrderedDict()
+
+    def take(self, dispatch: Dispatch, memory_: Memory) -> Machine:
+        with self._lock:
+            machine = self._machines.pop((dispatch.code_address, dispatch.wave_size), None)
+        if machine is not None:
+            machine.prepare(dispatch, memory_)
+            if machine.code.unchanged():
+                return machine
+        return Machine(dispatch, memory_)
+
+    def give(self, machine: Machine) -> None:
+        dispatch = machine.dispatch
+        with self._lock:
+            self._machines[dispatch.code_address, dispatch.wave_size] = machine
+            while len(self._machines) > self.LIMIT:
+                self._machines.popitem(last=False)
+
+
+_kept = _Kept()
+
+
 def execute(dispatch: Dispatch, memory_: Memory, **options: Any) -> Counts:
     """See :func:`mock.isa.execute`."""
-    return Machine(dispatch, memory_, **options).run()
+    if options:
+        return Machine(dispatch, memory_, **options).run()
+    machine = _kept.take(dispatch, memory_)
+    counts = machine.run()
+    machine.release()
+    _kept.give(machine)
+    return counts

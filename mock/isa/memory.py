@@ -231,7 +231,7 @@ def _locate_scratch(instruction: Instruction) -> Locate:
 
 def _locate_flat(instruction: Instruction) -> Locate:
     f = instruction.fields
-    offset = _u64(_signed(f["offset"], 13))
+    offset = _u64(f["offset"] & 0xfff)      # the sign bit is ignored in this segment
     read = fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None)
 
     def locate(s: State, mask: Any) -> Where:

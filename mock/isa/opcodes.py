@@ -1071,11 +1071,11 @@ f ds_store_2addr_stride64_b32 addr,data0,data1
 14 ds_nop
 15 ds_add_f32 addr,data0
 18 ds_gws_sema_release_all
-19 ds_gws_init addr
+19 ds_gws_init
 1a ds_gws_sema_v
-1b ds_gws_sema_br addr
+1b ds_gws_sema_br
 1c ds_gws_sema_p
-1d ds_gws_barrier addr
+1d ds_gws_barrier
 1e ds_store_b8 addr,data0
 1f ds_store_b16 addr,data0
 20 ds_add_rtn_u32 vdst,addr,data0
@@ -1109,7 +1109,7 @@ f ds_store_2addr_stride64_b32 addr,data0,data1
 3c ds_load_u16 vdst,addr
 3d ds_consume vdst
 3e ds_append vdst
-3f ds_ordered_count addr
+3f ds_ordered_count vdst,addr
 40 ds_add_u64 addr,data0:2
 41 ds_sub_u64 addr,data0:2
 42 ds_rsub_u64 addr,data0:2
@@ -1154,8 +1154,8 @@ f ds_store_2addr_stride64_b32 addr,data0,data1
 77 ds_load_2addr_b64 vdst:4,addr
 78 ds_load_2addr_stride64_b64 vdst:4,addr
 79 ds_add_rtn_f32 vdst,addr,data0
-7a ds_add_gs_reg_rtn data0
-7b ds_sub_gs_reg_rtn data0
+7a ds_add_gs_reg_rtn vdst:2,data0
+7b ds_sub_gs_reg_rtn vdst:2,data0
 7e ds_condxchg32_rtn_b64 vdst:2,addr,data0:2
 a0 ds_store_b8_d16_hi addr,data0
 a1 ds_store_b16_d16_hi addr,data0

@@ -43,8 +43,6 @@ def constant(code: int, kind: str, literal: int | None) -> Any:
         value = 192 - code
     elif code in _FLOATS:
         form = {16: "f16", 32: "f32", 64: "f64"}[width]
-        if kind[0] in "iu" and width == 16:
-            form = "f32"
         value = _INV_2PI[form] if code == 248 else int(DTYPES[form](_FLOATS[code]).view(DTYPES["u" + form[1:]]))
     else:
         raise ValueError(f"operand code {code} is no constant")

@@ -45,6 +45,12 @@ class Code:
     def __init__(self, accessor: Accessor, address: int) -> None:
         self.accessor, self.address = accessor, address
         self._pages: dict[int, bytes] = {}
+        self._decoded: dict[int, bytes] = {}
+
+    def unchanged(self) -> bool:
+        """Read the pages again: is everything that was decoded still there? (Other bytes of the pages may differ.)"""
+        self._pages.clear()
+        return all(self.bytes(pc, len(code)) == code for pc, code in self._decoded.items())
 
     def _page(self, number: int) -> bytes:
         if number not in self._pages:
@@ -53,8 +59,12 @@ class Code:
 
     def bytes(self, pc: int, n: int) -> bytes:
         address = self.address + pc
-        first = self._page(address // PAGE)[address % PAGE:address % PAGE + n]
-        return first if len(first) == n else first + self._page(address // PAGE + 1)[:n - len(first)]
+        number, at = divmod(address, PAGE)
+        found = self._page(number)[at:at + n]
+        while len(found) < n:
+            number += 1
+            found += self._page(number)[:n - len(found)]
+        return found
 
     def instruction(self, pc: int) -> Instruction:
         """Decode at ``pc``. The page after is only touched when the instruction reaches into it."""
@@ -69,6 +79,12 @@ class Code:
             return decode(self.bytes(pc, self._LONGEST), address)
 
     def block(self, pc: int, limit: int = 512) -> Block:
+        """The block that begins at ``pc``."""
+        block = self._decode_block(pc, limit)
+        self._decoded[pc] = b"".join(i.bits for i in block.instructions)
+        return block
+
+    def _decode_block(self, pc: int, limit: int) -> Block:
         block = Block(pc)
         while len(block.instructions) < limit:
             try:

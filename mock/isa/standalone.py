@@ -214,7 +214,8 @@ def run(code: bytes | np.ndarray | CodeObject, *, grid: Sequence[int], block: Se
     dispatch = Dispatch(
         code_address=entry, rsrc1=rsrc1, rsrc2=rsrc2, rsrc3=rsrc3 or 0, grid=grid3, block=block3, wave_size=wave,
         user_sgprs=tuple(user_sgprs) if user_sgprs is not None else (address & 0xffffffff, address >> 32),
-        lds_bytes=lds_bytes, scratch_address=scratch, scratch_wave_bytes=wave_bytes, scratch_slots=slots if private else 0)
+        lds_bytes=lds_bytes, scratch_address=scratch, scratch_wave_bytes=wave_bytes,
+        scratch_slots=slots if private else 0)
     from mock.isa import execute
     return execute(dispatch, space, executor=executor, **options)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mock.isa import exact
 from mock.isa.transcendental import Transcendental
+from mock.isa.wmma import multiply_tiles
 
 if TYPE_CHECKING:
     from mock.isa.state import State
@@ -24,13 +25,14 @@ DTYPES: dict[str, Any] = {
     "u8": np.uint8, "i8": np.int8, "u16": np.uint16, "i16": np.int16, "f16": np.float16, "b16": np.uint16,
     "u32": np.uint32, "i32": np.int32, "f32": np.float32, "b32": np.uint32,
     "u64": np.uint64, "i64": np.int64, "f64": np.float64, "b64": np.uint64}
-_BITS: dict[Any, Any] = {np.float16: np.uint16, np.float32: np.uint32, np.float64: np.uint64}
-_SIGN: dict[Any, Any] = {np.float16: np.uint16(0x8000), np.float32: np.uint32(0x8000_0000), np.float64: np.uint64(1 << 63)}
-_QUIET: dict[Any, Any] = {np.float16: np.uint16(0x0200), np.float32: np.uint32(0x0040_0000), np.float64: np.uint64(1 << 51)}
-_EXPONENT: dict[Any, Any] = {np.float16: np.uint16(0x7c00), np.float32: np.uint32(0x7f80_0000), np.float64: np.uint64(0x7ff << 52)}
-_DEFAULT_NAN: dict[Any, Any] = {np.float16: np.uint16(0x7e00), np.float32: np.uint32(0x7fc0_0000), np.float64: np.uint64(0x7ff8 << 48)}
-_FRACTION: dict[Any, int] = {np.float16: 10, np.float32: 23, np.float64: 52}
-_TINY: dict[Any, Any] = {np.float16: 2.0 ** -14, np.float32: 2.0 ** -126, np.float64: 2.0 ** -1022}
+_F16, _F32, _F64 = np.float16, np.float32, np.float64
+_BITS: dict[Any, Any] = {_F16: np.uint16, _F32: np.uint32, _F64: np.uint64}
+_SIGN: dict[Any, Any] = {_F16: np.uint16(0x8000), _F32: np.uint32(0x8000_0000), _F64: np.uint64(1 << 63)}
+_QUIET: dict[Any, Any] = {_F16: np.uint16(0x0200), _F32: np.uint32(0x0040_0000), _F64: np.uint64(1 << 51)}
+_EXPONENT: dict[Any, Any] = {_F16: np.uint16(0x7c00), _F32: np.uint32(0x7f80_0000), _F64: np.uint64(0x7ff << 52)}
+_DEFAULT_NAN: dict[Any, Any] = {_F16: np.uint16(0x7e00), _F32: np.uint32(0x7fc0_0000), _F64: np.uint64(0x7ff8 << 48)}
+_FRACTION: dict[Any, int] = {_F16: 10, _F32: 23, _F64: 52}
+_TINY: dict[Any, float] = {_F16: 2.0 ** -14, _F32: 2.0 ** -126, _F64: 2.0 ** -1022}
 
 
 def _two_over_pi_bits() -> np.ndarray:
@@ -82,12 +84,13 @@ class Vocabulary(Transcendental):
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
         self.state: State = None        # type: ignore[assignment]
-        rounding: dict[Any, int] = {np.float32: mode.round_32, np.float16: mode.round_16_64, np.float64: mode.round_16_64}
-        denorm: dict[Any, int] = {np.float32: mode.denorm_32, np.float16: mode.denorm_16_64, np.float64: mode.denorm_16_64}
+        rounding: dict[Any, int] = {_F32: mode.round_32, _F16: mode.round_16_64, _F64: mode.round_16_64}
+        denorm: dict[Any, int] = {_F32: mode.denorm_32, _F16: mode.denorm_16_64, _F64: mode.denorm_16_64}
         self.rounding = rounding
         self.flush_in = {k: not d & 1 for k, d in denorm.items()}
         self.flush_out = {k: not d & 2 for k, d in denorm.items()}
-        self.plain = {k: rounding[k] == exact.NEAREST and denorm[k] == 3 and not (mode.fp16_overflow and k is np.float16)
+        # IEEE nearest with denormals: what NumPy does by itself.
+        self.plain = {k: rounding[k] == exact.NEAREST and denorm[k] == 3 and not (mode.fp16_overflow and k is _F16)
                       for k in rounding}
 
     # -- integers and bits ------------------------------------------------------------------------------------
@@ -565,6 +568,10 @@ class Vocabulary(Transcendental):
         for i in range(53):
             result = result * 2.0 + _TWO_OVER_PI[shift + i]
         return result
+
+    def wmma(self, source: str, accumulator: str, a: Array, b: Array, c: Array, **modifiers: int) -> Array:
+        """D = A x B + C on 16x16 tiles in registers; see :mod:`mock.isa.wmma`."""
+        return multiply_tiles(self.lanes, source, accumulator, a, b, c, **modifiers)
 
     # -- across lanes -----------------------------------------------------------------------------------------
 

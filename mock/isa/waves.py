@@ -69,7 +69,8 @@ class Batch:
             "shared_base": np.full(self.waves, d.shared_base, np.uint64),
             "private_base": np.full(self.waves, d.private_base, np.uint64)}
         # MODE: FLOAT_MODE, then DX10_CLAMP and IEEE, FP16_OVFL (RDNA3 ISA, "Mode register").
-        mode = rsrc1.float_mode | int(rsrc1.dx10_clamp) << 8 | int(rsrc1.ieee_mode) << 9 | int(rsrc1.fp16_overflow) << 23
+        mode = rsrc1.float_mode | int(rsrc1.dx10_clamp) << 8 | int(rsrc1.ieee_mode) << 9
+        mode |= int(rsrc1.fp16_overflow) << 23
         return State(lanes, vgpr, sgpr, per_wave, 0, mode)
 
     def _scalars(self, sgpr: np.ndarray, workgroup: np.ndarray, wave: np.ndarray, rsrc2: Rsrc2) -> None:

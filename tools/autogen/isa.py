@@ -86,7 +86,8 @@ _TELLING: dict[str, tuple[dict[str, int], list[dict[str, int]]]] = {
            [{}, {"data1": 0}, {"vdst": 0}, {"vdst": 0, "data1": 0}, {"data0": 0, "data1": 0},
             {"vdst": 0, "data0": 0, "data1": 0}, {"addr": 0, "data0": 0, "data1": 0},
             {"vdst": 0, "addr": 0, "data1": 0},
-            {"gds": 1, "vdst": 0, "data0": 0, "data1": 0}, {"gds": 1, "vdst": 0, "addr": 0, "data1": 0},
+            {"gds": 1, "data0": 0, "data1": 0}, {"gds": 1, "addr": 0, "data1": 0},
+            {"gds": 1, "vdst": 0, "addr": 0, "data1": 0},
             {"gds": 1, "vdst": 0, "addr": 0, "data0": 0, "data1": 0}, {"vdst": 0, "addr": 0, "data0": 0, "data1": 0},
             {"gds": 1}, {"gds": 1, "data1": 0}, {"gds": 1, "data0": 0, "data1": 0}, {"gds": 1, "addr": 0, "data1": 0},
             {"gds": 1, "data0": 0, "data1": 0, "addr": 0}]),
@@ -120,12 +121,12 @@ def _pattern(name: str, text: str, values: dict[str, int]) -> str:
     operands = []
     for kind, low, low2, high in re.findall(r"\b([vs])(?:(\d+)(?:\.[lh])?\b|\[(\d+):(\d+)\])", text.partition(" ")[2]):
         first = int(low or low2)
-        field = by_number.get((kind, first))
-        if field is None:
+        used = by_number.get((kind, first))
+        if used is None:
             continue
         width = int(high) - first + 1 if high else 1
-        scalar = kind == "s" and field not in _SCALAR_FIELDS
-        operands.append(field + ("!" if scalar else "") + (f":{width}" if width > 1 else ""))
+        scalar = kind == "s" and used not in _SCALAR_FIELDS
+        operands.append(used + ("!" if scalar else "") + (f":{width}" if width > 1 else ""))
     return ",".join(operands)
 
 
