@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 import hcq
 import mock
 from amdrv.backend import AmBackend, open_backend
-from amdrv.errors import GpuFault
+from amdrv.errors import CardBusyError, GpuFault, NoCardError
 from amdrv.hal.mock import MockHal
 
 ROOT = Path(__file__).parents[2]
@@ -410,3 +410,23 @@ def test_harvested_cards(harvest: dict[tuple[int, int], int], units: int, code: 
     assert np.array_equal(ints(buffer), data % 64 * 3 + np.arange(2048) + 1)
     dev.close()
     machine.close()
+
+
+def test_what_cannot_be_opened_or_loaded(hal: MockHal, pair: list[hcq.Device], code: bytes) -> None:
+    """One clear error each, and the card that is open goes on."""
+    dev = pair[0]
+    with pytest.raises(CardBusyError, match="already open"):
+        open_backend(0, hal=hal)
+    with pytest.raises(NoCardError, match="no AMD GPU of number 5"):
+        open_backend(5, hal=hal)
+    with pytest.raises(hcq.CodeObjectError, match=r"for gfx1030, AM:0 is gfx1100; compile with -mcpu=gfx1100"):
+        dev.program(compile_opencl("__kernel void k() {}", arch="gfx1030"))
+    with pytest.raises(hcq.CodeObjectError, match="not an ELF file"):
+        dev.program(b"not a code object")
+    with pytest.raises(hcq.CodeObjectError, match="truncated"):
+        dev.program(code[:len(code) // 2])
+    with pytest.raises(hcq.CodeObjectError, match="no kernel 'sub' in the code object; it has: add, axpy, constants"):
+        dev.program(code, "sub")
+    buffer = filled(dev, np.arange(64, dtype=np.int32))
+    dev.program(code, "add")(buffer, buffer, 1, block=64)
+    assert np.array_equal(ints(buffer), np.arange(64) + 1)
