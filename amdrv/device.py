@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from amdrv import hal as hal_package
 from amdrv.errors import AmdrvError, BootError, CardLostError, FirmwareError, NoCardError, UnknownIpError, WaitTimeout
 from amdrv.facts import navi31
+from amdrv.facts.ih import SOC21_IH_CLIENTID_GRBM_CP as GRBM_CP
 from amdrv.firmware import FirmwareSet, load_set, search_path
 from amdrv.hal import AMD_VENDOR_ID, DmaMapping, Hal, PciDevice, PciFunction, Region
 from amdrv.interrupts import Interrupts
@@ -26,7 +27,7 @@ from amdrv.ip import discovery as ip_discovery
 from amdrv.ip.gfx import PRIVATE_APERTURE, SHARED_APERTURE, Gfx
 from amdrv.ip.gmc import Gmc
 from amdrv.ip.hdp import Hdp
-from amdrv.ip.ih import Ih
+from amdrv.ip.ih import Entry, Ih
 from amdrv.ip.nbio import CAP_EXPRESS, Mmio, Nbio, disable_bus_master
 from amdrv.ip.psp import Psp
 from amdrv.ip.sdma import Sdma
@@ -277,6 +278,10 @@ class Device:
         self.gmc.flush_tlb()
 
     # -- health ---------------------------------------------------------------------------------------------------
+
+    def ring_of(self, entry: Entry) -> Ring | None:
+        """The ring whose engine raised an interrupt, where the entry says so."""
+        return self.gfx.ring_of(entry) if entry.client == GRBM_CP else self.sdma.ring_of(entry)
 
     def check(self) -> None:
         """Raise what went wrong on the card since the last call, if anything.

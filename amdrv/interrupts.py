@@ -143,7 +143,7 @@ class Interrupts:
                 self._fault(f"{what}, VMID {entry.vmid}")
         elif gfx and entry.source in ENGINE_ERRORS:
             self.counts["engine error"] += 1
-            self._fault(f"{ENGINE_ERRORS[entry.source]}: {entry}")
+            self._engine_error(entry)
         else:
             self.counts["other"] += 1
         for handler in self._handlers.get((entry.client, entry.source), ()):
@@ -158,6 +158,11 @@ class Interrupts:
         memory = self.device.require_memory()
         self._fault(f"page fault at {address:#x}: {cause} (VMID {entry.vmid}, {hub.name} hub); "
                     f"this is {memory.nearest(address)}")
+
+    def _engine_error(self, entry: Entry) -> None:
+        ring = self.device.ring_of(entry)
+        where = f"{ring.name}, {ring.describe_stuck()}" if ring is not None else str(entry)
+        self._fault(f"{ENGINE_ERRORS[entry.source]}: {where}")
 
     def _fault(self, text: str) -> None:
         if len(self._faults) < KEPT_FAULTS:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from amdrv import pm4, sdma
 from amdrv.errors import GpuHang, PacketError, WaitTimeout
 from amdrv.wait import wait_until
 
@@ -23,6 +24,7 @@ __all__ = ["Ring"]
 FULL_TIMEOUT = 30.0             # seconds that a submission waits for room
 POINTERS_BYTES = 4096           # one page a ring: rptr in the first cache line, wptr in the next
 RPTR_OFFSET, WPTR_OFFSET = 0, 64
+STUCK_WORDS = 64                # looked at for the packet where a queue stands
 
 
 class Ring:
@@ -101,11 +103,15 @@ class Ring:
             raise GpuHang(f"{error}; the queue does not advance past word {self.wptr - self.pending}: "
                           f"{self.describe_stuck()}") from error
 
-    def describe_stuck(self, count: int = 4) -> str:
-        """The first words that the engine has not read, for the message of a hang."""
+    def describe_stuck(self) -> str:
+        """The packet that the engine has not got past, as text: for the message of a hang or a fault."""
+        count = min(self.pending, STUCK_WORDS)
+        if not count:
+            return "all packets were read"
         at = self.wptr - self.pending
-        words = [int(self._content[(at + i) % self.words]) for i in range(min(count, self.pending))]
-        return "next words " + (" ".join(f"{word:#010x}" for word in words) or "none")
+        words = [int(self._content[(at + i) % self.words]) for i in range(count)]
+        decode = pm4.decode if self.kind == "compute" else sdma.decode
+        return "next is " + " ".join(str(decode(words)[0]).split()).removeprefix("0: ")
 
     def __repr__(self) -> str:
         return f"<Ring {self.name}: {self.pending} of {self.words} words pending, {self.wptr} written>"

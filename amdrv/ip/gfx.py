@@ -23,6 +23,7 @@ from amdrv.wait import wait_until
 
 if TYPE_CHECKING:
     from amdrv.device import Device
+    from amdrv.ip.ih import Entry
 
 __all__ = ["Gfx", "PRIVATE_APERTURE", "SHARED_APERTURE", "STATIC_THREAD_MGMT"]
 
@@ -240,6 +241,11 @@ class Gfx:
         regs.CP_HQD_PERSISTENT_STATE.write(mqd.cp_hqd_persistent_state)
         regs.CP_HQD_ACTIVE.write(mqd.cp_hqd_active)
         regs.CP_PQ_STATUS.update(doorbell_enable=1)
+
+    def ring_of(self, entry: Entry) -> Ring | None:
+        """By an interrupt's ring id (gfx_v11_0_eop_irq): bits 1:0 pipe, 3:2 ME, 6:4 queue."""
+        place = entry.ring_id >> 2 & 3, entry.ring_id & 3, entry.ring_id >> 4 & 7
+        return dict(zip(QUEUES, self.rings, strict=False)).get(place)
 
     def _dequeue(self, what: str) -> None:
         """Take the selected queue off the hardware, if it is on it."""

@@ -11,6 +11,7 @@ from amdrv.ring import Ring
 
 if TYPE_CHECKING:
     from amdrv.device import Device
+    from amdrv.ip.ih import Entry
 
 __all__ = ["Sdma"]
 
@@ -74,6 +75,11 @@ class Sdma:
         queue("RB_CNTL").write(int(control), rptr_writeback_enable=1, wptr_poll_enable=0, f32_wptr_poll_enable=1,
                                rb_enable=1)
         queue("IB_CNTL").update(ib_enable=1)
+
+    def ring_of(self, entry: Entry) -> Ring | None:
+        """By an interrupt's ring id (sdma_v6_0_process_trap_irq): bits 3:0 queue, 7:4 engine."""
+        engine, queue = entry.ring_id >> 4, entry.ring_id & 0xF
+        return self.rings[engine] if queue == 0 and engine < len(self.rings) else None
 
     def shutdown(self) -> None:
         """sdma_v6_0_gfx_stop, then sdma_v6_0_enable off"""

@@ -21,6 +21,7 @@ from amdrv.errors import (
     CardLostError,
     FirmwareError,
     GpuFault,
+    GpuHang,
     NoCardError,
     OutOfMemoryError,
     UnknownIpError,
@@ -303,6 +304,46 @@ def test_a_freed_buffer_is_named_in_a_fault(boot: Boot) -> None:
         return False
     with pytest.raises(GpuFault, match=r"inside temporary buffer 0x\w+\.\.0x\w+, which was freed"):
         wait_until(reported, 5, "the fault to be reported")
+
+
+BAD_WORDS = [
+    ("compute", [0xC000FE00, 0], "a PM4 packet with an unknown opcode: AM:0 compute 0, next is UNKNOWN .*0xfe"),
+    ("copy", [0xEE], "an SDMA queue hangs: AM:0 SDMA 1, next is UNKNOWN .*opcode 238"),
+    ("compute", pm4.build("WRITE_DATA", DST_SEL=0, WR_CONFIRM=1, DST_ADDR=0x2000, DATA=[1]),
+     "touched a register that queues may not touch: AM:0 compute 0, next is WRITE_DATA"),
+]
+
+
+@pytest.mark.parametrize(("kind", "bad", "message"), BAD_WORDS)
+def test_a_bad_packet_is_named_with_its_queue(boot: Boot, kind: str, bad: list[int], message: str) -> None:
+    device = boot()
+    ring = device.compute_rings[0] if kind == "compute" else device.sdma_rings[1]
+    ring.submit(words(bad))
+
+    def reported() -> bool:
+        device.check()
+        return False
+    with pytest.raises(GpuFault, match=message):
+        wait_until(reported, 5, "the bad packet to be reported")
+    device.close()
+    assert device.shutdown_errors == []
+    everything_works(boot())
+
+
+def test_a_queue_that_waits_for_ever_is_a_hang(boot: Boot) -> None:
+    device = boot()
+    ring, word = device.compute_rings[0], device.alloc(4096, kind="system")
+    wait = pm4.build("WAIT_REG_MEM", FUNCTION="EQUAL", MEM_SPACE=1, ADDRESS=word.address, REFERENCE=5, MASK=0xFF,
+                     POLL_INTERVAL=4)
+    ring.timeout = 0.2
+    ring.submit(words(wait))
+    ring.submit(np.full(ring.words - 100, pm4.build("NOP")[0], np.uint32))
+    with pytest.raises(GpuHang, match=rf"AM:0 compute 0: room .* next is WAIT_REG_MEM .*{word.address:#x}"):
+        ring.submit(np.full(200, pm4.build("NOP")[0], np.uint32))
+    assert word.view is not None
+    word.view[0] = 5                        # the wait ends, and everything behind it is done
+    Fence(device).compute(ring)
+    everything_works(device)
 
 
 # -- again, and after accidents ----------------------------------------------------------------------------------------

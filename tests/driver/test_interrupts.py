@@ -87,7 +87,7 @@ class FakeCard:
         self.device = SimpleNamespace(
             name="AM:0", statistics=Counter(), ih=SimpleNamespace(take=self.take, rearm=self.rearm),
             gmc=SimpleNamespace(**hub), require_memory=lambda: SimpleNamespace(nearest=lambda a: f"near {a:#x}"),
-            pci=SimpleNamespace(interrupt=lambda: self if msi else None))
+            ring_of=lambda entry: None, pci=SimpleNamespace(interrupt=lambda: self if msi else None))
         device: Any = self.device
         self.interrupts = Interrupts(device)
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amdrv import pm4
 from amdrv.errors import GpuFault, GpuHang, PacketError
 from amdrv.memory import Allocation
 from amdrv.ring import Ring
@@ -93,10 +94,14 @@ def test_a_full_ring_waits_for_room() -> None:
 def test_a_stuck_ring_is_a_hang_that_names_queue_and_words() -> None:
     engine = Engine(eager=False)
     engine.ring.timeout = 0.01
-    engine.ring.submit(np.array([0xC0001000, 2, 3, 4, 5, 6, 7, 8, 9, 10], np.uint32))
+    nop = pm4.build("NOP")[0]
+    wait = pm4.build("WAIT_REG_MEM", FUNCTION="EQUAL", MEM_SPACE=1, ADDRESS=0x2000, REFERENCE=5, MASK=0xFF,
+                     POLL_INTERVAL=4)
+    engine.ring.submit(np.array([nop, *wait, nop, nop], np.uint32))
     engine.consume(1)
-    with pytest.raises(GpuHang, match=r"AM:9 compute 3: room in the ring: not within 0\.01 s; last seen: 9 of 16 words "
-                                      r"pending; the queue does not advance past word 1: next words 0x00000002"):
+    expected = (r"AM:9 compute 3: room in the ring: not within 0\.01 s; last seen: 9 of 16 words pending; the queue does "
+                r"not advance past word 1: next is WAIT_REG_MEM \(7 words\) FUNCTION = EQUAL .*ADDRESS = 0x2000")
+    with pytest.raises(GpuHang, match=expected):
         engine.ring.submit(np.zeros(7, np.uint32))
     engine.faults = 1
     with pytest.raises(GpuFault, match="the card said so"):
