@@ -10,6 +10,7 @@ What cannot start hangs, as on silicon: :class:`Hang` says why. A wave that faul
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ USER_SGPRS = 16
 ENGINES_MASKS = 8           # COMPUTE_STATIC_THREAD_MGMT_SE0..7
 SA_BITS = 16                # compute units of one array in a mask
 MAX_WORK_ITEMS = 1024
+KEEP_PAGES = 256            # arrays of written pages before they are put together
 
 
 class Hang(Exception):
@@ -45,12 +47,14 @@ class ShaderAddressSpace:
         self.queue, self.vmid = queue, vmid
         self.memory = queue.board.memory
         self.rules = queue.board.gfx.shader_memory(vmid)
+        self._lock = threading.Lock()           # an executor may have several threads
         self.pages: list[np.ndarray] = []       # host pages that were written
         self.drop_low_bits = self.rules.alignment != ALIGN_UNALIGNED
         """The executor takes addresses down to their element's size, as the DWORD alignment modes do."""
         if self.drop_low_bits:
-            queue.board.note("alignment", f"{queue.name}: a launch while SH_MEM_CONFIG.ALIGNMENT_MODE of VMID {vmid} is "
-                             f"{self.rules.alignment}, not {ALIGN_UNALIGNED} (unaligned): low address bits are dropped")
+            queue.board.note("alignment", f"{queue.name}: a launch while SH_MEM_CONFIG.ALIGNMENT_MODE of VMID {vmid} "
+                             f"is {self.rules.alignment}, not {ALIGN_UNALIGNED} (unaligned): low address bits are "
+                             "dropped")
 
     def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
         """uint64[n] -> uint64[n]. :raises Fault:"""
@@ -60,16 +64,23 @@ class ShaderAddressSpace:
             addresses = addresses & np.uint64(0xFFFFFFFF)
         hosts = self.memory.translate("gc", self.vmid, addresses, write=write, nbytes=nbytes, client=Client.TCP)
         if write:
-            self.pages.append(np.unique(hosts & ~np.uint64(0xFFF)))
-            if len(self.pages) > 256:
-                self.pages = [np.unique(np.concatenate(self.pages))]
+            with self._lock:
+                self.pages.append(np.unique(hosts & ~np.uint64(0xFFF)))
+                if len(self.pages) > KEEP_PAGES:
+                    self.pages[:] = [np.unique(np.concatenate(self.pages))]
         return hosts
+
+    @property
+    def generation(self) -> int:
+        """Grows with every invalidation of the VMID's TLB: an executor that keeps pointers drops them then."""
+        return self.memory.generation("gc", self.vmid)
 
     def publish(self) -> None:
         """Stores of the waves become visible to the CPU."""
-        if self.pages:
-            self.memory.publish(np.unique(np.concatenate(self.pages)))
-            self.pages.clear()
+        with self._lock:
+            pages, self.pages = self.pages, []
+        if pages:
+            self.memory.publish(np.unique(np.concatenate(pages)))
 
 
 def _three(values: Iterable[int]) -> tuple[int, int, int]:
@@ -170,7 +181,8 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
                            nbytes=4, client=Client.SQC_INST)
     space = ShaderAddressSpace(queue, vmid)
     try:
-        counts = isa.execute(dispatch, space)
+        counts = isa.execute(dispatch, space, executor="interpreter") if space.drop_low_bits \
+            else isa.execute(dispatch, space)
     finally:
         space.publish()
     board.counters["instructions"] += counts.instructions

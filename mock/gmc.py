@@ -248,7 +248,7 @@ class Hub:
             tlb = self.tlbs.get(vmid)
             if tlb is None:
                 tlb = self.tlbs[vmid] = Tlb()
-            self._follow_bus()
+            self.follow_bus()
             if not self.strict:
                 tlb.drop(0, None, entries=True, walks=True, block=0)
             slots, hit = tlb.look_up(pages)
@@ -273,12 +273,16 @@ class Hub:
                 tlb.fill(pages[valid], entries[valid], hosts[valid])
         return hosts
 
-    def _follow_bus(self) -> None:
+    def follow_bus(self) -> None:
+        """What left the host bus is not reached through old pointers."""
         generation = self.board.bus.generation
-        if generation is not self.bus_seen:
+        if generation is self.bus_seen:
+            return
+        with self.lock:
             self.bus_seen = generation
-            for tlb in self.tlbs.values():
+            for vmid, tlb in self.tlbs.items():
                 tlb.forget_hosts(vm.PTE_SYSTEM)
+                self.gmc.invalidated(self.name, vmid)
 
     def _walk(self, config: _Config, vmid: int, tlb: Tlb, wanted: np.ndarray, write: bool, client: int) -> np.ndarray:
         """Sorted uint64[n] page numbers -> uint64[n] entries."""
@@ -492,6 +496,7 @@ class Gmc(Block):
         self.hubs = {"gc": Hub(self, "gc", "gc_11_0_0", "GC"), "mm": Hub(self, "mm", "mmhub_3_0_0", "MM")}
         self._qwords = np.frombuffer(board.vram.view, dtype=np.uint64)
         self._spare = np.zeros(3 * PAGE, np.uint8)
+        self._generations = {hub: [0] * VMIDS for hub in self.hubs}
         self.on_invalidate: list[Callable[[str, int], None]] = []
         """Called with (hub, vmid) after a TLB forgot something: software TLBs above this one follow."""
         self.tables = TableCount(board, self)
@@ -622,7 +627,13 @@ class Gmc(Block):
     def interrupt(self, client: int, source: int, **rest: Any) -> None:
         self.board.ih.post(client, source, **rest)
 
+    def generation(self, hub: str, vmid: int) -> int:
+        """How often the TLB of a VMID forgot something, or the host bus changed under it."""
+        self.hubs[hub].follow_bus()
+        return self._generations[hub][vmid]
+
     def invalidated(self, hub: str, vmid: int) -> None:
+        self._generations[hub][vmid] += 1
         for function in self.on_invalidate:
             function(hub, vmid)
 

@@ -444,8 +444,21 @@ class Mec(Block):
             else:
                 self._held.discard(pipe)
         self.noted.clear()
+        self._astray(value)
         for queue_of in self.queues.values():
             queue_of.kick()
+
+    def _astray(self, value: int) -> None:
+        """A pipe of micro engine 1 that is let run without its start address executes whatever is there."""
+        cntl = self.board.regs.register("CP_MEC_RS64_CNTL")
+        if not self.board.psp.autoload_done or cntl["MEC_HALT"].get(value):
+            return
+        for pipe in range(PIPES):
+            if cntl[f"MEC_PIPE{pipe}_ACTIVE"].get(value) and not cntl[f"MEC_PIPE{pipe}_RESET"].get(value) \
+                    and (MES[0], pipe) not in self.started:
+                self.board.note("mec-start", f"micro engine 1, pipe {pipe} was let run, but no start address was "
+                                             "latched (CP_MEC_RS64_PRGRM_CNTR_START and _HI, then a pulse of its "
+                                             "reset)")
 
     _held: set[int]                             # pipes in reset
     _told: set[tuple[str, int, int]]            # (register, micro engine, pipe) of start addresses written since reset
@@ -515,6 +528,11 @@ class Mec(Block):
             if me == MES[0] and value >> pipe * QUEUES + index & 1 and queue.active:
                 queue.engine.post(self.poll, queue)
 
+    @property
+    def polling(self) -> bool:
+        """CP looks at write pointers in memory by itself, too."""
+        return bool(self.board.regs.field("CP_PQ_WPTR_POLL_CNTL", "EN"))
+
     def poll(self, queue: ComputeQueue, address: int | None = None) -> None:
         if address is None:
             address = queue.hqd("PQ_WPTR_POLL_ADDR") & ~3 | (queue.hqd("PQ_WPTR_POLL_ADDR_HI") & 0xFFFF) << 32
@@ -544,6 +562,8 @@ class Mec(Block):
                                                       "the write pointer as it was")
                     value |= queue.write & ~M32
                 queue.set_write(value)
+                if self.polling:
+                    queue.engine.post(self.poll, queue)
                 return
         self.board.note("doorbell-unattached", f"doorbell at byte {offset:#x}: no active queue has it enabled")
 

@@ -145,6 +145,7 @@ class SdmaQueue:
                 return
             start = self.read
             try:
+                self._check_shadow()
                 words = self._fetch()
                 at = 0
                 while at < len(words):
@@ -172,6 +173,17 @@ class SdmaQueue:
                 self.stop(str(error))
                 break
         self.write_back()
+
+    def _check_shadow(self) -> None:
+        """With F32_WPTR_POLL_ENABLE the firmware also reads the write pointer in memory, which the driver keeps equal
+        to what it rings (sdma_v6_0.c, sdma_v6_0_ring_set_wptr). :raises Fault:"""
+        if not self.field("RB_CNTL", "F32_WPTR_POLL_ENABLE"):
+            return
+        address = self.wide("RB_WPTR_POLL_ADDR_LO", "RB_WPTR_POLL_ADDR_HI") & ~3
+        shadow = int.from_bytes(self.board.memory.read("gc", self.vmid, address, 8, client=self.client), "little")
+        if shadow < self.write:
+            self.board.note("sdma-wptr-shadow", f"{self.name}: the write pointer {self.write:#x} was rung, but at the "
+                                                f"poll address {address:#x} it is {shadow:#x}")
 
     def _fetch(self) -> list[int]:
         """Words from the read pointer on: to the write pointer, at most FETCH_WORDS."""

@@ -405,6 +405,14 @@ class TestWhatTheQueueNeeds:
         raw.board.psp.autoload_done = False
         assert raw.field("RLC_RLCS_BOOTLOAD_STATUS", "BOOTLOAD_COMPLETE") == 0
 
+    def test_every_pipe_that_runs_needs_a_start(self, raw: RawBoard, tables: Tables) -> None:
+        Rig(raw, tables)
+        assert not raw.board.notes
+        raw.poke("CP_MEC_RS64_CNTL", MEC_PIPE3_RESET=1)
+        raw.board.mec._told.discard(("CP_MEC_RS64_PRGRM_CNTR_START", 1, 3))
+        raw.poke("CP_MEC_RS64_CNTL", MEC_PIPE3_ACTIVE=1)
+        assert "pipe 3 was let run" in str(raw.board.notes.of("mec-start")[0])
+
     def test_doorbell_range(self, raw: RawBoard, tables: Tables) -> None:
         rig = Rig(raw, tables)
         raw.poke("CP_MEC_DOORBELL_RANGE_LOWER", DOORBELL + 8)

@@ -356,3 +356,33 @@ def test_copies_against_a_model(raw: RawBoard, tables: Tables, queue: Queue, mov
     queue.put(words)
     queue.drain()
     assert np.array_equal(target, model)
+
+
+class TestWritePointerShadow:
+    """F32_WPTR_POLL_ENABLE: the firmware reads the write pointer in memory, too."""
+
+    def shadowed(self, raw: RawBoard, tables: Tables) -> Queue:
+        queue = Queue(raw, tables)
+        raw.poke("SDMA0_QUEUE0_RB_WPTR_POLL_ADDR_LO", queue.ring_va + RING_BYTES + 64 & 0xFFFFFFFF)
+        raw.poke("SDMA0_QUEUE0_RB_WPTR_POLL_ADDR_HI", queue.ring_va + RING_BYTES >> 32)
+        raw.update("SDMA0_QUEUE0_RB_CNTL", F32_WPTR_POLL_ENABLE=1)
+        return queue
+
+    def test_kept_equal(self, raw: RawBoard, tables: Tables) -> None:
+        queue = self.shadowed(raw, tables)
+        queue.pointers[8] = 4
+        queue.put([NOP])
+        queue.drain()
+        assert not raw.board.notes
+
+    def test_forgotten(self, raw: RawBoard, tables: Tables) -> None:
+        queue = self.shadowed(raw, tables)
+        queue.put([NOP])
+        queue.drain()
+        assert raw.rules == {"sdma-wptr-shadow"}
+
+    def test_address_not_mapped(self, raw: RawBoard, tables: Tables) -> None:
+        queue = self.shadowed(raw, tables)
+        raw.poke("SDMA0_QUEUE0_RB_WPTR_POLL_ADDR_HI", 0x1234)
+        queue.put([NOP])
+        raw.wait(lambda: raw.board.notes.of("sdma-hang"), "the fault")
