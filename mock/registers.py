@@ -41,6 +41,7 @@ class Names:
                 seen.add((ip.table, tuple(ip.bases)))
                 self._tables.append((ip.name, regs.table(ip.table), ip.bases))
         self._found: dict[str, tuple[Register, int]] = {}
+        self._searched: dict[str, list[str]] = {}
 
     def find(self, name: str) -> tuple[Register, int]:
         """(register, dword index). :raises KeyError: no IP of the architecture has a register of that name."""
@@ -57,6 +58,12 @@ class Names:
 
     def search(self, pattern: str) -> list[str]:
         """Names by shell pattern, over all IPs."""
+        found = self._searched.get(pattern)
+        if found is None:
+            found = self._searched[pattern] = self._search(pattern)
+        return found
+
+    def _search(self, pattern: str) -> list[str]:
         return [r.name for _ip, table, bases in self._tables for r in table.search(pattern)
                 if r.base_idx is not None and r.base_idx < len(bases)]
 
