@@ -222,10 +222,23 @@ class Device:
                 encoder.wait(words, other.signal.address, other.submitted)
         return words
 
-    def _finish(self, timeline: Timeline, encoder: Any, words: list[int], what: object) -> Point:
-        encoder.signal(words, timeline.signal.address, timeline.submitted + 1)
+    def _finish(self, timeline: Timeline, encoder: Any, words: list[int], what: object, *,
+                interrupt: bool = True) -> Point:
+        encoder.signal(words, timeline.signal.address, timeline.submitted + 1, interrupt=interrupt)
         timeline.queue.submit(np.array(words, np.uint32))
-        return timeline.record(what)
+        point = timeline.record(what)
+        if interrupt:
+            timeline.wakes = timeline.submitted
+        return point
+
+    def _ask_for_interrupt(self, timeline: Timeline) -> None:
+        """Launches end without an interrupt; who is about to sleep on one asks for it, behind all that there is."""
+        with self._lock:
+            if timeline.wakes < timeline.submitted:
+                words: list[int] = []
+                getattr(self.backend, timeline.queue.kind).signal(words, timeline.signal.address, timeline.submitted)
+                timeline.queue.submit(np.array(words, np.uint32))
+                timeline.wakes = timeline.submitted
 
     def _exec(self, words: list[int], launch: Launch, memory: memoryview, offset: int, address: int) -> None:
         program, shape = launch.program, launch.shape
@@ -246,7 +259,7 @@ class Device:
             try:
                 offset = ring.take(launch.program.block_bytes)
                 self._exec(words, launch, ring.bytes, offset, ring.address + offset)
-                point = self._finish(timeline, encoder, words, launch.shape)
+                point = self._finish(timeline, encoder, words, launch.shape, interrupt=False)
             except BaseException:
                 ring.cancel()
                 raise
@@ -410,6 +423,7 @@ class Device:
         if signal.value >= value:
             return
         limit = self.timeout if timeout is None else timeout
+        owner = self._owner(signal)
         start = time.monotonic()
         while True:
             time.sleep(0)                   # gives the interpreter lock away: engines may be threads of this process
@@ -419,6 +433,8 @@ class Device:
             if elapsed < _SPIN:
                 continue
             self._check_backend()
+            if owner is not None and owner.wakes < value:
+                self._ask_for_interrupt(owner)
             if elapsed > limit:
                 self._expire(signal, value, limit)
             self.backend.sleep(min(_SLEEP, max(limit - elapsed, 1e-4)))
@@ -438,9 +454,12 @@ class Device:
         """The first submission of each queue that is not complete."""
         return "; ".join(text for timeline in self._all if (text := timeline.pending()))
 
+    def _owner(self, signal: Signal) -> Timeline | None:
+        return next((timeline for timeline in self._all if timeline.signal is signal), None)
+
     def _expire(self, signal: Signal, value: int, limit: float) -> None:
         self._stuck = True
-        owner = next((timeline for timeline in self._all if timeline.signal is signal), None)
+        owner = self._owner(signal)
         what = f"{owner.queue.name} to complete submission {value}" if owner else f"{signal!r} to reach {value}"
         pending = self._pending()
         state = f"Incomplete: {pending}" if pending else "Nothing submitted is incomplete, so nothing will signal it"

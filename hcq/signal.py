@@ -126,6 +126,7 @@ class Timeline:
         self.device = device
         self.signal = Signal(device)
         self.submitted = 0
+        self.wakes = 0              # the last submission whose end interrupts, so that a sleeper sees it
         self._limit = (1 << device.properties.signal_bits) - 1
         self._records: deque[tuple[int, object]] = deque()      # (value, what), the incomplete ones and some before
 
@@ -145,7 +146,7 @@ class Timeline:
         if self.submitted == self._limit:
             self.last.wait()
             self.signal = Signal(self.device)
-            self.submitted = 0
+            self.submitted = self.wakes = 0
             self._records.clear()
 
     def record(self, what: object) -> Point:

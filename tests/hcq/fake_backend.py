@@ -58,7 +58,7 @@ class FakeEncoder:
         _emit(words, WAIT, address, value)
 
     def signal(self, words: list[int], address: int, value: int, *, interrupt: bool = True) -> None:
-        _emit(words, SIGNAL, address, value)
+        _emit(words, SIGNAL, address, value, interrupt)
 
     def timestamp(self, words: list[int], address: int) -> None:
         _emit(words, TIMESTAMP, address)
@@ -122,7 +122,9 @@ class FakeQueue:
         elif command in (SIGNAL, TIMESTAMP):
             value = operands[1] if command == SIGNAL else int(time.monotonic() * backend.properties.timestamp_hz)
             backend.at(operands[0], 8).view(np.uint64)[0] = value
-            backend.interrupt.set()
+            if command == SIGNAL and operands[2]:
+                backend.interrupts += 1
+                backend.interrupt.set()
         elif command == COPY:
             destination, source, nbytes = operands
             backend.at(destination, nbytes)[:] = backend.at(source, nbytes).copy()
@@ -159,6 +161,7 @@ class FakeBackend:
         self.closed = False
         self.delay = 0.0                    # seconds before each command
         self.interrupt = threading.Event()
+        self.interrupts = 0
         self.allocations = 0
         self.encoder = FakeEncoder(self)
         self.compute: ComputeEncoder = self.encoder

@@ -622,3 +622,17 @@ def test_a_launch_does_not_keep_its_buffers(dev: hcq.Device, code: bytes) -> Non
     address = buffer.address
     del buffer
     assert dev.alloc(64).address == address
+
+
+def test_only_sleepers_cost_interrupts(dev: hcq.Device, backend: FakeBackend, code: bytes) -> None:
+    add = dev.program(code, "add")
+    a = dev.alloc(64).fill(0)
+    dev.synchronize()
+    gate, before = dev.signal(), backend.interrupts
+    hcq.ComputeQueue(dev).wait(gate, 1).submit()
+    for _ in range(50):
+        add(a, a, 1, block=16)
+    threading.Timer(0.05, lambda: setattr(gate, "value", 1)).start()
+    dev.synchronize()
+    assert backend.interrupts == before + 2         # the queue filled by hand, and the one that was asked for
+    assert (a.copyout().view(np.int32) == 50).all()
