@@ -31,10 +31,10 @@ class TableCount:
         self._changed: set[int] = set()             # pages that a flush changed, since the last look
         self._known: dict[int, np.ndarray] = {}     # page -> its entries at the last look
         self.roots_changed = True
-        board.vram.on_flush.append(self._page_changed)
+        board.vram.on_flush.append(self._pages_changed)
 
-    def _page_changed(self, offset: int, old: np.ndarray, new: np.ndarray) -> None:
-        self._changed.add(offset // PAGE)
+    def _pages_changed(self, pages: np.ndarray) -> None:
+        self._changed.update(pages.tolist())
 
     def reset(self) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ Engines use ``view``, the memory itself, through host pointers. The CPU's loads 
   once, as on silicon, where the CPU's reads go to memory.
 
 Only pages in a window that was handed out (:meth:`window`) or that were touched by single accesses have an image;
-where the operating system tells which pages were ever stored to (Linux: pagemap), only those are compared. A page
+where the operating system tells which pages were stored to, only those are compared. A page
 that nobody wrote holds poison: odd 32-bit words that look like valid page-table entries, and are NaN as fp32 and
 fp16. It costs nothing before it is touched: one poison file is mapped privately, tile by tile.
 
@@ -32,6 +32,8 @@ from typing import Any
 
 import numpy as np
 
+from mock.writetracking import WriteTracker, track
+
 __all__ = ["PAGE", "POISON", "Vram", "parse_size"]
 
 PAGE = 4096
@@ -48,7 +50,10 @@ MAP_FIXED = 0x10
 PAGEMAP_PRESENT, PAGEMAP_FILE = 1 << 63, 1 << 61
 """Linux, Documentation/admin-guide/mm/pagemap.rst. A private page that was stored to is present and not of the file."""
 
-PageHook = Callable[[int, np.ndarray, np.ndarray], None]
+CHUNK = 256
+"""Pages that a flush merges at once."""
+
+PagesHook = Callable[[np.ndarray], None]
 
 
 def parse_size(text: str | int) -> int:
@@ -148,9 +153,20 @@ def _runs(pages: np.ndarray, gap: int = 1) -> Iterator[tuple[int, int]]:
             yield int(part[0]), int(part[-1]) + 1
 
 
-def _differing(one: _Mapping, other: _Mapping, first: int, end: int) -> list[int]:
-    """Pages of [first, end) that are not equal."""
-    return [int(page) for page in np.flatnonzero((one.pages[first:end] != other.pages[first:end]).any(axis=1)) + first]
+def _merge(source: _Mapping, target: _Mapping, twin: _Mapping, first: int, end: int) -> np.ndarray:
+    """What differs between ``source`` and the twin goes to ``target`` and the twin, byte by byte; others may store
+    beside it meanwhile. Returns the pages that differed."""
+    now = source.pages[first:end].copy()                # its owner may go on storing
+    words, twins, targets = (pages.view(np.uint32) for pages in (now, twin.pages[first:end], target.pages[first:end]))
+    stored = words != twins
+    if not (stored & (targets != twins)).any():
+        np.copyto(targets, words, where=stored)
+        np.copyto(twins, words, where=stored)
+    else:                                               # both sides stored to the same dword: byte by byte
+        mask = now != twin.pages[first:end]
+        np.copyto(target.pages[first:end], now, where=mask)
+        np.copyto(twin.pages[first:end], now, where=mask)
+    return np.flatnonzero(stored.any(axis=1)) + first
 
 
 class Vram:
@@ -173,8 +189,9 @@ class Vram:
         self._lock = threading.RLock()
         self._compare = _memcmp()
         self.gone = False           # a card that left the bus
-        self.on_flush: list[PageHook] = []
-        """Called at a flush for every page that changed: (offset, old uint8[4096], new uint8[4096])."""
+        self._tracker: WriteTracker | None = None       # of the image
+        self.on_flush: list[PagesHook] = []
+        """Called at a flush that changed memory, with the numbers of the pages (int64[n], ascending)."""
 
     # ---- the CPU's side
 
@@ -192,6 +209,9 @@ class Vram:
             self._handed[first:end] += 1        # from here on engines tell what they write, and wait for the lock
             self._ranges = None
             self._refresh(fresh)
+            if self._tracker is not None:
+                for low, high in _runs(fresh):
+                    self._tracker.written(low, high)        # from here on, what is reported is the CPU's
             exporter = image.bytes[offset:offset + size]    # an array of its own: it lives as long as any view of it
             weakref.finalize(exporter, self._gone.append, (first, end))
             return memoryview(exporter)     # type: ignore[arg-type]
@@ -200,7 +220,7 @@ class Vram:
         """Pages of windows that went need no image any more, once their stores were flushed."""
         while self._gone:
             first, end = self._gone.popleft()
-            if any(not self._equal(*self._images(), *run) for run in self._stored(first, end)):
+            if any(not self._equal(*self._images(), *run) for run in self._stored(first, end, again=True)):
                 self._posted.append((first, end))
             else:
                 self._release(first, end)
@@ -235,6 +255,7 @@ class Vram:
     def _images(self) -> tuple[_Mapping, _Mapping]:
         if self._image is None or self._twin is None:
             self._image, self._twin = _Mapping(self.size, self._poison), _Mapping(self.size, self._poison)
+            self._tracker = track(self._image.base, self.size)
         return self._image, self._twin
 
     def _fresh(self, first: int, end: int) -> np.ndarray:
@@ -266,9 +287,12 @@ class Vram:
             return self._compare(one.base + first * PAGE, other.base + first * PAGE, (end - first) * PAGE) == 0
         return bool(np.array_equal(one.pages[first:end], other.pages[first:end]))
 
-    def _stored(self, first: int, end: int) -> list[tuple[int, int]]:
-        """Runs of the pages of [first, end) whose image the CPU may have stored to."""
+    def _stored(self, first: int, end: int, *, again: bool = False) -> list[tuple[int, int]]:
+        """Runs of the pages of [first, end) whose image the CPU may have stored to since the last flush (of pages in
+        windows; ``again``: and tell the next caller once more)."""
         image, _ = self._images()
+        if self._tracker is not None:
+            return self._tracker.written(first, end, again=again)
         stored = image.stored_pages(first, end - first) if end - first > 4 else None
         return [(first, end)] if stored is None else list(_runs(stored))
 
@@ -290,24 +314,20 @@ class Vram:
         """HDP flush: the CPU's stores reach memory. Returns how many pages changed."""
         if self._image is None or self.gone:
             return 0
-        changed: list[tuple[int, np.ndarray]] = []
+        changed: list[np.ndarray] = []
         with self._lock:
             image, twin = self._images()
             for first, end in self._imaged():
-                if self._equal(image, twin, first, end):
-                    continue
-                for page in _differing(image, twin, first, end):
-                    now = image.pages[page].copy()          # the CPU may go on storing
-                    mask = now != twin.pages[page]
-                    old = self._memory.pages[page].copy()
-                    np.copyto(self._memory.pages[page], now, where=mask)
-                    np.copyto(twin.pages[page], now, where=mask)
-                    changed.append((page, old))
+                for low in range(first, end, CHUNK):
+                    high = min(low + CHUNK, end)
+                    if not self._equal(image, twin, low, high):
+                        changed.append(_merge(image, self._memory, twin, low, high))
             self._flushed()
-        for page, old in changed:
+        pages = np.unique(np.concatenate(changed)) if changed else np.empty(0, np.int64)
+        if len(pages):
             for hook in self.on_flush:
-                hook(page * PAGE, old, self._memory.pages[page])
-        return len(changed)
+                hook(pages)
+        return len(pages)
 
     def _flushed(self) -> None:
         """No store is posted any more."""
@@ -352,13 +372,10 @@ class Vram:
                     keep |= np.isin(wanted, np.fromiter(self._single, np.int64))
                 runs = list(_runs(wanted[keep]))
             for first, end in runs:
-                if self._equal(self._memory, twin, first, end):
-                    continue
-                for page in _differing(self._memory, twin, first, end):
-                    now = self._memory.pages[page].copy()
-                    mask = now != twin.pages[page]
-                    np.copyto(image.pages[page], now, where=mask)
-                    np.copyto(twin.pages[page], now, where=mask)
+                for low in range(first, end, CHUNK):
+                    high = min(low + CHUNK, end)
+                    if not self._equal(self._memory, twin, low, high):
+                        _merge(self._memory, image, twin, low, high)
 
     def drop_posted(self) -> None:
         """A reset of the card: stores that were not flushed are lost."""
@@ -393,10 +410,10 @@ class Vram:
         with self._lock:
             self.gone = False
             if self._image is not None:
-                for first, end in self._windows():
-                    for low, high in self._stored(first, end):
+                for low, high in self._windows():
+                    if self._twin is not None:
                         self._image.pages[low:high] = self._memory.pages[low:high]
-                        self._twin.pages[low:high] = self._memory.pages[low:high]      # type: ignore[union-attr]
+                        self._twin.pages[low:high] = self._memory.pages[low:high]
                 self._flushed()
 
     def close(self) -> None:
@@ -404,5 +421,8 @@ class Vram:
         for mapping in (self._memory, self._image, self._twin):
             if mapping is not None:
                 mapping.close()
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
         self.view = np.empty(0, np.uint8)
         self._image = self._twin = None
