@@ -176,6 +176,12 @@ class Card:
         return int(result), self.read("MP1_SMN_C2PMSG_82")
 
 
+@pytest.fixture(autouse=True)
+def firmware_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a reset the card's firmware is ready when it was polled for, not after some time."""
+    monkeypatch.setattr("mock.nbio.READY_SECONDS", 1e9)
+
+
 @pytest.fixture
 def machine() -> Iterator[mock.Machine]:
     with mock.Machine([mock.Gpu("gfx1100", vram="64M")]) as made:
