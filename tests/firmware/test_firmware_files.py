@@ -91,6 +91,15 @@ def test_real_files_of_other_gfx11_cards_are_read(version: str) -> None:
             synthetic.authenticate(psp.ENUMS["psp_gfx_fw_type"][f"GFX_FW_TYPE_{section.name}"], section.payload)
 
 
+@real
+def test_the_software_card_boots_with_the_real_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from amdrv.device import Device
+    from amdrv.hal import select
+    monkeypatch.setenv("AMDRV_FIRMWARE", str(real_directory()))
+    with Device.open(hal=select("mock")) as device:
+        assert [stage.name for stage in device.boot_stages][-1] == "sdma"
+
+
 def test_writing_again_gives_the_same_bytes(directory: Path, tmp_path: Path) -> None:
     for path in synthetic.write(tmp_path / "deep" / "er"):
         assert path.read_bytes() == (directory / path.name).read_bytes()
