@@ -87,7 +87,8 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return not self._jobs and not self._running
+        with self._wake:
+            return not self._jobs and not self._running
 
     def wait_idle(self, timeout: float = 10.0) -> bool:
         """Wait until nothing is posted or running; False when that did not happen in ``timeout`` seconds."""
