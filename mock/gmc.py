@@ -64,6 +64,7 @@ FB_SHIFT = 24           # FB_LOCATION, FB_OFFSET, AGP are in 16 MiB
 APERTURE_SHIFT = 18     # SYSTEM_APERTURE_{LOW,HIGH}_ADDR are in 256 KiB
 DIRECT = vm.PTE_VALID | vm.PTE_READABLE | vm.PTE_WRITEABLE | vm.PTE_EXECUTABLE
 PAGE_MASK = np.uint64(PAGE - 1)
+PA_ONLY, USE_SYS_MAP, IN_SYS, NOT_IN_SYS = range(4)         # SYSTEM_ACCESS_MODE
 CHUNK = 4096            # pages translated at a time in bulk, well below the TLB's slots
 
 # PERMISSION_FAULTS (Linux, kfd_int_process_v9.c decodes the same bits: valid, read, write; then execute)
@@ -105,6 +106,7 @@ class _Config(NamedTuple):
     aperture: tuple[int, int]       # page numbers
     identity: tuple[int, int, int]  # first and last page, physical offset in bytes
     contexts: tuple[Context, ...]
+    plain: bool                     # everything on, as drivers have it
 
 
 class Hub:
@@ -160,7 +162,10 @@ class Hub:
                       self.reg("MC_VM_SYSTEM_APERTURE_HIGH_ADDR") << aperture | ((1 << aperture) - 1)),
             identity=(self.wide(identity + "LOW_ADDR"), self.wide(identity + "HIGH_ADDR"),
                       self.wide("VM_L2_CONTEXT_IDENTITY_PHYSICAL_OFFSET") << PAGE_SHIFT),
-            contexts=tuple(contexts))
+            contexts=tuple(contexts),
+            plain=bool(self.field(tlb, "ENABLE_L1_TLB") and self.field("VM_L2_CNTL", "ENABLE_L2_CACHE")
+                       and self.field(tlb, "ENABLE_ADVANCED_DRIVER_MODEL")
+                       and self.field(tlb, "SYSTEM_ACCESS_MODE") == NOT_IN_SYS))
 
     def current(self) -> _Config:
         config = self.config
@@ -177,6 +182,25 @@ class Hub:
         except Fault as error:
             self.report(error)      # not under the lock: the interrupt is an access of its own
             raise
+
+    def page_to_host(self, vmid: int, page: int, write: bool, execute: bool, client: int) -> int:
+        """:meth:`pages_to_hosts` for one page; quick when the TLB has it."""
+        config = self.config
+        if config is not None and config.plain and self.strict and not self.crashed:
+            if vmid:
+                need = vm.PTE_VALID | (vm.PTE_WRITEABLE if write else vm.PTE_READABLE)
+                if execute:
+                    need |= vm.PTE_EXECUTABLE
+                tlb = self.tlbs.get(vmid)
+                if tlb is not None and self.board.bus.generation is self.bus_seen:
+                    with self.lock:
+                        slot = tlb.slot(page)
+                        if slot >= 0 and int(tlb.entries[slot]) & need == need and (host := int(tlb.hosts[slot])):
+                            return host
+            elif config.fb[0] <= page <= config.fb[1] and config.aperture[0] <= page <= config.aperture[1] \
+                    and (offset := page - config.fb[0] << PAGE_SHIFT) < self.board.vram.size:
+                return self.board.vram.base + offset
+        return int(self.pages_to_hosts(vmid, np.array([page], np.uint64), write, execute, client)[0])
 
     def _pages_to_hosts(self, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int) -> np.ndarray:
         config = self.current()
@@ -206,11 +230,11 @@ class Hub:
             return (pages >= np.uint64(config.fb[0])) & (pages <= np.uint64(config.fb[1]))
         low, high = config.aperture
         inside = (pages >= np.uint64(low)) & (pages <= np.uint64(high))
-        if config.mode == 0:
+        if config.mode == PA_ONLY:
             return np.ones(len(pages), bool)
-        if config.mode == 1:
+        if config.mode == USE_SYS_MAP:
             return np.zeros(len(pages), bool)
-        return inside if config.mode == 3 else ~inside
+        return inside if config.mode == NOT_IN_SYS else ~inside
 
     def _direct_hosts(self, config: _Config, vmid: int, pages: np.ndarray, write: bool, client: int) -> np.ndarray:
         vram = self.board.vram
@@ -514,6 +538,10 @@ class Gmc(Block):
         addresses = np.asarray(addresses, np.uint64)
         if not len(addresses):
             return addresses.copy()
+        if len(addresses) == 1 and not (address := int(addresses[0])) >> VA_BITS \
+                and (address & PAGE - 1) + nbytes <= PAGE:
+            host = self.hubs[hub].page_to_host(vmid, address >> PAGE_SHIFT, write, execute, client)
+            return np.array([host + (address & PAGE - 1)], np.uint64)
         pages = self._pages(hub, vmid, addresses, write)
         the_hub = self.hubs[hub]
         if len(pages) > CHUNK:
@@ -549,6 +577,9 @@ class Gmc(Block):
         if nbytes <= 0:
             return []
         first, last = address >> PAGE_SHIFT, address + nbytes - 1 >> PAGE_SHIFT
+        if first == last and not address >> VA_BITS:
+            host = self.hubs[hub].page_to_host(vmid, first, write, execute, client)
+            return [(host + (address & PAGE - 1), nbytes)]
         self._pages(hub, vmid, np.array([address, address + nbytes - 1], np.uint64), write)
         the_hub = self.hubs[hub]
         limit = (1 << (VA_BITS - PAGE_SHIFT)) - 1
@@ -576,7 +607,7 @@ class Gmc(Block):
         data = bytes(data)
         at = 0
         for host, size in self.runs(hub, vmid, address, len(data), write=True, client=client):
-            ctypes.memmove(host, data[at:at + size], size)
+            (ctypes.c_char * size).from_address(host).raw = data[at:at + size]
             self.written(host, size)
             at += size
 

@@ -186,6 +186,7 @@ class ComputeQueue:
             self.board.note("mqd-save", f"{self.name}: where it stopped could not be saved to its MQD")
 
     def deactivate(self, *, save: bool) -> None:
+        self.set_hqd("PQ_RPTR", self.read % self.words)
         if save:
             self.save_mqd()
         self.set_hqd("ACTIVE", 0)
@@ -194,6 +195,7 @@ class ComputeQueue:
 
     def request_dequeue(self, kind: int) -> None:
         """CP_HQD_DEQUEUE_REQUEST: 1 lets the packet in work end, 2 does not."""
+        self.attention = True
         if not self.active:
             self.set_hqd("DEQUEUE_REQUEST", 0)
             return
@@ -249,21 +251,23 @@ class ComputeQueue:
     def _work(self) -> None:
         executor = Pm4Executor(self)
         while self.read != self.write and self.runnable():
-            if self.write - self.read > self.words or self.write < self.read:
+            self.attention = False
+            self._size, self._block = self.words, 2 << self.hqd_field("PQ_CONTROL", "RPTR_BLOCK_SIZE")
+            if self.write - self.read > self._size or self.write < self.read:
                 self.stop(f"write pointer {self.write:#x} and read pointer {self.read:#x} do not fit a ring of "
                           f"{self.words:#x} dwords")
                 break
             start, packet = self.read, None
             try:
                 words = self._fetch()
-                at = 0
+                at, vmid, base = 0, self.vmid, self.base
                 while at < len(words):
                     self.check()
                     packet = decode_pm4(words, at)
                     self.board.counters["pm4_packets"] += 1
-                    at += packet.length + executor.execute(packet, self.vmid, self.base, start + at)
+                    at += packet.length + executor.execute(packet, vmid, base, start + at)
                     self.advance(start + at)
-                    if not self.runnable():
+                    if self.attention:
                         break
             except Truncated as error:
                 if self.read == start and len(words) >= min(self.write - start, self.words):
@@ -306,15 +310,19 @@ class ComputeQueue:
         return words
 
     def advance(self, position: int) -> None:
-        block = 2 << self.hqd_field("PQ_CONTROL", "RPTR_BLOCK_SIZE")
-        crossed = position // block != self.read // block
+        crossed = position // self._block != self.read // self._block
         self.read = min(position, self.write)
-        self.set_hqd("PQ_RPTR", self.read % self.words)
         if crossed:
             self.report_read()
 
+    _size, _block = 2, 2            # of the ring and of the blocks of read-pointer reports, in dwords
+    attention = False
+    """A register was written that may have stopped the queue."""
+
     def report_read(self) -> None:
-        """The read pointer to memory, at block boundaries and when the queue runs empty."""
+        """The read pointer to its register and to memory: at block boundaries, before waits and when the queue is
+        empty."""
+        self.set_hqd("PQ_RPTR", self.read % self.words)
         if self.hqd_field("PQ_CONTROL", "NO_UPDATE_RPTR") or not self.active or self.hung:
             return
         address = self.hqd("PQ_RPTR_REPORT_ADDR") & ~3 | (self.hqd("PQ_RPTR_REPORT_ADDR_HI") & 0xFFFF) << 32
@@ -372,6 +380,7 @@ class ComputeQueue:
         self.set_hqd("EOP_WPTR", self.eop_write % size // 4)
 
     def reset(self) -> None:
+        self.attention = True
         with self.lock:
             self.posted = False
         self.read = self.write = 0
@@ -446,6 +455,7 @@ class Mec(Block):
         self.noted.clear()
         self._astray(value)
         for queue_of in self.queues.values():
+            queue_of.attention = True
             queue_of.kick()
 
     def _astray(self, value: int) -> None:

@@ -108,6 +108,7 @@ class SdmaQueue:
 
     def kick(self) -> None:
         """Let the engine look at the queue."""
+        self.attention = True
         if self.read == self.write or not self.runnable():
             return
         with self.lock:
@@ -143,7 +144,7 @@ class SdmaQueue:
                 self.stop(f"the write pointer {self.write:#x} is more than the ring's {self.size:#x} bytes ahead of "
                           f"the read pointer {self.read:#x}")
                 return
-            start = self.read
+            start, vmid = self.read, self.vmid
             try:
                 self._check_shadow()
                 words = self._fetch()
@@ -152,10 +153,10 @@ class SdmaQueue:
                     self.engine_check()
                     packet = decode_sdma(words, at)
                     self.board.counters["sdma_packets"] += 1
-                    skip = executor.execute(packet, self.vmid, (start >> 2) + at)
-                    at += packet.length + skip
-                    self.advance(start + 4 * at)
-                    if not self.runnable():
+                    at += packet.length + executor.execute(packet, vmid, (start >> 2) + at)
+                    self.read = min(start + 4 * at, self.write)
+                    if self.attention:
+                        self.attention = False
                         break
             except Truncated as error:
                 if self.read == start and len(words) * 4 >= min(self.write - start, self.size):
@@ -197,13 +198,13 @@ class SdmaQueue:
             words += memory.read_words("gc", self.vmid, base, count - first, client=self.client).tolist()
         return words
 
-    def advance(self, position: int) -> None:
-        self.read = min(position, self.write)
-        regs = self.board.regs
-        regs[self.prefix + "RB_RPTR"], regs[self.prefix + "RB_RPTR_HI"] = self.read & ALL_ONES, self.read >> 32
+    attention = False
+    """A register was written that may have stopped the queue."""
 
     def write_back(self) -> None:
-        """The read pointer to memory, where the driver wants it."""
+        """The read pointer to its register, and to memory where the driver wants it."""
+        regs = self.board.regs
+        regs[self.prefix + "RB_RPTR"], regs[self.prefix + "RB_RPTR_HI"] = self.read & ALL_ONES, self.read >> 32
         if not self.field("RB_CNTL", "RPTR_WRITEBACK_ENABLE") or not self.enabled:
             return
         address = self.wide("RB_RPTR_ADDR_LO", "RB_RPTR_ADDR_HI") & ~3
@@ -216,7 +217,7 @@ class SdmaQueue:
         """Between packets and in waits. :raises Aborted, Stopped:"""
         if self.engine.aborted:
             raise Aborted
-        if self.stop_requested or not self.sdma.running(self.instance):
+        if self.stop_requested or (self.attention and not self.sdma.running(self.instance)):
             raise Stopped
 
     def wait(self, condition: Callable[[], bool], *, looks: int | None = None) -> bool:

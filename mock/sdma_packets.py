@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SdmaExecutor", "compare", "move", "host_view"]
 
+HOLD_BYTES = 64 << 10           # up to here a copy keeps the interpreter's lock: giving it away costs more
 FOREVER = 0xFFF                 # RETRY_COUNT of POLL_REGMEM
 IB_ALIGN_WORDS, IB_ALIGN_BYTES = 8, 32
 FILL_DWORD = sdma6.ENUMS["FILL_SIZE"]["DWORD"]
@@ -49,7 +50,11 @@ def move(destination: list[tuple[int, int]], source: list[tuple[int, int]]) -> N
     d_at = s_at = 0
     while d < len(destination) and s < len(source):
         size = min(destination[d][1] - d_at, source[s][1] - s_at)
-        ctypes.memmove(destination[d][0] + d_at, source[s][0] + s_at, size)
+        to, what = destination[d][0] + d_at, source[s][0] + s_at
+        if size > HOLD_BYTES:
+            ctypes.memmove(to, what, size)
+        else:
+            (ctypes.c_char * size).from_address(to).raw = ctypes.string_at(what, size)
         d_at, s_at = d_at + size, s_at + size
         if d_at == destination[d][1]:
             d, d_at = d + 1, 0
