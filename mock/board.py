@@ -76,6 +76,8 @@ class Board:
         self._msi: dict[object, Callable[..., Any]] = {}
         self.lost = False
         """True after a surprise removal: every read returns all ones, writes go nowhere."""
+        self.resetting = False
+        """True while the card is being reset: its firmware cannot be ready yet."""
         self.config = ConfigSpace(self)
         geometry = (self.arch.shader_engines, self.arch.arrays_per_engine, 2 * self.arch.wgps_per_array)
         self.regs = Registers(gpu.arch, self.config.bar_bytes(BAR_REGISTERS) // 4, geometry, self.note)
@@ -205,16 +207,19 @@ class Board:
 
     def reset_blocks(self, keep: tuple[str, ...] = ()) -> None:
         """Everything behind the registers back to power-on; engines drop their work."""
+        self.resetting = True           # a driver that polls meanwhile must not find the card ready halfway
         self.engines.abort()
         with self._lock:
             self.vram.drop_posted()
             self.regs.reset(keep)
             for block in self.blocks:
                 block.reset()
+        self.resetting = False
 
     def mode1_reset(self) -> None:
         """The whole chip starts anew (SMU message, or PSP mailbox): video memory is lost, configuration space is
         not. The SMU's mailbox keeps its last answer until its firmware starts again."""
+        self.resetting = True
         self.vram.lose()
         self.reset_blocks(keep=("MP1_SMN_C2PMSG_66", "MP1_SMN_C2PMSG_82", "MP1_SMN_C2PMSG_90"))
 

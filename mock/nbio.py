@@ -95,6 +95,8 @@ class Nbio(Block):
     @property
     def ready(self) -> bool:
         """Is the card's firmware up? A fault may keep it from that."""
+        if self.board.resetting:
+            return False
         if self._polls is not None and (self._polls >= READY_POLLS
                                         or time.monotonic() - self._reset_at > READY_SECONDS):
             if self.board.faults.active("firmware-never-ready"):
@@ -104,7 +106,7 @@ class Nbio(Block):
 
     @on_read("MP0_SMN_C2PMSG_33")
     def firmware_ready(self) -> int:
-        if self._polls is not None:
+        if self._polls is not None and not self.board.resetting:
             self._polls += 1
         return FIRMWARE_READY if self.ready else 0
 

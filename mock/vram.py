@@ -395,6 +395,9 @@ class Vram:
             for mapping in (self._memory, self._image, self._twin):
                 if mapping is not None:
                     mapping.refill()
+            if self._tracker is not None and self._image is not None:   # the new mapping must be watched anew
+                self._tracker.close()
+                self._tracker = track(self._image.base, self.size)
             self._flushed()
 
     def vanish(self) -> None:

@@ -95,6 +95,18 @@ def test_a_reset_loses_posted_stores() -> None:
     assert vram.flush() == 0 and window[0] == vram.view[0] != 2
 
 
+def test_lost_memory_is_poison_for_all_and_windows_go_on() -> None:
+    vram = Vram(SIZE)
+    window = np.frombuffer(vram.window(0, 64 * PAGE), np.uint8)
+    window[:] = 2
+    vram.flush()
+    window[0] = 4
+    vram.lose()
+    assert window[0] == vram.view[0] == 1 and vram.flush() == 0
+    window[5000] = 9
+    assert vram.flush() == 1 and vram.view[5000] == 9
+
+
 def test_switched_off_the_cpu_stores_to_memory() -> None:
     vram = Vram(SIZE, strict=False, poison=False)
     np.frombuffer(vram.window(0, 4), np.uint32)[0] = 4
