@@ -101,17 +101,17 @@ class Interrupts:
 
     def wait(self, timeout: float) -> int:
         """Return when entries were dispatched, or after ``timeout`` seconds; how many it were."""
-        if (count := self.drain()) or timeout <= 0:
-            return count
-        if self._msi is not None:
-            self._msi.wait(timeout)
-            count = self.drain()
-            if not count:
-                self.device.ih.rearm()
-            return count
         deadline = time.monotonic() + timeout
-        while not (count := self.drain()) and time.monotonic() < deadline:
-            time.sleep(POLL)
+        while not (count := self.drain()):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            if self._msi is None:
+                time.sleep(min(POLL, left))
+            elif self._msi.wait(left) and (count := self.drain()):
+                break
+            else:
+                self.device.ih.rearm()      # it woke for nothing, or was lost: it must not have been the last
         return count
 
     def check(self) -> None:

@@ -36,11 +36,14 @@ class Smu:
         self._talking = False
         self._lock = threading.Lock()
 
+    @property
+    def running(self) -> bool:
+        """smu_v13_0_check_fw_status"""
+        return bool(self.device.mmio.read32(FIRMWARE_FLAGS // 4) & INTERRUPTS_ENABLED)
+
     def boot(self) -> None:
         """smu_hw_init, without what only displays and power reports need."""
-        mmio = self.device.mmio
-        wait_until(lambda: mmio.read32(FIRMWARE_FLAGS // 4) & INTERRUPTS_ENABLED, RESPONSE_TIMEOUT,
-                   "SMU firmware to run (MP1_FIRMWARE_FLAGS bit 0)", seen=lambda: mmio.read32(FIRMWARE_FLAGS // 4))
+        wait_until(lambda: self.running, RESPONSE_TIMEOUT, "SMU firmware to run (MP1_FIRMWARE_FLAGS bit 0)")
         version = self.send(facts.PPSMC_MSG_GetSmuVersion)
         self.version = version >> 16 & 0xFF, version >> 8 & 0xFF, version & 0xFF
         # smu_v13_0_set_driver_table_location: where tables (metrics) are exchanged
@@ -106,7 +109,7 @@ class Smu:
         state, psp = self.device.save_config(), self.device.psp
         tried = "its SMU does not run"
         try:
-            if psp.alive:
+            if psp.alive and self.running:
                 self._mode1_reset()
         except BootError as error:
             tried = str(error)

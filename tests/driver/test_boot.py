@@ -337,7 +337,8 @@ def test_a_queue_that_waits_for_ever_is_a_hang(boot: Boot) -> None:
                      POLL_INTERVAL=4)
     ring.timeout = 0.2
     ring.submit(words(wait))
-    ring.submit(np.full(ring.words - 100, pm4.build("NOP")[0], np.uint32))
+    for _ in range(4):
+        ring.submit(words(pm4.build("NOP", DATA=[0] * (ring.words // 4 - 16))))
     with pytest.raises(GpuHang, match=rf"AM:0 compute 0: room .* next is WAIT_REG_MEM .*{word.address:#x}"):
         ring.submit(np.full(200, pm4.build("NOP")[0], np.uint32))
     assert word.view is not None

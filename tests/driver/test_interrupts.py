@@ -144,7 +144,7 @@ def test_waiting_without_msi_polls_until_the_time_is_up() -> None:
 def test_an_msi_without_entries_is_armed_again() -> None:
     card = FakeCard(msi=True)
     assert card.interrupts.fileno() == 77
-    assert card.interrupts.wait(1) == 0 and card.rearmed == 1
+    assert card.interrupts.wait(0.01) == 0 and card.rearmed >= 1
 
 
 # -- on the software card ------------------------------------------------------------------------------------------

@@ -99,8 +99,8 @@ def test_a_stuck_ring_is_a_hang_that_names_queue_and_words() -> None:
                      POLL_INTERVAL=4)
     engine.ring.submit(np.array([nop, *wait, nop, nop], np.uint32))
     engine.consume(1)
-    expected = (r"AM:9 compute 3: room in the ring: not within 0\.01 s; last seen: 9 of 16 words pending; the queue does "
-                r"not advance past word 1: next is WAIT_REG_MEM \(7 words\) FUNCTION = EQUAL .*ADDRESS = 0x2000")
+    expected = (r"AM:9 compute 3: room in the ring: not within 0\.01 s; last seen: 9 of 16 words pending; the queue "
+                r"does not advance past word 1: next is WAIT_REG_MEM \(7 words\) FUNCTION = EQUAL .*ADDRESS = 0x2000")
     with pytest.raises(GpuHang, match=expected):
         engine.ring.submit(np.zeros(7, np.uint32))
     engine.faults = 1
