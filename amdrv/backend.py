@@ -315,10 +315,13 @@ class _Queue:
 
     def _count_compute(self, words: list[int]) -> None:
         at = packets = kernels = 0
-        for length in self._lengths(words):
+        end = len(words)
+        while at < end:                     # not _lengths: this runs for every launch
+            header = words[at]
             packets += 1
-            kernels += words[at] >> 8 & 0xff == DISPATCH_DIRECT
-            at += length
+            if header >> 8 & 0xff == DISPATCH_DIRECT:
+                kernels += 1
+            at += (header >> 16 & PM4_COUNT) + 2
         self._statistics["pm4_packets"] += packets
         self._statistics["kernels"] += kernels
 

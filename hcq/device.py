@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 import weakref
+from array import array
 from collections import deque
 from hashlib import blake2b
 from pathlib import Path
@@ -225,7 +226,7 @@ class Device:
     def _finish(self, timeline: Timeline, encoder: Any, words: list[int], what: object, *,
                 interrupt: bool = True) -> Point:
         encoder.signal(words, timeline.signal.address, timeline.submitted + 1, interrupt=interrupt)
-        timeline.queue.submit(np.array(words, np.uint32))
+        timeline.queue.submit(np.frombuffer(array("I", words), np.uint32))
         point = timeline.record(what)
         if interrupt:
             timeline.wakes = timeline.submitted
@@ -237,7 +238,7 @@ class Device:
             if timeline.wakes < timeline.submitted:
                 words: list[int] = []
                 getattr(self.backend, timeline.queue.kind).signal(words, timeline.signal.address, timeline.submitted)
-                timeline.queue.submit(np.array(words, np.uint32))
+                timeline.queue.submit(np.frombuffer(array("I", words), np.uint32))
                 timeline.wakes = timeline.submitted
 
     def _exec(self, words: list[int], launch: Launch, memory: memoryview, offset: int, address: int) -> None:
