@@ -209,9 +209,8 @@ class Vram:
             self._handed[first:end] += 1        # from here on engines tell what they write, and wait for the lock
             self._ranges = None
             self._refresh(fresh)
-            if self._tracker is not None:
-                for low, high in _runs(fresh):
-                    self._tracker.written(low, high)        # from here on, what is reported is the CPU's
+            for low, high in _runs(fresh):
+                self._tracked(low, high)        # from here on, what is reported is the CPU's
             exporter = image.bytes[offset:offset + size]    # an array of its own: it lives as long as any view of it
             weakref.finalize(exporter, self._gone.append, (first, end))
             return memoryview(exporter)     # type: ignore[arg-type]
@@ -291,10 +290,21 @@ class Vram:
         """Runs of the pages of [first, end) whose image the CPU may have stored to since the last flush (of pages in
         windows; ``again``: and tell the next caller once more)."""
         image, _ = self._images()
-        if self._tracker is not None:
-            return self._tracker.written(first, end, again=again)
+        if (runs := self._tracked(first, end, again=again)) is not None:
+            return runs
         stored = image.stored_pages(first, end - first) if end - first > 4 else None
         return [(first, end)] if stored is None else list(_runs(stored))
+
+    def _tracked(self, first: int, end: int, *, again: bool = False) -> list[tuple[int, int]] | None:
+        """What the operating system says was stored to since it was asked last; None where it does not say."""
+        if self._tracker is None:
+            return None
+        try:
+            return self._tracker.written(first, end, again=again)
+        except OSError:                     # from here on by comparing
+            self._tracker.close()
+            self._tracker = None
+            return None
 
     def _windows(self) -> list[tuple[int, int]]:
         if self._ranges is None:
