@@ -16,9 +16,15 @@ from mock.pagetable import Huge, Table
 
 __all__ = ["Tlb", "SLOTS"]
 
-SLOTS = 1 << 14
+SLOT_BITS = 14
+SLOTS = 1 << SLOT_BITS
+SPREAD = 0x2545         # odd: stretches that lie a power of two apart do not fall on the same slots
 _NOTHING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _SLOT_MASK = np.uint64(SLOTS - 1)
+
+
+def _slots(pages: np.ndarray) -> np.ndarray:
+    return (pages + (pages >> np.uint64(SLOT_BITS)) * np.uint64(SPREAD) & _SLOT_MASK).astype(np.int64)
 
 
 class Tlb:
@@ -31,16 +37,16 @@ class Tlb:
 
     def slot(self, page: int) -> int:
         """The slot that holds the page, or -1."""
-        slot = page & (SLOTS - 1)
+        slot = page + (page >> SLOT_BITS) * SPREAD & SLOTS - 1
         return slot if int(self.pages[slot]) == page else -1
 
     def look_up(self, pages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint64[n] page numbers -> (slots int64[n], hit bool[n])."""
-        slots = (pages & _SLOT_MASK).astype(np.int64)
+        slots = _slots(pages)
         return slots, self.pages[slots] == pages
 
     def fill(self, pages: np.ndarray, entries: np.ndarray, hosts: np.ndarray) -> None:
-        slots = (pages & _SLOT_MASK).astype(np.int64)
+        slots = _slots(pages)
         self.pages[slots] = pages
         self.entries[slots] = entries
         self.hosts[slots] = hosts
