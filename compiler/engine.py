@@ -54,6 +54,7 @@ recording: list[Recording] = []
 """The captures that are open; :func:`realize` appends to the last one."""
 
 _programs: dict[tuple[UOp, str], Program] = {}
+_launches: dict[tuple[str, str], Launch] = {}
 _schedules: OrderedDict[tuple[tuple[UOp, ...], str], Schedule] = OrderedDict()
 _SCHEDULES = 4096
 
@@ -71,7 +72,10 @@ def program_for(sink: UOp, device: str) -> Program:
     if (found := _programs.get((sink, device))) is None:
         on = runtime(device)
         found = build_program(sink, on.target)
-        found.launch = on.load(found.source, found.code)
+        launch = _launches.get((found.source.text, device))       # different graphs may come to the same code
+        if launch is None:
+            launch = _launches[found.source.text, device] = on.load(found.source, found.code)
+        found.launch = launch
         _programs[sink, device] = found
     return found
 
@@ -101,6 +105,7 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
     slots: list[Buffer | None] = [*inputs, *(Buffer(s.device, s.dtype, s.size) for s in plan.made)]     # type: ignore[list-item]
     last = {s: n for n, item in enumerate(plan.items) for s in (item.slots if isinstance(item, KernelItem) else (item.src,))}
     keep = set(plan.roots)
+    used: tuple[int, ...]
     for n, item in enumerate(plan.items):
         if isinstance(item, CopyItem):
             used, writes, launch = (item.dst, item.src), frozenset((0,)), None

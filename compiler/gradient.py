@@ -83,7 +83,7 @@ def _reduce(n: UOp, ctx: UOp) -> Grads:
     return (_mul(g, others),)
 
 
-rules = PatternMatcher([      # type: ignore[arg-type]
+rules = PatternMatcher([
     (UPat(Ops.NEG, name="n"), lambda n, ctx: (_neg(ctx),)),
     (UPat(Ops.SQRT, name="n"), lambda n, ctx: (_div(ctx, _mul(n, _like(n, 2.0))),)),
     (UPat(Ops.EXP2, name="n"), lambda n, ctx: (_mul(ctx, _mul(n, _like(n, math.log(2)))),)),
@@ -128,7 +128,7 @@ def gradients(root: UOp, seed: UOp, targets: Sequence[UOp]) -> dict[UOp, UOp]:
             continue
         sources = rules.rewrite(node, g)
         assert sources is not None, f"no derivative rule for {node.op.name}"
-        for s, part in zip(node.src, sources, strict=True):       # type: ignore[arg-type]
+        for s, part in zip(node.src, sources, strict=True):
             if part is not None and leads.get(s, False):
                 grads[s] = part if s not in grads else alu(Ops.ADD, grads[s], part)
     return {t: grads[t] for t in wanted if t in grads}

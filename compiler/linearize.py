@@ -128,8 +128,8 @@ def linearize(sink: UOp, choose: Callable[[list[UOp | Block]], int] = _first) ->
             sources = needs(item) if isinstance(item, Block) else item.src
             makers = {id(m) for s in sources if (m := item_of(s, block)) is not None and m is not item}
             waiting[id(item)] = len(makers)
-            for m in makers:
-                users.setdefault(m, []).append(item)
+            for maker_id in makers:
+                users.setdefault(maker_id, []).append(item)
         ready = [item for item in block.items if waiting[id(item)] == 0]
         done = 0
         while ready:

@@ -106,7 +106,8 @@ def _match_each(patterns: Sequence[UPat], nodes: Sequence[UOp], captures: Captur
         yield from _match_each(patterns[1:], nodes[1:], first)
 
 
-Rule = tuple[UPat, Callable[..., UOp | None]]
+Rule = tuple[UPat, Callable[..., Any]]
+"""A pattern and what to make of a node that it fits: a node (or, for tables of facts, anything), or None."""
 
 
 class PatternMatcher:
@@ -114,7 +115,7 @@ class PatternMatcher:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = list(rules)
-        self._table: dict[Ops, list[tuple[UPat, Callable[..., UOp | None], frozenset[Ops], bool]]] = {op: [] for op in Ops}
+        self._table: dict[Ops, list[tuple[UPat, Callable[..., Any], frozenset[Ops], bool]]] = {op: [] for op in Ops}
         for pattern, function in self.rules:
             wants_ctx = "ctx" in inspect.signature(function).parameters
             for op in pattern.ops if pattern.ops is not None else Ops:
@@ -123,7 +124,7 @@ class PatternMatcher:
     def __add__(self, other: PatternMatcher) -> PatternMatcher:
         return PatternMatcher(self.rules + other.rules)
 
-    def rewrite(self, node: UOp, ctx: Any = None) -> UOp | None:
+    def rewrite(self, node: UOp, ctx: Any = None) -> Any:
         """What the first rule that fits makes of ``node``; None when none does."""
         rules = self._table[node.op]
         if not rules:

@@ -185,7 +185,7 @@ class _Cutter:
 def _leaves(node: UOp, cut: dict[UOp, None]) -> list[UOp]:
     """The stored nodes that ``node``'s kernel reads, in a fixed order."""
     inner = node.src[1] if node.op is Ops.ASSIGN else node
-    gate = lambda n: n is inner and n not in cut or n is node or (n not in cut and n.op is not Ops.BUFFER)
+    gate = lambda n: (n is inner and n not in cut) or n is node or (n not in cut and n.op is not Ops.BUFFER)
     return [n for n in inner.toposort(gate) if n is not node and (n in cut or n.op is Ops.BUFFER)]
 
 

@@ -136,7 +136,7 @@ def divide(n: UOp, x: UOp, c: UOp) -> UOp | None:
     for g in _divisors(parts, d):
         small = {y: k for y, k in parts.items() if k % g}
         a, b = true_bounds(small, constant % g)
-        if 0 <= a and b < g:
+        if a >= 0 and b < g:
             big = build({y: k // g for y, k in parts.items() if k % g == 0}, constant // g, x)
             return big // (d // g) if big.vmin >= 0 else None
     return None
@@ -168,7 +168,7 @@ def remainder(n: UOp, x: UOp, c: UOp) -> UOp | None:
     for g in _divisors(parts, d):
         small = {y: k for y, k in parts.items() if k % g}
         a, b = true_bounds(small, constant % g)
-        if 0 <= a and b < g:
+        if a >= 0 and b < g:
             big = build({y: k // g for y, k in parts.items() if k % g == 0}, constant // g, x)
             return (big % (d // g)) * g + build(small, constant % g, x) if big.vmin >= 0 else None
     return None
@@ -197,7 +197,7 @@ def less(x: UOp, y: UOp) -> UOp | None:
     for g in _divisors(parts, 0):
         small = {z: k for z, k in parts.items() if k % g}
         a, b = true_bounds(small, 0)
-        if 0 <= a and b < g and (not small or limit % g == 0):
+        if a >= 0 and b < g and (not small or limit % g == 0):
             big = build({z: k // g for z, k in parts.items() if k % g == 0}, 0, x)
             return big.lt(-(-limit // g))
     return None

@@ -399,7 +399,9 @@ def _run(pairs: list[tuple[Tensor, UOp]], device: str) -> None:
     for (tensor, _), buffer in zip(pairs, buffers, strict=True):
         flat = buffer.uop()
         leaf = graph.reshape(flat, tensor.shape)
-        if tensor.uop.op not in (Ops.BUFFER, Ops.RESHAPE):
+        # equal expressions share what one of them computed; not constants, which are cheaper made than loaded and
+        # belong to no device
+        if tensor.uop.op not in (Ops.BUFFER, Ops.RESHAPE) and tensor.uop.device is not None:
             tensor.uop.realized = flat
         if tensor.requires_grad and not tensor._names:
             if graph.leaf_of(tensor.uop) is not leaf:

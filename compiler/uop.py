@@ -355,8 +355,8 @@ def _interval(node: UOp) -> tuple[Any, Any]:
         return min(corners + ((0,) if a <= 0 <= b else ())), max(corners + ((0,) if a <= 0 <= b else ()))
     if op is Ops.MOD and c > 0:
         return (max(a, 1 - d) if a < 0 else 0), (min(b, d - 1) if b > 0 else 0)
-    if op is Ops.AND and dtype.kind != "b" and a >= 0 and c >= 0:
-        return 0, min(b, d)
+    if op is Ops.AND and dtype.kind != "b" and (a >= 0 or c >= 0):
+        return 0, d if a < 0 else b if c < 0 else min(b, d)
     if op is Ops.SHR and a >= 0 and c == d and 0 <= c < dtype.bits:
         return a >> c, b >> c
     if op is Ops.CMPLT:

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from compiler import Tensor, jit, nn, no_grad, optim  # noqa: E402
+from compiler import Tensor, jit, nn, no_grad, optim
 
 DATA = Path(__file__).resolve().parent / "data" / "digits.csv.gz"
 WANTED = 0.95           # share of the held-out images that must be right

@@ -84,14 +84,14 @@ class Creation(Methods):
 
     @classmethod
     def _make(cls, uop: Any, device: str | None, requires_grad: bool) -> Any:
-        return cls(uop, device=device, requires_grad=requires_grad)     # type: ignore[call-arg]
+        return cls(uop, device=device, requires_grad=requires_grad)
 
     @classmethod
     def full(cls, shape: Sequence[int] | int, fill_value: Any, *, dtype: DTypeLike | None = None, device: str | None = None,
              requires_grad: bool = False) -> Tensor:
         to = dtypes.of(dtype) if dtype is not None else dtypes.of_scalar(fill_value)
         sizes = _shape((shape,) if isinstance(shape, int) else tuple(shape))
-        return cls._make(graph.full(sizes, to, fill_value), device, requires_grad)      # type: ignore[no-any-return]
+        return cls._make(graph.full(sizes, to, fill_value), device, requires_grad)
 
     @classmethod
     def zeros(cls, *shape: Any, dtype: DTypeLike = dtypes.float32, device: str | None = None,
@@ -142,7 +142,7 @@ class Creation(Methods):
 
     @classmethod
     def eye(cls, n: int, m: int | None = None, *, dtype: DTypeLike = dtypes.float32, device: str | None = None) -> Tensor:
-        return cls.arange(n, device=device).one_hot(n if m is None else m).cast(dtype)     # type: ignore[no-any-return]
+        return cls.arange(n, device=device).one_hot(n if m is None else m).cast(dtype)
 
     # random
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Elementwise", "broadcast_shapes"]
 
 _LN2 = math.log(2)
+Number = float
+"""The Python type: inside the class below ``float`` is a method."""
 
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -161,7 +163,7 @@ class Elementwise(Methods):
     __pow__ = pow
 
     def __rsub__(self, other: Any) -> Tensor:
-        return self._operand(other, self.dtype) - self      # type: ignore[operator]
+        return self._operand(other, self.dtype) - self
 
     def __rtruediv__(self, other: Any) -> Tensor:
         return self._binary(Ops.FDIV, other, reverse=True, floats=True)
@@ -238,8 +240,8 @@ class Elementwise(Methods):
         return self.gt(other) | self.eq(other)
 
     __lt__, __gt__, __le__, __ge__ = lt, gt, le, ge
-    __eq__ = eq             # type: ignore[assignment]
-    __ne__ = ne             # type: ignore[assignment]
+    __eq__ = eq
+    __ne__ = ne
 
     def where(self, yes: Any, no: Any) -> Tensor:
         """``yes`` where this (a condition) holds, else ``no``. Both may be numbers."""
@@ -278,10 +280,10 @@ class Elementwise(Methods):
         return 1 / self.sqrt()
 
     def reciprocal(self) -> Tensor:
-        return 1 / self         # type: ignore[return-value,operator]
+        return 1 / self
 
     def square(self) -> Tensor:
-        return self * self      # type: ignore[operator]
+        return self * self
 
     def exp2(self) -> Tensor:
         return self._unary(Ops.EXP2)
@@ -308,7 +310,7 @@ class Elementwise(Methods):
         return self._unary(Ops.SIN)
 
     def cos(self) -> Tensor:
-        return (math.pi / 2 - self).sin()       # type: ignore[operator]
+        return (math.pi / 2 - self).sin()
 
     def tan(self) -> Tensor:
         return self.sin() / self.cos()
@@ -334,7 +336,7 @@ class Elementwise(Methods):
 
     def abs(self) -> Tensor:
         if self.dtype.kind in "bu":
-            return self     # type: ignore[return-value]
+            return self
         return self * self.sign() if self.dtype.is_float else (self < 0).where(-self, self)
 
     __abs__ = abs
@@ -352,14 +354,14 @@ class Elementwise(Methods):
     def relu(self) -> Tensor:
         return (self <= 0).where(0, self) if self.dtype.is_float else self.maximum(0)
 
-    def leaky_relu(self, negative_slope: float = 0.01) -> Tensor:
+    def leaky_relu(self, negative_slope: Number = 0.01) -> Tensor:
         return (self > 0).where(self, self * negative_slope)
 
-    def elu(self, alpha: float = 1.0) -> Tensor:
+    def elu(self, alpha: Number = 1.0) -> Tensor:
         return (self > 0).where(self, (self.minimum(0).exp() - 1) * alpha)
 
     def sigmoid(self) -> Tensor:
-        return 1 / ((-self).exp() + 1)      # type: ignore[return-value]
+        return 1 / ((-self).exp() + 1)
 
     def tanh(self) -> Tensor:
         """By 2*sigmoid(2x) - 1, through |x| so that nothing overflows; near zero the odd polynomial."""
@@ -373,7 +375,7 @@ class Elementwise(Methods):
     def silu(self) -> Tensor:
         return self * self.sigmoid()
 
-    def softplus(self, beta: float = 1.0) -> Tensor:
+    def softplus(self, beta: Number = 1.0) -> Tensor:
         x = self * beta
         return (x.maximum(0) + (1 + (-x.abs()).exp()).log()) / beta
 

@@ -49,7 +49,7 @@ class Functional(Methods):
         return self.matmul(other)
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return self._operand(other, self.dtype).matmul(self)        # type: ignore[no-any-return]
+        return self._operand(other, self.dtype).matmul(self)
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``self @ weight.T + bias``: weight is (out, in)."""
@@ -61,12 +61,12 @@ class Functional(Methods):
         if not 0 <= p <= 1:
             raise ValueError(f"dropout's p is a probability, not {p}")
         if not training or p == 0:
-            return self     # type: ignore[return-value]
+            return self
         if p == 1:
-            return self * 0     # type: ignore[operator,no-any-return]
+            return self * 0
         from compiler.tensor import Tensor
         keep = Tensor.rand(*self.shape, device=self.device) >= p
-        return keep.where(self * (1 / (1 - p)), 0)      # type: ignore[operator]
+        return keep.where(self * (1 / (1 - p)), 0)
 
     def layer_norm(self, normalized: int = 1, weight: Tensor | None = None, bias: Tensor | None = None,
                    eps: float = 1e-5) -> Tensor:
@@ -104,11 +104,11 @@ class Functional(Methods):
         return _reduced((self - target).abs(), reduction)
 
     def binary_cross_entropy_with_logits(self, target: Tensor, reduction: str = "mean") -> Tensor:
-        loss = self.maximum(0) - self * target + (1 + (-self.abs()).exp()).log()        # type: ignore[operator]
+        loss = self.maximum(0) - self * target + (1 + (-self.abs()).exp()).log()
         return _reduced(loss, reduction)
 
     def scaled_dot_product_attention(self, key: Tensor, value: Tensor, is_causal: bool = False) -> Tensor:
-        scores = (self @ key.transpose(-2, -1)) * (1 / math.sqrt(self.shape[-1]))       # type: ignore[operator]
+        scores = (self @ key.transpose(-2, -1)) * (1 / math.sqrt(self.shape[-1]))
         if is_causal:
             keep = scores.detach().eq(scores.detach()).tril()
             scores = keep.where(scores, -math.inf)

@@ -93,7 +93,7 @@ class Movement(Methods):
         return self.reshape(*self.shape[:a], 1, *self.shape[a:])
 
     def flip(self, *dims: Any) -> Tensor:
-        return self._new(graph.flip(self._node, {self._axis(d) for d in _ints(dims)}))     # type: ignore[arg-type]
+        return self._new(graph.flip(self._node, {self._axis(d) for d in _ints(dims)}))
 
     def shrink(self, bounds: Sequence[tuple[int, int] | None]) -> Tensor:
         """The part from start to stop of each axis (None: all of it)."""

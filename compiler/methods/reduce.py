@@ -100,7 +100,7 @@ class Reduce(Methods):
         return (n - 1 - hit.where(n - 1 - backward, -1).max(a, keepdim)).cast(dtypes.int32)
 
     def argmin(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
-        return (-self if self.dtype.is_float else ~self).argmax(dim, keepdim)       # type: ignore[operator]
+        return (-self if self.dtype.is_float else ~self).argmax(dim, keepdim)
 
     def logsumexp(self, dim: Dims = None, keepdim: bool = False) -> Tensor:
         top = self.max(dim, True).detach()

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from compiler import dtypes
 from compiler.dtypes import DType
-from compiler.match import PatternMatcher, UPat
+from compiler.match import PatternMatcher, Rule, UPat
 from compiler.symbolic import symbolic
 from compiler.uop import Ops, UOp
 
@@ -146,7 +146,7 @@ def _safe_division(n: UOp, x: UOp, y: UOp) -> UOp | None:
     """Integer division never traps: by zero it gives 0 (as NumPy does), and the least integer by -1 wraps."""
     if y.op is Ops.CONST and y.arg not in (0, -1):
         return None
-    if 1 <= y.vmin or y.vmax <= -2:
+    if y.vmin >= 1 or y.vmax <= -2:
         return None
     quotient = n.op is Ops.IDIV
     trapping = y.eq(0) if y.dtype.kind == "u" else y.eq(0) | y.eq(-1)
@@ -160,7 +160,7 @@ def _safe_division(n: UOp, x: UOp, y: UOp) -> UOp | None:
 def _safe_shift(n: UOp, x: UOp, y: UOp) -> UOp | None:
     """Shifts by the width or more give 0, or the sign."""
     bits = x.dtype.bits
-    if 0 <= y.vmin and y.vmax < bits:
+    if y.vmin >= 0 and y.vmax < bits:
         return None
     inside = (y.like(-1).lt(y) & y.lt(bits)) if y.dtype.kind == "i" else y.lt(bits)
     amount = UOp(Ops.AND, y.dtype, (y, y.like(bits - 1)))
@@ -169,7 +169,7 @@ def _safe_shift(n: UOp, x: UOp, y: UOp) -> UOp | None:
 
 
 _any = UPat.var
-_common: list[tuple[UPat, object]] = [
+_common: list[Rule] = [
     (UPat((Ops.NEG, Ops.SQRT, Ops.EXP2, Ops.LOG2, Ops.SIN, Ops.TRUNC, Ops.ADD, Ops.MUL, Ops.FDIV, Ops.MAX, Ops.CMPLT,
            Ops.CMPEQ, Ops.CMPNE), name="n"), _wide),
     (UPat(Ops.CAST, dtypes.bool_, src=(_any("x"),)), lambda x: x.ne(0) if x.dtype is not dtypes.bool_ else None),
@@ -188,11 +188,11 @@ _common: list[tuple[UPat, object]] = [
     (UPat((Ops.SHL, Ops.SHR), name="n", src=(_any("x"), _any("y"))), _safe_shift),
     (UPat(Ops.SIN, src=(_any("x"),)), sin),
 ]
-_polynomials: list[tuple[UPat, object]] = [
+_polynomials: list[Rule] = [
     (UPat(Ops.EXP2, src=(_any("x"),)), exp2),
     (UPat(Ops.LOG2, src=(_any("x"),)), log2),
 ]
-_hardware: list[tuple[UPat, object]] = [
+_hardware: list[Rule] = [
     (UPat(Ops.EXP2, dtypes.float64, src=(_any("x"),)), exp2),
     (UPat(Ops.LOG2, dtypes.float64, src=(_any("x"),)), log2),
 ]
@@ -201,4 +201,4 @@ _hardware: list[tuple[UPat, object]] = [
 @lru_cache(None)
 def legalizer(hardware_exp_log: bool) -> PatternMatcher:
     """The required rules of a target, with the simplifications that keep their results small."""
-    return symbolic + PatternMatcher(_common + (_hardware if hardware_exp_log else _polynomials))  # type: ignore[arg-type]
+    return symbolic + PatternMatcher(_common + (_hardware if hardware_exp_log else _polynomials))

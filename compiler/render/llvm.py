@@ -193,7 +193,7 @@ class _Writer:
         return self.put(f"getelementptr inbounds {element}, {self.pointer} {self.value(param)}, "
                         f"{_type(index.dtype)} {position}")
 
-    def binary(self, op: Ops, dtype: DType, x: str, y: str) -> str:
+    def binary(self, op: Ops, dtype: DType, x: str, y: str, *, flags: str = "", signed: bool = True) -> str:
         t = _type(dtype)
         if dtype.is_float:
             if op is Ops.MAX:
@@ -207,8 +207,8 @@ class _Writer:
         if dtype.kind == "b" and op in (Ops.ADD, Ops.MUL):
             return self.put(f"{'or' if op is Ops.ADD else 'and'} i1 {x}, {y}")
         if op in _SIGNED:
-            return self.put(f"{_SIGNED[op][dtype.kind != 'i']} {t} {x}, {y}")
-        return self.put(f"{_INT_OPS[op]} {t} {x}, {y}")
+            return self.put(f"{_SIGNED[op][dtype.kind != 'i' or not signed]} {t} {x}, {y}")
+        return self.put(f"{_INT_OPS[op]} {flags}{t} {x}, {y}")
 
     def cast(self, node: UOp) -> str:
         a, b = node.src[0].dtype, node.dtype
@@ -284,8 +284,20 @@ class _Writer:
         elif len(node.src) == 1:
             name = self.unary(node)
         else:
-            name = self.binary(op, node.dtype, self.value(node.src[0]), self.value(node.src[1]))
+            name = self.binary(op, node.dtype, self.value(node.src[0]), self.value(node.src[1]), flags=_no_wrap(node),
+                               signed=not all(s.dtype.is_int and s.vmin >= 0 for s in node.src))
         self.names[node] = name
+
+
+def _no_wrap(node: UOp) -> str:
+    """LLVM's flags for integer arithmetic that the intervals show not to overflow: it may fold it into addresses."""
+    if node.op not in (Ops.ADD, Ops.MUL) or node.dtype.kind != "i":
+        return ""
+    (a, b), (c, d) = node.src[0].bounds, node.src[1].bounds
+    ends = (a + c, b + d) if node.op is Ops.ADD else (a * c, a * d, b * c, b * d)
+    if min(ends) < node.dtype.min or max(ends) > node.dtype.max:
+        return ""
+    return "nuw nsw " if a >= 0 and c >= 0 else "nsw "
 
 
 def render(name: str, program: Sequence[Instruction], target: Target) -> Source:

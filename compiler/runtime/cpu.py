@@ -1,4 +1,4 @@
-"""The host's processor as a device: NumPy arrays for memory, objects loaded by LLVM's MCJIT, a few threads."""
+"""The host's processor as a device: NumPy arrays for memory, objects loaded by LLVM's ORC, a few threads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CpuRuntime:
 
     def __init__(self) -> None:
         self.target = host_target()
-        self._engine: Any = None
+        self._jit: Any = None
         self._threads = os.cpu_count() or 1
         self._pool: ThreadPoolExecutor | None = None
 
@@ -48,19 +48,17 @@ class CpuRuntime:
 
     def load(self, source: Source, code: bytes) -> Launch:
         import llvmlite.binding as llvm
-        if self._engine is None:
-            empty = llvm.parse_assembly(f'target triple = "{self.target.triple}"')
-            self._engine = llvm.create_mcjit_compiler(empty, target_machine(self.target))
-        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        self._engine.finalize_object()
-        address = self._engine.get_function_address(source.name)
+        if self._jit is None:
+            self._jit = llvm.create_lljit_compiler(target_machine(self.target))
+        library = llvm.JITLibraryBuilder().add_object_img(code).export_symbol(source.name).link(self._jit, source.name)
+        address = library[source.name]
         bound = ctypes.c_int64 if "i64 %low" in source.text else ctypes.c_int32
         function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * source.params, bound, bound)(address)
         outer = source.outer
         parts = min(self._threads, outer, max(1, source.work // _WORTH_A_THREAD))
         cuts = [outer * k // parts for k in range(parts + 1)]
 
-        def launch(handles: Sequence[np.ndarray]) -> None:
+        def launch(handles: Sequence[np.ndarray], library: Any = library) -> None:
             pointers = [h.ctypes.data for h in handles]
             if parts == 1:
                 function(*pointers, 0, outer)
