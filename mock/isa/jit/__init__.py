@@ -1,0 +1,15 @@
+"""Kernels as native functions: LLVM makes one function of a whole kernel, workgroups run on all cores.
+
+- :mod:`values`     the words of the semantics table, in LLVM IR
+- :mod:`registers`  SGPRs, VGPRs, EXEC and SCC as slots that LLVM promotes
+- :mod:`alu`        operands, modifiers and DPP around an entry of the table
+- :mod:`memory`     memory instructions over a software TLB
+- :mod:`translate`  control flow: blocks, resume points, barriers
+- :mod:`context`    what compiled code shares with Python; the scheduler of a workgroup's waves
+- :mod:`compiler`   LLVM, and object files on disk
+- :mod:`executor`   dispatches
+"""
+
+from mock.isa.jit.executor import HungWave, execute
+
+__all__ = ["HungWave", "execute"]

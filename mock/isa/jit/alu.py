@@ -1,0 +1,272 @@
+"""ALU instructions: operands by the entry's signature, the entry's function over :class:`Words`, results back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mock.isa import lanes
+from mock.isa.decode import Instruction, Operand
+from mock.isa.jit.registers import VGPR, Registers
+from mock.isa.jit.values import Scalar, Unsupported, Value, Words
+from mock.isa.operands import bits_of, source_index
+from mock.isa.semantics import Entry
+from mock.isa.state import EXEC, VCC
+
+__all__ = ["Alu"]
+
+Commit = Callable[[Any], None]
+
+
+class Alu:
+    """One instruction: :meth:`compute` reads and evaluates, :meth:`commit` writes (so that VOPD pairs read first)."""
+
+    def __init__(self, instruction: Instruction, entry: Entry, registers: Registers, words: Words) -> None:
+        self.instruction, self.entry, self.r, self.w = instruction, entry, registers, words
+        fields = instruction.fields
+        self.op_sel = fields.get("op_sel", 0)
+        self.clamp, self.omod = bool(fields.get("clamp", 0)), fields.get("omod", 0)
+        self.is_vop3p = instruction.encoding == "VOP3P"
+        self.op_sel_hi = fields.get("op_sel_hi", 0) | fields.get("op_sel_hi2", 0) << 2 if self.is_vop3p else 7
+        self.neg_hi = fields.get("neg_hi", 0)
+        self.short = instruction.encoding in ("VOP1", "VOP2", "VOPC")
+        self.active: Value | None = None
+        self._results: tuple[Any, ...] = ()
+        self._commits: list[Commit] = []
+
+    def run(self) -> None:
+        self.compute()
+        self.commit()
+
+    def compute(self) -> None:
+        entry, w = self.entry, self.w
+        if any(t.startswith("r") and t[1:].isdigit() for t in (*entry.sources, *entry.results)):
+            raise Unsupported("register ranges")
+        dpp = self.instruction.dpp
+        self.active = self._enabled() if dpp is not None else self.r.write_mask_of()
+        used = self._bind_results()
+        sources = self._sources(used)
+        function: Callable[..., Any] = entry.function
+        floats = any(t.rpartition(":")[2][0] == "f" for t in entry.results)
+        if self.clamp and not floats and entry.saturating is not None:
+            function = entry.saturating
+        if entry.modifiers:
+            raise Unsupported("instruction-specific modifiers")
+        if any(t.startswith("p:") for t in entry.sources):
+            low = function(w, *[s[0] for s in sources])
+            high = function(w, *[s[1] for s in sources])
+            if self.clamp and entry.results[0] == "p:f16":
+                low, high = w.clamp_unit(low), w.clamp_unit(high)
+            self._results = ((low, high),)
+            return
+        results = function(w, *sources)
+        self._results = results if len(self._commits) != 1 else (results,)
+        if len(self._results) != len(self._commits):
+            raise Unsupported("number of results")
+
+    def commit(self) -> None:
+        for commit, result in zip(self._commits, self._results, strict=True):
+            commit(result)
+
+    # ---- results
+
+    def _bind_results(self) -> int:
+        operands, used = self.instruction.operands, 0
+        for token in self.entry.results:
+            if token == "scc":
+                self._commits.append(self._put_scc)
+            elif token == "exec_mask":
+                self._commits.append(lambda v: self._put_mask(EXEC, v))
+            elif token.startswith("exec"):
+                self._commits.append(self._put_exec)
+            elif token == "mask":
+                operand = operands[used] if used < len(operands) else None
+                code = VCC
+                if operand is not None and operand.field in ("sdst", "vdst") and operand.code < VGPR:
+                    code, used = operand.code, used + 1
+                self._commits.append(lambda v, code=code: self._put_mask(code, v))   # type: ignore[misc]
+            elif token.startswith("src:"):
+                self._commits.append(self._putter(operands[-1], token[4:], 0))
+            else:
+                self._commits.append(self._bind_put(operands[used], token))
+                used += 1
+        return used
+
+    def _bind_put(self, operand: Operand, token: str) -> Commit:
+        if token.startswith("p:"):
+            def packed(pair: tuple[Value, Value]) -> None:
+                w = self.w
+                low, high = (w.splat(w.cast(w.bits(x, "u16"), "u32")) for x in pair)
+                self.r.put(operand, "u32", w.or_(low, w.shl(high, 16)), self.active)
+            return packed
+        if token.startswith("all:"):
+            return lambda v: self.r.put(operand, token[4:], v, None)
+        half = 0
+        if token.startswith(("lo:", "hi:")):
+            half, token = int(token[:2] == "hi"), token[3:]
+        elif bits_of(token) == 16:
+            operand, half = self._half(operand, 3)
+        return self._putter(operand, token, half)
+
+    def _putter(self, operand: Operand, token: str, half: int) -> Commit:
+        def store(value: Value) -> None:
+            if token[0] == "f" and (self.clamp or self.omod):
+                value = self.w.output(value, self.omod, self.clamp)
+            self.r.put(operand, token, value, self.active, half=half)
+        return store
+
+    def _put_scc(self, value: Value) -> None:
+        self.r.b.store(value.parts[0], self.r.scc)
+
+    def _put_exec(self, value: Value) -> None:
+        if value.dtype.itemsize == 8 and self.r.lanes == 64:
+            self.r.set_exec(value.parts[0])
+        elif value.dtype.itemsize == 8:
+            raise Unsupported("64-bit EXEC in wave32")
+        else:
+            self.r.write_sgpr(EXEC, value.parts[0])
+
+    def _put_mask(self, code: int, value: Value) -> None:
+        self.r.write_mask(code, value, self.active if self.active is not None else self.r.active())
+
+    def _half(self, operand: Operand, bit: int) -> tuple[Operand, int]:
+        if self.short:
+            if operand.code >= VGPR + 128:
+                return Operand(operand.field, operand.code - 128, operand.width), 1
+            return operand, 0
+        return operand, self.op_sel >> bit & 1
+
+    # ---- sources
+
+    def _sources(self, position: int) -> list[Any]:
+        operands, found = self.instruction.operands, list[Any]()
+        for token in self.entry.sources:
+            if token == "scc":
+                found.append(Scalar("mask", self.r.b.load(self.r.scc, typ=self._bit())))
+            elif token == "vcc":
+                found.append(self.r.read_mask(VCC))
+            elif token in ("exec32", "exec64"):
+                kind = "u" + token[4:]
+                found.append(self.r.fetch(Operand("exec", EXEC, 2), kind, None))
+            elif token in ("imm", "uimm"):
+                value = self.instruction.fields["simm16"]
+                signed = value - 0x10000 if value & 0x8000 and token == "imm" else value
+                found.append(self.w.number("i32" if token == "imm" else "u32", signed))
+            elif token == "mask":
+                code = operands[position].code if position < len(operands) else VCC
+                position += 1
+                found.append(self.r.read_mask(code))
+            elif token.startswith("k:"):
+                found.append(self.r.fetch(Operand("k", 255), token[2:], self.instruction.literal))
+            elif token.startswith("d:"):
+                found.append(self._source(operands[0], token[2:], 3))
+            else:
+                operand = operands[position]
+                position += 1
+                found.append(self._source(operand, token, source_index(self.instruction, operand)))
+        return found
+
+    @staticmethod
+    def _bit() -> Any:
+        from mock.isa.jit.values import I1
+        return I1
+
+    def _source(self, operand: Operand, token: str, index: int) -> Any:
+        literal = self.instruction.literal
+        negate, absolute = bool(self.instruction.neg >> index & 1), bool(self.instruction.abs >> index & 1)
+        value: Any
+        if token.startswith("p:"):
+            value = self._halves(operand, token[2:], index)
+        elif token in ("2f16", "2bf16"):
+            value = self._halves(operand, "f16", index)
+            if token == "2bf16":
+                value = tuple(self.w.bits(x, "u16") for x in value)
+        elif token == "mix":
+            value = self._mix(operand, index)
+        elif not (token[0] in "iufb" and token[1:].isdigit()):
+            raise Unsupported(f"operand of type {token}")
+        else:
+            half = 0
+            if bits_of(token) == 16:
+                operand, half = self._half(operand, index)
+            value = self.r.fetch(operand, token, literal, negate=negate, absolute=absolute, half=half)
+        if operand.field == "src0" and self.instruction.dpp is not None:
+            return tuple(self._moved(v) for v in value) if isinstance(value, tuple) else self._moved(value)
+        return value
+
+    def _halves(self, operand: Operand, kind: str, index: int) -> tuple[Value, Value]:
+        if index == 3:
+            return self.r.fetch(operand, kind, None, half=0), self.r.fetch(operand, kind, None, half=1)
+        fields = self.instruction.fields
+        neg = fields.get("neg", 0) if self.is_vop3p else self.instruction.neg
+        neg_hi = self.neg_hi if self.is_vop3p else self.instruction.neg
+        low, high = 0, 1
+        if self.is_vop3p:
+            low, high = self.op_sel >> index & 1, self.op_sel_hi >> index & 1
+        absolute = bool(self.instruction.abs >> index & 1) and not self.is_vop3p
+        return (self._one_half(operand, kind, low, bool(neg >> index & 1), absolute),
+                self._one_half(operand, kind, high, bool(neg_hi >> index & 1), absolute))
+
+    def _one_half(self, operand: Operand, kind: str, half: int, negate: bool, absolute: bool) -> Value:
+        literal = self.instruction.literal
+        if 128 <= operand.code <= 208 and kind[0] in "iu":
+            number = operand.code - 128 if operand.code <= 192 else 192 - operand.code
+            return self.w.number(kind, (number & 0xffffffff) >> 16 * half & 0xffff)
+        return self.r.fetch(operand, kind, literal, half=half, negate=negate, absolute=absolute)
+
+    def _mix(self, operand: Operand, index: int) -> Value:
+        literal = self.instruction.literal
+        negate, absolute = bool(self.instruction.neg >> index & 1), bool(self.neg_hi >> index & 1)
+        if not self.op_sel_hi >> index & 1:
+            return self.r.fetch(operand, "f32", literal, negate=negate, absolute=absolute)
+        return self.w.to_float(self.r.fetch(operand, "f16", literal, negate=negate, absolute=absolute,
+                                            half=self.op_sel >> index & 1), "f32")
+
+    # ---- data-parallel primitives
+
+    def _moved(self, value: Value) -> Value:
+        dpp = self.instruction.dpp
+        assert dpp is not None
+        sources = [int(x) for x in lanes.dpp_sources(dpp, self.r.lanes)]
+        taken = self.w.permute(value, [max(x, 0) for x in sources])
+        bad = self._invalid(sources)
+        if bad is None:
+            return taken
+        zero = self.w.bits(self.w.number("u" + taken.kind[1:], 0, scalar=False), taken.kind)
+        return self.w.select(bad, zero, taken)
+
+    def _static(self, bits: list[bool]) -> Value:
+        from llvmlite import ir
+
+        from mock.isa.jit.values import I1
+        size = self.w.chunk
+        return Value("mask", [ir.Constant(ir.VectorType(I1, size), [ir.Constant(I1, int(x)) for x in bits[i:i + size]])
+                              for i in range(0, len(bits), size)], False)
+
+    def _invalid(self, sources: list[int]) -> Value | None:
+        dpp = self.instruction.dpp
+        assert dpp is not None
+        bad = self._static([x < 0 for x in sources]) if min(sources) < 0 else None
+        if not self.r.full and not dpp.fetch_inactive:
+            inactive = self.w.not_(self.w.permute(self.r.active(), [max(x, 0) for x in sources]))
+            bad = inactive if bad is None else self.w.or_(bad, inactive)
+        return bad
+
+    def _enabled(self) -> Value | None:
+        """Which lanes a DPP instruction writes."""
+        dpp = self.instruction.dpp
+        assert dpp is not None
+        sources = [int(x) for x in lanes.dpp_sources(dpp, self.r.lanes)]
+        chosen = [True] * self.r.lanes
+        if dpp.lanes is None:
+            chosen = [bool(dpp.row_mask >> (i // 16 & 3) & 1 and dpp.bank_mask >> (i % 16 // 4) & 1)
+                      for i in range(self.r.lanes)]
+        keeps = not dpp.bound_control and dpp.lanes is None
+        static = [c and (s >= 0 or not keeps) for c, s in zip(chosen, sources, strict=True)]
+        result = None if all(static) else self._static(static)
+        if not self.r.full:
+            active = self.r.active()
+            result = active if result is None else self.w.and_(result, active)
+            if keeps and not dpp.fetch_inactive:
+                result = self.w.and_(result, self.w.permute(active, [max(x, 0) for x in sources]))
+        return result

@@ -1,0 +1,379 @@
+"""Dispatches on compiled code: kernels found or made, workgroups spread over threads, the rest for the interpreter."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from mock.isa import control
+from mock.isa.access import Accessor
+from mock.isa.decode import Instruction
+from mock.isa.dispatch import Counts, Dispatch, IsaError, Memory, Rsrc1, Rsrc2
+from mock.isa.interpreter import Machine
+from mock.isa.jit.compiler import Compiled, chunk_lanes, compile_module, digest, load_cached
+from mock.isa.jit.context import FAULT, INTERPRET, PAGE, TERMINATOR, YIELD, Context
+from mock.isa.jit.registers import Layout
+from mock.isa.jit.translate import Flow, Point, discover, translate
+from mock.isa.memory import Lds
+from mock.isa.program import Code
+from mock.isa.state import EXEC, State
+from mock.isa.waves import POISON, vgpr_count
+
+__all__ = ["HungWave", "execute"]
+
+_HEAD = 256             # bytes by which kernels are looked up before they are compared whole
+_WATCHDOG = 60.0
+_SHARE = 8              # portions of the grid that each thread gets, so that uneven workgroups even out
+
+
+class HungWave(IsaError):
+    """A wave ran for longer than the watchdog allows."""
+
+
+@dataclass
+class Kernel:
+    """Code as it was found, and what became of it."""
+
+    flow: Flow
+    ranges: list[tuple[int, int]]
+    content: bytes
+    compiled: Compiled
+
+
+_kernels: dict[tuple[bytes, int, int, int], list[Kernel]] = {}
+_kernels_lock = threading.Lock()
+
+
+def _content(code: Code, ranges: list[tuple[int, int]]) -> bytes | None:
+    """The code bytes, or None where they cannot be read any more."""
+    try:
+        return b"".join(code.bytes(at, min(PAGE, end - at)) for begin, end in ranges for at in range(begin, end, PAGE))
+    except Exception:       # whatever the memory's own fault is: then it is not the kernel that we know
+        return None
+
+
+def _find(code: Code, lanes: int, mode: int, vgprs: int, before: Compiled | None = None,
+          point: Point | None = None) -> Kernel:
+    """The kernel at the code address. ``point`` asks for one more resume point than ``before`` has; the numbers of
+    those stay as they are, since waves are stopped at them.
+    """
+    head = code.bytes(0, _HEAD if code.address % PAGE <= PAGE - _HEAD else PAGE - code.address % PAGE)
+    key = (head, lanes, mode, vgprs)
+    points = [(0, mode)] if before is None else [*sorted(before.points, key=before.points.__getitem__)]
+    if point is not None:
+        points.append(point)
+    with _kernels_lock:
+        known = _kernels.setdefault(key, [])
+        for kernel in reversed(known):      # the newest has met the most
+            if _content(code, kernel.ranges) == kernel.content and \
+                    all(kernel.compiled.points.get(p) == n for n, p in enumerate(points)):
+                return kernel
+    flow = discover(code, {pc for pc, _ in points})
+    ranges = flow.ranges()
+    content = _content(code, ranges) or b""
+    chunk = chunk_lanes()
+    name = digest((content, ranges, points, lanes, chunk, vgprs))
+    compiled = load_cached(name, lanes)
+    if compiled is None:
+        made = translate(flow, points, lanes=lanes, chunk=chunk, vgprs=vgprs)
+        compiled = compile_module(str(made.module), name, made.points, made.interpreted, lanes)
+    kernel = Kernel(flow, ranges, content, compiled)
+    with _kernels_lock:
+        known.append(kernel)
+    return kernel
+
+
+class _Launch:
+    """What the threads of one dispatch share."""
+
+    def __init__(self, dispatch: Dispatch, memory: Memory, watchdog: float) -> None:
+        self.dispatch, self.memory, self.watchdog = dispatch, memory, watchdog
+        self.lanes = dispatch.wave_size
+        self.code = Code(Accessor(memory), dispatch.code_address)
+        rsrc1 = Rsrc1(dispatch.rsrc1)
+        self.mode = (rsrc1.float_mode | int(rsrc1.dx10_clamp) << 8 | int(rsrc1.ieee_mode) << 9
+                     | int(rsrc1.fp16_overflow) << 23)
+        self.vgprs = vgpr_count(dispatch)
+        rsrc2 = Rsrc2(dispatch.rsrc2)
+        self.lds_bytes = rsrc2.lds_bytes if dispatch.lds_bytes is None else dispatch.lds_bytes
+        self.lock = threading.Lock()
+        self.kernel = _find(self.code, self.lanes, self.mode, self.vgprs)
+        self.error: BaseException | None = None
+
+    def with_point(self, point: Point) -> Kernel:
+        """A kernel in which a wave can go on at ``point``."""
+        with self.lock:
+            if point not in self.kernel.compiled.points:
+                self.kernel = _find(self.code, self.lanes, self.mode, self.vgprs, self.kernel.compiled, point)
+            return self.kernel
+
+
+class _Runner:
+    """One thread's part: a context, wave states for one workgroup, and its LDS."""
+
+    def __init__(self, launch: _Launch, box: _Box, slot: int) -> None:
+        self.launch, self.box = launch, box
+        d = launch.dispatch
+        self.fault: BaseException | None = None
+        self.context = Context(self._translate)
+        lanes = launch.lanes
+        self.state_dwords = Layout.dwords(launch.vgprs, lanes)
+        self.states = _aligned(box.waves * self.state_dwords)
+        self.states[:] = POISON
+        self.lds = Lds(1, launch.lds_bytes)
+        self.sgprs = box.template(launch)
+        c = self.context
+        rsrc2 = Rsrc2(d.rsrc2)
+        positions, position = [128, 128, 128], rsrc2.user_sgprs
+        for axis, wanted in enumerate(rsrc2.workgroup_id):
+            if wanted:
+                positions[axis] = position
+                position += 1
+        for name, value in {
+                "lds": int(self.lds.memory.ctypes.data), "lds_bytes": launch.lds_bytes, "code": d.code_address,
+                "scratch_slots": d.scratch_address, "scratch_wave_bytes": d.scratch_wave_bytes, "slot": slot,
+                "shared_high": d.shared_base >> 32, "private_high": d.private_base >> 32,
+                "states": int(self.states.ctypes.data), "state_bytes": 4 * self.state_dwords,
+                "sgprs": int(self.sgprs.ctypes.data), "lane_ids": int(box.lane_ids.ctypes.data),
+                "exec_masks": int(box.masks.ctypes.data), "waves": box.waves, "fresh": 1,
+                "grid_x": box.size[0], "grid_y": box.size[1], "start_x": box.start[0], "start_y": box.start[1],
+                "start_z": box.start[2], "id_x": positions[0], "id_y": positions[1], "id_z": positions[2],
+                "info": position if rsrc2.workgroup_info else 128}.items():
+            c[name] = value
+        self._machine: Machine | None = None
+        self._generation = getattr(launch.memory, "generation", None)
+
+    def _translate(self, address: int, write: bool) -> int:
+        """The TLB's callback. Exceptions stay here; the wave that asked stops with FAULT."""
+        try:
+            return int(self.launch.memory.translate(np.array([address], np.uint64), 1, write)[0])
+        except BaseException as error:
+            self.fault = error
+            return 0
+
+    def run(self, begin: int, end: int) -> None:
+        """Workgroups [begin, end) of the box."""
+        c, launch = self.context, self.launch
+        c["group"], c["end"], c["fresh"] = begin, end, 1
+        started = time.monotonic()
+        while True:
+            if launch.error is not None:
+                return
+            reason = launch.kernel.compiled.run(c.address)
+            if reason == 0:
+                return
+            if reason == YIELD:
+                if time.monotonic() - started > launch.watchdog:
+                    raise self._hung()
+                c["wave"] = c["wave"] + 1
+            elif reason == FAULT:
+                raise self._faulted()
+            else:
+                self._interpret(reason)
+
+    # ---- what compiled code leaves to Python
+
+    def _wave(self) -> np.ndarray:
+        w = self.context["wave"]
+        return self.states[w * self.state_dwords:(w + 1) * self.state_dwords]
+
+    def _where(self) -> tuple[int, Instruction]:
+        pc = self.context["pc"]
+        return pc, self.launch.code.instruction(pc)
+
+    def _noted(self, error: BaseException) -> BaseException:
+        pc, instruction = self._where()
+        error.add_note(f"at pc {self.launch.dispatch.code_address + pc:#x}: {instruction}")
+        return error
+
+    def _faulted(self) -> BaseException:
+        return self._noted(self.fault or IsaError("a memory access failed without saying why"))
+
+    def _hung(self) -> BaseException:
+        pc, instruction = self._where()
+        return HungWave(f"a wave has run for {self.launch.watchdog:g} s and is still at pc "
+                        f"{self.launch.dispatch.code_address + pc:#x}: {instruction}; "
+                        f"workgroup {self.context['group']}, wave {self.context['wave']}. "
+                        "Raise the watchdog if that is right")
+
+    def _interpret(self, reason: int) -> None:
+        """One instruction by the interpreter, on the wave's state."""
+        launch, wave = self.launch, self._wave()
+        machine = self._interpreter()
+        mode = self._mode(wave)
+        state = self._state(wave, mode)
+        state.v = machine.vocabulary(state)
+        pc = self.context["pc"]
+        with np.errstate(all="ignore"):
+            try:
+                instruction = launch.code.instruction(pc)
+                if reason == INTERPRET:
+                    machine._step(instruction, pc)(state)
+                    self._save(wave, state)
+                    return
+                assert reason == TERMINATOR
+                exits = control.bind_terminator(instruction, pc, machine)(state)
+            except Exception as error:
+                raise self._noted(error) if not isinstance(error, IsaError) else error from None
+        self._save(wave, state)
+        if not exits:
+            wave[Layout.STATUS] = 2
+            self.context["alive"] = self.context["alive"] - 1
+            return
+        target, which = exits[0]
+        if isinstance(which, tuple):
+            mode = which[1]
+        wave[Layout.MODE] = mode
+        kernel = launch.with_point((target, mode))
+        wave[Layout.RESUME] = kernel.compiled.points[target, mode]
+
+    def _interpreter(self) -> Machine:
+        if self._machine is None:
+            self._machine = Machine(self.launch.dispatch, self.launch.memory)
+            self._machine.lds = self._machine.space.lds = self.lds
+        return self._machine
+
+    def _mode(self, wave: np.ndarray) -> int:
+        """MODE at the resume point that the wave stands at (its number tells), or as it was set."""
+        number = int(wave[Layout.RESUME])
+        for (_, mode), n in self.launch.kernel.compiled.points.items():
+            if n == number:
+                return mode
+        return int(wave[Layout.MODE])
+
+    def _state(self, wave: np.ndarray, mode: int) -> State:
+        launch, lanes = self.launch, self.launch.lanes
+        vgpr = wave[Layout.VGPRS:].reshape(launch.vgprs, lanes, 1).copy()
+        sgpr = wave[:128].reshape(128, 1).copy()
+        d, w = launch.dispatch, self.context["wave"]
+        scratch = d.scratch_address + (self.context["slot"] + w) * d.scratch_wave_bytes
+        per_wave = {"workgroup": np.zeros(1, np.int64), "wave": np.full(1, w, np.uint32),
+                    "id": np.full(1, w, np.uint32), "lds": np.zeros(1, np.int64),
+                    "scratch": np.full(1, scratch, np.uint64),
+                    "scc": wave[Layout.SCC:Layout.SCC + 1] != 0,
+                    "shared_base": np.full(1, d.shared_base, np.uint64),
+                    "private_base": np.full(1, d.private_base, np.uint64)}
+        return State(lanes, vgpr, sgpr, per_wave, self.context["pc"], mode)
+
+    def _save(self, wave: np.ndarray, state: State) -> None:
+        wave[:128] = state.sgpr[:, 0]
+        wave[Layout.SCC] = int(state.scc[0])
+        wave[Layout.VGPRS:] = state.vgpr.reshape(-1)
+
+
+class _Box:
+    """Workgroups of one size: a box of the grid, with what all of them start with."""
+
+    def __init__(self, dispatch: Dispatch, start: tuple[int, ...], size: tuple[int, ...],
+                 block: tuple[int, ...]) -> None:
+        self.dispatch, self.start, self.size, self.block = dispatch, start, size, block
+        lanes = dispatch.wave_size
+        items = block[0] * block[1] * block[2]
+        self.waves = -(-items // lanes)
+        self.groups = size[0] * size[1] * size[2]
+        item = np.arange(self.waves * lanes)
+        x, rest = item % block[0], item // block[0]
+        y, z = rest % block[1], rest // block[1]
+        axes = Rsrc2(dispatch.rsrc2).workitem_id
+        packed = x | (y << 10 if axes >= 1 else 0) | (z << 20 if axes >= 2 else 0)
+        active = item < items
+        self.lane_ids = np.ascontiguousarray(np.where(active, packed, 0).astype(np.uint32))
+        rows = np.packbits(active.reshape(self.waves, lanes), axis=1, bitorder="little")
+        self.masks = np.zeros(self.waves, np.uint64)
+        self.masks.view(np.uint8).reshape(self.waves, 8)[:, :lanes // 8] = rows
+
+    def template(self, launch: _Launch) -> np.ndarray:
+        """The head of a wave's state: SGPRs, SCC, resume point, MODE."""
+        head = np.full(Layout.VGPRS, POISON, np.uint32)
+        head[128:] = 0
+        rsrc2 = Rsrc2(self.dispatch.rsrc2)
+        user = [int(x) & 0xffffffff for x in self.dispatch.user_sgprs][:rsrc2.user_sgprs]
+        head[:len(user)] = user
+        head[EXEC:EXEC + 2] = 0
+        head[Layout.RESUME] = launch.kernel.compiled.points[0, launch.mode]
+        head[Layout.MODE] = launch.mode
+        return head
+
+
+def _aligned(dwords: int) -> np.ndarray:
+    raw = np.empty(dwords + 16, np.uint32)
+    skip = -int(raw.ctypes.data) % 64 // 4
+    return raw[skip:skip + dwords]
+
+
+def _boxes(d: Dispatch) -> list[_Box]:
+    """The grid cut where its last row, column and plane have partial workgroups."""
+    cuts = []
+    for axis in range(3):
+        n, part = d.grid[axis], d.partial[axis]
+        first = d.start[axis]
+        if part and part != d.block[axis]:
+            cuts.append([(first, n - 1, d.block[axis]), (first + n - 1, 1, part)])
+        else:
+            cuts.append([(first, n, d.block[axis])])
+    return [_Box(d, (x[0], y[0], z[0]), (x[1], y[1], z[1]), (x[2], y[2], z[2]))
+            for z in cuts[2] for y in cuts[1] for x in cuts[0] if x[1] * y[1] * z[1]]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="isa")
+
+
+def execute(dispatch: Dispatch, memory: Memory, *, threads: int | None = None, watchdog: float = _WATCHDOG) -> Counts:
+    """Run a dispatch on compiled code.
+
+    :param threads: how many run workgroups at a time; default: all cores.
+    :param watchdog: seconds after which a wave that does not end is reported.
+    """
+    counts = Counts()
+    if not all(dispatch.grid):
+        return counts
+    launch = _Launch(dispatch, memory, watchdog)
+    for box in _boxes(dispatch):
+        limit = threads or os.cpu_count() or 1
+        if dispatch.scratch_slots:
+            if box.waves > dispatch.scratch_slots:
+                raise IsaError(f"a workgroup has {box.waves} waves but there is scratch for {dispatch.scratch_slots}; "
+                               f"allocate scratch for a whole workgroup")
+            limit = min(limit, dispatch.scratch_slots // box.waves)
+        counts.instructions += _run_box(launch, box, min(limit, box.groups))
+        counts.workgroups += box.groups
+        counts.waves += box.groups * box.waves
+    return counts
+
+
+def _run_box(launch: _Launch, box: _Box, threads: int) -> int:
+    """Instructions that ran."""
+    runners = [_Runner(launch, box, i * box.waves) for i in range(threads)]
+    if threads == 1:
+        runners[0].run(0, box.groups)
+        return runners[0].context["instructions"]
+    share = max(1, box.groups // (threads * _SHARE))
+    portions = iter([(at, min(at + share, box.groups)) for at in range(0, box.groups, share)])
+    lock = threading.Lock()
+
+    def work(runner: _Runner) -> None:
+        while launch.error is None:
+            with lock:
+                portion = next(portions, None)
+            if portion is None:
+                return
+            try:
+                runner.run(*portion)
+            except BaseException as error:
+                launch.error = launch.error or error
+    futures: list[Any] = [_pool().submit(work, runner) for runner in runners[1:]]
+    work(runners[0])
+    for future in futures:
+        future.result()
+    if launch.error is not None:
+        raise launch.error
+    return sum(runner.context["instructions"] for runner in runners)

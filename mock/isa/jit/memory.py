@@ -1,0 +1,341 @@
+"""Memory instructions: addresses as vectors, then one call into the support code for all active lanes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from mock.isa.decode import Instruction, Operand
+from mock.isa.jit.registers import VGPR, Registers
+from mock.isa.jit.values import I1, I32, I64, PTR, Scalar, Unsupported, Value, Words, ir_type, width
+from mock.isa.semantics import Atomic, Load, Store
+from mock.isa.state import NULL
+
+__all__ = ["MemoryLowering"]
+
+_VOID = ir.VoidType()
+
+
+def _signed(value: int, bits: int) -> int:
+    return value - (1 << bits) if value >> bits - 1 & 1 else value
+
+
+class MemoryLowering:
+    """:param fault: emits the branch that leaves the wave when ``ok`` is false.
+    :param atomics: the module's functions for atomics, by entry, width and mode.
+    """
+
+    def __init__(self, registers: Registers, words: Words, context: ir.Value, fields: dict[str, int], fault: Any,
+                 atomics: dict[tuple[int, str, int], ir.Function]) -> None:
+        self.r, self.w, self.b = registers, words, registers.b
+        self.context, self.fields, self.fault = context, fields, fault
+        self.module = self.b.module
+        self._row = ir.ArrayType(I32, registers.lanes)
+        self._atomics = atomics
+
+    # ---- support functions
+
+    def _function(self, name: str, result: ir.Type, *arguments: ir.Type) -> ir.Function:
+        if name in self.module.globals:
+            return self.module.globals[name]
+        return ir.Function(self.module, ir.FunctionType(result, arguments), name)
+
+    def field(self, name: str) -> ir.Value:
+        place = self.b.gep(self.context, [ir.Constant(I64, self.fields[name])], source_etype=ir.IntType(8))
+        return self.b.load(place, typ=I64)
+
+    def _buffer(self, kind: ir.Type, count: int) -> ir.Value:
+        with self.b.goto_entry_block():
+            place = self.b.alloca(ir.ArrayType(kind, count))
+            place.align = 64
+            place.type = PTR        # untyped: rows and lanes are both stored there
+            return place
+
+    def _mask(self) -> ir.Value:
+        bits = self.r.exec_bits()
+        return bits if self.r.lanes == 64 else self.b.zext(bits, I64)
+
+    def _store_rows(self, place: ir.Value, value: Value, row: int = 0) -> None:
+        vector = self.w.type(value.kind, False)
+        for i, part in enumerate(value.parts):
+            where = self.b.gep(place, [ir.Constant(I32, row * self.w.chunks + i)], source_etype=vector)
+            self.b.store(part, where, align=width(value.kind) // 8)
+
+    def _load_rows(self, place: ir.Value, kind: str, row: int = 0) -> Value:
+        vector = self.w.type(kind, False)
+        parts = []
+        for i in range(self.w.chunks):
+            where = self.b.gep(place, [ir.Constant(I32, row * self.w.chunks + i)], source_etype=vector)
+            parts.append(self.b.load(where, typ=vector, align=width(kind) // 8))
+        return Value(kind, parts, False)
+
+    # ---- addresses: u64 vectors
+
+    def _wide(self, value: Value) -> Value:
+        return self.w.cast(value, "u64")
+
+    def _global(self, instruction: Instruction) -> Value:
+        f = instruction.fields
+        offset = _signed(f["offset"], 13)
+        if "addtid" in instruction.mnemonic:
+            raise Unsupported("addtid")
+        if f["saddr"] == NULL:
+            address = self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None)
+        else:
+            base = self.r.fetch(Operand("saddr", f["saddr"], 2), "u64", None)
+            address = self.w.add(base, self._wide(self.r.fetch(Operand("addr", VGPR + f["addr"]), "u32", None)))
+        return self.w.add(self.w.splat(address), offset)
+
+    def _scratch_rows(self, instruction: Instruction, count: int) -> list[Value]:
+        """One address a dword: each is interleaved by itself."""
+        f, w = instruction.fields, self.w
+        total = w.number("u64", _signed(f["offset"], 13))
+        if f["sve"]:
+            total = w.add(total, self._wide(self.r.fetch(Operand("addr", VGPR + f["addr"]), "u32", None)))
+        if f["saddr"] != NULL:
+            total = w.add(total, self._wide(self.r.fetch(Operand("saddr", f["saddr"]), "u32", None)))
+        base = Scalar("u64", self.field("scratch"))
+        rows = []
+        for i in range(count):
+            offset = w.and_(w.add(total, 4 * i), 0xffffffff)
+            place = w.add(w.mul(w.and_(offset, -4), self.r.lanes), w.and_(offset, 3))
+            rows.append(w.splat(w.add(w.add(base, place), w.shl(self._wide(w.lane()), 2))))
+        return rows
+
+    def _ds(self, instruction: Instruction, offset: int) -> Value:
+        if "addtid" in instruction.mnemonic:
+            raise Unsupported("addtid")
+        address = self.r.fetch(Operand("addr", VGPR + instruction.fields["addr"]), "u32", None)
+        return self.w.splat(self._wide(self.w.add(address, offset)))     # the sum wraps at 32 bits
+
+    # ---- moving data
+
+    def _transfer(self, write: bool, size: int, addresses: Value, data: ir.Value, count: int, mask: ir.Value, *,
+                  lds: bool, row: int = 0) -> None:
+        """Move ``count`` elements a lane between memory and rows ``row``.. of ``data``."""
+        places = self._buffer(I64, self.r.lanes)
+        self._store_rows(places, addresses)
+        self._move(write, size, places, data, count, mask, lds=lds, row=row)
+
+    def _move(self, write: bool, size: int, places: ir.Value, data: ir.Value, count: int, mask: ir.Value, *, lds: bool,
+              row: int = 0) -> None:
+        rows = self.b.gep(data, [ir.Constant(I32, row)], source_etype=self._row) if row else data
+        name = ("lds_" if lds else "") + ("scatter" if write else "gather") + str(size)
+        function = self._function(name, _VOID if lds else I1, PTR, PTR, PTR, I64, I64)
+        ok = self.b.call(function, [self.context, places, rows, mask, ir.Constant(I64, count)])
+        if not lds:
+            self.fault(ok)
+
+    def load_store(self, instruction: Instruction, entry: Load | Store) -> None:
+        size, count, write = width(entry.kind) // 8, entry.count, isinstance(entry, Store)
+        if size > 4:
+            raise Unsupported("wide elements")
+        f = instruction.fields
+        two = "2addr" in instruction.mnemonic
+        data = self._buffer(I32, self.r.lanes * count * (2 if two else 1))
+        mask = self._mask()
+        if isinstance(entry, Store):
+            sources = ["data0", "data1"] if two else ["data0" if instruction.encoding == "DS" else "data"]
+            for j, source in enumerate(sources):
+                for i in range(count):
+                    value = self.r.vgpr(f[source] + i)
+                    self._store_rows(data, self.w.shr(value, 16) if entry.half else value, j * count + i)
+        self._access(instruction, write, size, count, data, mask, two)
+        if isinstance(entry, Load):
+            self._put_loaded(entry, f["vdst"], data, count * (2 if two else 1))
+
+    def _access(self, instruction: Instruction, write: bool, size: int, count: int, data: ir.Value, mask: ir.Value,
+                two: bool) -> None:
+        f, encoding = instruction.fields, instruction.encoding
+        if encoding == "DS":
+            if two:
+                unit = 8 if instruction.mnemonic.endswith("b64") else 4
+                unit *= 64 if "stride64" in instruction.mnemonic else 1
+                for j in range(2):
+                    self._transfer(write, size, self._ds(instruction, f[f"offset{j}"] * unit), data, count, mask,
+                                   lds=True, row=j * count)
+            else:
+                self._transfer(write, size, self._ds(instruction, f["offset0"] | f["offset1"] << 8), data, count, mask,
+                               lds=True)
+        elif encoding == "GLOBAL":
+            self._transfer(write, size, self._global(instruction), data, count, mask, lds=False)
+        elif encoding == "SCRATCH":
+            for i, row in enumerate(self._scratch_rows(instruction, count)):
+                self._transfer(write, size, row, data, 1, mask, lds=False, row=i)
+        elif encoding == "FLAT":
+            self._flat(instruction, write, size, count, data, mask)
+        else:
+            raise Unsupported(encoding)
+
+    def _flat(self, instruction: Instruction, write: bool, size: int, count: int, data: ir.Value,
+              mask: ir.Value) -> None:
+        """Dword by dword, since private lanes are interleaved so."""
+        f = instruction.fields
+        base = self.w.add(self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None), _signed(f["offset"], 13))
+        split = self._function("flat_split", I64, PTR, PTR, I64)
+        for i in range(count):
+            places = self._buffer(I64, self.r.lanes)
+            self._store_rows(places, self.w.splat(self.w.add(base, 4 * i)))
+            shared = self.b.call(split, [self.context, places, mask])
+            rest = self.b.and_(mask, self.b.not_(shared))
+            self._move(write, size, places, data, 1, rest, lds=False, row=i)
+            self._move(write, size, places, data, 1, shared, lds=True, row=i)
+
+    def _put_loaded(self, entry: Load, register: int, data: ir.Value, count: int) -> None:
+        active, w = self.r.write_mask_of(), self.w
+        for i in range(count):
+            value = self._load_rows(data, "u32", i)
+            bits = width(entry.kind)
+            if entry.kind[0] == "i" and bits < 32:
+                value = w.bits(w.shr(w.bits(w.shl(value, 32 - bits), "i32"), 32 - bits), "u32")
+            if entry.half is not None:
+                low = w.and_(value, 0xffff)
+                old = self.r.vgpr(register)
+                value = w.or_(w.and_(old, 0xffff), w.shl(low, 16)) if entry.half \
+                    else w.or_(w.and_(old, 0xffff0000), low)
+            self.r.set_vgpr(register + i, value, active)
+
+    # ---- scalar loads
+
+    def scalar_load(self, instruction: Instruction) -> None:
+        if instruction.mnemonic.startswith("s_buffer"):
+            raise Unsupported("scalar buffer loads")
+        f = instruction.fields
+        data = instruction.operand("sdata")
+        assert data is not None
+        offset = _signed(f["offset"], 21)
+        extra: Value = self.w.number("u64", offset)
+        if f["soffset"] != NULL:
+            extra = self.w.add(extra, self._wide(self.r.fetch(Operand("soffset", f["soffset"]), "u32", None)))
+        base = self.r.fetch(Operand("sbase", f["sbase"] * 2, 2), "u64", None)
+        address = self.w.add(base, self.w.and_(extra, -4)).parts[0]
+        place = self._buffer(I32, data.width)
+        load = self._function("scalar_load", I1, PTR, I64, PTR, I64)
+        self.fault(self.b.call(load, [self.context, address, place, ir.Constant(I64, 4 * data.width)]))
+        for i in range(data.width):
+            where = self.b.gep(place, [ir.Constant(I32, i)], source_etype=I32)
+            if data.code != NULL:
+                self.r.write_sgpr(data.code + i, self.b.load(where, typ=I32))
+
+    # ---- atomics
+
+    def atomic(self, instruction: Instruction, entry: Atomic) -> None:
+        f, encoding = instruction.fields, instruction.encoding
+        if "2addr" in instruction.mnemonic or encoding not in ("GLOBAL", "FLAT", "DS"):
+            raise Unsupported("this form of atomic")
+        wide = entry.kind.endswith("64")
+        kind = "u64" if wide else "u32"
+        if encoding == "DS":
+            addresses = self._ds(instruction, f["offset0"] | f["offset1"] << 8)
+            sources = [f["data0"], f["data1"]] if entry.compares else [f["data0"]]
+            returns = "_rtn" in instruction.mnemonic
+        else:
+            if encoding == "GLOBAL":
+                addresses = self._global(instruction)
+            else:
+                base = self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None)
+                addresses = self.w.splat(self.w.add(base, _signed(f["offset"], 13)))
+            step = 2 if wide else 1
+            sources = [f["data"], f["data"] + step] if entry.compares else [f["data"]]
+            returns = bool(f["glc"])
+        operands = [self.r.fetch(Operand("data", VGPR + s, 2 if wide else 1), kind, None) for s in sources]
+        helper = self._atomic_function(entry, kind)
+        places = self._buffer(I64, self.r.lanes)
+        self._store_rows(places, addresses)
+        buffers = []
+        for operand in [*operands, operands[0]]:
+            buffers.append(self._buffer(ir_type(kind), self.r.lanes))
+            self._store_rows(buffers[-1], operand)
+        second = buffers[1] if len(operands) > 1 else buffers[0]
+        mask = self._mask()
+        if encoding == "FLAT":
+            shared = self.b.call(self._function("flat_split", I64, PTR, PTR, I64), [self.context, places, mask])
+            sides = [(self.b.and_(mask, self.b.not_(shared)), 0), (shared, 1)]
+        else:
+            sides = [(mask, int(encoding == "DS"))]
+        for chosen, lds in sides:
+            self.fault(self.b.call(helper, [self.context, places, buffers[0], second, buffers[-1], chosen,
+                                            ir.Constant(I1, lds)]))
+        if returns:
+            old = self._load_rows(buffers[-1], kind)
+            self.r.put(Operand("vdst", VGPR + f["vdst"], 2 if wide else 1), kind, old, self.r.write_mask_of())
+
+    def _atomic_function(self, entry: Atomic, kind: str) -> ir.Function:
+        """ok = f(context, addresses, data, compare, old, mask, lds): lane after lane, each by compare-and-swap."""
+        key = (id(entry), kind, self.w.mode.value)
+        known = self._atomics
+        if key in known:
+            return known[key]
+        name = f"atomic{len(known)}"
+        function = ir.Function(self.module, ir.FunctionType(I1, [PTR, PTR, PTR, PTR, PTR, I64, I1]), name)
+        function.linkage = "internal"
+        context, places, data, compare, out, mask, lds = function.args
+        integer = ir_type(kind)
+        size = width(kind) // 8
+        entry_block = function.append_basic_block("entry")
+        head, lane, local, inside, distant, found, again, done, fault, good, skip = (
+            function.append_basic_block(n) for n in
+            ("head", "lane", "local", "inside", "distant", "found", "again", "done", "fault", "good", "skip"))
+        b = ir.IRBuilder(entry_block)
+        b.branch(head)
+        b.position_at_end(head)
+        left = b.phi(I64)
+        left.add_incoming(mask, entry_block)
+        b.cbranch(b.icmp_unsigned("==", left, ir.Constant(I64, 0)), good, lane)
+        b.position_at_end(lane)
+        cttz = self._function("llvm.cttz.i64", I64, I64, I1)
+        number = b.call(cttz, [left, ir.Constant(I1, 1)])
+        rest = b.and_(left, b.sub(left, ir.Constant(I64, 1)))
+        address = b.load(b.gep(places, [number], source_etype=I64), typ=I64)
+        new = b.load(b.gep(data, [number], source_etype=integer), typ=integer)
+        other = b.load(b.gep(compare, [number], source_etype=integer), typ=integer)
+        b.cbranch(lds, local, distant)
+        b.position_at_end(local)
+        def field(name: str) -> ir.Value:
+            place = b.gep(context, [ir.Constant(I64, self.fields[name])], source_etype=ir.IntType(8))
+            return b.load(place, typ=I64)
+        limit = field("lds_bytes")
+        fits = b.icmp_unsigned("<=", b.add(address, ir.Constant(I64, size)), limit)
+        b.cbranch(fits, inside, skip)
+        b.position_at_end(inside)
+        local_pointer = b.add(field("lds"), address)
+        b.branch(found)
+        b.position_at_end(distant)
+        helper = self.module.globals.get("tlb_write") or ir.Function(
+            self.module, ir.FunctionType(I64, [PTR, I64]), "tlb_write")
+        pointer = b.call(helper, [context, address])
+        b.cbranch(b.icmp_unsigned("==", pointer, ir.Constant(I64, 0)), fault, found)
+        b.position_at_end(found)
+        merged = b.phi(I64)
+        merged.add_incoming(local_pointer, inside)
+        merged.add_incoming(pointer, distant)
+        place = b.inttoptr(merged, PTR)
+        first = b.load(place, typ=integer)
+        b.branch(again)
+        b.position_at_end(again)
+        old = b.phi(integer)
+        old.add_incoming(first, found)
+        words = Words(b, self.r.lanes, self.r.chunk, self.w.mode, self.w.active)
+        def typed(part: ir.Value) -> Value:
+            return words.bits(Scalar(kind, part), entry.kind)
+        arguments = [typed(old), typed(new)] + ([typed(other)] if entry.compares else [])
+        result = words.bits(entry.function(words, *arguments), kind).parts[0]
+        pair = b.cmpxchg(place, old, result, "monotonic", "monotonic")
+        seen, ok = b.extract_value(pair, 0), b.extract_value(pair, 1)
+        old.add_incoming(seen, b.block)
+        b.cbranch(ok, done, again)
+        b.position_at_end(done)
+        b.store(old, b.gep(out, [number], source_etype=integer))
+        b.branch(head)
+        left.add_incoming(rest, done)
+        b.position_at_end(skip)
+        b.store(ir.Constant(integer, 0), b.gep(out, [number], source_etype=integer))
+        b.branch(head)
+        left.add_incoming(rest, skip)
+        b.position_at_end(fault)
+        b.ret(ir.Constant(I1, 0))
+        b.position_at_end(good)
+        b.ret(ir.Constant(I1, 1))
+        known[key] = function
+        return function

@@ -1,0 +1,287 @@
+"""The registers of one wave while it runs: stack slots that LLVM promotes, loaded from and stored to the wave's state.
+
+State in memory (see :class:`Layout`): 128 SGPRs, SCC, the resume point, MODE, then the VGPRs, lanes contiguous.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from mock.isa.decode import Operand
+from mock.isa.jit.values import I1, I32, I64, Scalar, Unsupported, Value, Words, ir_type, width
+from mock.isa.operands import constant, is_constant
+from mock.isa.state import EXEC, NULL, VCC
+from mock.isa.vocabulary import DTYPES
+
+__all__ = ["Layout", "Registers"]
+
+VGPR = 256
+_VCCZ, _EXECZ, _SCC = 251, 252, 253
+
+
+class Layout:
+    """Dword positions in a wave's state."""
+
+    SCC, RESUME, MODE, STATUS = 128, 129, 130, 131
+    VGPRS = 144         # a multiple of 16: vector loads stay aligned
+
+    @staticmethod
+    def dwords(vgprs: int, lanes: int) -> int:
+        return Layout.VGPRS + vgprs * lanes
+
+
+class Registers:
+    """``state`` is the pointer to the wave's state; slots are made in the function's entry block as they are named."""
+
+    def __init__(self, builder: ir.IRBuilder, state: ir.Value, lanes: int, chunk: int, vgprs: int) -> None:
+        self.b, self.state, self.lanes, self.chunk, self.vgprs = builder, state, lanes, min(chunk, lanes), vgprs
+        self.chunks = lanes // self.chunk
+        self.mask_type = ir.IntType(lanes)
+        self.vector = ir.VectorType(I32, self.chunk)
+        self._sgpr: dict[int, ir.Value] = {}
+        self._vgpr: dict[int, list[ir.Value]] = {}
+        self.scc = self._slot(I1)
+        self.exec = self._slot(self.mask_type)
+        self.full = False           # EXEC is known to be all ones here
+        self.words: Words = None    # type: ignore[assignment]
+
+    def _slot(self, kind: ir.Type) -> ir.Value:
+        with self.b.goto_entry_block():
+            return self.b.alloca(kind)
+
+    def _at(self, dword: int) -> ir.Value:
+        return self.b.gep(self.state, [ir.Constant(I32, dword)], source_etype=I32)
+
+    # ---- between slots and memory
+
+    def load_all(self, sgprs: set[int], vgprs: set[int]) -> None:
+        """Fill the slots of these registers, EXEC and SCC from the state."""
+        scc = self.b.load(self._at(Layout.SCC), typ=I32)
+        self.b.store(self.b.icmp_unsigned("!=", scc, ir.Constant(I32, 0)), self.scc)
+        low = self.b.load(self._at(EXEC), typ=I32)
+        if self.lanes == 64:
+            high = self.b.zext(self.b.load(self._at(EXEC + 1), typ=I32), I64)
+            self.b.store(self.b.or_(self.b.zext(low, I64), self.b.shl(high, ir.Constant(I64, 32))), self.exec)
+        else:
+            self.b.store(low, self.exec)
+        for code in sorted(sgprs):
+            self.b.store(self.b.load(self._at(code), typ=I32), self._sgpr_slot(code))
+        for register in sorted(vgprs):
+            for i, slot in enumerate(self._vgpr_slots(register)):
+                place = self._at(Layout.VGPRS + register * self.lanes + i * self.chunk)
+                self.b.store(self.b.load(place, typ=self.vector, align=4 * self.chunk), slot)
+
+    def store_all(self, sgprs: set[int], vgprs: set[int]) -> None:
+        self.b.store(self.b.zext(self.b.load(self.scc, typ=I1), I32), self._at(Layout.SCC))
+        bits = self.b.load(self.exec, typ=self.mask_type)
+        if self.lanes == 64:
+            self.b.store(self.b.trunc(bits, I32), self._at(EXEC))
+            self.b.store(self.b.trunc(self.b.lshr(bits, ir.Constant(I64, 32)), I32), self._at(EXEC + 1))
+        else:
+            self.b.store(bits, self._at(EXEC))
+        for code in sorted(sgprs):
+            self.b.store(self.b.load(self._sgpr_slot(code), typ=I32), self._at(code))
+        for register in sorted(vgprs):
+            for i, slot in enumerate(self._vgpr_slots(register)):
+                place = self._at(Layout.VGPRS + register * self.lanes + i * self.chunk)
+                self.b.store(self.b.load(slot, typ=self.vector), place, align=4 * self.chunk)
+
+    def _sgpr_slot(self, code: int) -> ir.Value:
+        if code not in self._sgpr:
+            self._sgpr[code] = self._slot(I32)
+        return self._sgpr[code]
+
+    def _vgpr_slots(self, register: int) -> list[ir.Value]:
+        if register >= self.vgprs:
+            raise Unsupported(f"v{register} is beyond the wave's registers")
+        if register not in self._vgpr:
+            self._vgpr[register] = [self._slot(self.vector) for _ in range(self.chunks)]
+        return self._vgpr[register]
+
+    @property
+    def used_sgprs(self) -> set[int]:
+        return set(self._sgpr)
+
+    @property
+    def used_vgprs(self) -> set[int]:
+        return set(self._vgpr)
+
+    # ---- EXEC and masks
+
+    def exec_bits(self) -> ir.Value:
+        if self.full:
+            return ir.Constant(self.mask_type, (1 << self.lanes) - 1)
+        return self.b.load(self.exec, typ=self.mask_type)
+
+    def active(self) -> Value:
+        if self.full:
+            return self.words.number("mask", 1, scalar=False)
+        return self.words.unpack(self.exec_bits())
+
+    def set_exec(self, bits: ir.Value) -> None:
+        """An IR integer of ``lanes`` bits."""
+        self.b.store(bits, self.exec)
+        self.full = False
+
+    def read_sgpr(self, code: int) -> ir.Value:
+        if code == NULL:
+            return ir.Constant(I32, 0)
+        if code == EXEC:
+            bits = self.exec_bits()
+            return self.b.trunc(bits, I32) if self.lanes == 64 else bits
+        if code == EXEC + 1 and self.lanes == 64:
+            return self.b.trunc(self.b.lshr(self.exec_bits(), ir.Constant(I64, 32)), I32)
+        return self.b.load(self._sgpr_slot(code), typ=I32)
+
+    def write_sgpr(self, code: int, value: ir.Value) -> None:
+        if code == NULL:
+            return
+        if code == EXEC:
+            if self.lanes == 64:
+                kept = self.b.and_(self.exec_bits(), ir.Constant(I64, 0xffffffff << 32))
+                value = self.b.or_(kept, self.b.zext(value, I64))
+            self.set_exec(value)
+        elif code == EXEC + 1 and self.lanes == 64:
+            kept = self.b.and_(self.exec_bits(), ir.Constant(I64, 0xffffffff))
+            self.set_exec(self.b.or_(kept, self.b.shl(self.b.zext(value, I64), ir.Constant(I64, 32))))
+        else:
+            self.b.store(value, self._sgpr_slot(code))
+
+    def read_sgpr64(self, code: int) -> ir.Value:
+        if code == NULL:
+            return ir.Constant(I64, 0)
+        low, high = self.b.zext(self.read_sgpr(code), I64), self.b.zext(self.read_sgpr(code + 1), I64)
+        return self.b.or_(low, self.b.shl(high, ir.Constant(I64, 32)))
+
+    def write_sgpr64(self, code: int, value: ir.Value) -> None:
+        self.write_sgpr(code, self.b.trunc(value, I32))
+        if code != NULL:
+            self.write_sgpr(code + 1, self.b.trunc(self.b.lshr(value, ir.Constant(I64, 32)), I32))
+
+    def mask_bits(self, code: int) -> ir.Value:
+        """A lane mask in SGPRs as an integer of ``lanes`` bits."""
+        if code == EXEC:
+            return self.exec_bits()
+        return self.read_sgpr64(code) if self.lanes == 64 else self.read_sgpr(code)
+
+    def read_mask(self, code: int) -> Value:
+        return self.words.unpack(self.mask_bits(code))
+
+    def write_mask(self, code: int, mask: Value, active: Value) -> None:
+        bits = self.words.pack(self.words.and_(self.words.splat(mask), active))
+        if code == EXEC:
+            self.set_exec(bits)
+        elif self.lanes == 64:
+            self.write_sgpr64(code, bits)
+        else:
+            self.write_sgpr(code, bits)
+
+    # ---- vector registers
+
+    def vgpr(self, register: int) -> Value:
+        return Value("u32", [self.b.load(slot, typ=self.vector) for slot in self._vgpr_slots(register)], False)
+
+    def set_vgpr(self, register: int, value: Value, active: Value | None) -> None:
+        """``active`` None: in all lanes."""
+        value = self.words.splat(self.words.bits(value, "u32"))
+        slots = self._vgpr_slots(register)
+        for i, slot in enumerate(slots):
+            part = value.parts[i]
+            if active is not None:
+                part = self.b.select(active.parts[i], part, self.b.load(slot, typ=self.vector))
+            self.b.store(part, slot)
+
+    def write_mask_of(self) -> Value | None:
+        """What limits a vector write here: EXEC, or nothing while it is known to be full."""
+        return None if self.full else self.active()
+
+    # ---- operands
+
+    def fetch(self, operand: Operand, kind: str, literal: int | None, *, negate: bool = False, absolute: bool = False,
+              half: int = 0) -> Value:
+        value = self._plain(operand, kind, literal, half)
+        if kind[0] in "iu":
+            return value
+        w = self.words
+        if kind == "f16":       # see Words.bits
+            value = w.splat(value)
+        if negate or absolute:
+            raw, top = w.bits(value, "u" + kind[1:]), 1 << width(kind) - 1
+            if absolute:
+                raw = w.and_(raw, top - 1)
+            if negate:
+                raw = w.xor(raw, top)
+            value = w.bits(raw, kind)
+        return value
+
+    def _constant(self, number: Any, kind: str) -> Value:
+        bits = int(np.asarray(number).view(f"u{width(kind) // 8}"))
+        if kind[0] != "f":
+            return self.words.number(kind, bits)
+        value = float(number)
+        if np.isnan(value):
+            return Scalar(kind, self.b.bitcast(ir.Constant(ir.IntType(width(kind)), bits), ir_type(kind)))
+        return self.words.number(kind, value)
+
+    def _plain(self, operand: Operand, kind: str, literal: int | None, half: int) -> Value:
+        code, bits, w = operand.code, width(kind), self.words
+        if is_constant(code):
+            number = constant(code, kind, literal)
+            if half and bits == 16:
+                number = np.uint16((literal or 0) >> 16 if code == 255 else 0).view(DTYPES[kind])
+            return self._constant(number, kind)
+        if code >= VGPR:
+            register = code - VGPR
+            if bits == 64:
+                return w.bits(w.join(self.vgpr(register), self.vgpr(register + 1)), kind)
+            whole = self.vgpr(register)
+        elif code in (_VCCZ, _EXECZ, _SCC) or 235 <= code <= 238:
+            return self._special(code, kind)
+        elif code >= 128:
+            raise Unsupported(f"operand code {code}")
+        elif bits == 64:
+            return w.bits(Scalar("u64", self.read_sgpr64(code)), kind)
+        else:
+            whole = Scalar("u32", self.read_sgpr(code))
+        if bits == 32:
+            return w.bits(whole, kind)
+        return w.bits(w.cast(w.shr(whole, 16) if half else whole, "u16"), kind)
+
+    def _special(self, code: int, kind: str) -> Value:
+        if code == _SCC:
+            bit = self.b.load(self.scc, typ=I1)
+        elif code == _EXECZ:
+            bit = self.b.icmp_unsigned("==", self.exec_bits(), ir.Constant(self.mask_type, 0))
+        elif code == _VCCZ:
+            bit = self.b.icmp_unsigned("==", self.mask_bits(VCC), ir.Constant(self.mask_type, 0))
+        else:
+            raise Unsupported("aperture operand")
+        return self.words.cast(Scalar("mask", bit), kind)
+
+    def put(self, operand: Operand, kind: str, value: Value, active: Value | None, *, half: int = 0) -> None:
+        """Store a result of type ``kind``; ``active`` limits vector writes."""
+        code, bits, w = operand.code, width(kind), self.words
+        if code < VGPR:
+            if not value.scalar:
+                raise Unsupported("vector result in a scalar register")
+            raw = w.bits(value, "u" + kind[1:])
+            if bits == 64:
+                self.write_sgpr64(code, raw.parts[0])
+            else:
+                self.write_sgpr(code, w.cast(raw, "u32").parts[0])
+            return
+        register = code - VGPR
+        if bits == 64:
+            raw = w.splat(w.bits(value, "u64"))
+            self.set_vgpr(register, w.low(raw), active)
+            self.set_vgpr(register + 1, w.high(raw), active)
+        elif bits == 32:
+            self.set_vgpr(register, value, active)
+        else:
+            raw = w.splat(w.cast(w.bits(value, "u16"), "u32"))
+            old = self.vgpr(register)
+            merged = w.or_(w.and_(old, 0xffff), w.shl(raw, 16)) if half else w.or_(w.and_(old, 0xffff0000), raw)
+            self.set_vgpr(register, merged, active)

@@ -1,0 +1,421 @@
+"""A kernel as one LLVM function: ``i32 wave(context, state)`` runs a wave from its resume point to where it must stop.
+
+Basic blocks are found by following branches. Each is compiled twice: for an EXEC known to be full, where vector writes
+need no mask, and for any EXEC. MODE is known at every block (its writes are constants, or end the compiled part), so a
+block's identity is (PC, MODE, full). What is not compiled stops the wave with a status, and Python resumes it at one of
+the function's *resume points*; a jump to a PC that is none makes the kernel be compiled anew with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from llvmlite import ir
+
+from mock.isa.decode import Instruction, Operand
+from mock.isa.dispatch import IllegalInstruction
+from mock.isa.jit.alu import Alu
+from mock.isa.jit.context import BARRIER, DONE, FAULT, FIELDS, INTERPRET, TERMINATOR, YIELD
+from mock.isa.jit.memory import MemoryLowering
+from mock.isa.jit.registers import Layout, Registers
+from mock.isa.jit.values import I1, I8, I32, I64, PTR, Unsupported, Words
+from mock.isa.program import Code, is_terminator
+from mock.isa.semantics import Atomic, Entry, Load, Store, table
+from mock.isa.state import NULL, VCC
+from mock.isa.vocabulary import Mode
+
+__all__ = ["Flow", "Point", "Translation", "discover", "translate"]
+
+QUANTUM = 1 << 22
+"""Backward branches that a wave may take before others get their turn."""
+TWICE_LIMIT = 1500
+"""Kernels of more instructions than this are compiled for any EXEC only."""
+
+_NOTHING = ("s_nop", "s_clause", "s_delay_alu", "s_waitcnt", "s_wait_idle", "s_wait_event", "s_sleep", "s_setprio",
+            "s_set_inst_prefetch", "s_incperflevel", "s_decperflevel", "s_ttracedata", "s_wakeup", "s_version",
+            "s_gl1_inv", "s_dcache_inv", "s_setkill", "buffer_gl0_inv", "buffer_gl1_inv", "ds_nop", "s_atc_probe")
+
+Point = tuple[int, int]     # PC, MODE
+
+
+@dataclass
+class Flow:
+    """The instructions that can be reached from some PCs, and where blocks begin."""
+
+    instructions: dict[int, Instruction] = field(default_factory=dict)
+    leaders: set[int] = field(default_factory=set)
+    illegal: set[int] = field(default_factory=set)
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """[begin, end) of the code bytes, merged."""
+        merged: list[tuple[int, int]] = []
+        for pc in sorted(self.instructions):
+            end = pc + self.instructions[pc].size
+            if merged and merged[-1][1] == pc:
+                merged[-1] = (merged[-1][0], end)
+            else:
+                merged.append((pc, end))
+        return merged
+
+
+def _target(instruction: Instruction, pc: int) -> int:
+    simm = instruction.fields.get("simm16", 0)
+    return pc + instruction.size + 4 * (simm - 0x10000 if simm & 0x8000 else simm)
+
+
+def _successors(instruction: Instruction, pc: int) -> list[int]:
+    """PCs that may follow a terminator, as far as they are known."""
+    name, after = instruction.mnemonic, pc + instruction.size
+    if name == "s_branch":
+        return [_target(instruction, pc)]
+    if name.startswith("s_cbranch"):
+        return [_target(instruction, pc), after]
+    if name == "s_call_b64":
+        return [_target(instruction, pc), after]
+    if name in ("s_endpgm", "s_setpc_b64", "s_rfe_b64", "s_trap", "s_code_end"):
+        return []
+    if name.startswith("s_subvector_loop"):
+        return [_target(instruction, pc), after]
+    return [after]
+
+
+def discover(code: Code, entries: Iterable[int]) -> Flow:
+    """Follow the code from the entries. What cannot be decoded is remembered, and met when a wave gets there."""
+    flow, open_ = Flow(), list(entries)
+    while open_:
+        pc = open_.pop()
+        if pc in flow.leaders:
+            continue
+        flow.leaders.add(pc)
+        while pc not in flow.instructions:
+            try:
+                instruction = code.instruction(pc)
+            except IllegalInstruction:
+                flow.illegal.add(pc)
+                break
+            flow.instructions[pc] = instruction
+            if is_terminator(instruction.mnemonic):
+                open_ += _successors(instruction, pc)
+                break
+            pc += instruction.size
+    return flow
+
+
+@dataclass
+class Translation:
+    """The module, and the number of each resume point in the function's switch."""
+
+    module: ir.Module
+    points: dict[Point, int]
+    interpreted: list[str]      # mnemonics left to the interpreter
+
+
+class _Translator:
+    def __init__(self, flow: Flow, points: Iterable[Point], lanes: int, chunk: int, vgprs: int) -> None:
+        self.flow, self.lanes, self.chunk, self.vgprs = flow, lanes, chunk, vgprs
+        self.module = ir.Module("kernel")
+        self.function = ir.Function(self.module, ir.FunctionType(I32, [PTR, PTR]), "wave")
+        self.context, self.state = self.function.args
+        self.entry = self.function.append_basic_block("entry")
+        self.b = ir.IRBuilder(self.entry)
+        self.registers = Registers(self.b, self.state, lanes, chunk, vgprs)
+        self.count = self.b.alloca(I64)
+        self.fuel = self.b.alloca(I32)
+        self.status, self.resume, self.at = self.b.alloca(I32), self.b.alloca(I32), self.b.alloca(I64)
+        self.begin = self.function.append_basic_block("begin")
+        self.leave = self.function.append_basic_block("leave")
+        self.end = self.function.append_basic_block("end")
+        self.points: dict[Point, int] = {}
+        self.doors: dict[Point, ir.Block] = {}
+        self.blocks: dict[tuple[int, int, bool], ir.Block] = {}
+        self.open: list[tuple[int, int, bool]] = []
+        self.twice = len(flow.instructions) <= TWICE_LIMIT
+        self.words: dict[int, Words] = {}
+        self.atomics: dict[tuple[int, str, int], ir.Function] = {}
+        self.interpreted: list[str] = []
+        self.wanted = list(points)
+
+    def run(self) -> Translation:
+        for point in self.wanted:
+            self.point(*point)
+        while self.open:
+            pc, mode, full = key = self.open.pop()
+            self.b.position_at_end(self.blocks[key])
+            self._block(pc, mode, full)
+        self._frame()
+        return Translation(self.module, self.points, self.interpreted)
+
+    def _frame(self) -> None:
+        """Entry and exits, once it is known which registers there are."""
+        b, r = self.b, self.registers
+        sgprs, vgprs = r.used_sgprs, r.used_vgprs
+        b.position_at_end(self.begin)
+        b.store(ir.Constant(I64, 0), self.count)
+        b.store(ir.Constant(I32, QUANTUM), self.fuel)
+        r.load_all(sgprs, vgprs)
+        where = b.load(b.gep(self.state, [ir.Constant(I32, Layout.RESUME)], source_etype=I32), typ=I32)
+        nowhere = self.function.append_basic_block("nowhere")
+        switch = b.switch(where, nowhere)
+        for point, number in self.points.items():
+            switch.add_case(ir.Constant(I32, number), self.doors[point])
+        b.position_at_end(nowhere)
+        b.unreachable()
+        b.position_at_end(self.leave)
+        r.store_all(sgprs, vgprs)
+        b.store(b.load(self.resume, typ=I32), b.gep(self.state, [ir.Constant(I32, Layout.RESUME)], source_etype=I32))
+        self._field_store("pc", b.load(self.at, typ=I64))
+        b.branch(self.end)
+        b.position_at_end(self.end)
+        total = self._field("instructions")
+        b.store(b.add(b.load(total, typ=I64), b.load(self.count, typ=I64)), total)
+        b.ret(b.load(self.status, typ=I32))
+        b.position_at_end(self.entry)
+        b.branch(self.begin)
+
+    def _field(self, name: str) -> ir.Value:
+        return self.b.gep(self.context, [ir.Constant(I64, FIELDS[name])], source_etype=I8)
+
+    def _field_store(self, name: str, value: ir.Value) -> None:
+        self.b.store(value, self._field(name))
+
+    # ---- where control goes
+
+    def point(self, pc: int, mode: int) -> int:
+        """The number of a resume point; made when it is new."""
+        key = (pc, mode)
+        if key not in self.points:
+            self.points[key] = len(self.points)
+            door = self.doors[key] = self.function.append_basic_block(f"door_{pc:x}_{mode:x}")
+            saved = self.b.block
+            self.b.position_at_end(door)
+            self.registers.full = False
+            self._by_exec(pc, mode)
+            self.b.position_at_end(saved)
+        return self.points[key]
+
+    def _target_block(self, pc: int, mode: int, full: bool) -> ir.Block:
+        key = (pc, mode, full and self.twice)
+        if key not in self.blocks:
+            self.blocks[key] = self.function.append_basic_block(f"b_{pc:x}_{mode:x}_{'full' if key[2] else 'any'}")
+            self.open.append(key)
+        return self.blocks[key]
+
+    def _by_exec(self, pc: int, mode: int) -> None:
+        """Go on in the full variant when every lane is active."""
+        if not self.twice:
+            self.b.branch(self._target_block(pc, mode, False))
+            return
+        ones = ir.Constant(self.registers.mask_type, (1 << self.lanes) - 1)
+        is_full = self.b.icmp_unsigned("==", self.b.load(self.registers.exec, typ=self.registers.mask_type), ones)
+        self.b.cbranch(is_full, self._target_block(pc, mode, True), self._target_block(pc, mode, False))
+
+    def _go(self, pc: int, mode: int, state: tuple[bool, bool], came_from: int) -> None:
+        """End the block towards ``pc``. ``state``: is EXEC known full, was it written here."""
+        full, written = state
+        if pc <= came_from:
+            left = self.b.sub(self.b.load(self.fuel, typ=I32), ir.Constant(I32, 1))
+            self.b.store(left, self.fuel)
+            on, tired = self.function.append_basic_block("on"), self.function.append_basic_block("tired")
+            self.b.cbranch(self.b.icmp_unsigned("==", left, ir.Constant(I32, 0)), tired, on)
+            self.b.position_at_end(tired)
+            self.registers.full = False
+            self._stop(YIELD, pc, (pc, mode))
+            self.b.position_at_end(on)
+        if full:
+            self.b.branch(self._target_block(pc, mode, True))
+        elif written:
+            self._by_exec(pc, mode)
+        else:
+            self.b.branch(self._target_block(pc, mode, False))
+
+    def _stop(self, status: int, at: int, resume: Point | None = None) -> None:
+        """Leave the function because of the instruction at ``at``; without a resume point Python chooses one."""
+        self.b.store(ir.Constant(I32, status), self.status)
+        self.b.store(ir.Constant(I32, self.point(*resume) if resume else 0), self.resume)
+        self.b.store(ir.Constant(I64, at), self.at)
+        self.b.branch(self.leave)
+
+    # ---- blocks
+
+    def _vocabulary(self, mode: int) -> Words:
+        if mode not in self.words:
+            self.words[mode] = Words(self.b, self.lanes, self.chunk, Mode(mode), self.registers.active)
+        return self.words[mode]
+
+    def _block(self, start: int, mode: int, full: bool) -> None:
+        r = self.registers
+        r.full, r.words = full, self._vocabulary(mode)
+        written = False
+        pc = start
+        number = 0
+        while True:
+            instruction = self.flow.instructions.get(pc)
+            if instruction is None or (pc != start and pc in self.flow.leaders):
+                self._counted(number)
+                if instruction is None:
+                    self._stop(TERMINATOR, pc)
+                else:
+                    self._go(pc, mode, (r.full, written), pc - 1)
+                return
+            number += 1
+            after = pc + instruction.size
+            if is_terminator(instruction.mnemonic):
+                self._counted(number)
+                self._terminate(instruction, pc, mode, written)
+                return
+            was = r.full
+            try:
+                self._instruction(instruction, pc, mode)
+            except Unsupported as reason:
+                self.interpreted.append(f"{instruction.mnemonic}: {reason}")
+                self._counted(number)
+                self._stop(INTERPRET, pc, (after, mode))
+                return
+            written = written or (was and not r.full) or (not was and self._writes_exec(instruction))
+            pc = after
+
+    def _counted(self, number: int) -> None:
+        """Add the block's length to the wave's count."""
+        self.b.store(self.b.add(self.b.load(self.count, typ=I64), ir.Constant(I64, number)), self.count)
+
+    @staticmethod
+    def _writes_exec(instruction: Instruction) -> bool:
+        name = instruction.mnemonic
+        return "exec" in name or name.startswith("v_cmpx") or any(o.code in (126, 127)
+                                                                  for o in instruction.operands[:2])
+
+    def _instruction(self, instruction: Instruction, pc: int, mode: int) -> None:
+        name = instruction.mnemonic
+        words = self.registers.words
+        if instruction.pair is not None:
+            halves = [Alu(half, self._entry(half), self.registers, words) for half in instruction.pair]
+            for alu in halves:
+                alu.compute()
+            for alu in halves:
+                alu.commit()
+            return
+        if name.startswith(_NOTHING) or name in ("s_sendmsg", "s_sendmsghalt"):
+            return
+        entry = table().get(name)
+        if isinstance(entry, Entry):
+            Alu(instruction, entry, self.registers, words).run()
+            return
+        if name == "s_getpc_b64":
+            base = self.b.load(self._field("code"), typ=I64)
+            self.registers.write_sgpr64(instruction.operands[0].code,
+                                        self.b.add(base, ir.Constant(I64, pc + instruction.size)))
+            return
+        memory = MemoryLowering(self.registers, words, self.context, FIELDS, lambda ok: self._fault(ok, pc),
+                                self.atomics)
+        if name.startswith(("s_load_", "s_buffer_load_")):
+            memory.scalar_load(instruction)
+        elif isinstance(entry, (Load, Store)):
+            memory.load_store(instruction, entry)
+        elif isinstance(entry, Atomic):
+            memory.atomic(instruction, entry)
+        else:
+            raise Unsupported("no semantics entry")
+
+    @staticmethod
+    def _entry(instruction: Instruction) -> Entry:
+        entry = table().get(instruction.mnemonic)
+        if not isinstance(entry, Entry):
+            raise Unsupported("no semantics entry")
+        return entry
+
+    def _fault(self, ok: ir.Value, pc: int) -> None:
+        on, bad = self.function.append_basic_block("on"), self.function.append_basic_block("fault")
+        self.b.cbranch(ok, on, bad)
+        self.b.position_at_end(bad)
+        full = self.registers.full
+        self._stop(FAULT, pc)
+        self.registers.full = full
+        self.b.position_at_end(on)
+
+    # ---- terminators
+
+    def _terminate(self, instruction: Instruction, pc: int, mode: int, written: bool) -> None:
+        name, after, r, b = instruction.mnemonic, pc + instruction.size, self.registers, self.b
+        state = (r.full, written)
+        if name == "s_endpgm":
+            b.store(ir.Constant(I32, DONE), self.status)
+            b.branch(self.end)
+        elif name == "s_barrier":
+            self._stop(BARRIER, pc, (after, mode))
+        elif name == "s_branch":
+            self._go(_target(instruction, pc), mode, state, pc)
+        elif name.startswith("s_cbranch_cdbg") or name in ("s_icache_inv", "s_sethalt"):
+            self._go(after, mode, state, pc)
+        elif name.startswith("s_cbranch"):
+            taken, not_taken = self.function.append_basic_block("taken"), self.function.append_basic_block("next")
+            b.cbranch(self._condition(name), taken, not_taken)
+            for block, target in ((taken, _target(instruction, pc)), (not_taken, after)):
+                b.position_at_end(block)
+                r.full = state[0]
+                self._go(target, mode, state, pc)
+        elif name in ("s_setpc_b64", "s_swappc_b64", "s_call_b64"):
+            self._jump(instruction, pc, mode, state)
+        elif name in ("s_setreg_imm32_b32", "s_round_mode", "s_denorm_mode", "s_setreg_b32"):
+            self._set_mode(instruction, pc, mode, state)
+        else:
+            self._stop(TERMINATOR, pc)
+
+    def _condition(self, name: str) -> ir.Value:
+        b, r = self.b, self.registers
+        if "scc" in name:
+            bit = b.load(r.scc, typ=I1)
+            return bit if name.endswith("1") else b.not_(bit)
+        bits = r.mask_bits(VCC) if "vcc" in name else r.exec_bits()
+        return b.icmp_unsigned("!=" if name.endswith("nz") else "==", bits, ir.Constant(bits.type, 0))
+
+    def _jump(self, instruction: Instruction, pc: int, mode: int, state: tuple[bool, bool]) -> None:
+        b, r, after = self.b, self.registers, pc + instruction.size
+        base = b.load(self._field("code"), typ=I64)
+        where = None
+        if instruction.mnemonic != "s_call_b64":
+            where = r.fetch(Operand("ssrc0", instruction.fields["ssrc0"], 2), "u64", None).parts[0]
+
+        def link() -> None:
+            if instruction.mnemonic != "s_setpc_b64" and instruction.fields["sdst"] != NULL:
+                r.write_sgpr64(instruction.fields["sdst"], b.add(base, ir.Constant(I64, after)))
+        if where is None:
+            link()
+            self._go(_target(instruction, pc), mode, state, pc)
+            return
+        relative = b.sub(where, base)
+        unknown = self.function.append_basic_block("unknown")
+        switch = b.switch(relative, unknown)
+        targets = {p for p, m in self.wanted if m == mode} | {
+            p + i.size for p, i in self.flow.instructions.items() if i.mnemonic in ("s_swappc_b64", "s_call_b64")}
+        for target in sorted(targets):
+            block = self.function.append_basic_block(f"to_{target:x}")
+            switch.add_case(ir.Constant(I64, target), block)
+            b.position_at_end(block)
+            r.full = state[0]
+            link()
+            self._go(target, mode, state, pc)
+        b.position_at_end(unknown)
+        self._stop(TERMINATOR, pc)
+
+    def _set_mode(self, instruction: Instruction, pc: int, mode: int, state: tuple[bool, bool]) -> None:
+        name, after = instruction.mnemonic, pc + instruction.size
+        simm = instruction.fields["simm16"]
+        if name == "s_round_mode":
+            number, low, bits, value = 1, 0, 4, simm
+        elif name == "s_denorm_mode":
+            number, low, bits, value = 1, 4, 4, simm
+        else:
+            number, low, bits, value = simm & 63, simm >> 6 & 31, (simm >> 11 & 31) + 1, instruction.literal or 0
+        if number != 1:
+            self._go(after, mode, state, pc)
+        elif name == "s_setreg_b32":
+            self._stop(TERMINATOR, pc)
+        else:
+            mask = (1 << bits) - 1 << low
+            self._go(after, mode & ~mask | value << low & mask, state, pc)
+
+
+def translate(flow: Flow, points: Iterable[Point], *, lanes: int, chunk: int, vgprs: int) -> Translation:
+    """``points`` are (PC, MODE) at which a wave must be able to start or go on."""
+    return _Translator(flow, points, lanes, chunk, vgprs).run()
