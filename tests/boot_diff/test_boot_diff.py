@@ -230,6 +230,13 @@ def test_a_reason_covers_block_kind_and_names(tmp_path: Path) -> None:
         (yes, reason), (in_brackets, reason), *((difference, None) for difference in no)]
 
 
+def test_a_reason_may_name_ranges_as_the_reports_do() -> None:
+    reason = reasons.Reason("IH", ("order",), ("A{1..3,7}_B{0..1}*",), "x")
+    names = [f"A{i}_B{j}_X" for i in range(10) for j in range(3)]
+    assert [name for name in names if reason.covers(Difference("IH", "order", name, "", ""))] == [
+        f"A{i}_B{j}_X" for i in (1, 2, 3, 7) for j in (0, 1)]
+
+
 def test_a_reason_may_name_the_fields_that_may_differ() -> None:
     reason = reasons.Reason("IH", ("value",), ("*",), "x", fields=("RB_SIZE",))
     assert reason.covers(Difference("IH", "value", "IH_RB_CNTL", "", "", ("RB_SIZE",)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -26,15 +28,31 @@ class Reason:
 
     block: str
     kinds: tuple[str, ...]
-    names: tuple[str, ...]              # shell patterns
+    names: tuple[str, ...]              # shell patterns, and ranges as the reports write them: {1..7,9..15}
     why: str
     fields: tuple[str, ...] | None = None       # of kind "value": no other field may differ
     allocated: bool = False             # the values are places in memory, another in each boot: not worth showing
 
+    @cached_property
+    def _patterns(self) -> tuple[str, ...]:
+        return tuple(plain for name in self.names for plain in _expand(name))
+
     def covers(self, difference: Difference) -> bool:
         return (difference.block == self.block and difference.kind in self.kinds
-                and any(fnmatch.fnmatchcase(difference.name, _literal(name)) for name in self.names)
+                and any(fnmatch.fnmatchcase(difference.name, _literal(name)) for name in self._patterns)
                 and (self.fields is None or set(difference.fields) <= set(self.fields)))
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """``A{1..3,7}_B`` -> A1_B, A2_B, A3_B, A7_B."""
+    match = re.search(r"\{([\d.,]+)\}", pattern)
+    if match is None:
+        yield pattern
+        return
+    for part in match[1].split(","):
+        first, _, last = part.partition("..")
+        for number in range(int(first), int(last or first) + 1):
+            yield from _expand(pattern[:match.start()] + str(number) + pattern[match.end():])
 
 
 def _literal(pattern: str) -> str:
