@@ -51,6 +51,8 @@ class ShaderAddressSpace:
         self.pages: list[np.ndarray] = []       # host pages that were written
         self.drop_low_bits = self.rules.alignment != ALIGN_UNALIGNED
         """The executor takes addresses down to their element's size, as the DWORD alignment modes do."""
+        self.before_atomic = None if queue.board.config.atomics_enabled else self._before_atomic
+        """What the executor asks before it performs atomics, where they may be refused."""
         if self.drop_low_bits:
             queue.board.note("alignment", f"{queue.name}: a launch while SH_MEM_CONFIG.ALIGNMENT_MODE of VMID {vmid} "
                              f"is {self.rules.alignment}, not {ALIGN_UNALIGNED} (unaligned): low address bits are "
@@ -69,6 +71,14 @@ class ShaderAddressSpace:
                 if len(self.pages) > KEEP_PAGES:
                     self.pages[:] = [np.unique(np.concatenate(self.pages))]
         return hosts
+
+    def _before_atomic(self, addresses: np.ndarray) -> None:
+        self.memory.check_atomic("gc", self.vmid, addresses, client=Client.TCP)
+
+    @property
+    def plain(self) -> bool:
+        """Nothing of this memory needs an executor that asks for each access."""
+        return not self.drop_low_bits and self.before_atomic is None
 
     @property
     def generation(self) -> int:
@@ -181,8 +191,7 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
                            nbytes=4, client=Client.SQC_INST)
     space = ShaderAddressSpace(queue, vmid)
     try:
-        counts = isa.execute(dispatch, space, executor="interpreter") if space.drop_low_bits \
-            else isa.execute(dispatch, space)
+        counts = isa.execute(dispatch, space) if space.plain else isa.execute(dispatch, space, executor="interpreter")
     finally:
         space.publish()
     board.counters["instructions"] += counts.instructions

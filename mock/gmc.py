@@ -63,6 +63,7 @@ REACH_BITS = 44         # of the host bus (Linux 6.1, gmc_v11_0.c, gmc_v11_0_sw_
 FB_SHIFT = 24           # FB_LOCATION, FB_OFFSET, AGP are in 16 MiB
 APERTURE_SHIFT = 18     # SYSTEM_APERTURE_{LOW,HIGH}_ADDR are in 256 KiB
 DIRECT = vm.PTE_VALID | vm.PTE_READABLE | vm.PTE_WRITEABLE | vm.PTE_EXECUTABLE
+MTYPE_MASK = 7
 PAGE_MASK = np.uint64(PAGE - 1)
 PA_ONLY, USE_SYS_MAP, IN_SYS, NOT_IN_SYS = range(4)         # SYSTEM_ACCESS_MODE
 CHUNK = 4096            # pages translated at a time in bulk, well below the TLB's slots
@@ -595,6 +596,29 @@ class Gmc(Block):
             high = address + nbytes if end == len(hosts) else (first + end) << PAGE_SHIFT
             result.append((int(hosts[start]) + (low & PAGE - 1 if start == 0 else 0), high - low))
         return result
+
+    def check_atomic(self, hub: str, vmid: int, addresses: np.ndarray | Sequence[int], *, client: int) -> None:
+        """An atomic operation on uncached system memory is a PCIe AtomicOp, which the root complex takes only from a
+        function with AtomicOp Requester Enable (Linux, pci_enable_atomic_ops_to_root). :raises BusFault:"""
+        if self.board.config.atomics_enabled:
+            return
+        addresses = np.asarray(addresses, np.uint64)
+        self.translate(hub, vmid, addresses, write=True, client=client)
+        the_hub = self.hubs[hub]
+        tlb = the_hub.tlbs.get(vmid)
+        if tlb is None:
+            return
+        pages = self._pages(hub, vmid, addresses, True)
+        slots, hit = tlb.look_up(pages)
+        entries = tlb.entries[slots]
+        mtype = entries >> np.uint64(vm.PTE_MTYPE_SHIFT) & np.uint64(MTYPE_MASK)
+        refused = hit & (entries & np.uint64(vm.PTE_SYSTEM) != 0) & (mtype == np.uint64(vm.MTYPE_UC))
+        if refused.any():
+            page = int(pages[int(np.argmax(refused))])
+            self.board.note("pcie-atomics", f"AtomicOp to host memory at {page << PAGE_SHIFT:#x} (VMID {vmid}) while "
+                                            "AtomicOp Requester Enable of Device Control 2 is off")
+            raise the_hub.report(the_hub.fault(vmid, page, True, "the host bus takes no AtomicOps from this function",
+                                               client, None, kind=BusFault))
 
     def read(self, hub: str, vmid: int, address: int, nbytes: int, *, client: int = Client.CPC) -> bytes:
         """:raises Fault:"""

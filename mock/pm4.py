@@ -285,6 +285,7 @@ class Pm4Executor:
             raise self._bad(packet, f"there is no atomic operation {packet['ATOMIC']}")
         name, size, _returns = found
         address = packet["ADDRESS"] & ~(size - 1)
+        self.memory.check_atomic("gc", self.vmid, [address], client=Client.CPC)
         vmid, loop = self.vmid, packet["COMMAND"] == E["ATOMIC_COMMAND"]["LOOP"]
 
         def once() -> bool:
@@ -340,6 +341,10 @@ class Pm4Executor:
             self.queue.check()
             packet = decode_pm4(words, at)
             self.board.counters["pm4_packets"] += 1
+            if packet.name == "INDIRECT_BUFFER" and packet["CHAIN"] and packet["VALID"]:
+                base, at = packet["IB_BASE"], 0         # goes on there, and does not come back
+                words = self.memory.read_words("gc", vmid, base, packet["IB_SIZE"], client=Client.CPC).tolist()
+                continue
             if packet.name == "REWIND" and not packet["VALID"]:
                 self.vmid = vmid
                 address = base + 4 * at + 4

@@ -299,6 +299,7 @@ class SdmaExecutor:
             raise self._bad(packet, f"there is no atomic operation {packet['ATOMIC_OP']}")
         name, size, _returns = found
         address = packet["ADDR"] & ~(size - 1)
+        self.memory.check_atomic("gc", self.vmid, [address], client=self.queue.client)
 
         def once() -> bool:
             with atomics.LOCK:

@@ -29,6 +29,9 @@ def perform(space: Space, s: State, where: Where, atomic: Atomic, operands: list
     """Read-modify-write in lane order; returns the old values."""
     kind = DTYPES[atomic.kind]
     keys = where.addresses
+    ask = getattr(space.accessor.memory, "before_atomic", None)     # a memory may refuse atomics
+    if ask is not None and where.lds is not True:
+        ask(keys if where.lds is None else keys[~where.lds])
     if where.lds is not None:
         keys = keys + where.base.astype(U64) + np.where(where.lds, U64(1) << U64(63), U64(0))
     order = np.argsort(keys, kind="stable")

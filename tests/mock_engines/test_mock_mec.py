@@ -34,7 +34,7 @@ from compute_rig import (
     wait_memory,
     write_data,
 )
-from raw_board import RWX, R, RawBoard, Tables, V
+from raw_board import RWX, R, RawBoard, S, Tables, V
 
 from amdrv.facts.mqd_v11 import v11_compute_mqd
 from mock.machine import Gpu, Machine
@@ -248,6 +248,34 @@ def test_data_packets(rig: Rig) -> None:
     assert raw.peek("SCRATCH_REG1") == 0x99
 
 
+def test_chained_indirect_buffers(rig: Rig) -> None:
+    """Five buffers, each goes on in the next; what follows the chaining packet is not executed."""
+    base = 0x7E30_0000_0000
+    page = rig.raw.words(rig.tables.buffer(base, 4096), 1024)
+    for i in range(5):
+        words = write_data(DATA + 4 * i, i + 1)
+        if i < 4:
+            words += packet(0x3F, *lohi(base + 256 * (i + 1)), 16 | 1 << 23 | 1 << 20)
+        words += write_data(DATA + 64, i + 1)
+        page[64 * i:64 * i + 16] = (words + [NOP] * 16)[:16]
+    out = rig.raw.words(rig.tables.buffer(DATA, 4096), 32)
+    rig.put(packet(0x3F, *lohi(base), 16 | 1 << 23) + release(SIGNAL, 1))
+    rig.done(1)
+    assert out[:5].tolist() == [1, 2, 3, 4, 5] and out[16] == 5
+
+
+def test_rewind_waits_for_its_valid_bit(rig: Rig) -> None:
+    base = 0x7E30_0000_0000
+    page = rig.raw.words(rig.tables.buffer(base, 4096), 1024)
+    words = packet(0x59, 0) + release(SIGNAL, 1)
+    page[:len(words)] = words
+    rig.put(packet(0x3F, *lohi(base), len(words) | 1 << 23))
+    rig.raw.wait(lambda: rig.raw.board.counters["pm4_packets"] >= 2, "the packet")
+    assert int(rig.signal[0]) == 0
+    page[1] = 1 << 31
+    rig.done(1)
+
+
 def test_register_wait_and_write_wait(rig: Rig) -> None:
     raw = rig.raw
     a, b = raw.board.regs.dword("SCRATCH_REG0"), raw.board.regs.dword("SCRATCH_REG1")
@@ -358,6 +386,43 @@ class TestScratch:
         """8 waves for each of six engines take 12 KiB; memory for one engine's share is not enough."""
         self.run(rig, pages=1, tmpring=8 | self.WAVESIZE << 12, grid=48)
         assert "write at 0x7e2400001" in rig.hung()
+
+
+class TestAtomicsToHostMemory:
+    # s_load_b64 s[0:1] -> s[4:5]; v0 = 0; v1 = 1; global_atomic_add_u32 v0, v1, s[4:5]
+    ADD = (0xF4040100, 0xF8000000, 0x7E000280, 0x7E020281, 0xBF89FC07, 0xDCD60000, 0x00040100, 0xBFB00000)
+
+    def add(self, rig: Rig, mtype: int) -> np.ndarray:
+        room = np.zeros(3 * 4096, np.uint8)
+        host = room[-room.ctypes.data % 4096:][:4096]
+        rig.tables.map(DATA, rig.raw.board.bus.attach(host.ctypes.data, 4096), 4096, RWX | S | mtype << 48)
+        rig.raw.words(rig.tables.buffer(ARGS, 4096), 1, np.uint64)[0] = DATA
+        rig.code(*self.ADD)
+        rig.put(rig.dispatch((1, 1, 1), (1, 1, 1)) + packet(0x1E, 79, *lohi(DATA + 4), *lohi(5), 0, 0, 0)
+                + release(SIGNAL, 1))
+        return host.view(np.uint32)
+
+    def enable(self, raw: RawBoard) -> None:
+        at = raw.board.read_config(0x34, 1)
+        while raw.board.read_config(at, 1) != 0x10:
+            at = raw.board.read_config(at + 1, 1)
+        raw.board.write_config(at + 0x28, 2, 1 << 6)        # Device Control 2, AtomicOp Requester Enable
+
+    def test_enabled(self, rig: Rig) -> None:
+        self.enable(rig.raw)
+        words = self.add(rig, mtype=3)
+        rig.done(1)
+        assert words[:2].tolist() == [1, 5]
+
+    def test_not_enabled(self, rig: Rig) -> None:
+        self.add(rig, mtype=3)
+        assert "takes no AtomicOps" in rig.hung()
+        assert "pcie-atomics" in rig.raw.rules
+
+    def test_cached_memory_needs_none(self, rig: Rig) -> None:
+        words = self.add(rig, mtype=0)
+        rig.done(1)
+        assert words[:2].tolist() == [1, 5]
 
 
 class TestShaderMemory:
