@@ -194,7 +194,7 @@ def bind_terminator(instruction: Instruction, pc: int, machine: Machine) -> Term
         return lambda s: [(after, None)]        # the debugger's conditions are never set
     if name.startswith("s_cbranch"):
         return _branch(name, target, after)
-    if name in ("s_setpc_b64", "s_swappc_b64", "s_call_b64", "s_rfe_b64"):
+    if name in ("s_setpc_b64", "s_swappc_b64", "s_call_b64"):
         return _jump(instruction, target, after, machine)
     if name in ("s_setreg_b32", "s_setreg_imm32_b32", "s_round_mode", "s_denorm_mode"):
         return _set_mode(instruction, after)
@@ -210,6 +210,8 @@ def bind_terminator(instruction: Instruction, pc: int, machine: Machine) -> Term
             raise Trap(f"s_trap {simm & 255} at pc {address:#x} with no trap handler: {cause}")
         return trap
     why = f"{name} is not supported"
+    if name == "s_rfe_b64":
+        why = "s_rfe_b64 returns from a trap handler, and none is running"
     if name == "s_code_end":
         why = "execution ran off the end of the kernel into its padding"
 

@@ -112,7 +112,7 @@ def add_f64(a: Array, b: Array, rounding: int) -> Array:
     if rounding == NEAREST:
         return s
     overflow = np.isinf(s) & np.isfinite(a) & np.isfinite(b)
-    error = np.where(overflow, -np.sign(s), error)
+    error = np.where(overflow, -np.sign(s), np.where(np.isfinite(s), error, 0.0))
     result = _directed(s, error, rounding)
     if rounding == TO_NEGATIVE:     # x + -x is -0 in this mode only
         result = np.where((s == 0) & (error == 0) & (np.signbit(a) | np.signbit(b)), -0.0, result)
@@ -123,21 +123,23 @@ def mul_f64(a: Array, b: Array, rounding: int) -> Array:
     """float64 multiplication in any rounding mode."""
     if rounding == NEAREST:
         return np.multiply(a, b)
-    zero = np.multiply(0.0, np.sign(np.asarray(a)) * np.sign(np.asarray(b)))
+    zero = np.where(np.signbit(a) != np.signbit(b), -0.0, 0.0)      # keeps the sign of a zero product
     return fma_f64(a, b, zero, rounding)
 
 
 def fma_f64(a: Array, b: Array, c: Array, rounding: int = NEAREST) -> Array:
     """float64 fused multiply-add in any rounding mode."""
     a, b, c = (np.array(x, np.float64) for x in np.broadcast_arrays(a, b, c))
-    plain = a * b + c
+    # An infinite c wins over a product that only overflowed.
+    plain = np.where(np.isinf(c) & np.isfinite(a) & np.isfinite(b), c, a * b + c)
     p, rest = _two_product(a, b)
     _, exponent_a = np.frexp(a)
     _, exponent_b = np.frexp(b)
     exponent = exponent_a + exponent_b
     # The error-free way needs the product, its error and the sum well inside the range.
     safe = (np.abs(exponent_a) < 900) & (np.abs(exponent_b) < 900) & (np.abs(exponent) < 900) \
-        & (np.abs(c) < 2.0 ** 900) & ((np.abs(c) > 2.0 ** -800) | (c == 0)) & (a != 0) & (b != 0)
+        & (np.abs(c) < 2.0 ** 900) & np.isfinite(a) & np.isfinite(b) & ((np.abs(c) > 2.0 ** -800)
+            | (c == 0)) & (a != 0) & (b != 0)
     if rounding == NEAREST:
         high, high_rest = two_sum(p, c)                 # p + c = high + high_rest
         low = add_odd(rest, high_rest)                  # what is left, with a sticky bit

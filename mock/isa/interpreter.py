@@ -25,7 +25,7 @@ from mock.isa.relative import bind_relative
 from mock.isa.semantics import Entry, table
 from mock.isa.state import State
 from mock.isa.vocabulary import Mode, Vocabulary
-from mock.isa.waves import Batch, batches
+from mock.isa.waves import Batch, batches, vgpr_count
 
 __all__ = ["Machine", "execute"]
 
@@ -106,6 +106,7 @@ class Machine:
     def _step(self, instruction: Instruction, pc: int) -> Step:
         address = self.dispatch.code_address + pc
         try:
+            self._check_registers(instruction)
             step = self._find_step(instruction, pc)
         except ValueError as error:
             raise IllegalInstruction(address, instruction.bits, f"{instruction.mnemonic}: {error}") from None
@@ -114,6 +115,17 @@ class Machine:
                     "LDSDIR": "no pixel pipeline"}.get(instruction.encoding, "not supported")
             raise IllegalInstruction(address, instruction.bits, f"{instruction.mnemonic}: {unit} for compute")
         return step
+
+    def _check_registers(self, instruction: Instruction) -> None:
+        """The wave has as many VGPRs as rsrc1 asks for, in the hardware's granules."""
+        count = vgpr_count(self.dispatch)
+        short = instruction.encoding in ("VOP1", "VOP2", "VOPC") and "16" in instruction.mnemonic
+        for operand in instruction.operands:
+            first = operand.code - 256
+            if short and first >= 128:
+                first -= 128            # the upper half of a register
+            if first + operand.width > count and first >= 0:
+                raise ValueError(f"v{first + operand.width - 1} is beyond the wave's {count} VGPRs")
 
     def _find_step(self, instruction: Instruction, pc: int) -> Step | None:
         if instruction.pair is not None:

@@ -304,8 +304,8 @@ class Vocabulary(Transcendental):
         rounding = self.rounding[kind]
         if kind is np.float64:
             return self.finish(exact.add_f64(a, b, rounding), a, b)
-        result = exact.narrow(exact.add_odd(a, b), kind, rounding)
-        return self.finish(self._zero_sum(result, a, b, rounding), a, b)
+        wide = self._zero_sum(exact.add_odd(a, b), a, b, rounding)
+        return self.finish(exact.narrow(wide, kind, rounding), a, b)
 
     def fsub(self, a: Array, b: Array) -> Array:
         kind = dtype_of(a)
@@ -314,12 +314,11 @@ class Vocabulary(Transcendental):
         return self.fadd(a, self.neg(b))
 
     @staticmethod
-    def _zero_sum(result: Array, a: Array, b: Array, rounding: int) -> Array:
-        """x + -x is -0 when rounding to negative infinity."""
+    def _zero_sum(total: Array, a: Array, b: Array, rounding: int) -> Array:
+        """x + -x is -0 when rounding to negative infinity. ``total`` is zero only where the exact sum is."""
         if rounding != exact.TO_NEGATIVE:
-            return result
-        minus = dtype_of(result)(-0.0)
-        return np.where((result == 0) & (np.signbit(a) | np.signbit(b)), minus, result)
+            return total
+        return np.where((total == 0) & (np.signbit(a) | np.signbit(b)), -0.0, total)
 
     def fmul(self, a: Array, b: Array) -> Array:
         kind = dtype_of(a)
@@ -340,10 +339,10 @@ class Vocabulary(Transcendental):
         a, b, c = self.canonical(a), self.canonical(b), self.canonical(c)
         if kind is np.float64:
             return self.finish(exact.fma_f64(a, b, c, rounding), a, b, c)
-        result = exact.narrow(exact.fma_odd(a, b, c), kind, rounding)
+        wide = exact.fma_odd(a, b, c)
         if rounding == exact.TO_NEGATIVE:
-            result = self._zero_sum(result, np.multiply(a, b, dtype=np.float64), c, rounding)
-        return self.finish(result, a, b, c)
+            wide = self._zero_sum(wide, np.multiply(a, b, dtype=np.float64), c, rounding)
+        return self.finish(exact.narrow(wide, kind, rounding), a, b, c)
 
     def fma_scaled(self, a: Array, b: Array, c: Array, scale: Array) -> Array:
         """(a * b + c) * scale, rounded once; ``scale`` is a power of two."""

@@ -16,7 +16,7 @@ from mock.isa.dispatch import Dispatch, IsaError, Rsrc1, Rsrc2
 from mock.isa.memory import Lds
 from mock.isa.state import EXEC, SGPRS, State
 
-__all__ = ["Batch", "batches"]
+__all__ = ["Batch", "batches", "vgpr_count"]
 
 POISON = 0xa5a5a5a5
 _BATCH_WAVES = {32: 512, 64: 256}

@@ -30,9 +30,12 @@ def _first(names: tuple[str, ...], arguments: list[str]) -> str | None:
     return None
 
 
-def assemble(tool: str, lines: list[str]) -> list[bytes | None]:
+def assemble(tool: str, lines: list[str], attributes: str = "") -> list[bytes | None]:
     """Machine code of each line, None where the assembler refuses it."""
-    done = subprocess.run([tool, "-triple=amdgcn", "-mcpu=gfx1100", "-show-encoding"], input="\n".join(lines) + "\n",
+    command = [tool, "-triple=amdgcn", "-mcpu=gfx1100", "-show-encoding"]
+    if attributes:
+        command.append(f"-mattr={attributes}")
+    done = subprocess.run(command, input="\n".join(lines) + "\n",
                           capture_output=True, text=True, check=False)
     refused = {int(m[1]) - 1 for m in re.finditer(r"^<stdin>:(\d+):\d+: error", done.stderr, re.M)}
     found = re.finditer(r"encoding: \[([^\]]*)\]", done.stdout)

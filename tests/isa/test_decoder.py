@@ -170,7 +170,8 @@ def test_disassembly_of_a_compiled_kernel_assembles_to_the_same_bits(llvm_mc: st
 
 
 def test_undefined_bits_raise_with_pc_and_bits() -> None:
-    with pytest.raises(IllegalInstruction, match=r"illegal instruction at pc 0x1234, bits ffffffff: no instruction format"):
+    with pytest.raises(IllegalInstruction,
+        match=r"illegal instruction at pc 0x1234, bits ffffffff: no instruction format"):
         decode(b"\xff" * 12, 0x1234)
     with pytest.raises(IllegalInstruction, match=r"bits d7ff0000 00000000: VOP3 has no opcode 0x3ff"):
         decode(bytes.fromhex("0000ffd700000000"))
