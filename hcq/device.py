@@ -68,7 +68,8 @@ class Image:
 class Device:
     """One GPU, through its backend. Made by :func:`hcq.open`; a context manager that closes it.
 
-    :ivar timeout: seconds that a wait may take; ``HCQ_TIMEOUT`` in the environment, 30 by default.
+    :ivar timeout: seconds that a wait lasts while no queue completes anything; ``HCQ_TIMEOUT`` in the environment, 30
+        by default. A timeout given to a single wait is all that it may take.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -425,22 +426,29 @@ class Device:
             return
         limit = self.timeout if timeout is None else timeout
         owner = self._owner(signal)
-        start = time.monotonic()
+        start = moved = time.monotonic()
+        complete = self._complete()
         while True:
             time.sleep(0)                   # gives the interpreter lock away: engines may be threads of this process
             if signal.value >= value:
                 return
-            elapsed = time.monotonic() - start
-            if elapsed < _SPIN:
+            now = time.monotonic()
+            if now - start < _SPIN:
                 continue
             self._check_backend()
             if owner is not None and owner.wakes < value:
                 self._ask_for_interrupt(owner)
-            if elapsed > limit:
+            if timeout is None and complete != (complete := self._complete()):
+                moved = now                 # a long row of work may take long, as long as it advances
+            left = moved + limit - now
+            if left < 0:
                 self._expire(signal, value, limit)
-            self.backend.sleep(min(_SLEEP, max(limit - elapsed, 1e-4)))
+            self.backend.sleep(min(_SLEEP, max(left, 1e-4)))
             if signal.value >= value:
                 return
+
+    def _complete(self) -> list[int]:
+        return [timeline.signal.value for timeline in self._all]
 
     def _check_backend(self) -> None:
         try:

@@ -51,7 +51,7 @@ class Signal:
     def wait(self, value: int, timeout: float | None = None) -> None:
         """Return when the signal is at least ``value``.
 
-        :param timeout: seconds; by default the device's.
+        :param timeout: seconds; by default the device's, which count from the last thing that was completed.
         :raises DeviceTimeout: naming the first submission that is not complete.
         """
         self.device._wait(self, self._checked(value), timeout)

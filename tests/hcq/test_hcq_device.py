@@ -11,8 +11,8 @@ import types
 import numpy as np
 import pytest
 from code_objects import build, kernel_metadata
-from conftest import CODE, FUNCTIONS
 from fake_backend import FakeBackend, FakeFault, FakeOutOfMemory
+from fake_kernels import CODE, FUNCTIONS
 
 import hcq
 from hcq import registry
@@ -636,3 +636,18 @@ def test_only_sleepers_cost_interrupts(dev: hcq.Device, backend: FakeBackend, co
     dev.synchronize()
     assert backend.interrupts == before + 2         # the queue filled by hand, and the one that was asked for
     assert (a.copyout().view(np.int32) == 50).all()
+
+
+def test_a_long_row_of_work_is_no_hang(dev: hcq.Device, backend: FakeBackend, code: bytes) -> None:
+    """The timeout counts from the last thing that was completed, unless a wait is given its own."""
+    add = dev.program(code, "add")
+    a = dev.alloc(64).fill(0)
+    dev.synchronize()
+    backend.delay, dev.timeout = 0.02, 0.4
+    for _ in range(20):                         # 20 x 3 commands of 20 ms
+        add(a, a, 1, block=16)
+    with pytest.raises(hcq.DeviceTimeout):
+        dev.synchronize(timeout=0.1)
+    dev.synchronize()
+    backend.delay = 0
+    assert (a.copyout().view(np.int32) == 20).all()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import buffer_model
-from conftest import CODE, FUNCTIONS
 from fake_backend import FakeBackend
+from fake_kernels import CODE, FUNCTIONS
 from hypothesis import settings
 
 import hcq
