@@ -28,7 +28,7 @@ from amdrv.errors import (
 )
 from amdrv.firmware import Component
 from amdrv.hal.mock import MockHal
-from amdrv.ip import discovery, psp, smu
+from amdrv.ip import discovery, gfx, psp, smu
 from amdrv.memory import Allocation
 from amdrv.ring import Ring
 from amdrv.wait import wait_until
@@ -330,18 +330,19 @@ def test_a_bad_packet_is_named_with_its_queue(boot: Boot, kind: str, bad: list[i
     everything_works(boot())
 
 
-def test_a_queue_that_waits_for_ever_is_a_hang(boot: Boot) -> None:
+def test_a_queue_that_waits_for_ever_is_a_hang(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gfx, "RING_WORDS", 1024)
     device = boot()
     ring, word = device.compute_rings[0], device.alloc(4096, kind="system")
     wait = pm4.build("WAIT_REG_MEM", FUNCTION="EQUAL", MEM_SPACE=1, ADDRESS=word.address, REFERENCE=5, MASK=0xFF,
                      POLL_INTERVAL=4)
     ring.timeout = 0.2
     ring.submit(words(wait))
-    for _ in range(4):
-        ring.submit(words(pm4.build("NOP", DATA=[0] * (ring.words // 4 - 16))))
+    ring.submit(words(pm4.build("NOP", DATA=[0] * (ring.words - 100))))
     with pytest.raises(GpuHang, match=rf"AM:0 compute 0: room .* next is WAIT_REG_MEM .*{word.address:#x}"):
         ring.submit(np.full(200, pm4.build("NOP")[0], np.uint32))
     assert word.view is not None
+    ring.timeout = 5
     word.view[0] = 5                        # the wait ends, and everything behind it is done
     Fence(device).compute(ring)
     everything_works(device)
