@@ -249,7 +249,7 @@ class ComputeQueue:
     _stalled = False
 
     def _work(self) -> None:
-        executor = Pm4Executor(self)
+        executor, wanted = Pm4Executor(self), FETCH_WORDS
         while self.read != self.write and self.runnable():
             self.attention = False
             self._size, self._block = self.words, 2 << self.hqd_field("PQ_CONTROL", "RPTR_BLOCK_SIZE")
@@ -259,7 +259,8 @@ class ComputeQueue:
                 break
             start, packet = self.read, None
             try:
-                words = self._fetch()
+                words = self._fetch(wanted)
+                wanted = FETCH_WORDS
                 at, vmid, base = 0, self.vmid, self.base
                 while at < len(words):
                     self.check()
@@ -270,7 +271,8 @@ class ComputeQueue:
                     if self.attention:
                         break
             except Truncated as error:
-                if self.read == start and len(words) >= min(self.write - start, self.words):
+                wanted = max(FETCH_WORDS, error.need)
+                if self.read == start and len(words) >= min(self.write - start, self._size):
                     self.board.note("pm4-truncated", f"{self.name}: the write pointer {self.write:#x} stands within a "
                                                      f"packet of {error.need} words")
                     self._stalled = True
@@ -299,9 +301,9 @@ class ComputeQueue:
         self.hung = why
         self.board.note("queue-hang", f"{self.name} hangs: {why}")
 
-    def _fetch(self) -> list[int]:
+    def _fetch(self, wanted: int) -> list[int]:
         memory, base, size = self.board.memory, self.base, self.words
-        count = min(self.write - self.read, FETCH_WORDS)
+        count = min(self.write - self.read, wanted)
         offset = self.read % size
         first = min(count, size - offset)
         words: list[int] = memory.read_words("gc", self.vmid, base + 4 * offset, first, client=Client.CPC).tolist()

@@ -138,7 +138,7 @@ class SdmaQueue:
 
     def _work(self) -> None:
         self._stalled = False
-        executor = SdmaExecutor(self)
+        executor, wanted = SdmaExecutor(self), FETCH_WORDS
         while self.read != self.write and self.runnable():
             if self.write - self.read > self.size:
                 self.stop(f"the write pointer {self.write:#x} is more than the ring's {self.size:#x} bytes ahead of "
@@ -147,7 +147,8 @@ class SdmaQueue:
             start, vmid = self.read, self.vmid
             try:
                 self._check_shadow()
-                words = self._fetch()
+                words = self._fetch(wanted)
+                wanted = FETCH_WORDS
                 at = 0
                 while at < len(words):
                     self.engine_check()
@@ -159,6 +160,7 @@ class SdmaQueue:
                         self.attention = False
                         break
             except Truncated as error:
+                wanted = max(FETCH_WORDS, error.need)
                 if self.read == start and len(words) * 4 >= min(self.write - start, self.size):
                     self.board.note("sdma-truncated", f"{self.name}: the write pointer {self.write:#x} stands within a "
                                                       f"packet of {error.need} words")
@@ -186,10 +188,10 @@ class SdmaQueue:
             self.board.note("sdma-wptr-shadow", f"{self.name}: the write pointer {self.write:#x} was rung, but at the "
                                                 f"poll address {address:#x} it is {shadow:#x}")
 
-    def _fetch(self) -> list[int]:
-        """Words from the read pointer on: to the write pointer, at most FETCH_WORDS."""
+    def _fetch(self, wanted: int) -> list[int]:
+        """Words from the read pointer on: to the write pointer, at most ``wanted``."""
         size, base = self.size, self.base
-        count = min((self.write - self.read) // 4, FETCH_WORDS)
+        count = min((self.write - self.read) // 4, wanted)
         offset = self.read % size
         first = min(count, (size - offset) // 4)
         memory = self.board.memory

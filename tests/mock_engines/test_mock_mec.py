@@ -197,6 +197,21 @@ def test_read_pointer_is_reported_as_ring_offset(rig: Rig) -> None:
     rig.raw.wait(lambda: int(rig.pointers[0]) == rig.write % (RING_BYTES // 4), "the read pointer")
 
 
+def test_a_packet_longer_than_what_is_fetched_at_a_time(raw: RawBoard, tables: Tables) -> None:
+    rig = Rig(raw, tables)
+    size = 65536
+    rig.ring = raw.words(tables.buffer(0x7E40_0000_0000, size), size // 4)
+    raw.poke("GRBM_GFX_CNTL", MEID=1)
+    raw.poke("CP_HQD_ACTIVE", 0)
+    raw.poke("CP_HQD_PQ_BASE", 0x7E40_0000_0000 >> 8 & 0xFFFFFFFF)
+    raw.poke("CP_HQD_PQ_BASE_HI", 0x7E40_0000_0000 >> 40)
+    raw.update("CP_HQD_PQ_CONTROL", QUEUE_SIZE=13)
+    raw.poke("CP_HQD_ACTIVE", 1)
+    rig.put([NOP] * 3000 + packet(0x10, *[0] * 9000) + release(SIGNAL, 1))
+    rig.done(1)
+    assert raw.board.counters["pm4_packets"] == 3002
+
+
 def test_wait_holds_only_its_queue(rig: Rig) -> None:
     raw = rig.raw
     rig.put(wait_memory(SIGNAL + 8, 5) + release(SIGNAL, 1))

@@ -173,6 +173,15 @@ def test_fill_write_timestamp_mem_incr(raw: RawBoard, tables: Tables, queue: Que
     assert words[0x100] == 3
 
 
+def test_a_packet_longer_than_what_is_fetched_at_a_time(raw: RawBoard, tables: Tables, queue: Queue,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mock.sdma.FETCH_WORDS", 16)
+    target = tables.buffer(TARGET, 4096)
+    queue.put([NOP] * 9 + [2, *lohi(TARGET), 99, *range(100)])
+    queue.drain()
+    assert raw.words(target, 101).tolist() == [*range(100), 0]
+
+
 def test_write_incr_makes_page_table_entries(raw: RawBoard, tables: Tables, queue: Queue) -> None:
     target = tables.buffer(TARGET, 4096)
     queue.put([0xC, *lohi(TARGET), *lohi(RWX), *lohi(0x5000), *lohi(0x1000), 16 - 1])
