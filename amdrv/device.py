@@ -10,7 +10,10 @@ the next boot finds the card as this one did.
 
 from __future__ import annotations
 
+import atexit
+import os
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +47,14 @@ GFX_TARGETS = {(11, 0, 0): "gfx1100"}       # Linux 6.1, kfd_device.c, kgd2kfd_p
 GOLDEN_CLOCK_HZ = 100_000_000
 BLOCKS = ("GC", "MMHUB", "OSSSYS", "HDP", "NBIF", "MP0", "MP1", "SMUIO")
 DEVICE_CONTROL, DEVICE_CONTROL_2, LINK_CONTROL = 0x08, 0x28, 0x10       # of the PCI Express capability
+
+
+_devices: weakref.WeakSet[Device] = weakref.WeakSet()      # for the end of the process
+
+
+def _close_all() -> None:
+    for device in list(_devices):
+        device.close()
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,10 @@ class Device:
         self.memory: Memory | None = None
         self._undo: list[tuple[str, Callable[[], None]]] = []
         self.shutdown_errors: list[AmdrvError] = []      # what a hanging card refused on the way out
-        self._closed = False
+        self._closed, self._process = False, os.getpid()
+        _devices.add(self)
+        atexit.unregister(_close_all)       # once, and before the end of whatever was set up earlier, a HAL for one
+        atexit.register(_close_all)
         try:
             try:
                 self._boot(firmware or [])
@@ -296,8 +310,12 @@ class Device:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop the engines in reverse boot order and give the card back. Idempotent."""
-        if not self._closed:
+        """Stop the engines in reverse boot order and give the card back. Idempotent.
+
+        In a child process after a fork nothing is done: the card is the parent's. At the end of the process every
+        card that is still open is closed.
+        """
+        if not self._closed and os.getpid() == self._process:
             self._take_down()
 
     def _refused_at_once(self) -> bool:

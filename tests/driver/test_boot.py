@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -511,6 +513,37 @@ def test_a_small_bar_is_refused_with_the_reason() -> None:
     with (mock.Machine(gpus=[mock.Gpu("gfx1100", vram="512M", bar0="256M")]) as machine,
           pytest.raises(BootError, match=r'BAR 0 shows 256 MiB of 512 MiB of VRAM; .*"Resizable BAR"')):
         Device.open(MockHal(machine))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is POSIX")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_a_forked_child_leaves_the_card_alone(boot: Boot) -> None:
+    device = boot()
+    child = os.fork()
+    if child == 0:
+        try:
+            device.close()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    everything_works(device)
+
+
+def test_a_process_that_just_ends_gives_its_card_back() -> None:
+    script = """
+import atexit, mock
+from amdrv.device import Device
+from amdrv.hal.mock import MockHal
+machine = mock.Machine(gpus=[mock.Gpu("gfx1100", vram="128M")])
+atexit.register(machine.close)
+atexit.register(lambda: print("bus master", machine.gpus[0].read_config(4, 2) >> 2 & 1))
+devices = [Device.open(MockHal(machine))]
+print("bus master", machine.gpus[0].read_config(4, 2) >> 2 & 1)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60,
+                          cwd=Path(__file__).parents[2])
+    assert (done.stdout.splitlines(), done.stderr) == (["bus master 1", "bus master 0"], "")
 
 
 def test_many_boots_leak_nothing(hal: MockHal, machine: mock.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
