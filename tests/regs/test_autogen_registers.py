@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from amdrv.regs import Table
 from tools.autogen import SourceError, Sources, registers
 from tools.autogen.__main__ import main
+from tools.fetch_sources import locate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,9 +115,10 @@ def test_missing_sources_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_committed_tables_come_out_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    linux = os.environ.get("AMDRV_LINUX_SOURCE")
-    if not linux:
-        pytest.skip("AMDRV_LINUX_SOURCE names no Linux source tree to generate the tables from")
+    tree = locate("linux")
+    if tree is None:
+        pytest.skip("no Linux source: `python -m tools.fetch_sources`, or AMDRV_LINUX_SOURCE")
+    linux = str(tree)
     assert main(["--linux", linux, "--only", "registers", "--check"]) == 0
     assert main(["--linux", linux, "--only", "registers"], root=tmp_path) == 0
     written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 import amdrv.regs
 from amdrv.errors import RegisterError, UnknownIpError
 from amdrv.regs import Field, Register
+from tools.fetch_sources import locate
 
 NAMES = ["athub_3_0_0", "gc_11_0_0", "hdp_6_0_0", "mmhub_3_0_0", "mp_13_0_0", "nbio_4_3_0", "osssys_6_0_0",
          "smuio_13_0_6", "thm_13_0_2"]
@@ -192,9 +192,10 @@ def test_no_fields_of_a_register_overlap() -> None:
 
 @pytest.fixture(scope="module")
 def linux() -> Path:
-    if not os.environ.get("AMDRV_LINUX_SOURCE"):
-        pytest.skip("AMDRV_LINUX_SOURCE names no Linux source tree to compare the tables with")
-    return Path(os.environ["AMDRV_LINUX_SOURCE"])
+    tree = locate("linux")
+    if tree is None:
+        pytest.skip("no Linux source: `python -m tools.fetch_sources`, or AMDRV_LINUX_SOURCE")
+    return tree
 
 
 @pytest.mark.parametrize(("name", "header"), [
