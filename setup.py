@@ -14,7 +14,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["amdrv", "amdrv.*", "hcq", "hcq.*", "compiler", "compiler.*", "mock", "mock.*",
                                     "tools", "tools.*"]),
-    package_data={"amdrv": ["regs/tables/*"]},
+    package_data={"amdrv": ["regs/tables/*"], "tools": ["boot_diff/data/*", "boot_diff/*.toml"]},
     install_requires=["numpy>=1.26", "llvmlite>=0.45", "cffi", "rich", "msgpack>=1.0",
                       "pyudev; sys_platform == 'linux'"],
     extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy", "ctypeslib2>=2.4"]},
