@@ -22,8 +22,8 @@ UNSIGNED: Any = {np.float16: np.uint16, np.float32: np.uint32, np.float64: np.ui
 def same(got: np.ndarray, want: np.ndarray, *, what: str = "") -> None:
     """Equal values and signs; every NaN equals every other."""
     ok = (got == want) & (np.signbit(got) == np.signbit(want)) | np.isnan(got) & np.isnan(want)
-    bad = np.argwhere(~ok)
-    assert not len(bad), f"{what}: {len(bad)} differ, first at {bad[0]}: {got[tuple(bad[0])]!r} for {want[tuple(bad[0])]!r}"
+    bad = [tuple(at) for at in np.argwhere(~ok)]
+    assert not bad, f"{what}: {len(bad)} differ, first at {bad[0]}: {got[bad[0]]!r} for {want[bad[0]]!r}"
 
 
 def put(lab: Lab, register: int, values: np.ndarray) -> None:
@@ -95,8 +95,8 @@ def test_fma_f64_by_property(a: float, b: float, c: float, rounding: int) -> Non
     with np.errstate(all="ignore"):
         got = float(exact.fma_f64(np.array(a), np.array(b), np.array(c), rounding))
     want = exact_fma(a, b, c, np.float64, rounding)
-    assert math.isnan(want) == math.isnan(got) and (math.isnan(want) or (got == want and
-                                                                        math.copysign(1, got) == math.copysign(1, want)))
+    assert math.isnan(want) == math.isnan(got)
+    assert math.isnan(want) or (got == want and math.copysign(1, got) == math.copysign(1, want))
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
@@ -154,7 +154,9 @@ def test_modifiers(assembler: Assembler) -> None:
     # OMOD works without IEEE mode and with denormals flushed, and turns -0 into +0.
     lab = Lab(waves=1, mode=0x100)
     lab.state.vf[2], lab.state.vf[3] = 0.75, -0.0
-    lab.run(assembler("v_mul_f32_e64 v4, 2.0, v2 mul:4\nv_mul_f32_e64 v5, v2, v3 mul:2\nv_mul_f32_e64 v6, v2, v2 div:2"))
+    lab.run(assembler("""v_mul_f32_e64 v4, 2.0, v2 mul:4
+                         v_mul_f32_e64 v5, v2, v3 mul:2
+                         v_mul_f32_e64 v6, v2, v2 div:2"""))
     assert [float(lab.state.vf[i, 0, 0]) for i in (4, 5, 6)] == [6.0, 0.0, 0.28125]
     assert not np.signbit(lab.state.vf[5, 0, 0])
 

@@ -302,7 +302,7 @@ def test_scalar_instructions(assembler: Assembler) -> None:
         want = np.array([model(int(x), int(y)) & M32 for x, y in zip(a, b, strict=True)], np.uint32)
         if (lab.state.sgpr[8] != want).any():
             i = np.flatnonzero(lab.state.sgpr[8] != want)[0]
-            wrong.append(f"{text}: {int(a[i]):#x}, {int(b[i]):#x} gave {int(lab.state.sgpr[8, i]):#x}, not {int(want[i]):#x}")
+            wrong.append(f"{text}: {a[i]:#x}, {b[i]:#x} gave {lab.state.sgpr[8, i]:#x}, not {want[i]:#x}")
         if condition is not None and (lab.state.scc != [condition(int(x), int(y)) for x, y in zip(a, b,
             strict=True)]).any():
             wrong.append(f"{text}: SCC")
@@ -315,7 +315,7 @@ def test_scalar_instructions(assembler: Assembler) -> None:
         want = np.array([wide(int(p), int(q)) & M64 for p, q in zip(x, y, strict=True)], np.uint64)
         if (lab.state.read_sgpr64(8) != want).any():
             i = np.flatnonzero(lab.state.read_sgpr64(8) != want)[0]
-            wrong.append(f"{text}: {int(x[i]):#x}, {int(y[i]):#x} gave {int(lab.state.read_sgpr64(8)[i]):#x}, not {int(want[i]):#x}")
+            wrong.append(f"{text}: {x[i]:#x}, {y[i]:#x} gave {lab.state.read_sgpr64(8)[i]:#x}, not {want[i]:#x}")
     assert not wrong, "\n".join(wrong)
 
 

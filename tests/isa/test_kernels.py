@@ -14,8 +14,11 @@ import mock.isa as isa
 N = 1000
 GRID, BLOCK = 4, 256
 
-LEVELS = ("O0", "O1", "O2", "O3")
-EXECUTORS = ("interpreter",)
+# Translating takes the JIT a second or two a kernel, so most of its share is in the slow suite.
+FAST = (("O0", "interpreter"), ("O2", "interpreter"))
+SLOW = (("O1", "interpreter"), ("O3", "interpreter"), ("O0", "jit"), ("O1", "jit"), ("O2", "jit"), ("O3", "jit"))
+RUNS = [*(pytest.param(run, id="-".join(run)) for run in FAST),
+        *(pytest.param(run, id="-".join(run), marks=pytest.mark.slow) for run in SLOW)]
 
 
 def pack(*arguments: Any) -> bytes:
@@ -29,8 +32,7 @@ def pack(*arguments: Any) -> bytes:
     return segment
 
 
-@pytest.fixture(params=[(level, executor) for level in LEVELS for executor in EXECUTORS],
-                ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(params=RUNS)
 def launch(request: pytest.FixtureRequest, compile_kernels: Callable[..., bytes]) -> Callable[..., isa.Counts]:
     level, executor = request.param
     code = compile_kernels("ordinary.cl", level)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_kernels import EXECUTORS, pack
+from test_kernels import RUNS, pack
 
 import mock.isa as isa
 
 
-@pytest.fixture(params=[(level, executor) for level in ("O0", "O2") for executor in EXECUTORS], ids=str)
+@pytest.fixture(params=RUNS)
 def tile(request: pytest.FixtureRequest, compile_kernels: Any) -> Any:
     level, executor = request.param
     code = compile_kernels("wmma.cl", level)
