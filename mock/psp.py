@@ -3,8 +3,8 @@
 The order that a driver must keep (Linux 6.1, psp_v13_0.c and amdgpu_psp.c), and what happens otherwise:
 
 * C2PMSG_35 is 0x80000000 when the boot loader is ready; it takes key database, SPL table, system driver, SoC,
-  interface, debug and RAS drivers, secure OS, in this order (those that the file has; key database and system driver
-  always). A wrong order or an image that does not authenticate leaves an error code in bits 7:0, and the secure OS
+  interface, debug and RAS drivers, secure OS, in this order (those that Navi 31's file has: database, table, system
+  driver, secure OS). A wrong order or an image that does not authenticate leaves an error code in bits 7:0, and the secure OS
   never comes alive (C2PMSG_81 stays 0). The image lies at C2PMSG_36 << 20.
 * A ring is created once (C2PMSG_69 to 71, then C2PMSG_64) and destroyed before it is created again.
 * Commands: LOAD_TOC, LOAD_IP_FW of the SMU, SETUP_TMR with at least the size that LOAD_TOC returned, LOAD_IP_FW of the
@@ -54,8 +54,8 @@ BOOT_ORDER = {facts.PSP_BL__LOAD_KEY_DATABASE: "KEY_DATABASE", facts.PSP_BL__LOA
               facts.PSP_BL__LOAD_SYSDRV: "SYSDRV", facts.PSP_BL__LOAD_SOCDRV: "SOCDRV",
               facts.PSP_BL__LOAD_INTFDRV: "INTFDRV", facts.PSP_BL__LOAD_DBGDRV: "DBGDRV",
               facts.PSP_BL__LOAD_RASDRV: "RASDRV", facts.PSP_BL__LOAD_SOSDRV: "SOSDRV"}
-BOOT_REQUIRED = ("KEY_DATABASE", "SYSDRV")
-"""Before the secure OS; Navi 31's file has no SoC, interface, debug and RAS drivers of their own."""
+BOOT_REQUIRED = ("KEY_DATABASE", "TOS_SPL_TABLE", "SYSDRV")
+"""Before the secure OS: what psp_13_0_0_sos.bin has. It has no SoC, interface, debug and RAS drivers of their own."""
 
 BEFORE_TMR = ("SMU", "TOC")
 """Firmware that is taken before SETUP_TMR (Linux 6.1, amdgpu_psp.c, psp_hw_start, on PMFW and TMR)."""

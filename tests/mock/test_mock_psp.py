@@ -62,7 +62,7 @@ def test_boot_loader_order(card: Any) -> None:
     card.setup()
     sos, sys, kdb = psp.PSP_BL__LOAD_SOSDRV, psp.PSP_BL__LOAD_SYSDRV, psp.PSP_BL__LOAD_KEY_DATABASE
     assert card.boot_loader(sos, bl_image(sos)) == READY | BL_ERROR_ORDER
-    assert card.rule("psp-order") == "SOSDRV came before KEY_DATABASE, SYSDRV"
+    assert card.rule("psp-order") == "SOSDRV came before KEY_DATABASE, TOS_SPL_TABLE, SYSDRV"
     assert card.boot_loader(sys, bl_image(sys)) == READY
     assert card.boot_loader(kdb, bl_image(kdb)) == READY | BL_ERROR_ORDER
     assert "KEY_DATABASE came after SYSDRV" in card.rule("psp-order")
