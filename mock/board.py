@@ -316,6 +316,9 @@ class Board:
         """End the threads and give the memory back."""
         for block in self.blocks:
             block.stop()
-        self.engines.stop()
+        ended = self.engines.stop()
         self._msi.clear()
-        self.vram.close()
+        if ended:
+            self.vram.close()
+        else:       # its memory must stay while a thread still works on it
+            self.note("engine-failed", "the board was closed, but a job of an engine does not end")

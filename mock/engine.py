@@ -104,13 +104,16 @@ class Engine:
             self.failure = None
             self._wake.notify_all()
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """End the thread; False when it did not end within 10 seconds (a job that does not :meth:`check`)."""
         self.abort()
         with self._wake:
             self._stopped = True
             self._wake.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=10)
+            return not self._thread.is_alive()
+        return True
 
 
 class Engines:
@@ -149,7 +152,8 @@ class Engines:
         for engine in self:
             engine.abort()
 
-    def stop(self) -> None:
-        for engine in self:
-            engine.stop()
+    def stop(self) -> bool:
+        """End all threads; False when one did not end."""
+        ended = [engine.stop() for engine in self]
         self._engines.clear()
+        return all(ended)

@@ -4,8 +4,8 @@ The order that a driver must keep (Linux 6.1, psp_v13_0.c and amdgpu_psp.c), and
 
 * C2PMSG_35 is 0x80000000 when the boot loader is ready; it takes key database, SPL table, system driver, SoC,
   interface, debug and RAS drivers, secure OS, in this order (those that Navi 31's file has: database, table, system
-  driver, secure OS). A wrong order or an image that does not authenticate leaves an error code in bits 7:0, and the secure OS
-  never comes alive (C2PMSG_81 stays 0). The image lies at C2PMSG_36 << 20.
+  driver, secure OS). A wrong order or an image that does not authenticate leaves an error code in bits 7:0, and the
+  secure OS never comes alive (C2PMSG_81 stays 0). The image lies at C2PMSG_36 << 20.
 * A ring is created once (C2PMSG_69 to 71, then C2PMSG_64) and destroyed before it is created again.
 * Commands: LOAD_TOC, LOAD_IP_FW of the SMU, SETUP_TMR with at least the size that LOAD_TOC returned, LOAD_IP_FW of the
   rest, AUTOLOAD_RLC, which fails unless every needed firmware is there. A loaded image is copied into the TMR, so a

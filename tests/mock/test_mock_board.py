@@ -298,6 +298,17 @@ def test_a_card_that_left_the_bus(card: Any) -> None:
     assert card.board.read_config(0, 4) == 0x744C1002 and card.read("SCRATCH_REG0") == 0
 
 
+def test_memory_outlives_a_job_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, held = mock.Machine([mock.Gpu("gfx1100", vram="64M")]), threading.Event()
+    board = machine.gpus[0]
+    board.engine("test").post(held.wait)
+    real = threading.Thread.join
+    monkeypatch.setattr(threading.Thread, "join", lambda self, timeout=None: real(self, 0.01))
+    machine.close()
+    assert board.vram.view.size == 64 << 20 and "does not end" in board.notes.of("engine-failed")[-1].text
+    held.set()
+
+
 def test_closing_ends_threads_and_gives_memory_back() -> None:
     before = threading.active_count()
     for _ in range(3):
