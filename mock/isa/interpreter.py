@@ -266,6 +266,8 @@ class Machine:
                     step(s)
                     self.trace(self.dispatch.code_address + bound.block.pcs[i], bound.block.instructions[i], s)
             i = len(bound.steps)
+            if self.trace is not None and bound.terminator is not None:
+                self.trace(self.dispatch.code_address + bound.block.pcs[i], bound.block.instructions[i], s)
             exits = bound.terminator(s) if bound.terminator is not None else [(bound.end, None)]
         except Exception as error:
             instruction = bound.block.instructions[min(i, len(bound.block.instructions) - 1)]

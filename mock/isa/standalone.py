@@ -62,7 +62,7 @@ class CodeObject:
         _, program_count, section_size, section_count, _ = struct.unpack_from("<HHHHH", data, 54)
         self.sections = [struct.unpack_from("<IIQQQQIIQQ", data, sections + i * section_size)
                          for i in range(section_count)]
-        self._places: dict[int, int] = {}
+        self.places: dict[int, int] = {}
         if kind == _ET_REL:
             self._load_sections()
         else:
@@ -94,9 +94,9 @@ class CodeObject:
         for i, (_, _, flags, _, _, size, _, _, align, _) in enumerate(self.sections):
             if flags & _SHF_ALLOC:
                 position = -(-position // max(align, 256)) * max(align, 256)
-                self._places[i], position = position, position + size
+                self.places[i], position = position, position + size
         self._reserve(position)
-        for i, place in self._places.items():
+        for i, place in self.places.items():
             _, kind, _, _, offset, size, *_ = self.sections[i]
             if kind != _SHT_NOBITS:
                 self.image[place:place + size] = np.frombuffer(self.data, np.uint8, size, offset)
@@ -117,14 +117,14 @@ class CodeObject:
         for at in range(section[4], section[4] + section[5], 24):
             name, _, _, index, value, _ = struct.unpack_from("<IBBHQQ", self.data, at)
             end = self.data.index(b"\0", strings + name)
-            values.append((self.data[strings + name:end].decode(), self._places.get(index, 0) + value))
+            values.append((self.data[strings + name:end].decode(), self.places.get(index, 0) + value))
         return values
 
     def _relocate(self) -> None:
         for section in self.sections:
-            if section[1] not in (_SHT_RELA, _SHT_REL) or (self._places and section[7] not in self._places):
+            if section[1] not in (_SHT_RELA, _SHT_REL) or (self.places and section[7] not in self.places):
                 continue
-            place = self._places.get(section[7], 0)
+            place = self.places.get(section[7], 0)
             symbols = self._symbol_values(self.sections[section[6]]) if section[6] else []
             entry = 24 if section[1] == _SHT_RELA else 16
             for at in range(section[4], section[4] + section[5], entry):
