@@ -25,9 +25,9 @@ __all__ = ["DEFAULT", "Gpu", "Machine", "RULES"]
 
 DEFAULT = "gfx1100:vram=1G"
 RULES = ("hdp", "poison", "tlb", "gfxoff")
-"""Strict rules that can be switched off, one by one: stores through BAR0 wait for the HDP flush (mock.vram), memory that
-nobody wrote is poison (mock.vram), TLBs serve what they have until invalidated (mock.gmc), GFXOFF takes GC's registers
-away (mock.smu)."""
+"""Strict rules that can be switched off, one by one: stores through BAR0 wait for the HDP flush (mock.vram), memory
+that nobody wrote is poison (mock.vram), TLBs serve what they have until invalidated (mock.gmc), GFXOFF takes GC's
+registers away (mock.smu)."""
 
 MIB = 1 << 20
 MIN_VRAM = 64 * MIB

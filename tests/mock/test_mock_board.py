@@ -299,9 +299,13 @@ def test_a_card_that_left_the_bus(card: Any) -> None:
 
 
 def test_memory_outlives_a_job_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine, held = mock.Machine([mock.Gpu("gfx1100", vram="64M")]), threading.Event()
-    board = machine.gpus[0]
+    machine = mock.Machine([mock.Gpu("gfx1100", vram="64M")])
+    board, started, held = machine.gpus[0], threading.Event(), threading.Event()
+    board.engine("test").post(started.set)
     board.engine("test").post(held.wait)
+    assert started.wait(10)
+    while board.engine("test").idle or board.engine("test")._jobs:
+        pass
     real = threading.Thread.join
     monkeypatch.setattr(threading.Thread, "join", lambda self, timeout=None: real(self, 0.01))
     machine.close()
