@@ -17,7 +17,7 @@ from compiler.dtypes import DType
 from compiler.symbolic import simplify
 from compiler.uop import ALU, Ops, UOp
 
-__all__ = ["Axis", "Output", "flat_index", "lower", "unflatten"]
+__all__ = ["Axis", "Output", "flat_index", "lower", "squeezed", "unflatten"]
 
 Index = tuple[UOp, ...]
 
@@ -27,7 +27,6 @@ class Axis(IntEnum):
 
     GLOBAL = auto()     # independent iterations: threads of a CPU, work-items of a GPU
     REDUCE = auto()     # a loop that accumulates
-    UPCAST = auto()     # independent, and done by the same work-item
 
     def __repr__(self) -> str:
         return self.name
@@ -39,6 +38,11 @@ class Output:
 
     node: UOp
     param: int
+
+
+def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape without axes of size 1."""
+    return tuple(n for n in shape if n != 1)
 
 
 def flat_index(index: Index, shape: Sequence[int], dtype: DType) -> UOp:
@@ -165,23 +169,26 @@ class _Lowering:
 def lower(outputs: Sequence[Output], leaves: dict[UOp, int]) -> UOp:
     """The SINK of one kernel.
 
-    :param outputs: tensor nodes of equal shape.
+    :param outputs: tensor nodes of equal shape, but for axes of size 1.
     :param leaves: tensor nodes that are in memory already, and their parameter numbers.
     """
     shape = outputs[0].node.shape
     big = max((n.size for o in outputs for n in o.node.toposort(lambda n: n not in leaves)), default=0)
     lowering = _Lowering(leaves, dtypes.int32 if big < 1 << 31 else dtypes.int64)
-    index = tuple(lowering.range(n, Axis.GLOBAL) for n in shape)
+    ranges = [lowering.range(n, Axis.GLOBAL) for n in squeezed(shape)]
+    zero = UOp.const(lowering.index_type, 0)
     stores = []
     for output in outputs:
         node = output.node
-        assert node.shape == shape
+        assert squeezed(node.shape) == squeezed(shape)
+        axes = iter(ranges)
+        index = tuple(next(axes) if n != 1 else zero for n in node.shape)
         kept = leaves.pop(node, None)           # an output that is computed here is no leaf here
         value = lowering.value(node, index)
         if kept is not None:
             leaves[node] = kept
         address = UOp(Ops.INDEX, node.dtype, (UOp(Ops.PARAM, node.dtype, (), output.param),
-                                              flat_index(index, shape, lowering.index_type)))
+                                              flat_index(index, node.shape, lowering.index_type)))
         stores.append(UOp(Ops.STORE, node.dtype, (address, value)))
     return _order_overwrites(simplify(UOp(Ops.SINK, dtypes.bool_, tuple(stores))))
 

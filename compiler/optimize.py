@@ -1,7 +1,8 @@
 """Rewrites of a kernel that change how it runs, not what it computes.
 
-``merge_ranges`` is always good: two nested ranges that every index walks as one become one. ``flatten_grid`` is
-required on a GPU, where a kernel has one range of work-items.
+``merge_ranges`` is always good: two nested ranges that every index walks as one become one. ``upcast`` is a choice:
+a work-item computes a small tile of outputs, and loads what they share once. ``flatten_grid`` is required on a GPU,
+where a kernel has one range of work-items.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from compiler.lower import Axis
 from compiler.symbolic import build, simplify, terms
 from compiler.uop import Ops, UOp
 
-__all__ = ["flatten_grid", "merge_ranges", "optimize"]
+__all__ = ["choose_tile", "flatten_grid", "merge_ranges", "optimize", "upcast"]
+
+_WORK_ITEMS = 1 << 14
+"""A tile may not leave fewer work-items than this."""
 
 
 def _ranges(sink: UOp, axis: Axis) -> list[UOp]:
@@ -105,7 +109,49 @@ def flatten_grid(sink: UOp) -> UOp:
     return simplify(sink.substitute(table))
 
 
+def upcast(sink: UOp, tile: dict[UOp, int]) -> UOp:
+    """Compute ``tile[r]`` neighbours of each of these GLOBAL ranges in one iteration.
+
+    The stores are copied, once for each place in the tile, with ``k*r + place`` for ``r``. The reductions of the
+    copies go over the same ranges and so share their loops; loads that are equal are one node to begin with.
+    """
+    stores = sink.src
+    for r, factor in tile.items():
+        n = r.src[0].arg
+        assert n % factor == 0, f"a tile of {factor} does not divide {n}"
+        outer = UOp(Ops.RANGE, r.dtype, (r.like(n // factor),), r.arg)
+        places = [outer * factor + k if n > factor else r.like(k) for k in range(factor)]
+        stores = tuple(s.substitute({r: place}) for place in places for s in stores)
+    return simplify(sink.replace(stores))
+
+
+def choose_tile(sink: UOp) -> dict[UOp, int]:
+    """A tile for kernels like matrix products: two output axes, each of which leaves some of the loads alone.
+
+    Small enough that many work-items remain.
+    """
+    outer = _ranges(sink, Axis.GLOBAL)
+    reduces = [n for n in sink.toposort() if n.op is Ops.REDUCE]
+    if len(outer) < 2 or not reduces or len(sink.src) > 4:
+        return {}
+    loads = [n for r in reduces for n in r.toposort() if n.op is Ops.LOAD and n.ranges & set(r.src[1:])]
+    total = 1
+    for r in outer:
+        total *= r.src[0].arg
+    tile: dict[UOp, int] = {}
+    for r in reversed(outer):
+        if not any(r not in load.ranges for load in loads) or not any(r in load.ranges for load in loads):
+            continue
+        factor = next((f for f in (4, 2) if r.src[0].arg % f == 0 and total // f >= _WORK_ITEMS), 1)
+        if factor > 1 and len(tile) < 2:
+            tile[r] = factor
+            total //= factor
+    return tile
+
+
 def optimize(sink: UOp, gpu: bool) -> UOp:
     """The rewrites for a target, in order."""
     sink = merge_ranges(sink)
+    if tile := choose_tile(sink):
+        sink = upcast(sink, tile)
     return flatten_grid(sink) if gpu else sink

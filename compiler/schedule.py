@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from compiler.dtypes import DType
-from compiler.lower import Output, lower
+from compiler.lower import Output, lower, squeezed
 from compiler.uop import ALU, MOVEMENT, TRANSCENDENTAL, Ops, UOp
 
 __all__ = ["CopyItem", "KernelItem", "Schedule", "Slot", "normalize", "schedule"]
 
-_EXPENSIVE = 8          # cost of an expression that an expansion would repeat, above which it is cut
+_EXPENSIVE = 8          # cost of an expression that an expansion would repeat, above which it may be cut
 _EXPENSIVE_SCALAR = 64  # the same for a single element, which every work-item may as well compute
+_REPEATED = 1 << 16     # operations that are done again rather than started in a kernel of their own
 _TREE = 2048            # size of an expression, without sharing, above which shared parts are cut
 
 
@@ -157,7 +158,7 @@ class _Cutter:
             if op in (Ops.ASSIGN, Ops.COPY, Ops.CONTIGUOUS):
                 self.cut[node] = None
             inner = [s for s in node.src if s not in self.cut and s.op is not Ops.BUFFER]
-            heavy[node] = op is Ops.REDUCE_AXIS or any(heavy[s] for s in inner)
+            heavy[node] = (op is Ops.REDUCE_AXIS and not _picks(node)) or any(heavy[s] for s in inner)
             own = 0 if op in MOVEMENT or op in (Ops.CONST, Ops.IOTA) else 8 if op in TRANSCENDENTAL else 1
             cost[node] = min(1 << 20, own + sum(cost[s] if s in inner else 1 for s in node.src))
             tree[node] = min(1 << 20, 1 + sum(tree[s] for s in inner))
@@ -165,21 +166,34 @@ class _Cutter:
                 continue
             if (heavy[node] and self.repeats(node)) or (tree[node] > _TREE and len(self.users[node]) > 1):
                 self.mark(node)
-            elif op not in MOVEMENT and not heavy[node] and cost[node] > (_EXPENSIVE if node.size > 1 else _EXPENSIVE_SCALAR):
-                if self.expanded(node):
-                    self.mark(node)
+            elif (op not in MOVEMENT and not heavy[node]
+                  and cost[node] > (_EXPENSIVE if node.size > 1 else _EXPENSIVE_SCALAR)
+                  and cost[node] * (self.expanded(node) - node.size) > _REPEATED):
+                self.mark(node)
 
-    def expanded(self, node: UOp) -> bool:
-        """Is there an expansion right above, or with nothing but movement between?"""
-        seen = [node]
+    def expanded(self, node: UOp) -> int:
+        """The greatest size that expansions above make of the node, with nothing but movement between."""
+        seen, size = [node], node.size
         while seen:
             now = seen.pop()
             for user in self.users[now]:
-                if user.op is Ops.EXPAND and user.size > now.size:
-                    return True
                 if user.op in MOVEMENT:
                     seen.append(user)
+                    size = max(size, user.size)
+        return size
+
+
+def _picks(node: UOp) -> bool:
+    """Is a sum one over a one-hot vector, of which lowering makes a load?"""
+    value = node.src[0]
+    if node.arg[0] is not Ops.ADD or value.op is not Ops.WHERE or value.src[0].op is not Ops.CMPEQ:
         return False
+    for side in value.src[0].src:
+        while side.op in (Ops.RESHAPE, Ops.EXPAND, Ops.PERMUTE, Ops.CAST):
+            side = side.src[0]
+        if side.op is Ops.IOTA:
+            return base(value.src[2]).op in (Ops.CONST, Ops.EXPAND)
+    return False
 
 
 def _leaves(node: UOp, cut: dict[UOp, None]) -> list[UOp]:
@@ -331,12 +345,15 @@ def _same_index_only(user: UOp, node: UOp, cut: dict[UOp, None]) -> bool:
             continue
         if now is not user and (now in cut or now.op is Ops.BUFFER):
             continue
-        stack.extend((s, aligned and (now.op in ALU or now.op in (Ops.CONTIGUOUS, Ops.ASSIGN))) for s in now.src)
+        same = now.op in ALU or now.op in (Ops.CONTIGUOUS, Ops.ASSIGN) or (
+            now.op is Ops.RESHAPE and squeezed(now.shape) == squeezed(now.src[0].shape))
+        stack.extend((s, aligned and same) for s in now.src)
     return True
 
 
 def _grouped(order: list[UOp], cut: dict[UOp, None]) -> list[list[UOp]]:
-    """Neighbours in the order that one kernel can store together: equal shapes, no reductions, aligned reads."""
+    """Neighbours in the order that one kernel can store together: equal shapes, aligned reads, and of reductions only
+    those that the first one needs anyway."""
     groups: list[list[UOp]] = []
     for node in order:
         if groups and _joins(groups[-1], node, cut):
@@ -348,18 +365,19 @@ def _grouped(order: list[UOp], cut: dict[UOp, None]) -> list[list[UOp]]:
 
 def _joins(group: list[UOp], node: UOp, cut: dict[UOp, None]) -> bool:
     first = group[0]
-    if Ops.COPY in (first.op, node.op) or first.shape != node.shape or first.device != node.device or first.device is None:
+    if Ops.COPY in (first.op, node.op) or squeezed(first.shape) != squeezed(node.shape) \
+            or first.device != node.device or first.device is None:
         return False
-    if len(group) >= 4 or any(_reduces(n, cut) for n in (*group, node)):
+    if len(group) >= 4 or _reduces(node, cut):
         return False
     mine = _leaves(node, cut)
     members = set(group)
+    if _reduces(first, cut) and not members & set(mine):
+        return False
     overwrites = {base(n.src[0]) for n in group if n.op is Ops.ASSIGN}
     for leaf in mine:
         if (leaf in members or leaf in overwrites) and not _same_index_only(node, leaf, cut):
             return False
-        if leaf in overwrites:      # it wants the old value, which is loaded before the store
-            continue
     if node.op is Ops.ASSIGN:
         old = base(node.src[0])
         if old in members or any(old is base(n.src[0]) for n in group if n.op is Ops.ASSIGN):
@@ -373,6 +391,7 @@ def _joins(group: list[UOp], node: UOp, cut: dict[UOp, None]) -> bool:
 
 def _reduces(node: UOp, cut: dict[UOp, None]) -> bool:
     inner = node.src[1] if node.op is Ops.ASSIGN else node
-    return any(n.op is Ops.REDUCE_AXIS for n in inner.toposort(lambda n: n is node or n not in cut))
+    return any(n.op is Ops.REDUCE_AXIS and (n is node or n not in cut)
+               for n in inner.toposort(lambda n: n is node or n not in cut))
 
 

@@ -104,7 +104,7 @@ class Reduce(Methods):
 
     def logsumexp(self, dim: Dims = None, keepdim: bool = False) -> Tensor:
         top = self.max(dim, True).detach()
-        top = top.abs().eq(math.inf).where(0, top)
+        top = top.abs().eq(math.inf).where(0, top)      # of nothing but -inf, or with inf: no inf - inf
         out = (self - top).exp().sum(dim, True).log() + top
         return out if keepdim else out.reshape(tuple(n for a, n in enumerate(self.shape) if a not in self._axes(dim)))
 
@@ -113,8 +113,7 @@ class Reduce(Methods):
         return e / e.sum(dim, True)
 
     def log_softmax(self, dim: int = -1) -> Tensor:
-        away = self - self.max(dim, True).detach()
-        return away - away.exp().sum(dim, True).log()
+        return self - self.logsumexp(dim, True)
 
     def cumsum(self, dim: int = 0) -> Tensor:
         """By a triangle of ones: quadratic in the axis, and one kernel."""
