@@ -7,6 +7,7 @@ from typing import Any
 
 from mock.isa import lanes
 from mock.isa.decode import Instruction, Operand
+from mock.isa.jit import library
 from mock.isa.jit.registers import VGPR, Registers
 from mock.isa.jit.values import Scalar, Unsupported, Value, Words
 from mock.isa.operands import bits_of, source_index
@@ -15,14 +16,18 @@ from mock.isa.state import EXEC, VCC
 
 __all__ = ["Alu"]
 
+INLINE, INLINE_OPTIMISED = 4, 60
+"""LLVM instructions a chunk up to which an entry is written out in code made quickly, and in optimised code."""
 Commit = Callable[[Any], None]
 
 
 class Alu:
     """One instruction: :meth:`compute` reads and evaluates, :meth:`commit` writes (so that VOPD pairs read first)."""
 
-    def __init__(self, instruction: Instruction, entry: Entry, registers: Registers, words: Words) -> None:
+    def __init__(self, instruction: Instruction, entry: Entry, registers: Registers, words: Words,
+                 shared: dict[str, None], optimise: bool) -> None:
         self.instruction, self.entry, self.r, self.w = instruction, entry, registers, words
+        self.shared, self.limit = shared, INLINE_OPTIMISED if optimise else INLINE
         fields = instruction.fields
         self.op_sel = fields.get("op_sel", 0)
         self.clamp, self.omod = bool(fields.get("clamp", 0)), fields.get("omod", 0)
@@ -48,21 +53,37 @@ class Alu:
         sources = self._sources(used)
         function: Callable[..., Any] = entry.function
         floats = any(t.rpartition(":")[2][0] == "f" for t in entry.results)
-        if self.clamp and not floats and entry.saturating is not None:
+        saturating = bool(self.clamp and not floats and entry.saturating is not None)
+        if saturating:
+            assert entry.saturating is not None
             function = entry.saturating
         if entry.modifiers:
             raise Unsupported("instruction-specific modifiers")
         if any(t.startswith("p:") for t in entry.sources):
-            low = function(w, *[s[0] for s in sources])
-            high = function(w, *[s[1] for s in sources])
+            low = self._apply(function, saturating, [s[0] for s in sources])
+            high = self._apply(function, saturating, [s[1] for s in sources])
             if self.clamp and entry.results[0] == "p:f16":
                 low, high = w.clamp_unit(low), w.clamp_unit(high)
             self._results = ((low, high),)
             return
-        results = function(w, *sources)
+        results = self._apply(function, saturating, sources)
         self._results = results if len(self._commits) != 1 else (results,)
         if len(self._results) != len(self._commits):
             raise Unsupported("number of results")
+
+    def _apply(self, function: Callable[..., Any], saturating: bool, sources: list[Any]) -> Any:
+        """The entry's function on the sources: written out here where it is short, else called from the library."""
+        flat = [v for s in sources for v in (s if isinstance(s, tuple) else (s,))]
+        if all(v.scalar for v in flat):
+            return function(self.w, *sources)
+        shapes = tuple(tuple((h.kind, h.scalar) for h in s) if isinstance(s, tuple) else ((s.kind, s.scalar),)
+                       for s in sources)
+        found = library.find(self.instruction.mnemonic, saturating, self.w.lanes, self.w.chunk, self.w.mode.value,
+                             tuple(isinstance(s, tuple) for s in sources), shapes)
+        if found is None or found.weight <= self.limit:
+            return function(self.w, *sources)
+        self.shared[found.name] = None
+        return found.call(self.w.b, flat)
 
     def commit(self) -> None:
         for commit, result in zip(self._commits, self._results, strict=True):
@@ -116,7 +137,7 @@ class Alu:
         return store
 
     def _put_scc(self, value: Value) -> None:
-        self.r.b.store(value.parts[0], self.r.scc)
+        self.r.write_scc(value.parts[0])
 
     def _put_exec(self, value: Value) -> None:
         if value.dtype.itemsize == 8 and self.r.lanes == 64:
@@ -142,7 +163,7 @@ class Alu:
         operands, found = self.instruction.operands, list[Any]()
         for token in self.entry.sources:
             if token == "scc":
-                found.append(Scalar("mask", self.r.b.load(self.r.scc, typ=self._bit())))
+                found.append(Scalar("mask", self.r.read_scc()))
             elif token == "vcc":
                 found.append(self.r.read_mask(VCC))
             elif token in ("exec32", "exec64"):
@@ -165,11 +186,6 @@ class Alu:
                 position += 1
                 found.append(self._source(operand, token, source_index(self.instruction, operand)))
         return found
-
-    @staticmethod
-    def _bit() -> Any:
-        from mock.isa.jit.values import I1
-        return I1
 
     def _source(self, operand: Operand, token: str, index: int) -> Any:
         literal = self.instruction.literal

@@ -10,13 +10,17 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mock.isa.jit.context import support_ir
+from mock.isa.jit import library
+from mock.isa.jit.context import FIELDS, support_ir, symbol
+from mock.isa.jit.translate import Translation
 
 __all__ = ["Compiled", "cache_directory", "chunk_lanes", "compile_module", "digest", "load_cached"]
 
@@ -30,6 +34,7 @@ def cache_directory() -> Path:
     return (Path(base) if base else mac if mac.is_dir() else Path.home() / ".cache") / "amdrv" / "isa"
 
 
+_CHECK = 16             # bytes of the checksum at a file's end
 _LIBRARY = ("memcpy", "memset", "memmove", "exp2", "log2", "fma", "fmaf", "sin", "cos")
 """What compiled code may call of the C library."""
 
@@ -84,13 +89,18 @@ def digest(parts: Iterable[object]) -> str:
 
 
 class Compiled:
-    """Machine code in this process: ``run(context)`` is the scheduler's entry. ``points``: resume point numbers."""
+    """Machine code in this process. ``points``: resume point numbers; ``interpreted``: what it leaves to Python."""
 
-    def __init__(self, engine: Any, points: dict[tuple[int, int], int], interpreted: list[str]) -> None:
-        self._engine = engine
+    def __init__(self, engine: Any, lanes: int, points: dict[tuple[int, int], int], interpreted: list[str]) -> None:
+        self._engine = engine       # owns the code
         self.points, self.interpreted = points, interpreted
-        self.run: Callable[[int], int] = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_uint64)(
-            engine.get_function_address("run"))
+        self._wave = engine.get_function_address("wave")
+        self._run = _support(lanes)
+
+    def run(self, context: int) -> int:
+        """The scheduler, on the context at this address."""
+        ctypes.c_uint64.from_address(context + FIELDS["function"]).value = self._wave
+        return self._run(context)
 
 
 class _Store:
@@ -106,57 +116,112 @@ class _Store:
         return self.stored
 
 
-def _engine(module: Any, store: _Store) -> Any:
+def _engine(module: Any, store: _Store, level: int) -> Any:
     import llvmlite.binding as llvm
-    engine = llvm.create_mcjit_compiler(module, _fresh_machine())
+    engine = llvm.create_mcjit_compiler(module, _machine(level))
     engine.set_object_cache(store.notify, store.get)
     engine.finalize_object()
     return engine
 
 
-def _fresh_machine() -> Any:
+def _machine(level: int) -> Any:
     """MCJIT takes its target machine over, so each engine has one of its own."""
     import llvmlite.binding as llvm
     _, cpu, features = _target()
-    return llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, opt=1, jit=True)
+    return llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, opt=level, jit=True)
+
+
+def _optimise(module: Any) -> None:
+    import llvmlite.binding as llvm
+    options = llvm.create_pipeline_tuning_options(speed_level=1)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    builder = llvm.create_pass_builder(_target()[0], options)
+    builder.getModulePassManager().run(module, builder)
+
+
+def _object(text: str, optimise: bool, level: int) -> tuple[Any, bytes]:
+    """(engine, object file) of LLVM assembly."""
+    import llvmlite.binding as llvm
+    _target()
+    module = llvm.parse_assembly(text)
+    module.verify()
+    if optimise:
+        _optimise(module)
+    store = _Store(None)
+    return _engine(module, store, level), store.made
+
+
+def _loaded(content: bytes, name: str) -> Any:
+    """An engine that has an object file in memory; ``name``: one of its functions."""
+    import llvmlite.binding as llvm
+    _target()
+    # The object cache answers for any module; this one only has the right names.
+    return _engine(llvm.parse_assembly(f"declare void @{name}()\n"), _Store(content), 0)
+
+
+_building = threading.RLock()
+"""Held while this module has LLVM at work; see :func:`hold_at_fork`."""
+_engines: list[Any] = []    # of the support code and the library: for as long as the process
 
 
 @cache
-def _support(lanes: int) -> bytes:
+def _support(lanes: int) -> Callable[[int], int]:
+    """The support code's ``run``; its functions are known to LLVM by name from now on."""
     import llvmlite.binding as llvm
-    _target()
-    module = llvm.parse_assembly(support_ir(lanes))
-    return bytes(module.as_bitcode())
+    text, run = support_ir(lanes), symbol("run", lanes)
+    with _building:
+        name = digest(("support", lanes, text))
+        found = _read(name)
+        engine = _loaded(found[1], run) if found else None
+        if engine is None:
+            engine, content = _object(text, True, 2)
+            _write(name, {}, content)
+        for defined in re.findall(r"^define [^@]*@(\w+)", text, re.MULTILINE):
+            llvm.add_symbol(defined, engine.get_function_address(defined))
+        _engines.append(engine)
+    return ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_uint64)(engine.get_function_address(run))
 
 
-def compile_module(text: str, name: str, points: dict[tuple[int, int], int], interpreted: list[str],
-                   lanes: int) -> Compiled:
-    """Optimise and compile a kernel's module together with the support code, and keep the object file."""
+_present: set[str] = set()      # functions of the library that LLVM knows by name
+
+
+def _have(shared: Iterable[str]) -> bool:
+    """Make functions of the library known. False if one is neither here nor on disk."""
     import llvmlite.binding as llvm
-    machine = _target()[0]
-    module = llvm.parse_assembly(text)
-    module.link_in(llvm.parse_bitcode(_support(lanes)))
-    for function in module.functions:
-        if not function.is_declaration and function.name != "run":
-            function.linkage = "internal"
-    module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=1)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
-    builder = llvm.create_pass_builder(machine, options)
-    passes = builder.getModulePassManager()
-    passes.run(module, builder)
-    store = _Store(None)
-    engine = _engine(module, store)
-    _keep(name, store.made, points, interpreted)
-    return Compiled(engine, points, interpreted)
+    for name in shared:
+        if name in _present:
+            continue
+        key = digest(("library", name))
+        found, function = _read(key), library.named(name)
+        if found is not None:
+            engine = _loaded(found[1], name)
+        elif function is not None:
+            engine, content = _object(function.text, True, 1)
+            _write(key, {}, content)
+        else:
+            return False
+        llvm.add_symbol(name, engine.get_function_address(name))
+        _engines.append(engine)
+        _present.add(name)
+    return True
 
 
-def _keep(name: str, content: bytes, points: dict[tuple[int, int], int], interpreted: list[str]) -> None:
-    """Write the object file and its table, whole or not at all. A cache that cannot be written is no error."""
-    head = json.dumps({"points": [[*point, number] for point, number in points.items()],
-                       "interpreted": interpreted}).encode()
+def compile_module(made: Translation, name: str, lanes: int, *, optimise: bool) -> Compiled:
+    """Compile a kernel's module, and keep the object file."""
+    with _building:
+        _support(lanes)
+        _have(made.shared)
+        engine, content = _object(str(made.module), optimise, 1)
+        _write(name, {"points": [[*point, number] for point, number in made.points.items()],
+                      "interpreted": made.interpreted, "shared": made.shared}, content)
+        return Compiled(engine, lanes, made.points, made.interpreted)
+
+
+def _write(name: str, table: dict[str, Any], content: bytes) -> None:
+    """Keep an object file and its table, whole or not at all. A cache that cannot be written is no error."""
+    head = json.dumps(table).encode()
     body = len(head).to_bytes(4, "little") + head + content
-    body += hashlib.blake2b(body, digest_size=16).digest()
+    body += hashlib.blake2b(body, digest_size=_CHECK).digest()
     directory = cache_directory()
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -168,21 +233,29 @@ def _keep(name: str, content: bytes, points: dict[tuple[int, int], int], interpr
         return
 
 
-def load_cached(name: str, lanes: int) -> Compiled | None:
-    """The kernel from disk; None where there is none, or a damaged one (which is removed)."""
+def _read(name: str) -> tuple[dict[str, Any], bytes] | None:
+    """(table, object file) from disk; None where there is none, or a damaged one (which is removed)."""
     path = cache_directory() / name
     try:
         body = path.read_bytes()
     except OSError:
         return None
-    if len(body) < 20 or hashlib.blake2b(body[:-16], digest_size=16).digest() != body[-16:]:
+    if len(body) < 4 + _CHECK or hashlib.blake2b(body[:-_CHECK], digest_size=_CHECK).digest() != body[-_CHECK:]:
         path.unlink(missing_ok=True)
         return None
     size = int.from_bytes(body[:4], "little")
-    head = json.loads(body[4:4 + size])
-    import llvmlite.binding as llvm
-    _target()
-    # The object cache answers for any module; this one only has the right names.
-    module = llvm.parse_assembly("declare i32 @run(ptr)\n")
-    engine = _engine(module, _Store(body[4 + size:-16]))
-    return Compiled(engine, {(pc, mode): number for pc, mode, number in head["points"]}, head["interpreted"])
+    return json.loads(body[4:4 + size]), body[4 + size:-_CHECK]
+
+
+def load_cached(name: str, lanes: int) -> Compiled | None:
+    """The kernel from disk, if it is there with all that it calls."""
+    found = _read(name)
+    if found is None:
+        return None
+    table, content = found
+    with _building:
+        _support(lanes)
+        if not _have(table["shared"]):
+            return None
+        return Compiled(_loaded(content, "wave"), lanes, {(pc, mode): n for pc, mode, n in table["points"]},
+                        table["interpreted"])

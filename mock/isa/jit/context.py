@@ -9,13 +9,14 @@ everything that it does not know: an instruction for the interpreter, a jump to 
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 
 import numpy as np
 
 from mock.isa.jit.registers import Layout
 
-__all__ = ["Context", "DONE", "BARRIER", "FAULT", "INTERPRET", "TERMINATOR", "YIELD", "support_ir", "FIELDS"]
+__all__ = ["Context", "DONE", "BARRIER", "FAULT", "INTERPRET", "TERMINATOR", "YIELD", "support_ir", "symbol", "FIELDS"]
 
 DONE, BARRIER, YIELD, FAULT, INTERPRET, TERMINATOR = range(6)
 """What a wave function returns. FAULT: memory refused (the callback keeps why). INTERPRET, TERMINATOR: the
@@ -27,7 +28,7 @@ PAGE = 4096
 _NAMES = ("instructions", "lds", "lds_bytes", "code", "scratch", "scratch_wave_bytes", "scratch_slots", "shared_high",
           "private_high", "miss", "states", "state_bytes", "sgprs", "lane_ids", "exec_masks", "waves", "group", "end",
           "wave", "alive", "fresh", "grid_x", "grid_y", "start_x", "start_y", "start_z", "id_x", "id_y", "id_z", "info",
-          "pc", "slot", "ran_groups")
+          "pc", "slot", "function")
 FIELDS = {name: 8 * i for i, name in enumerate(_NAMES)}
 """Byte offsets of the context's 64-bit fields."""
 READ_TLB, WRITE_TLB = PAGE, PAGE + 16 * TLB_ENTRIES
@@ -421,8 +422,6 @@ put_{axis}:
 after_{axis}:
 """
     return f"""
-declare i32 @wave(ptr, ptr)
-
 define i32 @run(ptr %ctx) {{
 entry:
 {"".join(load(name) for name in _LAUNCH)}
@@ -433,6 +432,8 @@ entry:
   %scratch_p = getelementptr i8, ptr %ctx, i64 {FIELDS["scratch"]}
   %slot_p = getelementptr i8, ptr %ctx, i64 {FIELDS["slot"]}
   %slot = load i64, ptr %slot_p
+  %function_p = getelementptr i8, ptr %ctx, i64 {FIELDS["function"]}
+  %function = load ptr, ptr %function_p
   %sgprs_ptr = inttoptr i64 %sgprs to ptr
   br label %groups
 groups:
@@ -515,7 +516,7 @@ go:
   %sbase = load i64, ptr %sbase_p
   %scratch = add i64 %sbase, %ss
   store i64 %scratch, ptr %scratch_p
-  %r = call i32 @wave(ptr %ctx, ptr %cs)
+  %r = call i32 %function(ptr %ctx, ptr %cs)
   switch i32 %r, label %service [i32 {DONE}, label %ended
                                  i32 {BARRIER}, label %waits]
 ended:
@@ -581,8 +582,13 @@ out:
 """
 
 
+def symbol(name: str, lanes: int) -> str:
+    """What a function of the support code is called."""
+    return f"isa{lanes}_{name}"
+
+
 def support_ir(lanes: int) -> str:
-    """Everything a kernel's module is linked with, as LLVM assembly."""
+    """Everything that kernels call, and ``run``, as LLVM assembly."""
     parts = ["declare i64 @llvm.cttz.i64(i64, i1)", "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
              f"declare i64 @llvm.vector.reduce.or.v{lanes}i64(<{lanes} x i64>)",
              _tlb("tlb_read", READ_TLB, 0), _tlb("tlb_write", WRITE_TLB, 1), _bytewise(False), _bytewise(True)]
@@ -592,4 +598,4 @@ def support_ir(lanes: int) -> str:
                   _lds_loop(f"lds_gather{size}", size, lanes, False),
                   _lds_loop(f"lds_scatter{size}", size, lanes, True)]
     parts += [_scalar_load(), _flat(lanes), _scheduler(lanes), '!0 = !{!"branch_weights", i32 1000, i32 1}']
-    return "\n".join(parts)
+    return re.sub(r"@(?!llvm\.)(\w+)", lambda found: "@" + symbol(found[1], lanes), "\n".join(parts))

@@ -83,7 +83,7 @@ def _find(code: Code, lanes: int, mode: int, vgprs: int, before: Compiled | None
     compiled = load_cached(name, lanes)
     if compiled is None:
         made = translate(flow, points, lanes=lanes, chunk=chunk, vgprs=vgprs)
-        compiled = compile_module(str(made.module), name, made.points, made.interpreted, lanes)
+        compiled = compile_module(made, name, lanes, optimise=False)
     kernel = Kernel(flow, ranges, content, compiled)
     with _kernels_lock:
         known.append(kernel)

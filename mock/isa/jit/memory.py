@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
 from mock.isa.decode import Instruction, Operand
+from mock.isa.jit.context import symbol
 from mock.isa.jit.registers import VGPR, Registers
 from mock.isa.jit.values import I1, I32, I64, PTR, Scalar, Unsupported, Value, Words, ir_type, width
 from mock.isa.semantics import Atomic, Load, Store
@@ -24,19 +26,23 @@ def _signed(value: int, bits: int) -> int:
 class MemoryLowering:
     """:param fault: emits the branch that leaves the wave when ``ok`` is false.
     :param atomics: the module's functions for atomics, by entry, width and mode.
+    :param buffers: the function's stack slots.
     """
 
     def __init__(self, registers: Registers, words: Words, context: ir.Value, fields: dict[str, int], fault: Any,
-                 atomics: dict[tuple[int, str, int], ir.Function]) -> None:
+                 atomics: dict[tuple[int, str, int], ir.Function],
+                 buffers: dict[tuple[str, int, str], ir.Value]) -> None:
         self.r, self.w, self.b = registers, words, registers.b
         self.context, self.fields, self.fault = context, fields, fault
         self.module = self.b.module
         self._row = ir.ArrayType(I32, registers.lanes)
-        self._atomics = atomics
+        self._atomics, self._buffers = atomics, buffers
 
     # ---- support functions
 
     def _function(self, name: str, result: ir.Type, *arguments: ir.Type) -> ir.Function:
+        if not name.startswith("llvm."):
+            name = symbol(name, self.r.lanes)
         if name in self.module.globals:
             return self.module.globals[name]
         return ir.Function(self.module, ir.FunctionType(result, arguments), name)
@@ -45,7 +51,14 @@ class MemoryLowering:
         place = self.b.gep(self.context, [ir.Constant(I64, self.fields[name])], source_etype=ir.IntType(8))
         return self.b.load(place, typ=I64)
 
-    def _buffer(self, kind: ir.Type, count: int) -> ir.Value:
+    def _buffer(self, kind: ir.Type, count: int, name: str = "") -> ir.Value:
+        """A stack slot that instructions share: nothing stays in it."""
+        key = (str(kind), count, name)
+        if key not in self._buffers:
+            self._buffers[key] = self._new_buffer(kind, count)
+        return self._buffers[key]
+
+    def _new_buffer(self, kind: ir.Type, count: int) -> ir.Value:
         with self.b.goto_entry_block():
             place = self.b.alloca(ir.ArrayType(kind, count))
             place.align = 64
@@ -111,12 +124,12 @@ class MemoryLowering:
 
     # ---- moving data
 
-    def _transfer(self, write: bool, size: int, addresses: Value, data: ir.Value, count: int, mask: ir.Value, *,
-                  lds: bool, row: int = 0) -> None:
-        """Move ``count`` elements a lane between memory and rows ``row``.. of ``data``."""
-        places = self._buffer(I64, self.r.lanes)
+    def _transfer(self, write: bool, size: int, addresses: Value, where: Callable[[], ir.Value], count: int,
+                  mask: ir.Value, *, lds: bool, row: int = 0) -> None:
+        """Move ``count`` elements a lane between memory and rows ``row``.. of the data."""
+        places = self._buffer(I64, self.r.lanes, "addresses")
         self._store_rows(places, addresses)
-        self._move(write, size, places, data, count, mask, lds=lds, row=row)
+        self._move(write, size, places, where(), count, mask, lds=lds, row=row)
 
     def _move(self, write: bool, size: int, places: ir.Value, data: ir.Value, count: int, mask: ir.Value, *, lds: bool,
               row: int = 0) -> None:
@@ -133,50 +146,68 @@ class MemoryLowering:
             raise Unsupported("wide elements")
         f = instruction.fields
         two = "2addr" in instruction.mnemonic
-        data = self._buffer(I32, self.r.lanes * count * (2 if two else 1))
         mask = self._mask()
+        total = count * (2 if two else 1)
+        if not self.r.promote and not two and self._in_place(instruction, entry):
+            source = f["vdst"] if isinstance(entry, Load) else f["data0" if instruction.encoding == "DS" else "data"]
+            self._access(instruction, write, size, count,
+                         lambda: self.r.vgpr_pointer(source, count, written=not write), mask, two)
+            return
+        data = self._buffer(I32, self.r.lanes * total, "data")
         if isinstance(entry, Store):
             sources = ["data0", "data1"] if two else ["data0" if instruction.encoding == "DS" else "data"]
             for j, source in enumerate(sources):
                 for i in range(count):
                     value = self.r.vgpr(f[source] + i)
                     self._store_rows(data, self.w.shr(value, 16) if entry.half else value, j * count + i)
-        self._access(instruction, write, size, count, data, mask, two)
+        self._access(instruction, write, size, count, lambda: data, mask, two)
         if isinstance(entry, Load):
             self._put_loaded(entry, f["vdst"], data, count * (2 if two else 1))
 
-    def _access(self, instruction: Instruction, write: bool, size: int, count: int, data: ir.Value, mask: ir.Value,
-                two: bool) -> None:
+    @staticmethod
+    def _in_place(instruction: Instruction, entry: Load | Store) -> bool:
+        """Can the support code move the data between memory and the registers' own place? Not while rows that come
+        later have addresses in registers that rows before them overwrite.
+        """
+        if entry.half or (isinstance(entry, Load) and (entry.half is not None or (
+                entry.kind[0] == "i" and width(entry.kind) < 32))):
+            return False
+        return isinstance(entry, Store) or entry.count == 1 or instruction.encoding in ("DS", "GLOBAL")
+
+    def _access(self, instruction: Instruction, write: bool, size: int, count: int, where: Callable[[], ir.Value],
+                mask: ir.Value, two: bool) -> None:
+        """``where`` gives the rows of data, once the addresses are read."""
         f, encoding = instruction.fields, instruction.encoding
         if encoding == "DS":
             if two:
                 unit = 8 if instruction.mnemonic.endswith("b64") else 4
                 unit *= 64 if "stride64" in instruction.mnemonic else 1
                 for j in range(2):
-                    self._transfer(write, size, self._ds(instruction, f[f"offset{j}"] * unit), data, count, mask,
+                    self._transfer(write, size, self._ds(instruction, f[f"offset{j}"] * unit), where, count, mask,
                                    lds=True, row=j * count)
             else:
-                self._transfer(write, size, self._ds(instruction, f["offset0"] | f["offset1"] << 8), data, count, mask,
+                self._transfer(write, size, self._ds(instruction, f["offset0"] | f["offset1"] << 8), where, count, mask,
                                lds=True)
         elif encoding == "GLOBAL":
-            self._transfer(write, size, self._global(instruction), data, count, mask, lds=False)
+            self._transfer(write, size, self._global(instruction), where, count, mask, lds=False)
         elif encoding == "SCRATCH":
             for i, row in enumerate(self._scratch_rows(instruction, count)):
-                self._transfer(write, size, row, data, 1, mask, lds=False, row=i)
+                self._transfer(write, size, row, where, 1, mask, lds=False, row=i)
         elif encoding == "FLAT":
-            self._flat(instruction, write, size, count, data, mask)
+            self._flat(instruction, write, size, count, where, mask)
         else:
             raise Unsupported(encoding)
 
-    def _flat(self, instruction: Instruction, write: bool, size: int, count: int, data: ir.Value,
+    def _flat(self, instruction: Instruction, write: bool, size: int, count: int, where: Callable[[], ir.Value],
               mask: ir.Value) -> None:
         """Dword by dword, since private lanes are interleaved so."""
         f = instruction.fields
         base = self.w.add(self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None), _signed(f["offset"], 13))
         split = self._function("flat_split", I64, PTR, PTR, I64)
         for i in range(count):
-            places = self._buffer(I64, self.r.lanes)
+            places = self._buffer(I64, self.r.lanes, "addresses")
             self._store_rows(places, self.w.splat(self.w.add(base, 4 * i)))
+            data = where()
             shared = self.b.call(split, [self.context, places, mask])
             rest = self.b.and_(mask, self.b.not_(shared))
             self._move(write, size, places, data, 1, rest, lds=False, row=i)
@@ -210,7 +241,7 @@ class MemoryLowering:
             extra = self.w.add(extra, self._wide(self.r.fetch(Operand("soffset", f["soffset"]), "u32", None)))
         base = self.r.fetch(Operand("sbase", f["sbase"] * 2, 2), "u64", None)
         address = self.w.add(base, self.w.and_(extra, -4)).parts[0]
-        place = self._buffer(I32, data.width)
+        place = self._buffer(I32, data.width, "scalars")
         load = self._function("scalar_load", I1, PTR, I64, PTR, I64)
         self.fault(self.b.call(load, [self.context, address, place, ir.Constant(I64, 4 * data.width)]))
         for i in range(data.width):
@@ -241,11 +272,11 @@ class MemoryLowering:
             returns = bool(f["glc"])
         operands = [self.r.fetch(Operand("data", VGPR + s, 2 if wide else 1), kind, None) for s in sources]
         helper = self._atomic_function(entry, kind)
-        places = self._buffer(I64, self.r.lanes)
+        places = self._buffer(I64, self.r.lanes, "addresses")
         self._store_rows(places, addresses)
         buffers = []
-        for operand in [*operands, operands[0]]:
-            buffers.append(self._buffer(ir_type(kind), self.r.lanes))
+        for number, operand in enumerate([*operands, operands[0]]):
+            buffers.append(self._buffer(ir_type(kind), self.r.lanes, f"atomic{number}"))
             self._store_rows(buffers[-1], operand)
         second = buffers[1] if len(operands) > 1 else buffers[0]
         mask = self._mask()
@@ -302,8 +333,7 @@ class MemoryLowering:
         local_pointer = b.add(field("lds"), address)
         b.branch(found)
         b.position_at_end(distant)
-        helper = self.module.globals.get("tlb_write") or ir.Function(
-            self.module, ir.FunctionType(I64, [PTR, I64]), "tlb_write")
+        helper = self._function("tlb_write", I64, PTR, I64)
         pointer = b.call(helper, [context, address])
         b.cbranch(b.icmp_unsigned("==", pointer, ir.Constant(I64, 0)), fault, found)
         b.position_at_end(found)

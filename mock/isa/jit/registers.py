@@ -1,6 +1,8 @@
-"""The registers of one wave while it runs: stack slots that LLVM promotes, loaded from and stored to the wave's state.
+"""The registers of one wave while it runs.
 
-State in memory (see :class:`Layout`): 128 SGPRs, SCC, the resume point, MODE, then the VGPRs, lanes contiguous.
+State in memory (see :class:`Layout`): 128 SGPRs, SCC, the resume point, MODE, then the VGPRs, lanes contiguous. Within
+a basic block the values at hand are remembered here, and those written are stored at its end: into the state itself
+in code that has to be made quickly, or into stack slots that LLVM promotes to registers of the host (``promote``).
 """
 
 from __future__ import annotations
@@ -34,19 +36,27 @@ class Layout:
 
 
 class Registers:
-    """``state`` is the pointer to the wave's state; slots are made in the function's entry block as they are named."""
+    """``state`` is the pointer to the wave's state; stack slots are made in the function's entry block."""
 
-    def __init__(self, builder: ir.IRBuilder, state: ir.Value, lanes: int, chunk: int, vgprs: int) -> None:
+    def __init__(self, builder: ir.IRBuilder, state: ir.Value, lanes: int, chunk: int, vgprs: int,
+                 promote: bool) -> None:
         self.b, self.state, self.lanes, self.chunk, self.vgprs = builder, state, lanes, min(chunk, lanes), vgprs
+        self.promote = promote
         self.chunks = lanes // self.chunk
         self.mask_type = ir.IntType(lanes)
         self.vector = ir.VectorType(I32, self.chunk)
         self._sgpr: dict[int, ir.Value] = {}
         self._vgpr: dict[int, list[ir.Value]] = {}
-        self.scc = self._slot(I1)
-        self.exec = self._slot(self.mask_type)
+        if promote:
+            self._scc_slot, self._exec_slot = self._slot(I1), self._slot(self.mask_type)
         self.full = False           # EXEC is known to be all ones here
         self.words: Words = None    # type: ignore[assignment]
+        self._scalars: dict[int, ir.Value] = {}             # what is known in this block
+        self._vectors: dict[int, list[ir.Value]] = {}
+        self._scc: ir.Value | None = None
+        self._exec: ir.Value | None = None
+        self._active: Value | None = None
+        self._dirty: set[tuple[str, int]] = set()
 
     def _slot(self, kind: ir.Type) -> ir.Value:
         with self.b.goto_entry_block():
@@ -55,18 +65,71 @@ class Registers:
     def _at(self, dword: int) -> ir.Value:
         return self.b.gep(self.state, [ir.Constant(I32, dword)], source_etype=I32)
 
-    # ---- between slots and memory
+    # ---- within a block
+
+    def fresh(self) -> None:
+        """A block begins: nothing is known."""
+        self._scalars, self._vectors, self._dirty = {}, {}, set()
+        self._scc = self._exec = self._active = None
+
+    def keep(self) -> tuple[Any, ...]:
+        """What is known here, for :meth:`back` after code elsewhere was written."""
+        return (self._scalars, self._vectors, self._dirty, self._scc, self._exec, self._active, self.full)
+
+    def back(self, kept: tuple[Any, ...]) -> None:
+        (self._scalars, self._vectors, self._dirty, self._scc, self._exec, self._active, self.full) = kept
+
+    def flush(self) -> None:
+        """Store what was written: the block ends, or somebody reads the state."""
+        for kind, code in sorted(self._dirty):
+            if kind == "s":
+                self.b.store(self._scalars[code], self._sgpr_slot(code))
+            elif kind == "v":
+                self._store_vector(code)
+            elif kind == "scc":
+                self._store_scc()
+            else:
+                self._store_exec()
+        self._dirty.clear()
+
+    def _store_vector(self, register: int) -> None:
+        for part, slot in zip(self._vectors[register], self._vgpr_slots(register), strict=True):
+            self.b.store(part, slot, align=4 * self.chunk)
+
+    def _store_scc(self) -> None:
+        assert self._scc is not None
+        if self.promote:
+            self.b.store(self._scc, self._scc_slot)
+        else:
+            self.b.store(self.b.zext(self._scc, I32), self._at(Layout.SCC))
+
+    def _store_exec(self) -> None:
+        assert self._exec is not None
+        if self.promote:
+            self.b.store(self._exec, self._exec_slot)
+        else:
+            self.b.store(self._exec, self._at(EXEC), align=4)
+
+    def vgpr_pointer(self, register: int, count: int, *, written: bool) -> ir.Value:
+        """Where registers lie in the state, rows of lanes; they are up to date there, and ``written``: known no more."""
+        for r in range(register, register + count):
+            self._vgpr_slots(r)
+            if ("v", r) in self._dirty:
+                self._store_vector(r)
+                self._dirty.discard(("v", r))
+            if written:
+                self._vectors.pop(r, None)
+        return self._at(Layout.VGPRS + register * self.lanes)
+
+    # ---- between stack slots and memory
 
     def load_all(self, sgprs: set[int], vgprs: set[int]) -> None:
         """Fill the slots of these registers, EXEC and SCC from the state."""
+        if not self.promote:
+            return
         scc = self.b.load(self._at(Layout.SCC), typ=I32)
-        self.b.store(self.b.icmp_unsigned("!=", scc, ir.Constant(I32, 0)), self.scc)
-        low = self.b.load(self._at(EXEC), typ=I32)
-        if self.lanes == 64:
-            high = self.b.zext(self.b.load(self._at(EXEC + 1), typ=I32), I64)
-            self.b.store(self.b.or_(self.b.zext(low, I64), self.b.shl(high, ir.Constant(I64, 32))), self.exec)
-        else:
-            self.b.store(low, self.exec)
+        self.b.store(self.b.icmp_unsigned("!=", scc, ir.Constant(I32, 0)), self._scc_slot)
+        self.b.store(self.b.load(self._at(EXEC), typ=self.mask_type, align=4), self._exec_slot)
         for code in sorted(sgprs):
             self.b.store(self.b.load(self._at(code), typ=I32), self._sgpr_slot(code))
         for register in sorted(vgprs):
@@ -75,13 +138,10 @@ class Registers:
                 self.b.store(self.b.load(place, typ=self.vector, align=4 * self.chunk), slot)
 
     def store_all(self, sgprs: set[int], vgprs: set[int]) -> None:
-        self.b.store(self.b.zext(self.b.load(self.scc, typ=I1), I32), self._at(Layout.SCC))
-        bits = self.b.load(self.exec, typ=self.mask_type)
-        if self.lanes == 64:
-            self.b.store(self.b.trunc(bits, I32), self._at(EXEC))
-            self.b.store(self.b.trunc(self.b.lshr(bits, ir.Constant(I64, 32)), I32), self._at(EXEC + 1))
-        else:
-            self.b.store(bits, self._at(EXEC))
+        if not self.promote:
+            return
+        self.b.store(self.b.zext(self.b.load(self._scc_slot, typ=I1), I32), self._at(Layout.SCC))
+        self.b.store(self.b.load(self._exec_slot, typ=self.mask_type), self._at(EXEC), align=4)
         for code in sorted(sgprs):
             self.b.store(self.b.load(self._sgpr_slot(code), typ=I32), self._at(code))
         for register in sorted(vgprs):
@@ -90,6 +150,8 @@ class Registers:
                 self.b.store(self.b.load(slot, typ=self.vector), place, align=4 * self.chunk)
 
     def _sgpr_slot(self, code: int) -> ir.Value:
+        if not self.promote:
+            return self._at(code)
         if code not in self._sgpr:
             self._sgpr[code] = self._slot(I32)
         return self._sgpr[code]
@@ -97,6 +159,9 @@ class Registers:
     def _vgpr_slots(self, register: int) -> list[ir.Value]:
         if register >= self.vgprs:
             raise Unsupported(f"v{register} is beyond the wave's registers")
+        if not self.promote:
+            first = Layout.VGPRS + register * self.lanes
+            return [self._at(first + i * self.chunk) for i in range(self.chunks)]
         if register not in self._vgpr:
             self._vgpr[register] = [self._slot(self.vector) for _ in range(self.chunks)]
         return self._vgpr[register]
@@ -109,22 +174,41 @@ class Registers:
     def used_vgprs(self) -> set[int]:
         return set(self._vgpr)
 
-    # ---- EXEC and masks
+    # ---- EXEC, SCC and masks
 
     def exec_bits(self) -> ir.Value:
         if self.full:
             return ir.Constant(self.mask_type, (1 << self.lanes) - 1)
-        return self.b.load(self.exec, typ=self.mask_type)
+        if self._exec is None:
+            place, align = (self._exec_slot, None) if self.promote else (self._at(EXEC), 4)
+            self._exec = self.b.load(place, typ=self.mask_type, align=align)
+        return self._exec
 
     def active(self) -> Value:
         if self.full:
             return self.words.number("mask", 1, scalar=False)
-        return self.words.unpack(self.exec_bits())
+        if self._active is None:
+            self._active = self.words.unpack(self.exec_bits())
+        return self._active
 
     def set_exec(self, bits: ir.Value) -> None:
         """An IR integer of ``lanes`` bits."""
-        self.b.store(bits, self.exec)
+        self._exec, self._active = bits, None
+        self._dirty.add(("x", 0))
         self.full = False
+
+    def read_scc(self) -> ir.Value:
+        if self._scc is None:
+            if self.promote:
+                self._scc = self.b.load(self._scc_slot, typ=I1)
+            else:
+                whole = self.b.load(self._at(Layout.SCC), typ=I32)
+                self._scc = self.b.icmp_unsigned("!=", whole, ir.Constant(I32, 0))
+        return self._scc
+
+    def write_scc(self, bit: ir.Value) -> None:
+        self._scc = bit
+        self._dirty.add(("scc", 0))
 
     def read_sgpr(self, code: int) -> ir.Value:
         if code == NULL:
@@ -134,7 +218,9 @@ class Registers:
             return self.b.trunc(bits, I32) if self.lanes == 64 else bits
         if code == EXEC + 1 and self.lanes == 64:
             return self.b.trunc(self.b.lshr(self.exec_bits(), ir.Constant(I64, 32)), I32)
-        return self.b.load(self._sgpr_slot(code), typ=I32)
+        if code not in self._scalars:
+            self._scalars[code] = self.b.load(self._sgpr_slot(code), typ=I32)
+        return self._scalars[code]
 
     def write_sgpr(self, code: int, value: ir.Value) -> None:
         if code == NULL:
@@ -148,15 +234,21 @@ class Registers:
             kept = self.b.and_(self.exec_bits(), ir.Constant(I64, 0xffffffff))
             self.set_exec(self.b.or_(kept, self.b.shl(self.b.zext(value, I64), ir.Constant(I64, 32))))
         else:
-            self.b.store(value, self._sgpr_slot(code))
+            self._scalars[code] = value
+            self._dirty.add(("s", code))
 
     def read_sgpr64(self, code: int) -> ir.Value:
         if code == NULL:
             return ir.Constant(I64, 0)
+        if code == EXEC and self.lanes == 64:
+            return self.exec_bits()
         low, high = self.b.zext(self.read_sgpr(code), I64), self.b.zext(self.read_sgpr(code + 1), I64)
         return self.b.or_(low, self.b.shl(high, ir.Constant(I64, 32)))
 
     def write_sgpr64(self, code: int, value: ir.Value) -> None:
+        if code == EXEC and self.lanes == 64:
+            self.set_exec(value)
+            return
         self.write_sgpr(code, self.b.trunc(value, I32))
         if code != NULL:
             self.write_sgpr(code + 1, self.b.trunc(self.b.lshr(value, ir.Constant(I64, 32)), I32))
@@ -181,18 +273,27 @@ class Registers:
 
     # ---- vector registers
 
+    def _vector(self, register: int) -> list[ir.Value]:
+        if register not in self._vectors:
+            self._vectors[register] = [self.b.load(slot, typ=self.vector, align=4 * self.chunk)
+                                       for slot in self._vgpr_slots(register)]
+        return self._vectors[register]
+
     def vgpr(self, register: int) -> Value:
-        return Value("u32", [self.b.load(slot, typ=self.vector) for slot in self._vgpr_slots(register)], False)
+        return Value("u32", self._vector(register), False)
 
     def set_vgpr(self, register: int, value: Value, active: Value | None) -> None:
         """``active`` None: in all lanes."""
+        if register >= self.vgprs:
+            raise Unsupported(f"v{register} is beyond the wave's registers")
         value = self.words.splat(self.words.bits(value, "u32"))
-        slots = self._vgpr_slots(register)
-        for i, slot in enumerate(slots):
-            part = value.parts[i]
-            if active is not None:
-                part = self.b.select(active.parts[i], part, self.b.load(slot, typ=self.vector))
-            self.b.store(part, slot)
+        parts = value.parts
+        if active is not None:
+            parts = [self.b.select(a, new, old)
+                     for a, new, old in zip(active.parts, parts, self._vector(register), strict=True)]
+        self._vgpr_slots(register)
+        self._vectors[register] = list(parts)
+        self._dirty.add(("v", register))
 
     def write_mask_of(self) -> Value | None:
         """What limits a vector write here: EXEC, or nothing while it is known to be full."""
@@ -252,7 +353,7 @@ class Registers:
 
     def _special(self, code: int, kind: str) -> Value:
         if code == _SCC:
-            bit = self.b.load(self.scc, typ=I1)
+            bit = self.read_scc()
         elif code == _EXECZ:
             bit = self.b.icmp_unsigned("==", self.exec_bits(), ir.Constant(self.mask_type, 0))
         elif code == _VCCZ:

@@ -1,7 +1,9 @@
 """A kernel as one LLVM function: ``i32 wave(context, state)`` runs a wave from its resume point to where it must stop.
 
-Basic blocks are found by following branches. Each is compiled twice: for an EXEC known to be full, where vector writes
-need no mask, and for any EXEC. MODE is known at every block (its writes are constants, or end the compiled part), so a
+Basic blocks are found by following branches. There are two ways to translate: *quickly*, with the registers left in the
+wave's state between blocks and each block compiled once; and for speed (``optimise``), with registers that LLVM
+promotes and each block compiled twice, for an EXEC known to be full, where vector writes need no mask, and for any.
+MODE is known at every block (its writes are constants, or end the compiled part), so a
 block's identity is (PC, MODE, full). What is not compiled stops the wave with a status, and Python resumes it at one of
 the function's *resume points*; a jump to a PC that is none makes the kernel be compiled anew with it.
 """
@@ -109,17 +111,19 @@ class Translation:
     module: ir.Module
     points: dict[Point, int]
     interpreted: list[str]      # mnemonics left to the interpreter
+    shared: list[str]           # functions of the library that are called
 
 
 class _Translator:
-    def __init__(self, flow: Flow, points: Iterable[Point], lanes: int, chunk: int, vgprs: int) -> None:
+    def __init__(self, flow: Flow, points: Iterable[Point], lanes: int, chunk: int, vgprs: int,
+                 optimise: bool) -> None:
         self.flow, self.lanes, self.chunk, self.vgprs = flow, lanes, chunk, vgprs
         self.module = ir.Module("kernel")
         self.function = ir.Function(self.module, ir.FunctionType(I32, [PTR, PTR]), "wave")
         self.context, self.state = self.function.args
         self.entry = self.function.append_basic_block("entry")
         self.b = ir.IRBuilder(self.entry)
-        self.registers = Registers(self.b, self.state, lanes, chunk, vgprs)
+        self.registers = Registers(self.b, self.state, lanes, chunk, vgprs, promote=optimise)
         self.count = self.b.alloca(I64)
         self.fuel = self.b.alloca(I32)
         self.status, self.resume, self.at = self.b.alloca(I32), self.b.alloca(I32), self.b.alloca(I64)
@@ -130,9 +134,12 @@ class _Translator:
         self.doors: dict[Point, ir.Block] = {}
         self.blocks: dict[tuple[int, int, bool], ir.Block] = {}
         self.open: list[tuple[int, int, bool]] = []
-        self.twice = len(flow.instructions) <= TWICE_LIMIT
+        self.twice = optimise and len(flow.instructions) <= TWICE_LIMIT
+        self.optimise = optimise
+        self.shared: dict[str, None] = {}
         self.words: dict[int, Words] = {}
         self.atomics: dict[tuple[int, str, int], ir.Function] = {}
+        self.buffers: dict[tuple[str, int, str], ir.Value] = {}
         self.interpreted: list[str] = []
         self.wanted = list(points)
 
@@ -144,7 +151,7 @@ class _Translator:
             self.b.position_at_end(self.blocks[key])
             self._block(pc, mode, full)
         self._frame()
-        return Translation(self.module, self.points, self.interpreted)
+        return Translation(self.module, self.points, self.interpreted, list(self.shared))
 
     def _frame(self) -> None:
         """Entry and exits, once it is known which registers there are."""
@@ -187,11 +194,13 @@ class _Translator:
         if key not in self.points:
             self.points[key] = len(self.points)
             door = self.doors[key] = self.function.append_basic_block(f"door_{pc:x}_{mode:x}")
-            saved = self.b.block
+            saved, kept = self.b.block, self.registers.keep()
             self.b.position_at_end(door)
+            self.registers.fresh()
             self.registers.full = False
             self._by_exec(pc, mode)
             self.b.position_at_end(saved)
+            self.registers.back(kept)
         return self.points[key]
 
     def _target_block(self, pc: int, mode: int, full: bool) -> ir.Block:
@@ -207,12 +216,15 @@ class _Translator:
             self.b.branch(self._target_block(pc, mode, False))
             return
         ones = ir.Constant(self.registers.mask_type, (1 << self.lanes) - 1)
-        is_full = self.b.icmp_unsigned("==", self.b.load(self.registers.exec, typ=self.registers.mask_type), ones)
+        self.registers.full = False
+        bits = self.registers.exec_bits()
+        is_full = self.b.icmp_unsigned("==", bits, ones)
         self.b.cbranch(is_full, self._target_block(pc, mode, True), self._target_block(pc, mode, False))
 
     def _go(self, pc: int, mode: int, state: tuple[bool, bool], came_from: int) -> None:
         """End the block towards ``pc``. ``state``: is EXEC known full, was it written here."""
         full, written = state
+        self.registers.flush()
         if pc <= came_from:
             left = self.b.sub(self.b.load(self.fuel, typ=I32), ir.Constant(I32, 1))
             self.b.store(left, self.fuel)
@@ -231,6 +243,8 @@ class _Translator:
 
     def _stop(self, status: int, at: int, resume: Point | None = None) -> None:
         """Leave the function because of the instruction at ``at``; without a resume point Python chooses one."""
+        if status != FAULT:     # whose wave is not seen again; and what is known goes on elsewhere
+            self.registers.flush()
         self.b.store(ir.Constant(I32, status), self.status)
         self.b.store(ir.Constant(I32, self.point(*resume) if resume else 0), self.resume)
         self.b.store(ir.Constant(I64, at), self.at)
@@ -246,6 +260,7 @@ class _Translator:
     def _block(self, start: int, mode: int, full: bool) -> None:
         r = self.registers
         r.full, r.words = full, self._vocabulary(mode)
+        r.fresh()
         written = False
         pc = start
         number = 0
@@ -289,7 +304,7 @@ class _Translator:
         name = instruction.mnemonic
         words = self.registers.words
         if instruction.pair is not None:
-            halves = [Alu(half, self._entry(half), self.registers, words) for half in instruction.pair]
+            halves = [Alu(half, self._entry(half), self.registers, words, self.shared, self.optimise) for half in instruction.pair]
             for alu in halves:
                 alu.compute()
             for alu in halves:
@@ -299,7 +314,7 @@ class _Translator:
             return
         entry = table().get(name)
         if isinstance(entry, Entry):
-            Alu(instruction, entry, self.registers, words).run()
+            Alu(instruction, entry, self.registers, words, self.shared, self.optimise).run()
             return
         if name == "s_getpc_b64":
             base = self.b.load(self._field("code"), typ=I64)
@@ -307,7 +322,7 @@ class _Translator:
                                         self.b.add(base, ir.Constant(I64, pc + instruction.size)))
             return
         memory = MemoryLowering(self.registers, words, self.context, FIELDS, lambda ok: self._fault(ok, pc),
-                                self.atomics)
+                                self.atomics, self.buffers)
         if name.startswith(("s_load_", "s_buffer_load_")):
             memory.scalar_load(instruction)
         elif isinstance(entry, (Load, Store)):
@@ -349,9 +364,12 @@ class _Translator:
             self._go(after, mode, state, pc)
         elif name.startswith("s_cbranch"):
             taken, not_taken = self.function.append_basic_block("taken"), self.function.append_basic_block("next")
-            b.cbranch(self._condition(name), taken, not_taken)
+            condition = self._condition(name)
+            r.flush()
+            b.cbranch(condition, taken, not_taken)
             for block, target in ((taken, _target(instruction, pc)), (not_taken, after)):
                 b.position_at_end(block)
+                r.fresh()
                 r.full = state[0]
                 self._go(target, mode, state, pc)
         elif name in ("s_setpc_b64", "s_swappc_b64", "s_call_b64"):
@@ -364,7 +382,7 @@ class _Translator:
     def _condition(self, name: str) -> ir.Value:
         b, r = self.b, self.registers
         if "scc" in name:
-            bit = b.load(r.scc, typ=I1)
+            bit = r.read_scc()
             return bit if name.endswith("1") else b.not_(bit)
         bits = r.mask_bits(VCC) if "vcc" in name else r.exec_bits()
         return b.icmp_unsigned("!=" if name.endswith("nz") else "==", bits, ir.Constant(bits.type, 0))
@@ -384,6 +402,7 @@ class _Translator:
             self._go(_target(instruction, pc), mode, state, pc)
             return
         relative = b.sub(where, base)
+        r.flush()
         unknown = self.function.append_basic_block("unknown")
         switch = b.switch(relative, unknown)
         targets = {p for p, m in self.wanted if m == mode} | {
@@ -392,10 +411,12 @@ class _Translator:
             block = self.function.append_basic_block(f"to_{target:x}")
             switch.add_case(ir.Constant(I64, target), block)
             b.position_at_end(block)
+            r.fresh()
             r.full = state[0]
             link()
             self._go(target, mode, state, pc)
         b.position_at_end(unknown)
+        r.fresh()
         self._stop(TERMINATOR, pc)
 
     def _set_mode(self, instruction: Instruction, pc: int, mode: int, state: tuple[bool, bool]) -> None:
@@ -416,6 +437,7 @@ class _Translator:
             self._go(after, mode & ~mask | value << low & mask, state, pc)
 
 
-def translate(flow: Flow, points: Iterable[Point], *, lanes: int, chunk: int, vgprs: int) -> Translation:
+def translate(flow: Flow, points: Iterable[Point], *, lanes: int, chunk: int, vgprs: int,
+              optimise: bool = False) -> Translation:
     """``points`` are (PC, MODE) at which a wave must be able to start or go on."""
-    return _Translator(flow, points, lanes, chunk, vgprs).run()
+    return _Translator(flow, points, lanes, chunk, vgprs, optimise).run()

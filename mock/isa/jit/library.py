@@ -1,0 +1,132 @@
+"""Functions that kernels share: an entry of the semantics table over whole vectors, compiled once for all kernels.
+
+Most of what a floating-point instruction takes is about NaNs, denormals and rounding. Written out at every instruction
+it would be most of a kernel's code and of the time to compile it; so entries that are long become functions of their
+own, named by everything they depend on. They live in this process's symbol table and as object files on disk, like
+kernels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+
+from mock.isa.jit.values import Value, Words
+from mock.isa.semantics import Entry, table
+from mock.isa.vocabulary import Mode
+
+__all__ = ["Shared", "find", "named"]
+
+Shape = tuple[tuple[str, bool], ...]
+_made: dict[str, Shared] = {}
+_lock = threading.RLock()
+
+
+class _Crossing(Exception):
+    """The entry looks at other lanes or at EXEC: it is no function of its operands alone."""
+
+
+class _Pure(Words):
+    """Words that are functions of their operands alone, lane by lane."""
+
+    def _crossing(self, *_: Any, **__: Any) -> Any:
+        raise _Crossing
+
+    active = lane = take_active = ballot = first_active = read_lane = gather_lanes = permute = unballot = _crossing
+    pack = unpack = stack = _crossing
+
+
+class Shared:
+    """One function: ``text`` is its module, ``weight`` how many LLVM instructions a chunk it has."""
+
+    def __init__(self, name: str, function: ir.Function, weight: int, results: list[tuple[str, bool, int]],
+                 single: bool) -> None:
+        self.name, self.type, self.weight, self.results, self.single = name, function.ftype, weight, results, single
+        self.text = str(function.module)
+
+    def call(self, b: ir.IRBuilder, values: list[Value]) -> Any:
+        """A call; the results as the entry's function would give them."""
+        callee = b.module.globals.get(self.name) or ir.Function(b.module, self.type, self.name)
+        packed = b.call(callee, [part for v in values for part in v.parts])
+        found, at = [], 0
+        for kind, scalar, parts in self.results:
+            if isinstance(self.type.return_type, ir.LiteralStructType):
+                taken = [b.extract_value(packed, at + i) for i in range(parts)]
+            else:
+                taken = [packed]
+            found.append(Value(kind, taken, scalar))
+            at += parts
+        return found[0] if self.single else tuple(found)
+
+
+def named(name: str) -> Shared | None:
+    """The function of this name, if this process has met it."""
+    return _made.get(name)
+
+
+@cache
+def _find(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pairs: tuple[bool, ...],
+          shapes: tuple[Shape, ...]) -> Shared | None:
+    entry = table()[mnemonic]
+    assert isinstance(entry, Entry)
+    key = repr((mnemonic, saturating, lanes, chunk, mode, pairs, shapes))
+    name = f"{mnemonic}_{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
+    b = ir.IRBuilder()
+    words = _Pure(b, lanes, chunk, Mode(mode), lambda: words._crossing())
+    kinds = [shape for source in shapes for shape in source]
+    chunks = words.chunks
+    types = [t for kind, scalar in kinds for t in [words.type(kind, scalar)] * (1 if scalar else chunks)]
+    # The result's type is known when the body is: first into a function of no result.
+    draft = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), types), "draft")
+    try:
+        results, single = _body(entry, saturating, b, words, draft, kinds, pairs, shapes)
+    except _Crossing:
+        return None
+    parts = [part.type for r in results for part in r.parts]
+    result = parts[0] if len(parts) == 1 else ir.LiteralStructType(parts)
+    function = ir.Function(ir.Module(name), ir.FunctionType(result, types), name)
+    results, single = _body(entry, saturating, b, words, function, kinds, pairs, shapes)
+    flat = [part for r in results for part in r.parts]
+    if len(flat) == 1:
+        b.ret(flat[0])
+    else:
+        whole: ir.Value = ir.Constant(result, ir.Undefined)
+        for i, part in enumerate(flat):
+            whole = b.insert_value(whole, part, i)
+        b.ret(whole)
+    weight = sum(len(block.instructions) for block in function.blocks) // chunks
+    shared = Shared(name, function, weight, [(r.kind, r.scalar, len(r.parts)) for r in results], single)
+    with _lock:
+        _made[name] = shared
+    return shared
+
+
+def _body(entry: Entry, saturating: bool, b: ir.IRBuilder, words: Words, function: ir.Function,
+          kinds: list[tuple[str, bool]], pairs: tuple[bool, ...],
+          shapes: tuple[Shape, ...]) -> tuple[list[Value], bool]:
+    b.position_at_end(function.append_basic_block("entry"))
+    arguments = iter(function.args)
+    values = iter([Value(kind, [next(arguments) for _ in range(1 if scalar else words.chunks)], scalar)
+                   for kind, scalar in kinds])
+    sources = [tuple(next(values) for _ in shape) if pair else next(values)
+               for pair, shape in zip(pairs, shapes, strict=True)]
+    made = (entry.saturating if saturating and entry.saturating else entry.function)(words, *sources)
+    if isinstance(made, Value):
+        return [made], True
+    if not all(isinstance(v, Value) for v in made):
+        raise _Crossing
+    return list(made), False
+
+
+def find(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pairs: tuple[bool, ...],
+         shapes: tuple[Shape, ...]) -> Shared | None:
+    """The entry's function over operands of these shapes ((kind, scalar), a tuple for pairs of halves); None where it
+    is no function of its operands alone.
+
+    :raises Unsupported: as the entry's function does.
+    """
+    return _find(mnemonic, saturating, lanes, chunk, mode, pairs, shapes)
