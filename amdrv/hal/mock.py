@@ -296,9 +296,9 @@ class MockHal:
     @cached_property
     def firmware(self) -> Sequence[Path]:
         """A directory of synthetic images with true headers, made at first use."""
-        from mock import firmware
+        from mock.firmware import write
         self._directory = tempfile.TemporaryDirectory(prefix="amdrv-firmware-")
-        firmware.write(Path(self._directory.name))
+        write(Path(self._directory.name))
         return (Path(self._directory.name),)
 
     def functions(self, vendor: int | None = None) -> list[PciFunction]:

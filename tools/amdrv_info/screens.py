@@ -12,11 +12,12 @@ from rich.text import Text
 
 from amdrv.hal import PciFunction
 from tools.amdrv_info.card import Block, Card, Gpu, marketing_name
+from tools.amdrv_info.doctor import Finding
 from tools.amdrv_info.firmware import Image
 from tools.amdrv_info.pci import Bar, Link, Pci
 from tools.boot_diff.report import names_in_short
 
-__all__ = ["print_card", "print_cards", "size_text"]
+__all__ = ["print_card", "print_cards", "print_findings", "size_text"]
 
 _HEAD = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False, "header_style": "dim"}
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -168,3 +169,20 @@ def _stages(stages: Sequence[tuple[str, float]]) -> Table:
         table.add_row(name, f"{seconds * 1e3:.1f} ms")
     table.add_row(Text("in all", "bold"), Text(f"{sum(seconds for _, seconds in stages) * 1e3:.1f} ms", "bold"))
     return table
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """One line a check; what is wrong with its cause and the command that mends it."""
+    marks = {"ok": ("\u2714", "green"), "note": ("!", "yellow"), "bad": ("\u2718", "bold red")}
+    width = max(len(f.check) for f in findings)
+    for finding in findings:
+        mark, style = marks[finding.state]
+        line = Text(f"{mark} ", style).append(finding.check.ljust(width + 2), "bold")
+        line.append(finding.evidence, "default")
+        console.print(line, soft_wrap=True)
+        if finding.cause:
+            console.print(Text(" " * (width + 4) + finding.cause, "dim"), soft_wrap=True)
+        if finding.fix:
+            console.print(Text(" " * (width + 4) + "$ " + finding.fix, "cyan"), soft_wrap=True)
+    bad = sum(f.state == "bad" for f in findings)
+    console.print(f"{bad} of {len(findings)} checks found a hindrance" if bad else "nothing stands in the way")
