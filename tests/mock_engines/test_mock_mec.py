@@ -132,6 +132,16 @@ class TestVectorAdd:
         assert counters["instructions"] == 11 * 5 * 64 // wave
         assert counters["pm4_packets"] == 8
 
+    def test_the_cpu_sees_the_result_at_the_fence(self, rig: Rig) -> None:
+        """Through windows on BAR0, of result and fence, that were there before."""
+        board = rig.raw.board
+        result = vector_add(rig, 64)
+        seen = np.frombuffer(board.bar_memory(0, result.ctypes.data - board.vram.base, 256), np.float32)
+        fence = np.frombuffer(board.bar_memory(0, rig.signal.ctypes.data - board.vram.base, 8), np.uint64)
+        rig.put(rig.dispatch((1, 1, 1), (64, 1, 1)) + release(SIGNAL, 1))
+        rig.raw.wait(lambda: int(fence[0]) == 1, "the fence in the window")
+        assert np.array_equal(seen, rig.expected)       # type: ignore[attr-defined]
+
     def test_partial_workgroups(self, rig: Rig) -> None:
         result = vector_add(rig, 256)
         rig.put(rig.dispatch((150, 1, 1), (64, 1, 1), initiator=SHADER_EN | WAVE32 | 1 << 5)     # in threads

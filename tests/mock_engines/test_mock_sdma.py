@@ -367,6 +367,29 @@ def test_copies_against_a_model(raw: RawBoard, tables: Tables, queue: Queue, mov
     assert np.array_equal(target, model)
 
 
+def test_copy_into_another_card() -> None:
+    """Through the other card's BAR0 on the bus: its engines and its CPU window see it."""
+    with Machine([Gpu(vram="64M"), Gpu(vram="64M")]) as machine:
+        first, second = machine.gpus
+        for board in (first, second):
+            board.write_config(4, 2, 6)
+        raw = RawBoard(first)
+        raw.start_hub("GC")
+        raw.load_firmware()
+        tables = Tables(raw)
+        raw.context("GC", 1, tables.root)
+        queue = Queue(raw, tables)
+        source = tables.buffer(SOURCE, 8192)
+        raw.words(source, 8192, np.uint8)[:] = np.arange(8192) % 253
+        window = np.frombuffer(second.bar_memory(0, 0x10_0000, 8192), np.uint8)
+        tables.map(TARGET, second.config.bar_address(0) + 0x10_0000, 8192, RWX | S)
+        queue.put(copy(TARGET, SOURCE, 8192))
+        queue.drain()
+        expected = raw.words(source, 8192, np.uint8)
+        assert np.array_equal(second.vram.view[0x10_0000:0x10_2000], expected)
+        assert np.array_equal(window, expected)
+
+
 class TestWritePointerShadow:
     """F32_WPTR_POLL_ENABLE: the firmware reads the write pointer in memory, too."""
 
