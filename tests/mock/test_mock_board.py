@@ -306,11 +306,13 @@ def test_memory_outlives_a_job_that_does_not_end(monkeypatch: pytest.MonkeyPatch
     assert started.wait(10)
     while board.engine("test").idle or board.engine("test")._jobs:
         pass
-    real = threading.Thread.join
+    real, thread = threading.Thread.join, board.engine("test")._thread
+    assert thread is not None
     monkeypatch.setattr(threading.Thread, "join", lambda self, timeout=None: real(self, 0.01))
     machine.close()
     assert board.vram.view.size == 64 << 20 and "does not end" in board.notes.of("engine-failed")[-1].text
     held.set()
+    real(thread, 10)
 
 
 def test_closing_ends_threads_and_gives_memory_back() -> None:
