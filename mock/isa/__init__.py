@@ -18,7 +18,7 @@ def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter"
     """Run every workgroup of ``dispatch`` to its end.
 
     ``options``: ``trace(pc, instruction, state)`` is called after each instruction; ``count_mnemonics=True`` fills
-    ``Counts.by_mnemonic``.
+    ``Counts.by_mnemonic``; ``check_hazards=False`` lets code run that does not wait for its loads.
 
     :raises IllegalInstruction: with PC and bits. A memory fault of ``memory`` passes through, with a note
         naming the PC and the instruction.

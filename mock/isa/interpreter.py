@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mock.isa import bind, control, memory
+from mock.isa import bind, control, hazards, memory
 from mock.isa.access import Accessor
 from mock.isa.buffers import bind_buffer
 from mock.isa.decode import Instruction
@@ -49,7 +49,7 @@ class Machine:
     """One dispatch being executed."""
 
     def __init__(self, dispatch: Dispatch, memory_: Memory, *, trace: Trace | None = None,
-                 count_mnemonics: bool = False, lds: memory.Lds | None = None) -> None:
+                 count_mnemonics: bool = False, lds: memory.Lds | None = None, check_hazards: bool = True) -> None:
         self.dispatch = dispatch
         self.accessor = Accessor(memory_)
         self.code = Code(self.accessor, dispatch.code_address)
@@ -57,6 +57,7 @@ class Machine:
         self.lds = memory.Lds(0, 0) if lds is None else lds
         self.space = memory.Space(self.accessor, self.lds)
         self.trace, self.count_mnemonics = trace, count_mnemonics
+        self.check_hazards = check_hazards
         self._blocks: dict[int, _Bound] = {}
         self._vocabularies: dict[int, Vocabulary] = {}
 
@@ -189,6 +190,9 @@ class Machine:
     # -- execution --------------------------------------------------------------------------------------------
 
     def run(self) -> Counts:
+        if self.check_hazards:
+            hazards.check(self.code)
+            self.check_hazards = False      # once a translation
         with np.errstate(all="ignore"):
             for batch in batches(self.dispatch):
                 self.lds = self.space.lds = memory.Lds(batch.workgroups, batch.lds_bytes)

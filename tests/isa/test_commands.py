@@ -37,8 +37,8 @@ def test_trace_shows_changes_of_one_lane_and_stops(kernel_file: Path, capsys: An
 
 
 def test_bench_counts(kernel_file: Path, capsys: Any) -> None:
-    main(["bench", str(kernel_file), "--kernel", "saxpy", "--args", "random:64", "random:64", "f32:1", "i32:64", "--block",
-          "64"])
+    main(["bench", str(kernel_file), "--kernel", "saxpy", "--block", "64", "--args", "random:64", "random:64", "f32:1",
+          "i32:64"])
     out = capsys.readouterr().out
     assert "2 waves, 1 workgroups" in out and "s_endpgm" in out
 

@@ -19,7 +19,8 @@ LANES = 32
 def run(code: bytes, *pointers: np.ndarray, block: int = LANES, **options: Any) -> isa.Counts:
     """Pointers arrive in s[0:1], s[2:3], ..."""
     words = [w for p in pointers for w in (p.ctypes.data & 0xffffffff, p.ctypes.data >> 32)]
-    return isa.run(code, grid=(1,), block=(block,), user_sgprs=words, rsrc1=RSRC1, rsrc2=len(words) << 1, **options)
+    return isa.run(code, grid=(1,), block=(block,), user_sgprs=words, rsrc1=RSRC1, rsrc2=len(words) << 1,
+                   check_hazards=False, **options)
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2])
@@ -208,7 +209,8 @@ def srd(array: np.ndarray, *, records: int, stride: int = 0, select: int = 3, fo
 
 def run_buffer(code: bytes, words: np.ndarray, out: np.ndarray) -> None:
     user = [*(int(w) for w in words), out.ctypes.data & 0xffffffff, out.ctypes.data >> 32]
-    isa.run(code, grid=(1,), block=(LANES,), user_sgprs=user, rsrc1=RSRC1, rsrc2=6 << 1)
+    isa.run(code, grid=(1,), block=(LANES,), user_sgprs=user, rsrc1=RSRC1, rsrc2=6 << 1,
+            check_hazards=False)
 
 
 def test_buffers_check_their_range(assembler: Assembler) -> None:

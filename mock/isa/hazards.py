@@ -1,0 +1,235 @@
+"""Registers used while a load into them is still under way, found on the control-flow graph.
+
+Hardware does not interlock loads: code must wait for a counter (LLVM, User Guide for AMDGPU Backend, "Memory Model
+gfx10-gfx11"; RDNA3 ISA, "Data dependency resolution"). For each register that a load will write the analysis keeps how
+many later loads the same counter has seen at least, over every way that leads here; ``s_waitcnt vmcnt(n)`` settles the
+registers with n or more behind them. Loads of one kind return in order; scalar loads do not, so only a wait for zero
+settles them, and a mixture in LGKM likewise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mock.isa.decode import Instruction, Operand
+from mock.isa.disassembler import format_operand
+from mock.isa.dispatch import IllegalInstruction, IsaError
+from mock.isa.program import Block, Code
+from mock.isa.semantics import Atomic, Entry, Store, table
+
+__all__ = ["Hazard", "HazardError", "check", "find"]
+
+VGPR, VCC, NULL, EXEC = 256, 106, 124, 126
+_SIXTY_THREE = 63               # the counters' largest value
+_VM, _LDS, _SMEM, _FLAT_LDS = "vm", "lds", "smem", "flat"
+
+# (kind, register) -> (least number of later loads of the counter, pc of the load)
+Pending = dict[tuple[str, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """``user`` reads (or an ALU instruction overwrites) ``register`` before ``load`` has surely written it."""
+
+    register: str
+    load_pc: int
+    load: str
+    user_pc: int
+    user: str
+    reads: bool
+
+    def __str__(self) -> str:
+        verb = "reads" if self.reads else "overwrites"
+        return (f"{self.user} at {self.user_pc:#x} {verb} {self.register} while {self.load} at {self.load_pc:#x} is "
+                f"still loading it; a wait for its counter is missing between the two")
+
+
+class HazardError(IsaError):
+    """Code that would read stale registers on hardware. ``hazards`` has all of them."""
+
+    def __init__(self, address: int, hazards: list[Hazard]) -> None:
+        self.hazards = hazards
+        more = f" (and {len(hazards) - 1} more)" if len(hazards) > 1 else ""
+        super().__init__(f"hazard in the code at {address:#x}: {hazards[0]}{more}")
+
+
+def check(code: Code, entry: int = 0) -> None:
+    """:raises HazardError: when :func:`find` finds any."""
+    hazards = find(code, entry)
+    if hazards:
+        raise HazardError(code.address, hazards)
+
+
+def find(code: Code, entry: int = 0) -> list[Hazard]:
+    """Hazards in everything reachable from ``entry`` by direct jumps; calls are taken to wait, as the ABI asks.
+
+    PCs in the result count like ``entry``: from the code's address.
+    """
+    blocks: dict[int, Block] = {}
+    incoming: dict[int, Pending] = {entry: {}}
+    work = [entry]
+    found: dict[tuple[int, int], Hazard] = {}
+    while work:
+        pc = work.pop()
+        block = blocks.get(pc)
+        if block is None:
+            try:
+                block = blocks[pc] = code.block(pc)
+            except IllegalInstruction:
+                continue            # whoever really gets there is told so
+        state = dict(incoming[pc])
+        for instruction, at in zip(block.instructions, block.pcs, strict=True):
+            _check(instruction, at, state, found, code)
+            _advance(instruction, at, state)
+        for target in _successors(block):
+            known = incoming.get(target)
+            merged = _merge(known, state)
+            if merged != known:
+                incoming[target] = merged
+                work.append(target)
+    return sorted(found.values(), key=lambda h: (h.user_pc, h.register))
+
+
+def _merge(known: Pending | None, state: Pending) -> Pending:
+    if known is None:
+        return dict(state)
+    result = dict(known)
+    for key, value in state.items():
+        if key not in result or value[0] < result[key][0]:
+            result[key] = value
+    return result
+
+
+def _successors(block: Block) -> list[int]:
+    last = block.instructions[-1]
+    name, end = last.mnemonic, block.end
+    if name.startswith(("s_endpgm", "s_code_end", "s_trap", "s_setpc", "s_rfe")):
+        return []
+    simm = last.fields.get("simm16", 0)
+    target = end + 4 * (simm - 0x10000 if simm & 0x8000 else simm)
+    if name == "s_branch":
+        return [target]
+    if (name.startswith("s_cbranch") and "cdbg" not in name) or name.startswith("s_subvector"):
+        return [target, end]
+    return [end]
+
+
+def _check(instruction: Instruction, pc: int, state: Pending, found: dict[tuple[int, int], Hazard], code: Code) -> None:
+    if not state:
+        return
+    reads, writes = _uses(instruction)
+    overwrites = writes if not _is_load(instruction) else frozenset()
+    for (_, register), (_, load_pc) in state.items():
+        if (register in reads or register in overwrites) and (load_pc, pc) not in found:
+            name = format_operand(Operand("", register), None)
+            load = str(code.instruction(load_pc))
+            found[load_pc, pc] = Hazard(name, load_pc, load, pc, str(instruction), register in reads)
+
+
+def _is_load(instruction: Instruction) -> bool:
+    return bool(_pending_kinds(instruction))
+
+
+def _pending_kinds(instruction: Instruction) -> tuple[str, ...]:
+    """Which counters will tell that the instruction's destination is written."""
+    encoding, name = instruction.encoding, instruction.mnemonic
+    if encoding == "SMEM":
+        return (_SMEM,) if "load" in name else ()
+    if encoding == "DS":
+        return (_LDS,) if instruction.operand("vdst") is not None else ()
+    if encoding in ("GLOBAL", "SCRATCH", "MUBUF", "MTBUF", "FLAT"):
+        returns = ("_load_" in name and "_lds_" not in name) or ("atomic" in name and bool(instruction.fields["glc"]))
+        if not returns:
+            return ()
+        return (_VM, _FLAT_LDS) if encoding == "FLAT" else (_VM,)
+    return ()
+
+
+def _advance(instruction: Instruction, pc: int, state: Pending) -> None:
+    """Issue or wait."""
+    name = instruction.mnemonic
+    simm = instruction.fields.get("simm16", 0)
+    if name == "s_waitcnt":
+        _wait(state, (_VM,), simm >> 10 & 63)
+        _wait_lgkm(state, simm >> 4 & 63)
+        return
+    if name == "s_waitcnt_vmcnt":
+        _wait(state, (_VM,), simm & 63)
+        return
+    if name == "s_waitcnt_lgkmcnt":
+        _wait_lgkm(state, simm & 63)
+        return
+    if name in ("s_swappc_b64", "s_call_b64", "s_wait_idle"):
+        state.clear()
+        return
+    kinds = _pending_kinds(instruction)
+    for kind in kinds:
+        counter = (_VM,) if kind == _VM else (_LDS, _SMEM, _FLAT_LDS)
+        for key, (age, load_pc) in list(state.items()):
+            if key[0] in counter:
+                state[key] = min(age + 1, _SIXTY_THREE), load_pc
+    if kinds:
+        _, writes = _uses(instruction)
+        for kind in kinds:
+            for register in writes:
+                state[kind, register] = 0, pc
+
+
+def _wait(state: Pending, kinds: tuple[str, ...], n: int) -> None:
+    for key in [k for k, (age, _) in state.items() if k[0] in kinds and age >= n]:
+        del state[key]
+
+
+def _wait_lgkm(state: Pending, n: int) -> None:
+    kinds = {k for k, _ in state}
+    if n == 0:
+        _wait(state, (_LDS, _SMEM, _FLAT_LDS), 0)
+    elif _SMEM not in kinds and _FLAT_LDS not in kinds:
+        _wait(state, (_LDS,), n)
+
+
+def _uses(instruction: Instruction) -> tuple[frozenset[int], frozenset[int]]:
+    """Register codes that are read and that are written."""
+    if instruction.pair is not None:
+        halves = [_uses(half) for half in instruction.pair]
+        return halves[0][0] | halves[1][0], halves[0][1] | halves[1][1]
+    reads: set[int] = set()
+    writes: set[int] = set()
+    f = instruction.fields
+    entry = table().get(instruction.mnemonic)
+    destinations = {"sdata"} if instruction.encoding == "SMEM" else {"vdst"}
+    if instruction.encoding in ("MUBUF", "MTBUF"):
+        destinations = {"vdata"} if _pending_kinds(instruction) else set()
+        if isinstance(entry, (Store, Atomic)):
+            reads |= {o.code + i for o in instruction.operands if o.field == "vdata" for i in range(o.width)}
+    elif isinstance(entry, Entry) or instruction.encoding.startswith(("SOP", "VOP")):
+        destinations = {"vdst", "sdst"}
+        if instruction.mnemonic.startswith(("s_cmpk", "s_setreg", "s_waitcnt", "s_setpc")):
+            destinations = set()
+    if "saddr" in f and f["saddr"] != NULL:
+        reads |= {f["saddr"], f["saddr"] + (1 if instruction.encoding == "GLOBAL" else 0)}
+    for operand in instruction.operands:
+        width = operand.width
+        if operand.field == "addr":
+            if instruction.encoding == "SCRATCH" and not f["sve"]:
+                continue
+            if instruction.encoding == "GLOBAL" and f["saddr"] != NULL:
+                width = 1
+        if operand.field == "vaddr":
+            width = f["offen"] + f["idxen"]
+        codes = {operand.code + i for i in range(width)}
+        (writes if operand.field in destinations else reads).update(codes)
+    if isinstance(entry, Entry):
+        if any(t.startswith("d:") for t in entry.sources) and instruction.operands:
+            first = instruction.operands[0]
+            reads |= {first.code + i for i in range(first.width)}
+        if "vcc" in entry.sources or ("mask" in entry.sources and instruction.encoding == "VOP2"):
+            reads |= {VCC, VCC + 1}
+        if "mask" in entry.results and instruction.encoding in ("VOP2", "VOPC"):
+            writes |= {VCC, VCC + 1}
+    return _registers(reads), _registers(writes)
+
+
+def _registers(codes: set[int]) -> frozenset[int]:
+    """Without constants and what no load can write."""
+    return frozenset(c for c in codes if c < NULL or c >= VGPR)

@@ -1,0 +1,89 @@
+"""Loads without a wait are found; what clang emits is clean; taking any needed wait away is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mock.isa as isa
+from mock.isa.access import Accessor, HostMemory
+from mock.isa.hazards import HazardError, find
+from mock.isa.program import Code
+from mock.isa.standalone import CodeObject
+
+Assembler = Callable[[str], bytes]
+
+
+def hazards(code: bytes) -> list[str]:
+    buffer = np.zeros(len(code) + 16384, np.uint8)
+    skip = -int(buffer.ctypes.data) % 4096
+    buffer[skip:skip + len(code)] = np.frombuffer(code, np.uint8)
+    address = int(buffer.ctypes.data) + skip
+    return [str(h) for h in find(Code(Accessor(HostMemory()), address))]
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("s_load_b32 s4, s[0:1], 0x0\ns_add_u32 s5, s4, 1", ["reads s4"]),
+    ("s_load_b32 s4, s[0:1], 0x0\ns_waitcnt lgkmcnt(0)\ns_add_u32 s5, s4, 1", []),
+    # Scalar loads come in any order: a wait for one of two settles neither.
+    ("s_load_b32 s4, s[0:1], 0x0\ns_load_b32 s6, s[0:1], 0x4\ns_waitcnt lgkmcnt(1)\ns_add_u32 s5, s4, 1", ["reads s4"]),
+    # Vector loads come in order.
+    ("global_load_b32 v1, v0, s[0:1]\nglobal_load_b32 v2, v0, s[2:3]\ns_waitcnt vmcnt(1)\nv_mov_b32 v3, v1", []),
+    ("global_load_b32 v1, v0, s[0:1]\nglobal_load_b32 v2, v0, s[2:3]\ns_waitcnt vmcnt(1)\nv_mov_b32 v3, v2",
+        ["reads v2"]),
+    ("global_load_b64 v[2:3], v0, s[0:1]\nv_mov_b32 v3, 0", ["overwrites v3"]),
+    ("ds_load_b32 v1, v0\ns_waitcnt vmcnt(0)\nglobal_store_b32 v0, v1, s[0:1]", ["reads v1"]),
+    ("ds_load_b32 v1, v0\nds_load_b32 v2, v0\ns_waitcnt lgkmcnt(1)\nv_mov_b32 v3, v1", []),
+    # Flat loads may end in either unit: both counters must be waited for.
+    ("flat_load_b32 v1, v[2:3]\ns_waitcnt vmcnt(0)\nv_mov_b32 v3, v1", ["reads v1"]),
+    ("flat_load_b32 v1, v[2:3]\ns_waitcnt vmcnt(0) lgkmcnt(0)\nv_mov_b32 v3, v1", []),
+    ("global_atomic_add_u32 v1, v0, v2, s[0:1] glc\nv_fmac_f32 v1, v2, v3", ["reads v1"]),
+    # Around a loop: the load at its end is used at its beginning.
+    ("v_mov_b32 v1, 0\nv_add_nc_u32 v2, v1, v1\nglobal_load_b32 v1, v0, s[0:1]\ns_cbranch_scc1 65532", ["reads v1"]),
+    # On one of two ways only.
+    ("s_cbranch_scc0 2\nglobal_load_b32 v1, v0, s[0:1]\nv_mov_b32 v3, v1", ["reads v1"]),
+])
+def test_straight_and_branching_code(assembler: Assembler, text: str, expected: list[str]) -> None:
+    found = hazards(assembler(text + "\ns_endpgm"))
+    assert len(found) == len(expected), found
+    for message, part in zip(found, expected, strict=True):
+        assert part in message and "a wait for its counter is missing between the two" in message
+
+
+@pytest.mark.parametrize("level", ["O0", "O2", "O3"])
+@pytest.mark.parametrize("name", ["ordinary.cl", "wmma.cl"])
+def test_what_clang_emits_is_clean(compile_kernels: Any, name: str, level: str) -> None:
+    code = CodeObject(compile_kernels(name, level))
+    for kernel in code.kernels.values():
+        assert not find(Code(Accessor(HostMemory()), kernel.entry)), kernel.name
+
+
+def test_every_wait_that_matters_is_missed_when_it_is_gone(compile_kernels: Any) -> None:
+    code = CodeObject(compile_kernels("ordinary.cl", "O2"))
+    kernel = code.kernels["saxpy"]
+    program = Code(Accessor(HostMemory()), kernel.entry)
+    pc, waits = 0, []
+    while (instruction := program.instruction(pc)).mnemonic != "s_endpgm":
+        if instruction.mnemonic == "s_waitcnt":
+            waits.append(pc)
+        pc += instruction.size
+    assert waits
+    for wait in waits:
+        at = kernel.entry - code.base + wait
+        saved = code.image[at:at + 4].copy()
+        code.image[at:at + 4] = np.frombuffer(bytes.fromhex("000080bf"), np.uint8)      # s_nop 0
+        assert find(Code(Accessor(HostMemory()), kernel.entry)), f"wait at {wait:#x}"
+        code.image[at:at + 4] = saved
+
+
+def test_execution_refuses_hazards_unless_told(assembler: Assembler) -> None:
+    code = assembler("s_load_b32 s4, s[0:1], 0x0\ns_add_u32 s5, s4, 1\ns_endpgm")
+    source = np.zeros(4, np.uint32)
+    launch: dict[str, Any] = {"grid": (1,), "block": (32,), "kernarg": int(source.ctypes.data), "rsrc1": 0, "rsrc2": 4}
+    with pytest.raises(HazardError,
+        match=r"s_add_u32 s5, s4, 1 at 0x8 reads s4 while s_load_b32 s4, s\[0:1\], null at 0x0"):
+        isa.run(code, **launch)
+    assert isa.run(code, check_hazards=False, **launch).instructions == 3
