@@ -17,7 +17,8 @@ setup(
     package_data={"amdrv": ["regs/tables/*"], "tools": ["boot_diff/data/*", "boot_diff/*.toml"]},
     install_requires=["numpy>=1.26", "llvmlite>=0.45", "cffi", "rich", "msgpack>=1.0",
                       "pyudev; sys_platform == 'linux'"],
-    extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy", "ctypeslib2>=2.4"]},
+    extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy",
+                            "ctypeslib2>=2.4"]},
     entry_points={
         "console_scripts": ["amdrv-info=tools.amdrv_info.__main__:main"],
         "hcq.backends": ["AM=amdrv.backend:open_backend"],
