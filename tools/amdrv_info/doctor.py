@@ -129,7 +129,8 @@ def _lockdown(host: Host) -> Finding:
     if "[none]" in state:
         return Finding("lockdown", "ok", state)
     return Finding("lockdown", "note", state,
-                   "kernel lockdown (secure boot) closes BARs in sysfs, even to root; VFIO works", "export AMDRV_HAL=vfio")
+                   "kernel lockdown (secure boot) closes BARs in sysfs, even to root; VFIO works",
+                   "export AMDRV_HAL=vfio")
 
 
 def _locked(limit: int | None) -> Finding:
