@@ -23,6 +23,8 @@ __all__ = ["CopyItem", "KernelItem", "Schedule", "Slot", "normalize", "schedule"
 _EXPENSIVE = 8          # cost of an expression that an expansion would repeat, above which it may be cut
 _EXPENSIVE_SCALAR = 64  # the same for a single element, which every work-item may as well compute
 _REPEATED = 1 << 16     # operations that are done again rather than started in a kernel of their own
+_LONG = 64              # iterations of a reduction above which a GPU splits it
+_WIDE = 8192            # work-items that a split may make
 _TREE = 2048            # size of an expression, without sharing, above which shared parts are cut
 
 
@@ -215,6 +217,8 @@ def schedule(roots: Sequence[UOp], device: str) -> Schedule:
     targets = {base(n.src[0]) for r in roots for n in r.toposort() if n.op is Ops.ASSIGN}
     # a root whose memory is overwritten in this same schedule gets memory of its own
     roots = [UOp(Ops.CONTIGUOUS, r.dtype, (r,)) if base(r) in targets else r for r in roots]
+    if not device.startswith("CPU"):
+        roots = _split_reductions(roots)
     forced: list[UOp] = []
     while True:
         cutter = _Cutter([*roots, *forced])
@@ -228,6 +232,33 @@ def schedule(roots: Sequence[UOp], device: str) -> Schedule:
             return result
         assert again not in forced, "an assignment reads its target elsewhere, and its value is cut off already"
         forced.append(again)
+
+
+def _split_reductions(roots: Sequence[UOp]) -> list[UOp]:
+    """Long reductions to few elements leave a GPU idle: reduce them to partial results first, then those."""
+    done: dict[UOp, UOp] = {}
+    for root in roots:
+        for node in root.toposort(lambda n: n not in done):
+            if node not in done:
+                new = node.replace(tuple(done[s] for s in node.src))
+                done[node] = _split(new) if node.op is Ops.REDUCE_AXIS and not _picks(node) else new
+    return [done[r] for r in roots]
+
+
+def _split(node: UOp) -> UOp:
+    (op, axes), source = node.arg, node.src[0]
+    axis = max(axes, key=lambda a: source.shape[a])
+    n = source.shape[axis]
+    room = _WIDE // max(node.size, 1)
+    parts = max((f for f in range(2, int(n ** 0.5) * 2 + 1) if n % f == 0 and f <= room and f * f <= 2 * n), default=1)
+    if n < _LONG or parts < 4:
+        return node
+    shape = source.shape
+    split = UOp(Ops.RESHAPE, node.dtype, (source,), (*shape[:axis], n // parts, parts, *shape[axis + 1:]))
+    inner = tuple(a + (a > axis) for a in axes)
+    partial = UOp(Ops.REDUCE_AXIS, node.dtype, (split,), (op, inner))
+    whole = UOp(Ops.REDUCE_AXIS, node.dtype, (partial,), (op, (axis + 1,)))
+    return UOp(Ops.RESHAPE, node.dtype, (whole,), node.shape)
 
 
 def _ordered(cut: dict[UOp, None]) -> list[UOp] | None:

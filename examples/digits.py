@@ -99,7 +99,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         x, y = images[rest[at]], digits[rest[at]]
         pending.append(step(Tensor(x, device=device), Tensor(y, device=device)))
         if len(pending) == per_epoch:       # values come back once an epoch; the device is never waited for in between
-            losses += [loss.item() for loss in pending]
+            losses += Tensor.stack(pending).tolist()
             pending.clear()
             progress.line(f"  epoch {epoch + 1:>2}  loss {np.mean(losses[-per_epoch:]):.4f}")
         progress.step(f"loss {losses[-1]:.4f}" if losses else "")
@@ -150,10 +150,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="AM" if os.environ.get("AM", "0") not in ("", "0") else "CPU",
                         help="CPU, AM, AM:1 ... (default: CPU, or AM with AM=1 in the environment)")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--lr", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     args = parser.parse_args(argv)
