@@ -223,6 +223,8 @@ class _Binder:
 
     def _packed_step(self, function: Any, fetches: list[Fetch], store: Put) -> Step:
         clamp = self.clamp and self.entry.results[0] == "p:f16"
+        dpp = self.instruction.dpp
+        enabled = lanes.enabled(dpp, self.wave_size) if dpp is not None else None
 
         def step(s: State) -> None:
             sources = [f(s) for f in fetches]
@@ -230,7 +232,7 @@ class _Binder:
             high = function(s.v, *[x[1] for x in sources])
             if clamp:
                 low, high = s.v.clamp_unit(low), s.v.clamp_unit(high)
-            store(s, (low, high), s.mask)
+            store(s, (low, high), s.mask if enabled is None else enabled(s))
         return step
 
 

@@ -149,9 +149,9 @@ class MemoryLowering:
         mask = self._mask()
         total = count * (2 if two else 1)
         if not self.r.promote and not two and self._in_place(instruction, entry):
-            source = f["vdst"] if isinstance(entry, Load) else f["data0" if instruction.encoding == "DS" else "data"]
+            first = f["vdst"] if isinstance(entry, Load) else f["data0" if instruction.encoding == "DS" else "data"]
             self._access(instruction, write, size, count,
-                         lambda: self.r.vgpr_pointer(source, count, written=not write), mask, two)
+                         lambda: self.r.vgpr_pointer(first, count, written=not write), mask, two)
             return
         data = self._buffer(I32, self.r.lanes * total, "data")
         if isinstance(entry, Store):

@@ -111,7 +111,7 @@ class Registers:
             self.b.store(self._exec, self._at(EXEC), align=4)
 
     def vgpr_pointer(self, register: int, count: int, *, written: bool) -> ir.Value:
-        """Where registers lie in the state, rows of lanes; they are up to date there, and ``written``: known no more."""
+        """Where registers lie in the state, rows of lanes, up to date; ``written``: known no more."""
         for r in range(register, register + count):
             self._vgpr_slots(r)
             if ("v", r) in self._dirty:

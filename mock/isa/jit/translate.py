@@ -21,7 +21,7 @@ from mock.isa.jit.alu import Alu
 from mock.isa.jit.context import BARRIER, DONE, FAULT, FIELDS, INTERPRET, TERMINATOR, YIELD
 from mock.isa.jit.memory import MemoryLowering
 from mock.isa.jit.registers import Layout, Registers
-from mock.isa.jit.values import I1, I8, I32, I64, PTR, Unsupported, Words
+from mock.isa.jit.values import I8, I32, I64, PTR, Unsupported, Words
 from mock.isa.program import Code, is_terminator
 from mock.isa.semantics import Atomic, Entry, Load, Store, table
 from mock.isa.state import NULL, VCC
@@ -304,7 +304,7 @@ class _Translator:
         name = instruction.mnemonic
         words = self.registers.words
         if instruction.pair is not None:
-            halves = [Alu(half, self._entry(half), self.registers, words, self.shared, self.optimise) for half in instruction.pair]
+            halves = [self._alu(half, self._entry(half)) for half in instruction.pair]
             for alu in halves:
                 alu.compute()
             for alu in halves:
@@ -314,7 +314,7 @@ class _Translator:
             return
         entry = table().get(name)
         if isinstance(entry, Entry):
-            Alu(instruction, entry, self.registers, words, self.shared, self.optimise).run()
+            self._alu(instruction, entry).run()
             return
         if name == "s_getpc_b64":
             base = self.b.load(self._field("code"), typ=I64)
@@ -331,6 +331,9 @@ class _Translator:
             memory.atomic(instruction, entry)
         else:
             raise Unsupported("no semantics entry")
+
+    def _alu(self, instruction: Instruction, entry: Entry) -> Alu:
+        return Alu(instruction, entry, self.registers, self.registers.words, self.shared, self.optimise)
 
     @staticmethod
     def _entry(instruction: Instruction) -> Entry:
