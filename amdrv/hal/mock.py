@@ -24,9 +24,8 @@ from amdrv.hal import PciFunction, Region, Segment
 from amdrv.hal.config_space import BAR0, CAP_MSI, COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
 
 if TYPE_CHECKING:
-    from mock.board import Board
-
     from mock import Machine
+    from mock.board import Board
 
 __all__ = ["MockHal"]
 
