@@ -126,7 +126,8 @@ def divide(n: UOp, x: UOp, c: UOp) -> UOp | None:
     parts, constant = terms(x)
     if not _cannot_wrap(x, parts, constant):
         return None
-    whole, rest = {}, {}
+    whole: Terms = {}
+    rest: Terms = {}
     for y, k in parts.items():
         (whole if k % d == 0 else rest)[y] = k
     q, r = divmod(constant, d)
@@ -161,9 +162,9 @@ def remainder(n: UOp, x: UOp, c: UOp) -> UOp | None:
         return None
     if low // d == high // d:
         return build(parts, constant - low // d * d, x)
-    rest, r = {y: k % d for y, k in parts.items() if k % d}, constant % d
-    if (len(rest) < len(parts) or r != constant or any(rest[y] != parts[y] for y in rest)) \
-            and true_bounds(rest, r)[0] >= 0 and true_bounds(rest, r)[1] <= x.dtype.max:
+    # only whole terms go, coefficients stay: x // d next to it has the same ones, and the two may recombine
+    rest, r = {y: k for y, k in parts.items() if k % d}, constant % d
+    if (len(rest) < len(parts) or r != constant) and true_bounds(rest, r)[0] >= 0 and true_bounds(rest, r)[1] <= x.dtype.max:
         return build(rest, r, x) % d
     for g in _divisors(parts, d):
         small = {y: k for y, k in parts.items() if k % g}
@@ -220,6 +221,8 @@ def fold_bounds(x: UOp) -> UOp | None:
 def _cast_of_cast(x: UOp, y: UOp, c: UOp) -> UOp | None:
     """``x -> y -> c``: the middle type may go where it keeps every value of the first."""
     a, b = x.dtype, y.dtype
+    if a is dtypes.float16 and b is dtypes.float32 and c.dtype is not a:
+        return None         # the way in which float16 leaves (compiler/render/legalize.py)
     keeps = a.kind == "b" or (a.kind == b.kind and b.bits >= a.bits and dtypes.bfloat16 not in (a, b)) or \
         (a.kind == "u" and b.kind == "i" and b.bits > a.bits) or (a.is_int and b.is_int and c.dtype.is_int and
                                                                  b.bits >= c.dtype.bits)
