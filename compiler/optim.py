@@ -79,15 +79,15 @@ class Adam(Optimizer):
         super().__init__(params, lr)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.m, self.v = self._state(), self._state()
-        # beta ** steps, kept in memory: a step count in Python would be a new kernel every time
-        self.decay = Tensor(list(betas), dtypes.float32, self.device) * 0 + 1
-        self.decay = self.decay.contiguous().realize()
+        # 1 - beta ** steps, kept in memory: a step count in Python would be a new kernel every time
+        self.correction = Tensor([0.0, 0.0], dtypes.float32, self.device)
         self._beta = Tensor(list(betas), dtypes.float32, self.device)
+        self._rest = Tensor([1 - b for b in betas], dtypes.float32, self.device)
 
     def update(self) -> list[Tensor]:
         b1, b2 = self.betas
-        changed = [self.decay.assign(self.decay * self._beta)]
-        scale1, scale2 = 1 / (1 - self.decay[0]), 1 / (1 - self.decay[1])
+        changed = [self.correction.assign(self.correction * self._beta + self._rest)]
+        scale1, scale2 = 1 / self.correction[0], 1 / self.correction[1]
         for p, m, v in zip(self.params, self.m, self.v, strict=True):
             if p.grad is None:
                 continue
