@@ -1,8 +1,9 @@
-"""python -m mock.isa disasm|trace|bench KERNEL.co: code objects for people.
+"""python -m mock.isa disasm|trace|bench KERNEL.co, or coverage: code objects for people.
 
     disasm   every kernel: its descriptor and its code
     trace    what each instruction of one wave changed
     bench    how long it took, and which instructions ran how often
+    coverage which of the formats' opcodes are executed (takes no file)
 
 ``--args`` are the kernel's arguments, in order: ``buffer:BYTES`` (zeros), ``range:N`` (float32 0, 1, 2, ...),
 ``random:N`` (float32), ``i32:VALUE``, ``u64:VALUE``, ``f32:VALUE``, ``f64:VALUE``.
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mock.isa import IsaError, run
+from mock.isa.coverage import table_text
 from mock.isa.decode import Instruction
 from mock.isa.disassembler import disassemble
 from mock.isa.dispatch import Counts, IllegalInstruction
@@ -173,7 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command.add_argument("--breakpoint", type=lambda x: int(x, 16), help="stop after this offset (hexadecimal)")
         else:
             command.add_argument("--executor", default="interpreter", choices=("interpreter", "jit"))
+    commands.add_parser("coverage")
     options = parser.parse_args(arguments)
+    if options.command == "coverage":
+        print(table_text())
+        return
     try:
         code = CodeObject(options.file.read_bytes())
         {"disasm": lambda: _disasm(code), "trace": lambda: _trace(options, code),

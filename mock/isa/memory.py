@@ -312,6 +312,8 @@ def _bind_ds(instruction: Instruction, space: Space) -> Step | None:
 
 def _bind_ds_lanes(instruction: Instruction) -> Step | None:
     """The DS instructions that use no memory: permutes and swizzles."""
+    if instruction.mnemonic == "ds_nop":
+        return lambda s: None
     f = instruction.fields
     address = fetch(Operand("addr", VGPR + f["addr"]), "u32", None)
     data = fetch(Operand("data0", VGPR + f["data0"]), "u32", None)

@@ -36,8 +36,9 @@ class Lab:
 
     def run(self, code: bytes) -> State:
         buffer = np.frombuffer(code.ljust(-(-len(code) // 4096) * 4096 + 8192, b"\0"), np.uint8)
-        dispatch = Dispatch(code_address=int(buffer.ctypes.data) & ~3, rsrc1=7, rsrc2=0, rsrc3=0, user_sgprs=(),
-                            grid=(1, 1, 1), block=(32, 1, 1), wave_size=self.state.lanes)
+        vgprs = 7 if self.state.lanes == 32 else 15         # 64, in units of 8 or 4
+        dispatch = Dispatch(code_address=int(buffer.ctypes.data) & ~3, rsrc1=vgprs, rsrc2=0, rsrc3=0,
+                            user_sgprs=(), grid=(1, 1, 1), block=(32, 1, 1), wave_size=self.state.lanes)
         machine = Machine(dispatch, HostMemory(), lds=self.lds)
         pc = int(buffer.ctypes.data) % 4
         end = pc + len(code)
