@@ -80,6 +80,10 @@ class ShaderAddressSpace:
         """Nothing of this memory needs an executor that asks for each access."""
         return not self.drop_low_bits and self.before_atomic is None
 
+    def check(self) -> None:
+        """Executors that seldom translate call it now and then. :raises Aborted: the queue was stopped."""
+        self.queue.check()
+
     @property
     def generation(self) -> int:
         """Grows with every invalidation of the VMID's TLB: an executor that keeps pointers drops them then."""
@@ -191,7 +195,7 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
                            nbytes=4, client=Client.SQC_INST)
     space = ShaderAddressSpace(queue, vmid)
     try:
-        counts = isa.execute(dispatch, space) if space.plain else isa.execute(dispatch, space, executor="interpreter")
+        counts = isa.execute(dispatch, space, executor=isa.default_executor() if space.plain else "interpreter")
     finally:
         space.publish()
     board.counters["instructions"] += counts.instructions

@@ -7,29 +7,52 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+from functools import cache
 from typing import Any
 
 from mock.isa.dispatch import Counts, Dispatch, IllegalInstruction, IsaError, Memory, MemoryFault, Trap
 
-__all__ = ["Counts", "Dispatch", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "Trap", "execute", "run"]
+__all__ = ["Counts", "Dispatch", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "Trap",
+           "default_executor", "execute", "run"]
+
+EXECUTORS = ("auto", "jit", "interpreter")
+_TRACING = {"trace", "count_mnemonics"}
 
 
 def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter", **options: Any) -> Counts:
     """Run every workgroup of ``dispatch`` to its end.
 
-    ``options``: ``trace(pc, instruction, state)`` is called after each instruction; ``count_mnemonics=True`` fills
+    ``executor``: "interpreter"; "jit": native code, compiled first; "auto": whichever ends first (small launches are
+    interpreted until they add up). Where the memory has ``plain`` False (it wants to see each access), or something is
+    to be traced or counted, it is the interpreter.
+
+    ``options``: ``threads`` (default: all cores) and ``watchdog`` (seconds, then :class:`mock.isa.jit.HungWave`) for
+    native code. ``trace(pc, instruction, state)`` is called after each instruction; ``count_mnemonics=True`` fills
     ``Counts.by_mnemonic``; ``check_hazards=False`` lets code run that does not wait for its loads.
 
     :raises IllegalInstruction: with PC and bits. A memory fault of ``memory`` passes through, with a note
         naming the PC and the instruction.
     """
-    if executor == "jit":
-        from mock.isa.jit import execute as compiled
-        return compiled(dispatch, memory, **options)
-    if executor != "interpreter":
-        raise ValueError(f"executor must be 'interpreter' or 'jit', not {executor!r}")
-    from mock.isa.interpreter import execute as interpret
-    return interpret(dispatch, memory, **options)
+    if executor not in EXECUTORS:
+        raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
+    if executor == "interpreter" or not getattr(memory, "plain", True) or _TRACING & options.keys() \
+            or (executor == "auto" and not _has_llvm()):
+        from mock.isa.interpreter import execute as interpret
+        return interpret(dispatch, memory, **{k: v for k, v in options.items() if k not in ("threads", "watchdog")})
+    from mock.isa import jit
+    return (jit.execute if executor == "jit" else jit.execute_auto)(dispatch, memory, **options)
+
+
+@cache
+def _has_llvm() -> bool:
+    return importlib.util.find_spec("llvmlite") is not None
+
+
+def default_executor() -> str:
+    """``AMDRV_ISA``: auto (if it is not set), jit or interpreter."""
+    return os.environ.get("AMDRV_ISA") or "auto"
 
 
 def run(code: Any, **launch: Any) -> Counts:

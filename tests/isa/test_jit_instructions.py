@@ -160,7 +160,7 @@ class Pair:
         self.lanes, self.mode = lanes, mode
 
     def compiled(self) -> tuple[np.ndarray, np.ndarray, int, list[str]]:
-        launch = _Launch(self.dispatch, HostMemory(), 30.0)
+        launch = _Launch(self.dispatch, HostMemory(), check_hazards=False)
         runner = _Runner(launch, _Box(self.dispatch, (0, 0, 0), (1, 1, 1), self.dispatch.block), 0)
         wave = runner.states
         wave[:Layout.VGPRS] = runner.sgprs
@@ -170,9 +170,9 @@ class Pair:
         vgprs[:len(self.vgpr)] = self.vgpr[:len(vgprs)]
         context = runner.context
         context["group"], context["end"], context["fresh"], context["wave"], context["alive"] = 0, 1, 0, 0, 1
-        while (reason := launch.kernel.compiled.run(context.address)) != 0:
+        while (reason := launch.prepare().run(context.address)) != 0:
             runner._interpret(reason)
-        return (wave[:128].copy(), vgprs[:VGPRS].copy(), int(wave[Layout.SCC]), launch.kernel.compiled.interpreted)
+        return (wave[:128].copy(), vgprs[:VGPRS].copy(), int(wave[Layout.SCC]), launch.prepare().interpreted)
 
     def interpreted(self) -> tuple[np.ndarray, np.ndarray, int]:
         machine = Machine(self.dispatch, HostMemory())

@@ -7,9 +7,12 @@
 - :mod:`translate`  control flow: blocks, resume points, barriers
 - :mod:`context`    what compiled code shares with Python; the scheduler of a workgroup's waves
 - :mod:`compiler`   LLVM, and object files on disk
+- :mod:`library`    entries of the table that are long, as functions that kernels share
+- :mod:`kernels`    which kernels are compiled, when, and how well
 - :mod:`executor`   dispatches
 """
 
-from mock.isa.jit.executor import HungWave, execute
+from mock.isa.jit.executor import HungWave, execute, execute_auto
+from mock.isa.jit.kernels import wait_for_compiler
 
-__all__ = ["HungWave", "execute"]
+__all__ = ["HungWave", "execute", "execute_auto", "wait_for_compiler"]

@@ -22,7 +22,8 @@ from mock.isa.jit import library
 from mock.isa.jit.context import FIELDS, support_ir, symbol
 from mock.isa.jit.translate import Translation
 
-__all__ = ["Compiled", "cache_directory", "chunk_lanes", "compile_module", "digest", "load_cached"]
+__all__ = ["Compiled", "cache_directory", "chunk_lanes", "compile_module", "digest", "hold_at_fork",
+           "load_cached"]
 
 
 def cache_directory() -> Path:
@@ -94,6 +95,7 @@ class Compiled:
     def __init__(self, engine: Any, lanes: int, points: dict[tuple[int, int], int], interpreted: list[str]) -> None:
         self._engine = engine       # owns the code
         self.points, self.interpreted = points, interpreted
+        self.modes = {number: mode for (_, mode), number in points.items()}
         self._wave = engine.get_function_address("wave")
         self._run = _support(lanes)
 
@@ -161,6 +163,14 @@ def _loaded(content: bytes, name: str) -> Any:
 
 _building = threading.RLock()
 """Held while this module has LLVM at work; see :func:`hold_at_fork`."""
+@cache
+def hold_at_fork() -> None:
+    """A child process must not begin while LLVM's own lock is held by a thread that it has not."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_building.acquire, after_in_parent=_building.release,
+                            after_in_child=_building.release)
+
+
 _engines: list[Any] = []    # of the support code and the library: for as long as the process
 
 

@@ -5,31 +5,32 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from mock.isa import control
+from mock.isa import control, interpreter
 from mock.isa.access import Accessor
 from mock.isa.decode import Instruction
 from mock.isa.dispatch import Counts, Dispatch, IsaError, Memory, Rsrc1, Rsrc2
 from mock.isa.interpreter import Machine
-from mock.isa.jit.compiler import Compiled, chunk_lanes, compile_module, digest, load_cached
-from mock.isa.jit.context import FAULT, INTERPRET, PAGE, TERMINATOR, YIELD, Context
+from mock.isa.jit.compiler import Compiled
+from mock.isa.jit.context import FAULT, INTERPRET, TERMINATOR, YIELD, Context
+from mock.isa.jit.kernels import find
 from mock.isa.jit.registers import Layout
-from mock.isa.jit.translate import Flow, Point, discover, translate
+from mock.isa.jit.translate import Point
 from mock.isa.memory import Lds
 from mock.isa.program import Code
 from mock.isa.state import EXEC, State
 from mock.isa.waves import POISON, vgpr_count
 
-__all__ = ["HungWave", "execute"]
+__all__ = ["HungWave", "execute", "execute_auto"]
 
-_HEAD = 256             # bytes by which kernels are looked up before they are compared whole
 _WATCHDOG = 60.0
+_ALONE = 20_000         # instructions of a launch (waves times instructions) that are not worth a second thread
 _SHARE = 8              # portions of the grid that each thread gets, so that uneven workgroups even out
 
 
@@ -37,63 +38,11 @@ class HungWave(IsaError):
     """A wave ran for longer than the watchdog allows."""
 
 
-@dataclass
-class Kernel:
-    """Code as it was found, and what became of it."""
-
-    flow: Flow
-    ranges: list[tuple[int, int]]
-    content: bytes
-    compiled: Compiled
-
-
-_kernels: dict[tuple[bytes, int, int, int], list[Kernel]] = {}
-_kernels_lock = threading.Lock()
-
-
-def _content(code: Code, ranges: list[tuple[int, int]]) -> bytes | None:
-    """The code bytes, or None where they cannot be read any more."""
-    try:
-        return b"".join(code.bytes(at, min(PAGE, end - at)) for begin, end in ranges for at in range(begin, end, PAGE))
-    except Exception:       # whatever the memory's own fault is: then it is not the kernel that we know
-        return None
-
-
-def _find(code: Code, lanes: int, mode: int, vgprs: int, before: Compiled | None = None,
-          point: Point | None = None) -> Kernel:
-    """The kernel at the code address. ``point`` asks for one more resume point than ``before`` has; the numbers of
-    those stay as they are, since waves are stopped at them.
-    """
-    head = code.bytes(0, _HEAD if code.address % PAGE <= PAGE - _HEAD else PAGE - code.address % PAGE)
-    key = (head, lanes, mode, vgprs)
-    points = [(0, mode)] if before is None else [*sorted(before.points, key=before.points.__getitem__)]
-    if point is not None:
-        points.append(point)
-    with _kernels_lock:
-        known = _kernels.setdefault(key, [])
-        for kernel in reversed(known):      # the newest has met the most
-            if _content(code, kernel.ranges) == kernel.content and \
-                    all(kernel.compiled.points.get(p) == n for n, p in enumerate(points)):
-                return kernel
-    flow = discover(code, {pc for pc, _ in points})
-    ranges = flow.ranges()
-    content = _content(code, ranges) or b""
-    chunk = chunk_lanes()
-    name = digest((content, ranges, points, lanes, chunk, vgprs))
-    compiled = load_cached(name, lanes)
-    if compiled is None:
-        made = translate(flow, points, lanes=lanes, chunk=chunk, vgprs=vgprs)
-        compiled = compile_module(made, name, lanes, optimise=False)
-    kernel = Kernel(flow, ranges, content, compiled)
-    with _kernels_lock:
-        known.append(kernel)
-    return kernel
-
-
 class _Launch:
     """What the threads of one dispatch share."""
 
-    def __init__(self, dispatch: Dispatch, memory: Memory, watchdog: float) -> None:
+    def __init__(self, dispatch: Dispatch, memory: Memory, watchdog: float = _WATCHDOG,
+                 check_hazards: bool = True) -> None:
         self.dispatch, self.memory, self.watchdog = dispatch, memory, watchdog
         self.lanes = dispatch.wave_size
         self.code = Code(Accessor(memory), dispatch.code_address)
@@ -104,15 +53,28 @@ class _Launch:
         rsrc2 = Rsrc2(dispatch.rsrc2)
         self.lds_bytes = rsrc2.lds_bytes if dispatch.lds_bytes is None else dispatch.lds_bytes
         self.lock = threading.Lock()
-        self.kernel = _find(self.code, self.lanes, self.mode, self.vgprs)
+        self.kernel = find(self.code, self.lanes, self.mode, self.vgprs, [(0, self.mode)], check_hazards=check_hazards)
+        self.compiled: Compiled | None = self.kernel.compiled
+        items = dispatch.block[0] * dispatch.block[1] * dispatch.block[2]
+        self.waves = dispatch.grid[0] * dispatch.grid[1] * dispatch.grid[2] * -(-items // self.lanes)
+        self.check: Callable[[], None] = getattr(memory, "check", lambda: None)
         self.error: BaseException | None = None
 
-    def with_point(self, point: Point) -> Kernel:
-        """A kernel in which a wave can go on at ``point``."""
+    def prepare(self) -> Compiled:
+        """The code that the launch begins with: whatever there is, or made now."""
+        if self.compiled is None:
+            self.compiled = self.kernel.compile()
+        return self.compiled
+
+    def with_point(self, point: Point) -> Compiled:
+        """Code in which a wave can go on at ``point``. Waves are stopped at points by number: those stay."""
         with self.lock:
-            if point not in self.kernel.compiled.points:
-                self.kernel = _find(self.code, self.lanes, self.mode, self.vgprs, self.kernel.compiled, point)
-            return self.kernel
+            code = self.prepare()
+            if point not in code.points:
+                points = [*sorted(code.points, key=code.points.__getitem__), point]
+                self.kernel = find(self.code, self.lanes, self.mode, self.vgprs, points, check_hazards=False)
+                self.compiled = code = self.kernel.compile()
+            return code
 
 
 class _Runner:
@@ -166,9 +128,10 @@ class _Runner:
         while True:
             if launch.error is not None:
                 return
-            reason = launch.kernel.compiled.run(c.address)
+            reason = launch.prepare().run(c.address)
             if reason == 0:
                 return
+            self._look_around()
             if reason == YIELD:
                 if time.monotonic() - started > launch.watchdog:
                     raise self._hung()
@@ -177,6 +140,14 @@ class _Runner:
                 raise self._faulted()
             else:
                 self._interpret(reason)
+
+    def _look_around(self) -> None:
+        """Now and then: has somebody stopped the engine, or invalidated its TLB?"""
+        self.launch.check()
+        generation = getattr(self.launch.memory, "generation", None)
+        if generation != self._generation:
+            self._generation = generation
+            self.context.forget()
 
     # ---- what compiled code leaves to Python
 
@@ -231,8 +202,7 @@ class _Runner:
         if isinstance(which, tuple):
             mode = which[1]
         wave[Layout.MODE] = mode
-        kernel = launch.with_point((target, mode))
-        wave[Layout.RESUME] = kernel.compiled.points[target, mode]
+        wave[Layout.RESUME] = launch.with_point((target, mode)).points[target, mode]
 
     def _interpreter(self) -> Machine:
         if self._machine is None:
@@ -242,11 +212,7 @@ class _Runner:
 
     def _mode(self, wave: np.ndarray) -> int:
         """MODE at the resume point that the wave stands at (its number tells), or as it was set."""
-        number = int(wave[Layout.RESUME])
-        for (_, mode), n in self.launch.kernel.compiled.points.items():
-            if n == number:
-                return mode
-        return int(wave[Layout.MODE])
+        return self.launch.prepare().modes.get(int(wave[Layout.RESUME]), int(wave[Layout.MODE]))
 
     def _state(self, wave: np.ndarray, mode: int) -> State:
         launch, lanes = self.launch, self.launch.lanes
@@ -297,7 +263,7 @@ class _Box:
         user = [int(x) & 0xffffffff for x in self.dispatch.user_sgprs][:rsrc2.user_sgprs]
         head[:len(user)] = user
         head[EXEC:EXEC + 2] = 0
-        head[Layout.RESUME] = launch.kernel.compiled.points[0, launch.mode]
+        head[Layout.RESUME] = launch.prepare().points[0, launch.mode]
         head[Layout.MODE] = launch.mode
         return head
 
@@ -327,26 +293,54 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="isa")
 
 
-def execute(dispatch: Dispatch, memory: Memory, *, threads: int | None = None, watchdog: float = _WATCHDOG) -> Counts:
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def execute(dispatch: Dispatch, memory: Memory, *, threads: int | None = None, watchdog: float = _WATCHDOG,
+            check_hazards: bool = True) -> Counts:
     """Run a dispatch on compiled code.
 
     :param threads: how many run workgroups at a time; default: all cores.
     :param watchdog: seconds after which a wave that does not end is reported.
     """
-    counts = Counts()
     if not all(dispatch.grid):
-        return counts
-    launch = _Launch(dispatch, memory, watchdog)
+        return Counts()
+    return _run(_Launch(dispatch, memory, watchdog, check_hazards), threads)
+
+
+def execute_auto(dispatch: Dispatch, memory: Memory, *, threads: int | None = None, watchdog: float = _WATCHDOG,
+                 check_hazards: bool = True) -> Counts:
+    """Run a dispatch by whatever ends first: the interpreter, where a launch is small and its code not compiled."""
+    if not all(dispatch.grid):
+        return Counts()
+    launch = _Launch(dispatch, memory, watchdog, check_hazards)
+    if launch.compiled is not None or launch.kernel.worth(launch.waves):
+        return _run(launch, threads)
+    started = time.monotonic()
+    counts = interpreter.execute(dispatch, memory, **({} if check_hazards else {"check_hazards": False}))
+    launch.kernel.interpreted_for(time.monotonic() - started)
+    return counts
+
+
+def _run(launch: _Launch, threads: int | None) -> Counts:
+    counts, dispatch, began_with = Counts(), launch.dispatch, launch.kernel
+    launch.prepare()
+    started = time.monotonic()
+    limit = threads or os.cpu_count() or 1
+    if threads is None and not began_with.loops and launch.waves * len(began_with.flow.instructions) < _ALONE:
+        limit = 1
     for box in _boxes(dispatch):
-        limit = threads or os.cpu_count() or 1
+        most = limit
         if dispatch.scratch_slots:
             if box.waves > dispatch.scratch_slots:
                 raise IsaError(f"a workgroup has {box.waves} waves but there is scratch for {dispatch.scratch_slots}; "
                                f"allocate scratch for a whole workgroup")
-            limit = min(limit, dispatch.scratch_slots // box.waves)
-        counts.instructions += _run_box(launch, box, min(limit, box.groups))
+            most = min(most, dispatch.scratch_slots // box.waves)
+        counts.instructions += _run_box(launch, box, min(most, box.groups))
         counts.workgroups += box.groups
         counts.waves += box.groups * box.waves
+    launch.kernel.ran_for(time.monotonic() - started)
     return counts
 
 
