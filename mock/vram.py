@@ -67,11 +67,26 @@ def parse_size(text: str | int) -> int:
     return int(number) << units.get(unit, 0)
 
 
+def _private() -> dict[str, int]:
+    """Arguments for a mapping of this process's own, that costs nothing before it is touched."""
+    flags = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANON", 0) | _no_reserve()
+    return {"flags": flags} if flags else {}
+
+
+def _no_reserve() -> int:
+    """MAP_NORESERVE, whose number Python tells from 3.13 on only: a card may have more memory than this machine."""
+    return 0x4000 if sys.platform == "linux" else 0     # asm-generic/mman.h
+
+
 class _Mapping:
     """``size`` bytes of lazily poisoned private memory."""
 
     def __init__(self, size: int, poison: bool) -> None:
-        self.memory = mmap.mmap(-1, size)
+        try:
+            self.memory = mmap.mmap(-1, size, **_private())
+        except OSError as error:
+            raise MemoryError(f"cannot reserve {size:#x} bytes of address space for video memory ({error}); make the "
+                              "board's vram= smaller") from None
         self.bytes = np.frombuffer(self.memory, dtype=np.uint8)
         self.base = int(self.bytes.ctypes.data)
         self.tiled, self._wants_poison = False, poison
@@ -94,7 +109,7 @@ class _Mapping:
         libc_mmap.restype = ctypes.c_void_p
         libc_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
                               ctypes.c_int64)
-        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED
+        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED | _no_reserve()
         with tempfile.TemporaryFile(buffering=0) as file:
             file.write(words.tobytes())
             for at in range(0, size, tile):
