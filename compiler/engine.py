@@ -57,6 +57,7 @@ _programs: dict[tuple[UOp, str], Program] = {}
 _launches: dict[tuple[str, str], Launch] = {}
 _schedules: OrderedDict[tuple[tuple[UOp, ...], str], Schedule] = OrderedDict()
 _SCHEDULES = 4096
+_LITTLE = 1 << 14       # instructions of a run on a CPU, below which the compiler's time matters more
 
 
 def build_program(sink: UOp, target: Target) -> Program:
@@ -64,7 +65,7 @@ def build_program(sink: UOp, target: Target) -> Program:
     legal = graph_rewrite(optimize(sink, target.gpu), legalizer(target.gpu))
     instructions = linearize(legal)
     source = render(f"k_{legal.key.hex()[:24]}", instructions, target)
-    return Program(sink, legal, instructions, source, compile_ir(source.text, target))
+    return Program(sink, legal, instructions, source, compile_ir(source.text, target, fast=not target.gpu and source.work < _LITTLE))
 
 
 def program_for(sink: UOp, device: str) -> Program:

@@ -24,6 +24,9 @@ __all__ = ["PatternMatcher", "Rule", "UPat", "graph_rewrite"]
 
 Captures = dict[str, UOp]
 
+LIMIT = 1000
+"""Rewrites of one node, one after the other, before :func:`graph_rewrite` gives up; a kernel's nodes take a few."""
+
 
 class UPat:
     """A pattern; see the module's text. ``arg`` and ``dtype`` are compared where given."""
@@ -144,8 +147,10 @@ def graph_rewrite(root: UOp, matcher: PatternMatcher, ctx: Any = None, done: dic
     """Apply ``matcher`` to every node, sources first, and to what comes out, until no rule fits.
 
     :param done: results to share between calls with the same matcher and context.
+    :raises RuntimeError: when rules undo each other.
     """
     done = {} if done is None else done
+    turns: dict[UOp, int] = {}      # how often what stands for a node was rewritten
     stack: list[tuple[UOp, UOp, bool]] = [(root, root, False)]      # (asked for, stands for it now, sources are done)
     while stack:
         asked, now, ready = stack.pop()
@@ -163,5 +168,9 @@ def graph_rewrite(root: UOp, matcher: PatternMatcher, ctx: Any = None, done: dic
         if result is None:
             done[asked] = done[now] = done[rebuilt] = rebuilt
         else:
+            turns[asked] = turns.get(asked, 0) + 1
+            if turns[asked] > LIMIT:
+                raise RuntimeError(f"rewriting {asked} does not end: after {LIMIT} rules, {rebuilt} became {result}; "
+                                   "two rules undo each other")
             stack.append((asked, result, False))
     return done[root]

@@ -27,21 +27,22 @@ def host_target() -> Target:
 
 
 @lru_cache(None)
-def target_machine(target: Target) -> Any:
+def target_machine(target: Target, fast: bool = False) -> Any:
     llvm = _llvm()
     options = {"reloc": "pic"} if target.gpu else {"reloc": "static", "codemodel": "jitdefault", "jit": True}
-    return llvm.Target.from_triple(target.triple).create_target_machine(cpu=target.cpu, features=target.features, opt=3,
-                                                                        **options)
+    return llvm.Target.from_triple(target.triple).create_target_machine(cpu=target.cpu, features=target.features,
+                                                                        opt=1 if fast else 3, **options)
 
 
-def _optimized(text: str, target: Target) -> tuple[Any, Any]:
+def _optimized(text: str, target: Target, fast: bool) -> tuple[Any, Any]:
     llvm = _llvm()
-    machine = target_machine(target)
+    machine = target_machine(target, fast)
     module = llvm.parse_assembly(text)
     module.data_layout = str(machine.target_data)
     module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = options.slp_vectorization = not target.gpu
+    options = llvm.create_pipeline_tuning_options(speed_level=1 if fast else 3)
+    options.loop_vectorization = options.loop_interleaving = options.slp_vectorization = not target.gpu and not fast
+    options.loop_unrolling = not fast
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
     return machine, module
@@ -52,14 +53,17 @@ def disk_cache() -> DiskCache:
     return DiskCache(directory())
 
 
-def compile_ir(text: str, target: Target, cache: DiskCache | None = None) -> bytes:
-    """The object file (ELF, or the host's format) of an LLVM module; from the disk cache if it is there."""
+def compile_ir(text: str, target: Target, cache: DiskCache | None = None, fast: bool = False) -> bytes:
+    """The object file (ELF, or the host's format) of an LLVM module; from the disk cache if it is there.
+
+    :param fast: compile fast rather than well: for kernels with so little to do that nobody will notice.
+    """
     import llvmlite
     cache = disk_cache() if cache is None else cache
-    key = "\0".join(("object 1", llvmlite.__version__, repr(target), text)).encode()
+    key = "\0".join(("object 2", llvmlite.__version__, repr(target), str(fast), text)).encode()
     if (found := cache.get(key)) is not None:
         return found
-    machine, module = _optimized(text, target)
+    machine, module = _optimized(text, target, fast)
     result = machine.emit_object(module)
     cache.put(key, result)
     return result
@@ -67,5 +71,5 @@ def compile_ir(text: str, target: Target, cache: DiskCache | None = None) -> byt
 
 def assembly(text: str, target: Target) -> str:
     """What the module becomes, as the target's assembly; for people."""
-    machine, module = _optimized(text, target)
+    machine, module = _optimized(text, target, False)
     return machine.emit_assembly(module)
