@@ -503,10 +503,12 @@ def test_threads_allocate_and_free_at_once(boot: Boot) -> None:
     everything_works(device)
 
 
-def test_an_unknown_chip_is_named(hal: MockHal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "GFX_TARGETS", {(12, 0, 1): "gfx1201"})
-    with pytest.raises(UnknownIpError, match=r"the card has GC 11\.0\.0; this driver knows 12\.0\.1"):
-        Device.open(hal)
+def test_an_unknown_chip_is_named(boot: Boot, hal: MockHal, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(device_module, "GFX_TARGETS", {(12, 0, 1): "gfx1201"})
+        with pytest.raises(UnknownIpError, match=r"the card has GC 11\.0\.0; this driver knows 12\.0\.1"):
+            Device.open(hal)
+    everything_works(boot())
 
 
 def test_a_small_bar_is_refused_with_the_reason() -> None:
