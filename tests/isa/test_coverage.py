@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +82,6 @@ def test_what_is_not_executed_has_a_reason(name: str) -> None:
         code = ENCODINGS[name].pack(op=op).to_bytes(ENCODINGS[name].size, "little")
         with pytest.raises(IllegalInstruction, match=f"{opcode.mnemonic}: no (image unit|pixel pipeline) for compute"):
             Lab(waves=1).run(code)
-
-
-def test_the_examples_of_the_documentation_run() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "isa.md").read_text()
-    for block in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(compile(block, "docs/isa.md", "exec"), {})
 
 
 def test_the_table_in_the_documentation_is_this_one() -> None:
