@@ -31,7 +31,7 @@ SPECIAL_32 = [0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7
               0x7fa00000, 1, 0x807fffff, 0x00800000, 0x7f7fffff, 0x3effffff, 0x4b000001, 0xffffffff, 0x7fffffff, 31,
               0x4f000000,
               0x3c003c00, 0x7c007bff, 0x03ff8001, 0xfc00fe01, 0xbf000000, 0x40490fdb, 0x80008000, 0x00010001]
-APPROXIMATE = ("v_exp", "v_log", "v_s_exp", "v_s_log", "v_wmma")
+APPROXIMATE = ("v_exp", "v_log", "v_s_exp", "v_s_log", "v_sin", "v_cos", "v_wmma")
 """By the C library here and by NumPy there: they may part in the last place."""
 
 

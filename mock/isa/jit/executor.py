@@ -34,10 +34,6 @@ _ALONE = 20_000         # instructions of a launch (waves times instructions) th
 _SHARE = 8              # portions of the grid that each thread gets, so that uneven workgroups even out
 
 
-class HungWave(IsaError):
-    """A wave ran for longer than the watchdog allows."""
-
-
 class _Launch:
     """What the threads of one dispatch share."""
 

@@ -8,6 +8,7 @@ the interpreter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -723,6 +724,28 @@ class Words:
 
     def log2(self, a: Value) -> Value:
         return self._special(lambda x: self.call("llvm.log2", "f64", x), a)
+
+    def sin_turns(self, a: Value) -> Value:
+        return self._special(lambda x: self._circle("llvm.sin", x), a)
+
+    def cos_turns(self, a: Value) -> Value:
+        return self._special(lambda x: self._circle("llvm.cos", x), a)
+
+    def _circle(self, name: str, turns: Value) -> Value:
+        """See :meth:`mock.isa.transcendental.Transcendental._circle`."""
+        def same_sign() -> Value:
+            return self.copysign(self.like(turns, "f64", 0.0), turns)
+        whole = self.call("llvm.nearbyint", "f64", turns)
+        part = self.each(self.b.fsub, "f64", turns, whole)
+        result = self.call(name, "f64", self.each(self.b.fmul, "f64", part, self.like(turns, "f64", 2.0 * math.pi)))
+        quarters = self.each(self.b.fmul, "f64", part, self.like(turns, "f64", 4.0))
+        rounded = self.call("llvm.nearbyint", "f64", result)
+        nothing = same_sign() if name == "llvm.sin" else self.like(turns, "f64", 0.0)
+        exactly = self.select(self.eq(rounded, 0.0), nothing, rounded)
+        result = self.select(self.eq(self.call("llvm.nearbyint", "f64", quarters), quarters), exactly, result)
+        size = self.abs(turns)
+        far = self.and_(self.gt(size, 256.0), self.lt(size, math.inf))
+        return self.select(far, same_sign() if name == "llvm.sin" else self.like(turns, "f64", 1.0), result)
 
     # ---- what a result goes through on its way out
 

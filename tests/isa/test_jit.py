@@ -1,0 +1,461 @@
+"""Native code as a whole: launches, faults, the watchdog, what is kept on disk, when a kernel is compiled."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mock import isa
+from mock.isa.access import HostMemory
+from mock.isa.dispatch import Dispatch, IsaError, MemoryFault
+from mock.isa.jit import HungWave, compiler, execute, kernels, wait_for_compiler
+from mock.isa.standalone import _place
+
+Assembler = Callable[[str], bytes]
+RSRC1 = 3 | 0xf0 << 12 | 1 << 21        # 32 VGPRs, denormals, DX10 clamp
+ROOT = Path(isa.__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing from disk, nothing from other tests, but what all kernels share."""
+    monkeypatch.setenv("AMDRV_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels, "_known", {})
+    return tmp_path / "isa"
+
+
+def rsrc2(user: int = 2, ids: int = 0b001, items: int = 0) -> int:
+    return user << 1 | ids << 7 | items << 11
+
+
+def launch(code: bytes, argument: np.ndarray, **more: Any) -> tuple[Dispatch, list[Any]]:
+    keep: list[Any] = [argument]
+    address = int(argument.ctypes.data)
+    entry = _place(code, keep)
+    values: dict[str, Any] = {"rsrc1": RSRC1, "rsrc2": rsrc2(), "rsrc3": 0, "grid": (4, 1, 1), "block": (64, 1, 1)}
+    values |= more
+    return Dispatch(code_address=entry, user_sgprs=(address & 0xffffffff, address >> 32), **values), keep
+
+
+COUNT = """
+    s_lshl_b32 s4, s2, 8
+    v_lshl_add_u32 v1, v0, 2, s4
+    global_load_b32 v2, v1, s[0:1]
+    s_waitcnt vmcnt(0)
+    v_add_nc_u32 v2, 7, v2
+    global_store_b32 v1, v2, s[0:1]
+    s_endpgm
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_do_not_change_what_is_computed(assembler: Assembler, threads: int) -> None:
+    data = np.arange(64 * 40, dtype=np.uint32)
+    dispatch, _keep = launch(assembler(COUNT), data, grid=(40, 1, 1))
+    counts = execute(dispatch, HostMemory(), threads=threads)
+    assert np.array_equal(data, np.arange(64 * 40) + 7)
+    assert (counts.workgroups, counts.waves, counts.instructions) == (40, 80, 80 * 7)
+
+
+IDS = """
+    v_and_b32 v1, 0x3ff, v0
+    v_bfe_u32 v2, v0, 10, 10
+    v_bfe_u32 v3, v0, 20, 10
+    v_lshl_or_b32 v1, v2, 8, v1
+    v_lshl_or_b32 v1, v3, 16, v1
+    s_lshl_b32 s5, s2, 20
+    s_lshl_b32 s6, s3, 24
+    s_lshl_b32 s7, s4, 28
+    s_or_b32 s5, s5, s6
+    s_or_b32 s5, s5, s7
+    v_or_b32 v1, s5, v1
+    v_mov_b32 v4, 0
+    v_mov_b32 v5, 1
+    global_atomic_add_u32 v6, v4, v5, s[0:1] glc
+    s_waitcnt vmcnt(0)
+    v_lshlrev_b32 v6, 2, v6
+    global_store_b32 v6, v1, s[0:1] offset:4
+    s_endpgm
+"""
+
+
+def test_partial_workgroups_on_three_axes(assembler: Assembler) -> None:
+    results = []
+    for executor in ("interpreter", "jit"):
+        data = np.zeros(4096, np.uint32)
+        dispatch, _keep = launch(assembler(IDS), data, rsrc2=rsrc2(2, 0b111, 2), grid=(2, 3, 2), block=(5, 4, 3),
+                                 partial=(2, 1, 2), start=(1, 0, 2))
+        isa.execute(dispatch, HostMemory(), executor=executor)
+        results.append(np.sort(data[1:1 + data[0]]))
+    assert len(results[0]) == (5 + 2) * (4 * 2 + 1) * (3 + 2)
+    assert np.array_equal(*results)
+
+
+BARRIER = """
+    v_lshlrev_b32 v1, 2, v0
+    s_cmp_lg_u32 s3, 0
+    v_cmp_gt_u32 vcc_lo, 32, v0
+    s_cbranch_vccnz first
+    s_endpgm
+first:
+    ds_store_b32 v1, v0
+    s_waitcnt lgkmcnt(0)
+    s_barrier
+    ds_load_b32 v2, v1
+    s_waitcnt lgkmcnt(0)
+    global_store_b32 v1, v2, s[0:1]
+    s_endpgm
+"""
+
+
+def test_waves_that_end_are_not_waited_for_at_a_barrier(assembler: Assembler) -> None:
+    code = assemble(assembler, BARRIER)
+    data = np.full(64, 99, np.uint32)
+    dispatch, _keep = launch(code, data, grid=(1, 1, 1), lds_bytes=1024)
+    execute(dispatch, HostMemory())
+    assert np.array_equal(data, [*range(32), *[99] * 32])
+
+
+def assemble(assembler: Assembler, text: str) -> bytes:
+    """Assembly text with labels (the assembler of the tests takes one instruction at a time)."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    labels: dict[str, int] = {}
+    sizes, at = [], 0
+    for line in lines:
+        if line.endswith(":"):
+            labels[line[:-1]] = at
+            sizes.append(0)
+            continue
+        word = line.split()[-1]
+        jumps = line.startswith(("s_branch", "s_cbranch"))
+        sizes.append(len(assembler(line.replace(word, "0") if jumps else line)))
+        at += sizes[-1]
+    out, at = b"", 0
+    for line, size in zip(lines, sizes, strict=True):
+        at += size
+        if line.endswith(":"):
+            continue
+        word = line.split()[-1]
+        if line.startswith(("s_branch", "s_cbranch")):
+            line = line.replace(word, str((labels[word] - at) // 4 & 0xffff))
+        out += assembler(line)
+    return out
+
+
+INDIRECT = """
+    s_getpc_b64 s[4:5]
+    s_add_u32 s4, s4, s3
+    s_addc_u32 s5, s5, 0
+    s_swappc_b64 s[6:7], s[4:5]
+    v_lshlrev_b32 v1, 2, v0
+    global_store_b32 v1, v2, s[0:1]
+    s_endpgm
+    v_mov_b32 v2, 11
+    s_setpc_b64 s[6:7]
+    v_mov_b32 v2, 22
+    s_setpc_b64 s[6:7]
+"""
+
+
+def test_calls_to_code_that_no_branch_leads_to(assembler: Assembler) -> None:
+    """The targets are sums made at run time: the kernel is compiled anew with each."""
+    code = assembler(INDIRECT)
+    keep: list[Any] = []
+    entry = _place(code, keep)
+    body = len(assembler("\n".join(INDIRECT.strip().splitlines()[:7]))) - 4
+    for offset, wanted in ((body, 11), (body + 8, 22), (body, 11)):
+        data = np.zeros(64, np.uint32)
+        address = int(data.ctypes.data)
+        dispatch = Dispatch(entry, RSRC1, rsrc2(4, 0), 0, (address & 0xffffffff, address >> 32, 0, offset), (1, 1, 1),
+                            (64, 1, 1))
+        execute(dispatch, HostMemory())
+        assert (data == wanted).all()
+
+
+class OnePage:
+    """One page, and a fault everywhere else."""
+
+    def __init__(self, code: bytes) -> None:
+        self.page = np.zeros(8192, np.uint8)
+        self.host = -(-int(self.page.ctypes.data) // 4096) * 4096
+        at = self.host - int(self.page.ctypes.data)
+        self.page[at:at + len(code)] = np.frombuffer(code, np.uint8)
+        self.asked: list[tuple[int, bool]] = []
+
+    def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
+        for address in addresses:
+            self.asked.append((int(address) >> 12, write))
+            if int(address) >> 12 != 0x40:
+                raise MemoryFault(f"nothing at {int(address):#x}")
+        return addresses - np.uint64(0x40000) + np.uint64(self.host)
+
+
+def test_a_memory_fault_names_the_instruction(assembler: Assembler) -> None:
+    memory = OnePage(assembler("v_mov_b32 v1, 0\nglobal_load_b32 v2, v1, s[0:1]\ns_waitcnt vmcnt(0)\ns_endpgm"))
+    dispatch = Dispatch(0x40000, RSRC1, rsrc2(2, 0), 0, (0x77000, 0), (8, 1, 1), (64, 1, 1))
+    with pytest.raises(MemoryFault, match="nothing at 0x77000") as caught:
+        execute(dispatch, memory)
+    assert any("at pc 0x40004: global_load_b32" in note for note in caught.value.__notes__)
+
+
+def test_memory_is_asked_once_a_page_and_kind_of_access_in_each_launch(assembler: Assembler) -> None:
+    memory = OnePage(assembler("""
+        v_mov_b32 v1, 0x800
+        global_load_b32 v2, v1, s[0:1]
+        s_waitcnt vmcnt(0)
+        global_store_b32 v1, v2, s[0:1]
+        global_store_b32 v1, v2, s[0:1] offset:4
+        s_endpgm"""))
+    dispatch = Dispatch(0x40000, RSRC1, rsrc2(2, 0), 0, (0x40000, 0), (8, 1, 1), (64, 1, 1))
+    for _ in range(2):
+        memory.asked.clear()
+        execute(dispatch, memory, threads=1)
+        assert memory.asked.count((0x40, True)) == 1
+
+
+def test_an_endless_wave_is_reported(assembler: Assembler) -> None:
+    data = np.zeros(64, np.uint32)
+    code = assembler("s_nop 0\ns_add_u32 s4, s4, 1\ns_branch 65534\ns_endpgm")
+    dispatch, _keep = launch(code, data, grid=(1, 1, 1), block=(32, 1, 1))
+    with pytest.raises(HungWave, match=r"still at pc 0x[0-9a-f]+: .*workgroup 0, wave 0. Raise the watchdog"):
+        execute(dispatch, HostMemory(), watchdog=0.01)
+
+
+def test_a_stopped_engine_stops_its_waves(assembler: Assembler) -> None:
+    class Stopped(HostMemory):
+        calls = 0
+
+        def check(self) -> None:
+            Stopped.calls += 1
+            if Stopped.calls > 2:
+                raise KeyError("the engine was reset")
+    data = np.zeros(64, np.uint32)
+    dispatch, _keep = launch(assembler("s_nop 0\ns_branch 65534\ns_endpgm"), data, grid=(1, 1, 1))
+    with pytest.raises(KeyError, match="the engine was reset"):
+        execute(dispatch, Stopped())
+
+
+def test_what_cannot_be_decoded_fails_where_a_wave_meets_it(assembler: Assembler) -> None:
+    data = np.zeros(64, np.uint32)
+    dispatch, _keep = launch(assembler("s_nop 0") + b"\xff" * 8, data)
+    with pytest.raises(isa.IllegalInstruction, match="illegal instruction at pc"):
+        execute(dispatch, HostMemory())
+
+
+def test_scratch_for_less_than_a_workgroup_is_refused(assembler: Assembler) -> None:
+    data = np.zeros(64, np.uint32)
+    dispatch, _keep = launch(assembler("s_endpgm"), data, scratch_slots=1, scratch_wave_bytes=1024)
+    with pytest.raises(IsaError, match="a workgroup has 2 waves but there is scratch for 1"):
+        execute(dispatch, HostMemory())
+
+
+def test_executors_have_names() -> None:
+    with pytest.raises(ValueError, match="executor must be one of auto, jit, interpreter, not 'fast'"):
+        isa.execute(None, HostMemory(), executor="fast")        # type: ignore[arg-type]
+
+
+# ---- when a kernel is compiled
+
+def _only() -> kernels.Kernel:
+    kernel, = [k for found in kernels._known.values() for k in found]
+    return kernel
+
+
+def test_small_launches_are_interpreted_until_they_add_up(assembler: Assembler,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    data = np.zeros(64, np.uint32)
+    dispatch, _keep = launch(assembler(COUNT), data, grid=(1, 1, 1))
+    isa.execute(dispatch, HostMemory(), executor="auto")
+    kernel = _only()
+    assert kernel.compiled is None and kernel.interpreted_seconds > 0
+    monkeypatch.setattr(kernels, "INTERPRETED_SECONDS", 0.0)
+    isa.execute(dispatch, HostMemory(), executor="auto")
+    assert wait_for_compiler()
+    assert kernel.compiled is not None and not kernel.optimised
+    isa.execute(dispatch, HostMemory(), executor="auto")
+    assert (data == 21).all() and kernel.compiled_seconds > 0
+
+
+def test_large_launches_are_compiled_and_hot_ones_optimised(assembler: Assembler,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "LARGE", 100)
+    monkeypatch.setattr(kernels, "COMPILED_SECONDS", 0.0)
+    data = np.zeros(64 * 8, np.uint32)
+    dispatch, _keep = launch(assembler(COUNT), data, grid=(8, 1, 1))
+    isa.execute(dispatch, HostMemory(), executor="auto")
+    kernel = _only()
+    assert kernel.compiled is not None and kernel.interpreted_seconds == 0
+    assert wait_for_compiler()
+    assert kernel.optimised
+    isa.execute(dispatch, HostMemory(), executor="auto")
+    assert (data == 14).all()
+
+
+def test_loops_are_compiled_first(assembler: Assembler) -> None:
+    data = np.zeros(64, np.uint32)
+    code = assembler("s_mov_b32 s4, 5\ns_sub_u32 s4, s4, 1\ns_cmp_lg_u32 s4, 0\ns_cbranch_scc1 65533\ns_endpgm")
+    dispatch, _keep = launch(code, data, grid=(1, 1, 1))
+    counts = isa.execute(dispatch, HostMemory(), executor="auto")
+    assert _only().compiled is not None and counts.instructions == 2 * (1 + 5 * 3 + 1)
+
+
+def test_memory_that_wants_to_see_each_access_is_interpreted(assembler: Assembler) -> None:
+    class Watched(HostMemory):
+        plain = False
+    data = np.zeros(64, np.uint32)
+    dispatch, _keep = launch(assembler(COUNT), data, grid=(1, 1, 1))
+    isa.execute(dispatch, Watched(), executor="jit")
+    assert (data == 7).all() and not kernels._known
+
+
+def test_other_code_at_the_same_address_is_another_kernel(assembler: Assembler) -> None:
+    data = np.zeros(64, np.uint32)
+    keep: list[Any] = []
+    entry = _place(assembler(COUNT), keep)
+    address = int(data.ctypes.data)
+    dispatch = Dispatch(entry, RSRC1, rsrc2(), 0, (address & 0xffffffff, address >> 32), (1, 1, 1), (64, 1, 1))
+    execute(dispatch, HostMemory())
+    changed = np.frombuffer(assembler(COUNT.replace("7, v2", "8, v2")), np.uint8)
+    raw = keep[0]
+    at = entry - int(raw.ctypes.data)
+    raw[at:at + len(changed)] = changed
+    execute(dispatch, HostMemory())
+    assert (data == 15).all()
+
+
+# ---- what is kept on disk
+
+def _run_once(assembler: Assembler) -> compiler.Compiled:
+    kernels._known.clear()
+    data = np.zeros(64, np.uint32)
+    dispatch, _keep = launch(assembler(COUNT), data, grid=(1, 1, 1))
+    execute(dispatch, HostMemory())
+    assert (data == 7).all()
+    code = _only().compiled
+    assert code is not None
+    return code
+
+
+def test_a_kernel_comes_from_disk_and_a_damaged_file_is_made_again(assembler: Assembler, own_cache: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    _run_once(assembler)
+    kernel = own_cache / _only()._name(False)
+    whole = kernel.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "translate", None)       # nobody translates
+        _run_once(assembler)
+    for damaged in (whole[:100], b"", whole[:-1] + bytes([whole[-1] ^ 1]), b"\0" + whole[1:]):
+        kernel.write_bytes(damaged)
+        _run_once(assembler)
+        assert kernel.read_bytes()[:4] == whole[:4] and len(kernel.read_bytes()) == len(whole)
+
+
+def test_files_are_named_by_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = compiler.digest(("kernel",))
+    machine, cpu, features = compiler._target()
+    assert here == compiler.digest(("kernel",)) != compiler.digest(("kernel", 1))
+    monkeypatch.setattr(compiler, "_target", lambda: (machine, cpu, features + ",+other"))
+    assert compiler.digest(("kernel",)) != here
+    monkeypatch.setattr(compiler, "_target", lambda: (machine, "another", features))
+    assert compiler.digest(("kernel",)) != here
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(assembler: Assembler, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("AMDRV_CACHE", str(tmp_path / "file"))
+    _run_once(assembler)
+
+
+_PROCESS = """
+    import struct, sys, os
+    import numpy as np
+    from mock import isa
+    from mock.isa.jit import kernels
+    def go():
+        data = np.ones(64 * 4, np.float32)
+        address = int(data.ctypes.data)
+        isa.run(bytes.fromhex(sys.argv[1]), grid=(4,), block=(64,), rsrc1={rsrc1}, rsrc2={rsrc2}, executor="jit",
+                user_sgprs=(address & 0xffffffff, address >> 32))
+        assert (data == 6.25).all(), data
+    if sys.argv[2] == "second":
+        kernels.translate = None
+    if sys.argv[2] == "fork":
+        go()
+        child = os.fork()
+        if child == 0:
+            kernels._known.clear()
+            go()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    if sys.argv[2] == "leave":
+        kernels.COMPILED_SECONDS = 0.0       # the process ends while it optimises
+    go()
+    print("done")
+"""
+FLOATS = """
+    s_lshl_b32 s4, s2, 8
+    v_lshl_add_u32 v1, v0, 2, s4
+    global_load_b32 v2, v1, s[0:1]
+    s_waitcnt vmcnt(0)
+    v_fma_f32 v2, v2, 2.0, 0.5
+    v_mul_f32 v2, v2, v2
+    global_store_b32 v1, v2, s[0:1]
+    s_endpgm
+"""
+
+
+def _process(code: bytes, how: str, cache: Path) -> None:
+    text = textwrap.dedent(_PROCESS).replace("{rsrc1}", str(RSRC1)).replace("{rsrc2}", str(rsrc2()))
+    done = subprocess.run([sys.executable, "-c", text, code.hex(), how], capture_output=True, text=True, timeout=120,
+                          check=False, cwd=ROOT, env=os.environ | {"AMDRV_CACHE": str(cache), "PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_a_second_process_translates_nothing(assembler: Assembler, tmp_path: Path) -> None:
+    code = assembler(FLOATS)
+    _process(code, "first", tmp_path)
+    _process(code, "second", tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_process_compiles_for_itself(assembler: Assembler, tmp_path: Path) -> None:
+    _process(assembler(FLOATS), "fork", tmp_path)
+
+
+def test_a_process_ends_while_it_optimises(assembler: Assembler, tmp_path: Path) -> None:
+    _process(assembler(FLOATS), "leave", tmp_path)
+
+
+def test_two_address_spaces_at_once(assembler: Assembler) -> None:
+    """Two boards' launches of one kernel, at the same addresses, from two threads."""
+    import threading
+    code = assembler(COUNT)
+    spaces = [OnePage(code) for _ in range(2)]
+    errors: list[BaseException] = []
+
+    def go(space: OnePage, times: int) -> None:
+        try:
+            dispatch = Dispatch(0x40000, RSRC1, rsrc2(), 0, (0x40000 + 2048, 0), (4, 1, 1), (64, 1, 1))
+            for _ in range(times):
+                execute(dispatch, space)
+        except BaseException as error:
+            errors.append(error)
+    threads = [threading.Thread(target=go, args=(space, 3 + i)) for i, space in enumerate(spaces)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for i, space in enumerate(spaces):
+        at = space.host - int(space.page.ctypes.data) + 2048
+        assert struct.unpack("<256I", space.page[at:at + 1024].tobytes()) == (7 * (3 + i),) * 256
