@@ -356,9 +356,19 @@ def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], devic
         sink = lower([Output(n, params[slots[n]]) for n in group], leaves)
         if _reads_elsewhere(sink, {params[slots[n]] for n in group}):
             return Schedule(0, [], [], []), next(b for n in group if n.op is Ops.ASSIGN and (b := base(n.src[1])) not in cut)
-        items.append(KernelItem(sink, first.device or device, tuple(params), tuple(slots[n] for n in group)))
+        sink, used = _drop_unused(sink, list(params))
+        items.append(KernelItem(sink, first.device or device, tuple(used), tuple(slots[n] for n in group)))
     result = [slot_of(base(r)) for r in roots]
     return Schedule(inputs, made, items, result, overwritten), None
+
+
+def _drop_unused(sink: UOp, slots: list[int]) -> tuple[UOp, list[int]]:
+    """Without the parameters of which simplification left nothing."""
+    params = sorted({n for n in sink.toposort() if n.op is Ops.PARAM}, key=lambda n: n.arg)
+    if len(params) == len(slots):
+        return sink, slots
+    table = {p: UOp(Ops.PARAM, p.dtype, (), k) for k, p in enumerate(params)}
+    return sink.substitute(table), [slots[p.arg] for p in params]
 
 
 def _same_index_only(user: UOp, node: UOp, cut: dict[UOp, None]) -> bool:

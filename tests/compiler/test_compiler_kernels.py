@@ -96,6 +96,12 @@ def test_fusion() -> None:
     assert not kernels(x.reshape(8, 6))                                     # the same memory
 
 
+def test_parameters_that_simplify_away_are_not_passed() -> None:
+    x = Tensor(arrays((2, 3))[0])
+    (item,) = kernels(x.pad([(2, 0), (0, 0)])[:2] + 1)         # nothing of x is left
+    assert len(item.slots) == 1 and (x.pad([(2, 0), (0, 0)])[:2] + 1).tolist() == [[1] * 3] * 2
+
+
 def test_ranges_merge() -> None:
     (item,) = kernels(Tensor(arrays((3, 4, 5))[0]) + Tensor(arrays((3, 4, 5))[0] + 1))
     assert len([n for n in merge_ranges(item.sink).toposort() if n.op is Ops.RANGE]) == 1
