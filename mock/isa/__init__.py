@@ -12,9 +12,9 @@ import os
 from functools import cache
 from typing import Any
 
-from mock.isa.dispatch import Counts, Dispatch, IllegalInstruction, IsaError, Memory, MemoryFault, Trap
+from mock.isa.dispatch import Counts, Dispatch, HungWave, IllegalInstruction, IsaError, Memory, MemoryFault, Trap
 
-__all__ = ["Counts", "Dispatch", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "Trap",
+__all__ = ["Counts", "Dispatch", "HungWave", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "Trap",
            "default_executor", "execute", "run"]
 
 EXECUTORS = ("auto", "jit", "interpreter")
@@ -28,8 +28,8 @@ def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter"
     interpreted until they add up). Where the memory has ``plain`` False (it wants to see each access), or something is
     to be traced or counted, it is the interpreter.
 
-    ``options``: ``threads`` (default: all cores) and ``watchdog`` (seconds, then :class:`mock.isa.jit.HungWave`) for
-    native code. ``trace(pc, instruction, state)`` is called after each instruction; ``count_mnemonics=True`` fills
+    ``options``: ``watchdog`` (seconds, then :class:`HungWave`); ``threads`` for native code (default: all cores).
+    ``trace(pc, instruction, state)`` is called after each instruction; ``count_mnemonics=True`` fills
     ``Counts.by_mnemonic``; ``check_hazards=False`` lets code run that does not wait for its loads.
 
     :raises IllegalInstruction: with PC and bits. A memory fault of ``memory`` passes through, with a note
@@ -40,7 +40,7 @@ def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter"
     if executor == "interpreter" or not getattr(memory, "plain", True) or _TRACING & options.keys() \
             or (executor == "auto" and not _has_llvm()):
         from mock.isa.interpreter import execute as interpret
-        return interpret(dispatch, memory, **{k: v for k, v in options.items() if k not in ("threads", "watchdog")})
+        return interpret(dispatch, memory, **{k: v for k, v in options.items() if k != "threads"})
     from mock.isa import jit
     return (jit.execute if executor == "jit" else jit.execute_auto)(dispatch, memory, **options)
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Counts", "Dispatch", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "Trap",
+__all__ = ["Counts", "Dispatch", "HungWave", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "Trap",
            "LDS_GRANULE", "Rsrc1", "Rsrc2"]
 
 LDS_GRANULE = 512
@@ -35,6 +35,10 @@ class IllegalInstruction(IsaError):
 
 class Trap(IsaError):
     """``s_trap`` (or a host trap) with no trap handler installed: the wave is halted."""
+
+
+class HungWave(IsaError):
+    """A wave ran for longer than the watchdog allows."""
 
 
 class MemoryFault(IsaError):

@@ -9,6 +9,7 @@ that it spins for.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from mock.isa import bind, control, hazards, memory
 from mock.isa.access import Accessor
 from mock.isa.buffers import bind_buffer
 from mock.isa.decode import Instruction
-from mock.isa.dispatch import Counts, Dispatch, IllegalInstruction, IsaError, Memory
+from mock.isa.dispatch import Counts, Dispatch, HungWave, IllegalInstruction, IsaError, Memory
 from mock.isa.program import Block, Code, is_terminator
 from mock.isa.relative import bind_relative
 from mock.isa.semantics import Entry, table
@@ -32,6 +33,8 @@ __all__ = ["Machine", "execute"]
 Step = Callable[[State], None]
 Trace = Callable[[int, Instruction, State], None]
 _FAIR_TURN = 1024           # blocks between turns for the longest waiting
+_LOOK = 64                  # blocks between looks at the clock
+_WATCHDOG = 300.0           # seconds for a batch of workgroups
 
 
 class _Bound:
@@ -49,7 +52,8 @@ class Machine:
     """One dispatch being executed."""
 
     def __init__(self, dispatch: Dispatch, memory_: Memory, *, trace: Trace | None = None,
-                 count_mnemonics: bool = False, lds: memory.Lds | None = None, check_hazards: bool = True) -> None:
+                 count_mnemonics: bool = False, lds: memory.Lds | None = None, check_hazards: bool = True,
+                 watchdog: float = _WATCHDOG) -> None:
         self.dispatch = dispatch
         self.accessor = Accessor(memory_)
         self.code = Code(self.accessor, dispatch.code_address)
@@ -57,7 +61,7 @@ class Machine:
         self.lds = memory.Lds(0, 0) if lds is None else lds
         self.space = memory.Space(self.accessor, self.lds)
         self.trace, self.count_mnemonics = trace, count_mnemonics
-        self.check_hazards = check_hazards
+        self.check_hazards, self.watchdog = check_hazards, watchdog
         self._blocks: dict[int, _Bound] = {}
         self._vocabularies: dict[int, Vocabulary] = {}
 
@@ -206,10 +210,13 @@ class Machine:
         waiting: list[State] = []
         alive = batch.waves_of_workgroup.copy()
         turns = 0
+        deadline = time.monotonic() + self.watchdog
         while ready or waiting:
             if not ready:
                 raise IsaError("deadlock: every wave that is left waits at s_barrier for a wave that has ended")
             turns += 1
+            if turns % _LOOK == 0 and time.monotonic() > deadline:
+                raise self._hung(ready)
             # Fairness: PCs keep their insertion order, so the first key is the one that waited longest.
             pc = next(iter(ready)) if turns % _FAIR_TURN == 0 else min(ready)
             states = ready.pop(pc)
@@ -236,6 +243,14 @@ class Machine:
                 np.subtract.at(alive, s.per_wave["workgroup"], 1)
                 if waiting:
                     self._release(waiting, ready, alive)
+
+    def _hung(self, ready: dict[int, list[State]]) -> HungWave:
+        pc = min(ready)
+        s = ready[pc][0]
+        return HungWave(f"{sum(x.waves for states in ready.values() for x in states)} waves have run for "
+                        f"{self.watchdog:g} s; one is at pc {self.dispatch.code_address + pc:#x}: "
+                        f"{self.code.instruction(pc)}; wave {int(s.per_wave['wave'][0])} of workgroup "
+                        f"{int(s.per_wave['workgroup'][0])} of the batch. Raise the watchdog if that is right")
 
     @staticmethod
     def _release(waiting: list[State], ready: dict[int, list[State]], alive: np.ndarray) -> None:

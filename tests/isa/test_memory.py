@@ -295,3 +295,9 @@ def test_accesses_never_cross_a_page_in_translate() -> None:
         accessor.store(addresses, values)
     assert max(seen) <= 4096
     np.testing.assert_array_equal(buffer, np.arange(4096))
+
+
+def test_a_hung_wave_is_named(assembler: Assembler) -> None:
+    message = r"2 waves have run for 0.05 s; one is at pc 0x[0-9a-f]+: s_branch 65535; wave 0 of workgroup 0"
+    with pytest.raises(isa.HungWave, match=message):
+        run(assembler("s_branch 65535\ns_endpgm"), block=64, watchdog=0.05)

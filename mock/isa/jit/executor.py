@@ -15,7 +15,7 @@ import numpy as np
 from mock.isa import control, interpreter
 from mock.isa.access import Accessor
 from mock.isa.decode import Instruction
-from mock.isa.dispatch import Counts, Dispatch, IsaError, Memory, Rsrc1, Rsrc2
+from mock.isa.dispatch import Counts, Dispatch, HungWave, IsaError, Memory, Rsrc1, Rsrc2
 from mock.isa.interpreter import Machine
 from mock.isa.jit.compiler import Compiled
 from mock.isa.jit.context import FAULT, INTERPRET, TERMINATOR, YIELD, Context
