@@ -202,11 +202,11 @@ def _have(shared: Iterable[str]) -> bool:
         if name in _present:
             continue
         key = digest(("library", name))
-        found, function = _read(key), library.named(name)
+        found, text = _read(key), library.named(name)
         if found is not None:
             engine = _loaded(found[1], name)
-        elif function is not None:
-            engine, content = _object(function.text, True, 1)
+        elif text is not None:
+            engine, content = _object(text, True, 1)
             _write(key, {}, content)
         else:
             return False

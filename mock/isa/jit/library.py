@@ -19,10 +19,10 @@ from mock.isa.jit.values import Value, Words
 from mock.isa.semantics import Entry, table
 from mock.isa.vocabulary import Mode
 
-__all__ = ["Shared", "find", "named"]
+__all__ = ["Shared", "find", "keep", "named"]
 
 Shape = tuple[tuple[str, bool], ...]
-_made: dict[str, Shared] = {}
+_made: dict[str, str] = {}
 _lock = threading.RLock()
 
 
@@ -63,9 +63,15 @@ class Shared:
         return found[0] if self.single else tuple(found)
 
 
-def named(name: str) -> Shared | None:
-    """The function of this name, if this process has met it."""
+def named(name: str) -> str | None:
+    """The module of the function of this name, if this process has met it."""
     return _made.get(name)
+
+
+def keep(name: str, text: str) -> None:
+    """Another function, written elsewhere: ``text`` is a module that defines ``name``."""
+    with _lock:
+        _made[name] = text
 
 
 @cache
@@ -101,7 +107,7 @@ def _find(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pa
     weight = sum(len(block.instructions) for block in function.blocks) // chunks
     shared = Shared(name, function, weight, [(r.kind, r.scalar, len(r.parts)) for r in results], single)
     with _lock:
-        _made[name] = shared
+        _made[name] = shared.text
     return shared
 
 

@@ -51,7 +51,7 @@ class MemoryLowering:
         place = self.b.gep(self.context, [ir.Constant(I64, self.fields[name])], source_etype=ir.IntType(8))
         return self.b.load(place, typ=I64)
 
-    def _buffer(self, kind: ir.Type, count: int, name: str = "") -> ir.Value:
+    def buffer(self, kind: ir.Type, count: int, name: str = "") -> ir.Value:
         """A stack slot that instructions share: nothing stays in it."""
         key = (str(kind), count, name)
         if key not in self._buffers:
@@ -127,7 +127,7 @@ class MemoryLowering:
     def _transfer(self, write: bool, size: int, addresses: Value, where: Callable[[], ir.Value], count: int,
                   mask: ir.Value, *, lds: bool, row: int = 0) -> None:
         """Move ``count`` elements a lane between memory and rows ``row``.. of the data."""
-        places = self._buffer(I64, self.r.lanes, "addresses")
+        places = self.buffer(I64, self.r.lanes, "addresses")
         self._store_rows(places, addresses)
         self._move(write, size, places, where(), count, mask, lds=lds, row=row)
 
@@ -153,7 +153,7 @@ class MemoryLowering:
             self._access(instruction, write, size, count,
                          lambda: self.r.vgpr_pointer(first, count, written=not write), mask, two)
             return
-        data = self._buffer(I32, self.r.lanes * total, "data")
+        data = self.buffer(I32, self.r.lanes * total, "data")
         if isinstance(entry, Store):
             sources = ["data0", "data1"] if two else ["data0" if instruction.encoding == "DS" else "data"]
             for j, source in enumerate(sources):
@@ -205,7 +205,7 @@ class MemoryLowering:
         base = self.w.add(self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None), _signed(f["offset"], 13))
         split = self._function("flat_split", I64, PTR, PTR, I64)
         for i in range(count):
-            places = self._buffer(I64, self.r.lanes, "addresses")
+            places = self.buffer(I64, self.r.lanes, "addresses")
             self._store_rows(places, self.w.splat(self.w.add(base, 4 * i)))
             data = where()
             shared = self.b.call(split, [self.context, places, mask])
@@ -241,7 +241,7 @@ class MemoryLowering:
             extra = self.w.add(extra, self._wide(self.r.fetch(Operand("soffset", f["soffset"]), "u32", None)))
         base = self.r.fetch(Operand("sbase", f["sbase"] * 2, 2), "u64", None)
         address = self.w.add(base, self.w.and_(extra, -4)).parts[0]
-        place = self._buffer(I32, data.width, "scalars")
+        place = self.buffer(I32, data.width, "scalars")
         load = self._function("scalar_load", I1, PTR, I64, PTR, I64)
         self.fault(self.b.call(load, [self.context, address, place, ir.Constant(I64, 4 * data.width)]))
         for i in range(data.width):
@@ -272,11 +272,11 @@ class MemoryLowering:
             returns = bool(f["glc"])
         operands = [self.r.fetch(Operand("data", VGPR + s, 2 if wide else 1), kind, None) for s in sources]
         helper = self._atomic_function(entry, kind)
-        places = self._buffer(I64, self.r.lanes, "addresses")
+        places = self.buffer(I64, self.r.lanes, "addresses")
         self._store_rows(places, addresses)
         buffers = []
         for number, operand in enumerate([*operands, operands[0]]):
-            buffers.append(self._buffer(ir_type(kind), self.r.lanes, f"atomic{number}"))
+            buffers.append(self.buffer(ir_type(kind), self.r.lanes, f"atomic{number}"))
             self._store_rows(buffers[-1], operand)
         second = buffers[1] if len(operands) > 1 else buffers[0]
         mask = self._mask()

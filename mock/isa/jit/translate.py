@@ -19,6 +19,7 @@ from mock.isa.decode import Instruction, Operand
 from mock.isa.dispatch import IllegalInstruction
 from mock.isa.jit.alu import Alu
 from mock.isa.jit.context import BARRIER, DONE, FAULT, FIELDS, INTERPRET, TERMINATOR, YIELD
+from mock.isa.jit.matrices import multiply
 from mock.isa.jit.memory import MemoryLowering
 from mock.isa.jit.registers import Layout, Registers
 from mock.isa.jit.values import I8, I32, I64, PTR, Unsupported, Words
@@ -302,7 +303,6 @@ class _Translator:
 
     def _instruction(self, instruction: Instruction, pc: int, mode: int) -> None:
         name = instruction.mnemonic
-        words = self.registers.words
         if instruction.pair is not None:
             halves = [self._alu(half, self._entry(half)) for half in instruction.pair]
             for alu in halves:
@@ -313,6 +313,9 @@ class _Translator:
         if name.startswith(_NOTHING) or name in ("s_sendmsg", "s_sendmsghalt"):
             return
         entry = table().get(name)
+        if name.startswith("v_wmma"):
+            multiply(instruction, self.registers, self._lowering(pc).buffer, self.shared)
+            return
         if isinstance(entry, Entry):
             self._alu(instruction, entry).run()
             return
@@ -321,8 +324,7 @@ class _Translator:
             self.registers.write_sgpr64(instruction.operands[0].code,
                                         self.b.add(base, ir.Constant(I64, pc + instruction.size)))
             return
-        memory = MemoryLowering(self.registers, words, self.context, FIELDS, lambda ok: self._fault(ok, pc),
-                                self.atomics, self.buffers)
+        memory = self._lowering(pc)
         if name.startswith(("s_load_", "s_buffer_load_")):
             memory.scalar_load(instruction)
         elif isinstance(entry, (Load, Store)):
@@ -331,6 +333,10 @@ class _Translator:
             memory.atomic(instruction, entry)
         else:
             raise Unsupported("no semantics entry")
+
+    def _lowering(self, pc: int) -> MemoryLowering:
+        return MemoryLowering(self.registers, self.registers.words, self.context, FIELDS,
+                              lambda ok: self._fault(ok, pc), self.atomics, self.buffers)
 
     def _alu(self, instruction: Instruction, entry: Entry) -> Alu:
         return Alu(instruction, entry, self.registers, self.registers.words, self.shared, self.optimise)
