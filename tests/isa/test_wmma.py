@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_kernels import RUNS, pack
+from test_kernels import FAST, pack
 
 import mock.isa as isa
 
 
-@pytest.fixture(params=RUNS)
+@pytest.fixture(params=FAST, ids=str)
 def tile(request: pytest.FixtureRequest, compile_kernels: Any) -> Any:
     level, executor = request.param
     code = compile_kernels("wmma.cl", level)

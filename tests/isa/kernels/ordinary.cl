@@ -6,6 +6,12 @@
 #define WORKGROUP 3     // scopes of the __hip_atomic builtins
 #define AGENT 4
 
+#if __AMDGCN_WAVEFRONT_SIZE == 64
+#define BALLOT __builtin_amdgcn_ballot_w64
+#else
+#define BALLOT __builtin_amdgcn_ballot_w32
+#endif
+
 static uint item(void) {
     return __builtin_amdgcn_workgroup_id_x() * __builtin_amdgcn_workgroup_size_x() + __builtin_amdgcn_workitem_id_x();
 }
@@ -208,7 +214,7 @@ __kernel void cross_lane(__global const int *x, __global int *y) {
     y[8 * l + 4] = __builtin_amdgcn_ds_swizzle(v, 0x041f);                          // xor 1
     y[8 * l + 5] = __builtin_amdgcn_permlanex16(v, v, 0x76543210, 0xfedcba98, false, false);
     y[8 * l + 6] = __builtin_amdgcn_mov_dpp8(v, 0x77d39c % 0x1000000);
-    y[8 * l + 7] = __builtin_popcount(__builtin_amdgcn_ballot_w32(v > 0));
+    y[8 * l + 7] = __builtin_popcountl(BALLOT(v > 0));
 }
 
 __kernel void bits(__global const uint *x, __global uint *y, int n) {
