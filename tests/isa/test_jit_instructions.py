@@ -131,8 +131,8 @@ def _try(name: str, op: int, rng: random.Random) -> Instruction | None:
 class Pair:
     """One program on both executors, from the same registers."""
 
-    def __init__(self, program: list[Instruction], lanes: int, seed: int, mode: int) -> None:
-        self.program = program
+    def __init__(self, program: list[Instruction], lanes: int, seed: int, mode: int, optimise: bool) -> None:
+        self.program, self.optimise = program, optimise
         code = np.frombuffer(b"".join(i.bits for i in program) + BARRIER_END + bytes(64), np.uint8)
         raw = np.zeros(len(code) + 4096, np.uint8)
         skip = -int(raw.ctypes.data) % 256
@@ -161,6 +161,7 @@ class Pair:
 
     def compiled(self) -> tuple[np.ndarray, np.ndarray, int, list[str]]:
         launch = _Launch(self.dispatch, HostMemory(), check_hazards=False)
+        launch.compiled = launch.kernel.compile(self.optimise)
         runner = _Runner(launch, _Box(self.dispatch, (0, 0, 0), (1, 1, 1), self.dispatch.block), 0)
         wave = runner.states
         wave[:Layout.VGPRS] = runner.sgprs
@@ -191,9 +192,9 @@ class Pair:
         return state.sgpr[:, 0].copy(), state.vgpr[:VGPRS, :, 0].copy(), int(state.scc[0])
 
 
-def check(program: list[Instruction], lanes: int, seed: int, mode: int) -> list[str]:
+def check(program: list[Instruction], lanes: int, seed: int, mode: int, optimise: bool) -> list[str]:
     """Compare; on a difference, find the instructions that make it alone. Returns what was left to the interpreter."""
-    pair = Pair(program, lanes, seed, mode)
+    pair = Pair(program, lanes, seed, mode, optimise)
     s1, v1, c1, left = pair.compiled()
     s2, v2, c2 = pair.interpreted()
     if all(np.array_equal(x, y) for x, y in ((s1[:106], s2[:106]), (v1, v2), (c1, c2), (s1[126:], s2[126:]))):
@@ -203,10 +204,10 @@ def check(program: list[Instruction], lanes: int, seed: int, mode: int) -> list[
         places += [f"s{r}: compiled {s1[r]:#x}, interpreted {s2[r]:#x}" for r in np.flatnonzero(s1 != s2)[:4]]
         pytest.fail(f"{program[0]} (wave{lanes}, seed {seed}, scc {c1} {c2}): " + "; ".join(places))
     for instruction in program:
-        check([instruction], lanes, seed, mode)
+        check([instruction], lanes, seed, mode, optimise)
     half = len(program) // 2
-    check(program[:half], lanes, seed, mode)
-    check(program[half:], lanes, seed, mode)
+    check(program[:half], lanes, seed, mode, optimise)
+    check(program[half:], lanes, seed, mode, optimise)
     pytest.fail("the program differs, and no half of it does")
 
 
@@ -215,10 +216,11 @@ FLUSH = 0xc0 | 1 << 8       # f32 denormals flushed
 
 
 @pytest.mark.parametrize("lanes", [32, 64])
+@pytest.mark.parametrize("optimise", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("seed", "mode"), [
     pytest.param(0, MODE, marks=pytest.mark.slow), pytest.param(1, MODE | 1 << 9, marks=pytest.mark.slow), (2, FLUSH),
     *(pytest.param(s, MODE, marks=pytest.mark.slow) for s in range(3, 8))])
-def test_random_programs(lanes: int, seed: int, mode: int, tmp_path_factory: pytest.TempPathFactory,
+def test_random_programs(lanes: int, seed: int, mode: int, optimise: bool, tmp_path_factory: pytest.TempPathFactory,
                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMDRV_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     rng = random.Random(1000 * lanes + seed)
@@ -230,5 +232,5 @@ def test_random_programs(lanes: int, seed: int, mode: int, tmp_path_factory: pyt
     left: set[str] = set()
     size = 60
     for at in range(0, len(every), size):
-        left |= set(check(every[at:at + size], lanes, seed, mode))
+        left |= set(check(every[at:at + size], lanes, seed, mode, optimise))
     print(f"{len(every)} instructions; left to the interpreter: {sorted(left)}")
