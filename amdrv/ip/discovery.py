@@ -221,7 +221,7 @@ def _gc_info(binary: bytes, info: facts.table_info) -> GcInfo:
         raise DiscoveryError(f"discovery table: the GC table has {header.size} bytes, version {header.version_major}."
                              f"{header.version_minor} needs {ctypes.sizeof(layout)}")
     table = _struct(layout, binary, info.offset, "GC table")
-    names = [str(name) for name, *_ in layout._fields_ if name != "header"]     # type: ignore[misc]
+    names = [str(name) for name, *_ in layout._fields_ if name != "header"]
     values = {name: int(getattr(table, name)) for name in names}
     if header.version_major == 1:
         arrays, wgps = values["gc_num_sa_per_se"], values["gc_num_wgp0_per_sa"] + values["gc_num_wgp1_per_sa"]

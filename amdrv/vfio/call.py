@@ -48,11 +48,11 @@ def call_with_info(fd: int, request: int, info: S, what: str) -> tuple[S, bytes]
     Returns the structure and the whole answer.
     """
     kind, size = type(info), ctypes.sizeof(info)
-    info.argsz = size       # type: ignore[attr-defined]
+    info.argsz = size
     call(fd, request, info, what)
-    if info.argsz <= size:  # type: ignore[attr-defined]
+    if info.argsz <= size:
         return info, bytes(info)
-    answer = (ctypes.c_uint8 * info.argsz)()    # type: ignore[attr-defined]
+    answer = (ctypes.c_uint8 * info.argsz)()
     ctypes.memmove(answer, ctypes.addressof(info), size)
     call(fd, request, answer, what)
     return kind.from_buffer_copy(answer), bytes(answer)
