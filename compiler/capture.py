@@ -65,7 +65,9 @@ def _scalars(value: Any) -> Any:
 class Captured:
     """One recorded step: launches and copies, and which of their buffers change from call to call."""
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor]
+    ) -> None:
         buffers = [t._buffer() for t in inputs]
         if len(set(buffers)) != len(buffers):
             raise JitError("the same tensor is given to a jitted function twice; clone one")
@@ -152,7 +154,7 @@ def _stand_for(tensor: Tensor, buffer: Buffer) -> None:
         tensor._names = [buffer.uop()]
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit(function: Callable[..., Any]) -> Any:
     """Wrap a function of tensors (in any nesting of arguments) that does the same work on every call.
 
     Numbers and other arguments are part of the signature. Results are tensors, or nested tuples, lists and dicts of
@@ -177,7 +179,9 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
             entry = captured[signature] = Captured(function, args, kwargs, inputs)
             if not entry.steps:
                 del captured[signature]
-                raise JitError(f"{getattr(function, '__name__', 'the function')} ran no kernel: return what it computes")
+                raise JitError(
+                    f"{getattr(function, '__name__', 'the function')} ran no kernel: return what it computes"
+                )
             return entry.result
         return entry(inputs)
 

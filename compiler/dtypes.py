@@ -15,9 +15,30 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DType", "DTypeLike", "of", "of_scalar", "promote", "sum_type", "all_types", "bool_", "int8", "int16", "int32",
-           "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16", "float32", "float64",
-           "default_int", "default_float"]
+__all__ = [
+    "DType",
+    "DTypeLike",
+    "of",
+    "of_scalar",
+    "promote",
+    "sum_type",
+    "all_types",
+    "bool_",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "default_int",
+    "default_float",
+]
 
 DTypeLike = Any
 """A :class:`DType`, its name, a NumPy dtype, or one of the Python types bool, int and float."""

@@ -65,7 +65,13 @@ def build_program(sink: UOp, target: Target) -> Program:
     legal = graph_rewrite(optimize(sink, target.gpu), legalizer(target.gpu))
     instructions = linearize(legal)
     source = render(f"k_{legal.key.hex()[:24]}", instructions, target)
-    return Program(sink, legal, instructions, source, compile_ir(source.text, target, fast=not target.gpu and source.work < _LITTLE))
+    return Program(
+        sink,
+        legal,
+        instructions,
+        source,
+        compile_ir(source.text, target, fast=not target.gpu and source.work < _LITTLE),
+    )
 
 
 def program_for(sink: UOp, device: str) -> Program:
@@ -103,8 +109,10 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
         plan = _schedules[key] = schedule(normal, device)
         if len(_schedules) > _SCHEDULES:
             _schedules.popitem(last=False)
-    slots: list[Buffer | None] = [*inputs, *(Buffer(s.device, s.dtype, s.size) for s in plan.made)]     # type: ignore[list-item]
-    last = {s: n for n, item in enumerate(plan.items) for s in (item.slots if isinstance(item, KernelItem) else (item.src,))}
+    slots: list[Buffer | None] = [*inputs, *(Buffer(s.device, s.dtype, s.size) for s in plan.made)]  # type: ignore[list-item]
+    last = {
+        s: n for n, item in enumerate(plan.items) for s in (item.slots if isinstance(item, KernelItem) else (item.src,))
+    }
     keep = set(plan.roots)
     used: tuple[int, ...]
     for n, item in enumerate(plan.items):

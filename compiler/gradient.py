@@ -83,35 +83,51 @@ def _reduce(n: UOp, ctx: UOp) -> Grads:
     return (_mul(g, others),)
 
 
-rules = PatternMatcher([
-    (UPat(Ops.NEG, name="n"), lambda n, ctx: (_neg(ctx),)),
-    (UPat(Ops.SQRT, name="n"), lambda n, ctx: (_div(ctx, _mul(n, _like(n, 2.0))),)),
-    (UPat(Ops.EXP2, name="n"), lambda n, ctx: (_mul(ctx, _mul(n, _like(n, math.log(2)))),)),
-    (UPat(Ops.LOG2, name="n"), lambda n, ctx: (_div(ctx, _mul(n.src[0], _like(n, math.log(2)))),)),
-    (UPat(Ops.SIN, name="n"), lambda n, ctx: (_mul(ctx, _cos(n.src[0])),)),
-    (UPat((Ops.TRUNC, Ops.DETACH, Ops.BITCAST, Ops.IDIV, Ops.AND, Ops.OR, Ops.XOR, Ops.SHL, Ops.SHR, Ops.MOD), name="n"),
-     lambda n, ctx: (None,) * len(n.src)),
-    (UPat(COMPARE, name="n"), lambda n, ctx: (None, None)),
-    (UPat(Ops.CAST, name="n"), _cast),
-    (UPat(Ops.ADD, name="n"), lambda n, ctx: (ctx, ctx)),
-    (UPat(Ops.MUL, name="n"), lambda n, ctx: (_mul(ctx, n.src[1]), _mul(ctx, n.src[0]))),
-    (UPat(Ops.FDIV, name="n"), lambda n, ctx: (_div(ctx, n.src[1]), _neg(_div(_mul(ctx, n), n.src[1])))),
-    (UPat(Ops.MAX, name="n"), _max),
-    (UPat(Ops.WHERE, name="n"), lambda n, ctx: (None, _where(n.src[0], ctx, _like(ctx, 0.0)),
-                                                _where(n.src[0], _like(ctx, 0.0), ctx))),
-    (UPat(Ops.RESHAPE, name="n"), lambda n, ctx: (graph.reshape(ctx, n.src[0].shape),)),
-    (UPat(Ops.PERMUTE, name="n"), lambda n, ctx: (graph.permute(ctx, [n.arg.index(a) for a in range(len(n.arg))]),)),
-    (UPat(Ops.EXPAND, name="n"), _expand),
-    (UPat(Ops.PAD, name="n"), lambda n, ctx: (graph.shrink(ctx, [(b, b + s) for (b, _), s in
-                                                                zip(n.arg, n.src[0].shape, strict=True)]),)),
-    (UPat(Ops.SHRINK, name="n"), lambda n, ctx: (graph.pad(ctx, [(b, s - e) for (b, e), s in
-                                                                zip(n.arg, n.src[0].shape, strict=True)]),)),
-    (UPat(Ops.FLIP, name="n"), lambda n, ctx: (graph.flip(ctx, n.arg),)),
-    (UPat(Ops.REDUCE_AXIS, name="n"), _reduce),
-    (UPat(Ops.CONTIGUOUS, name="n"), lambda n, ctx: (ctx,)),
-    (UPat(Ops.COPY, name="n"), lambda n, ctx: (graph.copy(ctx, n.src[0].device) if n.src[0].device else ctx,)),
-    (UPat(Ops.ASSIGN, name="n"), lambda n, ctx: (None, ctx)),
-])
+rules = PatternMatcher(
+    [
+        (UPat(Ops.NEG, name="n"), lambda n, ctx: (_neg(ctx),)),
+        (UPat(Ops.SQRT, name="n"), lambda n, ctx: (_div(ctx, _mul(n, _like(n, 2.0))),)),
+        (UPat(Ops.EXP2, name="n"), lambda n, ctx: (_mul(ctx, _mul(n, _like(n, math.log(2)))),)),
+        (UPat(Ops.LOG2, name="n"), lambda n, ctx: (_div(ctx, _mul(n.src[0], _like(n, math.log(2)))),)),
+        (UPat(Ops.SIN, name="n"), lambda n, ctx: (_mul(ctx, _cos(n.src[0])),)),
+        (
+            UPat(
+                (Ops.TRUNC, Ops.DETACH, Ops.BITCAST, Ops.IDIV, Ops.AND, Ops.OR, Ops.XOR, Ops.SHL, Ops.SHR, Ops.MOD),
+                name="n",
+            ),
+            lambda n, ctx: (None,) * len(n.src),
+        ),
+        (UPat(COMPARE, name="n"), lambda n, ctx: (None, None)),
+        (UPat(Ops.CAST, name="n"), _cast),
+        (UPat(Ops.ADD, name="n"), lambda n, ctx: (ctx, ctx)),
+        (UPat(Ops.MUL, name="n"), lambda n, ctx: (_mul(ctx, n.src[1]), _mul(ctx, n.src[0]))),
+        (UPat(Ops.FDIV, name="n"), lambda n, ctx: (_div(ctx, n.src[1]), _neg(_div(_mul(ctx, n), n.src[1])))),
+        (UPat(Ops.MAX, name="n"), _max),
+        (
+            UPat(Ops.WHERE, name="n"),
+            lambda n, ctx: (None, _where(n.src[0], ctx, _like(ctx, 0.0)), _where(n.src[0], _like(ctx, 0.0), ctx)),
+        ),
+        (UPat(Ops.RESHAPE, name="n"), lambda n, ctx: (graph.reshape(ctx, n.src[0].shape),)),
+        (
+            UPat(Ops.PERMUTE, name="n"),
+            lambda n, ctx: (graph.permute(ctx, [n.arg.index(a) for a in range(len(n.arg))]),),
+        ),
+        (UPat(Ops.EXPAND, name="n"), _expand),
+        (
+            UPat(Ops.PAD, name="n"),
+            lambda n, ctx: (graph.shrink(ctx, [(b, b + s) for (b, _), s in zip(n.arg, n.src[0].shape, strict=True)]),),
+        ),
+        (
+            UPat(Ops.SHRINK, name="n"),
+            lambda n, ctx: (graph.pad(ctx, [(b, s - e) for (b, e), s in zip(n.arg, n.src[0].shape, strict=True)]),),
+        ),
+        (UPat(Ops.FLIP, name="n"), lambda n, ctx: (graph.flip(ctx, n.arg),)),
+        (UPat(Ops.REDUCE_AXIS, name="n"), _reduce),
+        (UPat(Ops.CONTIGUOUS, name="n"), lambda n, ctx: (ctx,)),
+        (UPat(Ops.COPY, name="n"), lambda n, ctx: (graph.copy(ctx, n.src[0].device) if n.src[0].device else ctx,)),
+        (UPat(Ops.ASSIGN, name="n"), lambda n, ctx: (None, ctx)),
+    ]
+)
 
 
 def gradients(root: UOp, seed: UOp, targets: Sequence[UOp]) -> dict[UOp, UOp]:

@@ -33,8 +33,14 @@ class UPat:
 
     __slots__ = ("ops", "dtypes", "orders", "all_sources", "count", "arg", "name", "needs")
 
-    def __init__(self, op: Ops | Iterable[Ops] | None = None, dtype: DType | Iterable[DType] | None = None,
-                 src: tuple[UPat, ...] | list[UPat] | UPat | None = None, arg: Any = None, name: str | None = None) -> None:
+    def __init__(
+        self,
+        op: Ops | Iterable[Ops] | None = None,
+        dtype: DType | Iterable[DType] | None = None,
+        src: tuple[UPat, ...] | list[UPat] | UPat | None = None,
+        arg: Any = None,
+        name: str | None = None,
+    ) -> None:
         self.ops = None if op is None else frozenset((op,)) if isinstance(op, Ops) else frozenset(op)
         self.dtypes = None if dtype is None else frozenset((dtype,)) if isinstance(dtype, DType) else frozenset(dtype)
         self.all_sources = src if isinstance(src, UPat) else None
@@ -70,7 +76,9 @@ class UPat:
             return
         if self.dtypes is not None and node.dtype not in self.dtypes:
             return
-        if self.arg is not None and not (node.arg == self.arg and isinstance(node.arg, bool) == isinstance(self.arg, bool)):
+        if self.arg is not None and not (
+            node.arg == self.arg and isinstance(node.arg, bool) == isinstance(self.arg, bool)
+        ):
             return
         if self.name is not None:
             held = captures.get(self.name)

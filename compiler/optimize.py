@@ -7,6 +7,8 @@ where a kernel has one range of work-items.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from compiler.lower import Axis
 from compiler.symbolic import build, simplify, terms
 from compiler.uop import Ops, UOp
@@ -45,10 +47,10 @@ def merge_ranges(sink: UOp) -> UOp:
         order = sink.toposort()
         pairs = []
         outer = _ranges(sink, Axis.GLOBAL)
-        pairs += list(zip(outer, outer[1:], strict=False))
+        pairs += list(pairwise(outer))
         for node in order:
             if node.op is Ops.REDUCE:
-                pairs += list(zip(node.src[1:], node.src[2:], strict=False))
+                pairs += list(pairwise(node.src[1:]))
         for a, b in pairs:
             n, m = a.src[0].arg, b.src[0].arg
             if n * m > a.dtype.max or (indices := _sums(order, (a, b))) is None:
@@ -84,7 +86,9 @@ def _replace(sink: UOp, a: UOp, b: UOp, joined: UOp, table: dict[UOp, UOp]) -> U
         if node in table:
             done[node] = table[node]
         elif node.op is Ops.REDUCE and a in node.src:
-            done[node] = node.replace((done[node.src[0]], *(joined if s is a else s for s in node.src[1:] if s is not b)))
+            done[node] = node.replace(
+                (done[node.src[0]], *(joined if s is a else s for s in node.src[1:] if s is not b))
+            )
         else:
             done[node] = node.replace(tuple(done[s] for s in node.src))
     return done[sink]

@@ -141,7 +141,12 @@ class _Cutter:
             for user in users:
                 if user.op in ALU:
                     open_.add(user)
-                elif user.op is Ops.REDUCE_AXIS or (user.op is Ops.EXPAND and user.size > now.size) or open_ or len(users) > 1:
+                elif (
+                    user.op is Ops.REDUCE_AXIS
+                    or (user.op is Ops.EXPAND and user.size > now.size)
+                    or open_
+                    or len(users) > 1
+                ):
                     return True
                 else:
                     open_.add(user)
@@ -166,11 +171,16 @@ class _Cutter:
             tree[node] = min(1 << 20, 1 + sum(tree[s] for s in inner))
             if node in self.cut or op is Ops.BUFFER:
                 continue
-            if (heavy[node] and self.repeats(node)) or (tree[node] > _TREE and len(self.users[node]) > 1):
-                self.mark(node)
-            elif (op not in MOVEMENT and not heavy[node]
-                  and cost[node] > (_EXPENSIVE if node.size > 1 else _EXPENSIVE_SCALAR)
-                  and cost[node] * (self.expanded(node) - node.size) > _REPEATED):
+            if (
+                (heavy[node] and self.repeats(node))
+                or (tree[node] > _TREE and len(self.users[node]) > 1)
+                or (
+                    op not in MOVEMENT
+                    and not heavy[node]
+                    and cost[node] > (_EXPENSIVE if node.size > 1 else _EXPENSIVE_SCALAR)
+                    and cost[node] * (self.expanded(node) - node.size) > _REPEATED
+                )
+            ):
                 self.mark(node)
 
     def expanded(self, node: UOp) -> int:
@@ -355,7 +365,9 @@ def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], devic
                     leaves[leaf] = params.setdefault(slot_of(leaf), len(params))
         sink = lower([Output(n, params[slots[n]]) for n in group], leaves)
         if _reads_elsewhere(sink, {params[slots[n]] for n in group}):
-            return Schedule(0, [], [], []), next(b for n in group if n.op is Ops.ASSIGN and (b := base(n.src[1])) not in cut)
+            return Schedule(0, [], [], []), next(
+                b for n in group if n.op is Ops.ASSIGN and (b := base(n.src[1])) not in cut
+            )
         sink, used = _drop_unused(sink, list(params))
         items.append(KernelItem(sink, first.device or device, tuple(used), tuple(slots[n] for n in group)))
     result = [slot_of(base(r)) for r in roots]

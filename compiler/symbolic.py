@@ -164,7 +164,11 @@ def remainder(n: UOp, x: UOp, c: UOp) -> UOp | None:
         return build(parts, constant - low // d * d, x)
     # only whole terms go, coefficients stay: x // d next to it has the same ones, and the two may recombine
     rest, r = {y: k for y, k in parts.items() if k % d}, constant % d
-    if (len(rest) < len(parts) or r != constant) and true_bounds(rest, r)[0] >= 0 and true_bounds(rest, r)[1] <= x.dtype.max:
+    if (
+        (len(rest) < len(parts) or r != constant)
+        and true_bounds(rest, r)[0] >= 0
+        and true_bounds(rest, r)[1] <= x.dtype.max
+    ):
         return build(rest, r, x) % d
     for g in _divisors(parts, d):
         small = {y: k for y, k in parts.items() if k % g}
@@ -233,57 +237,88 @@ def _cast_of_cast(x: UOp, y: UOp, c: UOp) -> UOp | None:
 
 _any, _c = UPat.var, UPat.const
 
-symbolic = PatternMatcher([
-    (UPat(ALU - {Ops.CAST}, name="x"), fold_constants),
-    (UPat(ALU, name="x"), fold_bounds),
-    (UPat(Ops.CAST, src=(UPat(Ops.CONST),), name="x"), fold_constants),
-    (UPat(Ops.RANGE, name="x"), fold_bounds),
-    # identities that hold for every value, NaN and -0.0 included
-    (UPat(Ops.ADD, INTS, src=[_any("x"), _c(0)]), lambda x: x),
-    (UPat(Ops.MUL, src=[_any("x"), _c(1)]), lambda x: x),
-    (UPat(Ops.MUL, INTS, src=[_any("x"), _c(0, "z")]), lambda x, z: z),
-    (UPat(Ops.FDIV, src=(_any("x"), _c(1))), lambda x: x),
-    (UPat(Ops.NEG, src=(UPat(Ops.NEG, src=(_any("x"),)),)), lambda x: x),
-    (UPat(Ops.NEG, INTS, src=(_any("x"),)), lambda x: x * -1),
-    (UPat((Ops.XOR, Ops.OR), INTS, src=[_any("x"), _c(0)]), lambda x: x),
-    (UPat((Ops.SHL, Ops.SHR), src=(_any("x"), _c(0))), lambda x: x),
-    (UPat((Ops.AND, Ops.OR, Ops.MAX), src=(_any("x"), _any("x"))), lambda x: x),
-    (UPat(Ops.AND, dtypes.bool_, src=[_any("x"), _c(True)]), lambda x: x),
-    (UPat(Ops.AND, dtypes.bool_, src=[_any("x"), _c(False, "f")]), lambda x, f: f),
-    (UPat(Ops.OR, dtypes.bool_, src=[_any("x"), _c(False)]), lambda x: x),
-    (UPat(Ops.OR, dtypes.bool_, src=[_any("x"), _c(True, "t")]), lambda x, t: t),
-    (UPat((Ops.CMPNE, Ops.XOR), src=[UPat((Ops.CMPNE, Ops.XOR), src=[_any("x", dtypes.bool_), _c(True)]), _c(True)]),
-     lambda x: x),
-    (UPat((Ops.CMPNE, Ops.XOR), src=[_any("x", dtypes.bool_), _c(False)]), lambda x: x),
-    (UPat(Ops.CMPEQ, src=[_any("x", dtypes.bool_), _c(True)]), lambda x: x),
-    (UPat(Ops.CMPNE, dtypes.bool_, src=[UPat(Ops.CMPEQ, src=(_any("x", (*INTS, dtypes.bool_)), _any("y"))), _c(True)]),
-     lambda x, y: x.ne(y)),
-    (UPat(Ops.CMPNE, dtypes.bool_, src=[UPat(Ops.CMPNE, src=(_any("x", (*INTS, dtypes.bool_)), _any("y"))), _c(True)]),
-     lambda x, y: x.eq(y)),
-    (UPat(Ops.CAST, name="c", src=(_any("x"),)), lambda c, x: x if c.dtype is x.dtype else None),
-    (UPat(Ops.CAST, name="c", src=(UPat(Ops.CAST, name="y", src=(_any("x"),)),)), _cast_of_cast),
-    (UPat(Ops.BITCAST, name="c", src=(UPat(Ops.BITCAST, src=(_any("x"),)),)), lambda c, x: x.bitcast(c.dtype)),
-    # where
-    (UPat(Ops.WHERE, src=(_any(), _any("x"), _any("x"))), lambda x: x),
-    (UPat(Ops.WHERE, src=(_c(True), _any("x"), _any())), lambda x: x),
-    (UPat(Ops.WHERE, src=(_c(False), _any(), _any("y"))), lambda y: y),
-    (UPat(Ops.WHERE, dtypes.bool_, src=(_any("x"), _c(True), _c(False))), lambda x: x),
-    (UPat(Ops.WHERE, src=(_any("a"), UPat(Ops.WHERE, src=(_any("b"), _any("x"), _any("y"))), _any("y"))),
-     lambda a, b, x, y: (a & b).where(x, y)),
-    (UPat(Ops.WHERE, src=(_any("a"), UPat(Ops.WHERE, src=(_any("a"), _any("x"), _any())), _any("z"))),
-     lambda a, x, z: a.where(x, z)),
-    (UPat(Ops.WHERE, src=(UPat(Ops.CMPNE, src=[_any("a", dtypes.bool_), _c(True)]), _any("x"), _any("y"))),
-     lambda a, x, y: a.where(y, x)),
-    # integers: constants to the right, sums in canonical form, division taken apart
-    (UPat((Ops.ADD, Ops.MUL, Ops.MAX, Ops.AND, Ops.OR, Ops.XOR, Ops.CMPEQ, Ops.CMPNE), src=(_c(name="c"), _any("x")), name="n"),
-     lambda c, x, n: UOp(n.op, n.dtype, (x, c)) if x.op is not Ops.CONST else None),
-    (UPat(Ops.ADD, INTS, name="x"), canonical_sum),
-    (UPat(Ops.MUL, INTS, name="x", src=(UPat((Ops.ADD, Ops.MUL)), UPat(Ops.CONST))), canonical_sum),
-    (UPat(Ops.IDIV, INTS, name="n", src=(_any("x"), _c(name="c"))), divide),
-    (UPat(Ops.MOD, INTS, name="n", src=(_any("x"), _c(name="c"))), remainder),
-    (UPat(Ops.CMPLT, src=(_any("x", INTS), _c(name="y"))), less),
-    (UPat(Ops.CMPLT, src=(_c(name="x"), _any("y", INTS))), less),
-])
+symbolic = PatternMatcher(
+    [
+        (UPat(ALU - {Ops.CAST}, name="x"), fold_constants),
+        (UPat(ALU, name="x"), fold_bounds),
+        (UPat(Ops.CAST, src=(UPat(Ops.CONST),), name="x"), fold_constants),
+        (UPat(Ops.RANGE, name="x"), fold_bounds),
+        # identities that hold for every value, NaN and -0.0 included
+        (UPat(Ops.ADD, INTS, src=[_any("x"), _c(0)]), lambda x: x),
+        (UPat(Ops.MUL, src=[_any("x"), _c(1)]), lambda x: x),
+        (UPat(Ops.MUL, INTS, src=[_any("x"), _c(0, "z")]), lambda x, z: z),
+        (UPat(Ops.FDIV, src=(_any("x"), _c(1))), lambda x: x),
+        (UPat(Ops.NEG, src=(UPat(Ops.NEG, src=(_any("x"),)),)), lambda x: x),
+        (UPat(Ops.NEG, INTS, src=(_any("x"),)), lambda x: x * -1),
+        (UPat((Ops.XOR, Ops.OR), INTS, src=[_any("x"), _c(0)]), lambda x: x),
+        (UPat((Ops.SHL, Ops.SHR), src=(_any("x"), _c(0))), lambda x: x),
+        (UPat((Ops.AND, Ops.OR, Ops.MAX), src=(_any("x"), _any("x"))), lambda x: x),
+        (UPat(Ops.AND, dtypes.bool_, src=[_any("x"), _c(True)]), lambda x: x),
+        (UPat(Ops.AND, dtypes.bool_, src=[_any("x"), _c(False, "f")]), lambda x, f: f),
+        (UPat(Ops.OR, dtypes.bool_, src=[_any("x"), _c(False)]), lambda x: x),
+        (UPat(Ops.OR, dtypes.bool_, src=[_any("x"), _c(True, "t")]), lambda x, t: t),
+        (
+            UPat(
+                (Ops.CMPNE, Ops.XOR),
+                src=[UPat((Ops.CMPNE, Ops.XOR), src=[_any("x", dtypes.bool_), _c(True)]), _c(True)],
+            ),
+            lambda x: x,
+        ),
+        (UPat((Ops.CMPNE, Ops.XOR), src=[_any("x", dtypes.bool_), _c(False)]), lambda x: x),
+        (UPat(Ops.CMPEQ, src=[_any("x", dtypes.bool_), _c(True)]), lambda x: x),
+        (
+            UPat(
+                Ops.CMPNE,
+                dtypes.bool_,
+                src=[UPat(Ops.CMPEQ, src=(_any("x", (*INTS, dtypes.bool_)), _any("y"))), _c(True)],
+            ),
+            lambda x, y: x.ne(y),
+        ),
+        (
+            UPat(
+                Ops.CMPNE,
+                dtypes.bool_,
+                src=[UPat(Ops.CMPNE, src=(_any("x", (*INTS, dtypes.bool_)), _any("y"))), _c(True)],
+            ),
+            lambda x, y: x.eq(y),
+        ),
+        (UPat(Ops.CAST, name="c", src=(_any("x"),)), lambda c, x: x if c.dtype is x.dtype else None),
+        (UPat(Ops.CAST, name="c", src=(UPat(Ops.CAST, name="y", src=(_any("x"),)),)), _cast_of_cast),
+        (UPat(Ops.BITCAST, name="c", src=(UPat(Ops.BITCAST, src=(_any("x"),)),)), lambda c, x: x.bitcast(c.dtype)),
+        # where
+        (UPat(Ops.WHERE, src=(_any(), _any("x"), _any("x"))), lambda x: x),
+        (UPat(Ops.WHERE, src=(_c(True), _any("x"), _any())), lambda x: x),
+        (UPat(Ops.WHERE, src=(_c(False), _any(), _any("y"))), lambda y: y),
+        (UPat(Ops.WHERE, dtypes.bool_, src=(_any("x"), _c(True), _c(False))), lambda x: x),
+        (
+            UPat(Ops.WHERE, src=(_any("a"), UPat(Ops.WHERE, src=(_any("b"), _any("x"), _any("y"))), _any("y"))),
+            lambda a, b, x, y: (a & b).where(x, y),
+        ),
+        (
+            UPat(Ops.WHERE, src=(_any("a"), UPat(Ops.WHERE, src=(_any("a"), _any("x"), _any())), _any("z"))),
+            lambda a, x, z: a.where(x, z),
+        ),
+        (
+            UPat(Ops.WHERE, src=(UPat(Ops.CMPNE, src=[_any("a", dtypes.bool_), _c(True)]), _any("x"), _any("y"))),
+            lambda a, x, y: a.where(y, x),
+        ),
+        # integers: constants to the right, sums in canonical form, division taken apart
+        (
+            UPat(
+                (Ops.ADD, Ops.MUL, Ops.MAX, Ops.AND, Ops.OR, Ops.XOR, Ops.CMPEQ, Ops.CMPNE),
+                src=(_c(name="c"), _any("x")),
+                name="n",
+            ),
+            lambda c, x, n: UOp(n.op, n.dtype, (x, c)) if x.op is not Ops.CONST else None,
+        ),
+        (UPat(Ops.ADD, INTS, name="x"), canonical_sum),
+        (UPat(Ops.MUL, INTS, name="x", src=(UPat((Ops.ADD, Ops.MUL)), UPat(Ops.CONST))), canonical_sum),
+        (UPat(Ops.IDIV, INTS, name="n", src=(_any("x"), _c(name="c"))), divide),
+        (UPat(Ops.MOD, INTS, name="n", src=(_any("x"), _c(name="c"))), remainder),
+        (UPat(Ops.CMPLT, src=(_any("x", INTS), _c(name="y"))), less),
+        (UPat(Ops.CMPLT, src=(_c(name="x"), _any("y", INTS))), less),
+    ]
+)
 
 
 def _fold_one_hot(n: UOp, cond: UOp, value: UOp, zero: UOp) -> UOp | None:
@@ -294,7 +329,9 @@ def _fold_one_hot(n: UOp, cond: UOp, value: UOp, zero: UOp) -> UOp | None:
             if clause.op is not Ops.CMPEQ:
                 continue
             for side, other in (clause.src, clause.src[::-1]):
-                if (side is r or (side.op is Ops.CAST and side.src[0] is r and side.dtype.is_int)) and r not in other.ranges:
+                if (
+                    side is r or (side.op is Ops.CAST and side.src[0] is r and side.dtype.is_int)
+                ) and r not in other.ranges:
                     inside = (other.like(-1).lt(other) if other.dtype.kind == "i" else UOp.const(dtypes.bool_, True)) \
                         & other.lt(r.src[0].arg)
                     if r.src[0].arg > other.dtype.max:
@@ -347,10 +384,10 @@ def _reduce_of_constant(n: UOp) -> UOp | None:
 
 
 load_rules = PatternMatcher([
-    (UPat(Ops.WHERE, src=(_any("g"), UPat(Ops.LOAD, name="l"), _c(0))),
-     lambda g, l: l if len(l.src) > 1 and set(_clauses(g)) <= set(_clauses(l.src[1])) else None),
-    (UPat(Ops.LOAD, name="l", src=(_any("i"), _c(name="c"))),
-     lambda l, i, c: UOp(Ops.LOAD, l.dtype, (i,)) if c.arg else UOp.const(l.dtype, 0)),
+    (UPat(Ops.WHERE, src=(_any("g"), UPat(Ops.LOAD, name="x"), _c(0))),
+     lambda g, x: x if len(x.src) > 1 and set(_clauses(g)) <= set(_clauses(x.src[1])) else None),
+    (UPat(Ops.LOAD, name="x", src=(_any("i"), _c(name="c"))),
+     lambda x, i, c: UOp(Ops.LOAD, x.dtype, (i,)) if c.arg else UOp.const(x.dtype, 0)),
     (UPat(Ops.REDUCE, name="n", arg=Ops.ADD), lambda n: _one_hot_sum(n)),
     (UPat(Ops.REDUCE, name="n"), _reduce_of_constant),
 ])

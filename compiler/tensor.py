@@ -12,7 +12,7 @@ import contextlib
 import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -61,8 +61,8 @@ class Tensor(Creation, Elementwise, Movement, Reduce, Functional):
     __slots__ = ("uop", "_device", "requires_grad", "grad", "_names", "__weakref__")
     __array_priority__ = 100        # so that NumPy arrays and scalars on the left leave the operation to us
 
-    _live: weakref.WeakSet[Tensor] = weakref.WeakSet()
-    _leaves: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    _live: ClassVar[weakref.WeakSet[Tensor]] = weakref.WeakSet()
+    _leaves: ClassVar[weakref.WeakSet[Tensor]] = weakref.WeakSet()
 
     uop: UOp
     grad: Tensor | None
@@ -240,7 +240,7 @@ class Tensor(Creation, Elementwise, Movement, Reduce, Functional):
         if requires_grad and not self.dtype.is_float:
             raise RuntimeError(f"only floating-point tensors have gradients, not {self.dtype.name}")
         if requires_grad and not self.requires_grad:
-            if _under(self.uop).op is not Ops.BUFFER:       # a node of its own: equal expressions are one node otherwise
+            if _under(self.uop).op is not Ops.BUFFER:  # a node of its own: equal expressions are one node otherwise
                 _unique += 1
                 self.uop = UOp(Ops.CONTIGUOUS, self.dtype, (self.uop,), _unique)
             self._names = [_under(self.uop)]
@@ -300,7 +300,7 @@ class Tensor(Creation, Elementwise, Movement, Reduce, Functional):
     # assignment
 
     def assign(self, value: Any) -> Tensor:
-        """Take on a new value of the same shape and type, in the same memory. Lazy; earlier readers keep the old one."""
+        """Take on a new value of the same shape and type, in the same memory. Lazy; earlier readers keep the old."""
         value = value if isinstance(value, Tensor) else Tensor(value, self.dtype, self._device)
         if value.shape != self.shape:
             value = value.expand(self.shape)
@@ -348,7 +348,11 @@ def _upload(data: Any, want: DType | None, device: str) -> UOp:
                 raise TypeError(f"a tensor needs numbers in lists of equal length, not {data!r:.80}")
             if array.dtype in (np.int64, np.float64) and want is None:
                 want = dtypes.default_int if array.dtype == np.int64 else dtypes.default_float
-                if want is dtypes.int32 and array.size and not -1 << 31 <= int(array.min()) <= int(array.max()) < 1 << 31:
+                if (
+                    want is dtypes.int32
+                    and array.size
+                    and not -1 << 31 <= int(array.min()) <= int(array.max()) < 1 << 31
+                ):
                     want = dtypes.int64
     dtype = want or dtypes.of(array.dtype)
     if dtype is dtypes.bfloat16:

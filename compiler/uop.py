@@ -121,7 +121,19 @@ def _device_of(op: Ops, src: tuple[UOp, ...], arg: Any) -> str | None:
 class UOp:
     """A node: ``op``, ``dtype`` of its value, sources ``src``, and ``arg``. See the module's text."""
 
-    __slots__ = ("op", "dtype", "src", "arg", "shape", "device", "realized", "_bounds", "_key", "_ranges", "__weakref__")
+    __slots__ = (
+        "op",
+        "dtype",
+        "src",
+        "arg",
+        "shape",
+        "device",
+        "realized",
+        "_bounds",
+        "_key",
+        "_ranges",
+        "__weakref__",
+    )
 
     op: Ops
     dtype: DType
@@ -130,10 +142,15 @@ class UOp:
     shape: tuple[int, ...]
     device: str | None
     realized: Any
+    _bounds: Any
+    _key: Any
+    _ranges: Any
 
-    _table: dict[Any, weakref.ref[UOp]] = {}        # noqa: RUF012  (the cons table belongs to the class)
+    _table: dict[Any, weakref.ref[UOp]] = {}  # noqa: RUF012  (the cons table belongs to the class)
 
-    def __new__(cls, op: Ops, dtype: DType, src: tuple[UOp, ...] = (), arg: Any = None, device: str | None = None) -> UOp:
+    def __new__(
+        cls, op: Ops, dtype: DType, src: tuple[UOp, ...] = (), arg: Any = None, device: str | None = None
+    ) -> UOp:
         if op is Ops.CONST:
             arg = dtype.cast(arg)
             # 0.0 and -0.0, and all the NaNs, must stay apart or together by their bits, not by ==
@@ -344,7 +361,7 @@ def _interval(node: UOp) -> tuple[Any, Any]:
     if op is Ops.ADD:
         return a + c, b + d
     if op is Ops.MUL:
-        corners = (a * c, a * d, b * c, b * d)
+        corners: tuple[Any, ...] = (a * c, a * d, b * c, b * d)
         return min(corners), max(corners)
     if op is Ops.NEG:
         return -b, -a

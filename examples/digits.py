@@ -74,7 +74,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     held, rest = order[:len(images) // 5], order[len(images) // 5:]
     device = args.device
     Tensor.manual_seed(args.seed)
-    model = nn.Sequential(nn.Linear(64, args.hidden, device=device), nn.ReLU(), nn.Linear(args.hidden, 10, device=device))
+    model = nn.Sequential(
+        nn.Linear(64, args.hidden, device=device), nn.ReLU(), nn.Linear(args.hidden, 10, device=device)
+    )
     optimizer = optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
 
     @jit
@@ -139,8 +141,10 @@ def page(result: dict[str, Any]) -> str:
         seen = gpu.get("mock")
         lines += ["", f"counts   {'':<20}{'driver':>14}{'card' if seen else '':>14}"]
         for key in COUNTS:
-            lines.append(f"           {key.replace('_', ' '):<18}{gpu['driver'][key]:>14,}"
-                         + (f"{seen[key]:>14,}{'' if seen[key] == gpu['driver'][key] else '  DIFFERS'}" if seen else ""))
+            lines.append(
+                f"           {key.replace('_', ' '):<18}{gpu['driver'][key]:>14,}"
+                + (f"{seen[key]:>14,}{'' if seen[key] == gpu['driver'][key] else '  DIFFERS'}" if seen else "")
+            )
         if seen:
             lines.append(f"           {'instructions':<18}{'':>14}{gpu['instructions']:>14,}")
     return "\n".join(lines)

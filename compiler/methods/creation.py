@@ -42,7 +42,9 @@ class RandomState:
 
     def fill(self, buffer: Buffer, count: int) -> None:
         """Put key and counter for the next ``count`` draws into ``buffer`` (uint32[4])."""
-        buffer.write(np.array([self.seed & 0xFFFFFFFF, self.seed >> 32, self.drawn & 0xFFFFFFFF, self.drawn >> 32], np.uint32))
+        buffer.write(
+            np.array([self.seed & 0xFFFFFFFF, self.seed >> 32, self.drawn & 0xFFFFFFFF, self.drawn >> 32], np.uint32)
+        )
         self.drawn += count
 
     def draw(self, count: int, device: str) -> Buffer:
@@ -84,11 +86,19 @@ class Creation(Methods):
 
     @classmethod
     def _make(cls, uop: Any, device: str | None, requires_grad: bool) -> Any:
-        return cls(uop, device=device, requires_grad=requires_grad)
+        make: Any = cls
+        return make(uop, device=device, requires_grad=requires_grad)
 
     @classmethod
-    def full(cls, shape: Sequence[int] | int, fill_value: Any, *, dtype: DTypeLike | None = None, device: str | None = None,
-             requires_grad: bool = False) -> Tensor:
+    def full(
+        cls,
+        shape: Sequence[int] | int,
+        fill_value: Any,
+        *,
+        dtype: DTypeLike | None = None,
+        device: str | None = None,
+        requires_grad: bool = False,
+    ) -> Tensor:
         to = dtypes.of(dtype) if dtype is not None else dtypes.of_scalar(fill_value)
         sizes = _shape((shape,) if isinstance(shape, int) else tuple(shape))
         return cls._make(graph.full(sizes, to, fill_value), device, requires_grad)
@@ -130,7 +140,11 @@ class Creation(Methods):
         to = dtypes.of(dtype) if dtype is not None else dtypes.default_int if whole else dtypes.default_float
         out = cls._make(graph.iota(count), device, False) if count else cls.zeros(0, dtype=dtypes.int32, device=device)
         if step != 1 or start != 0:
-            out = out * step + start if whole else out.cast(dtypes.float64 if to.bits == 64 else dtypes.float32) * step + start
+            out = (
+                out * step + start
+                if whole
+                else out.cast(dtypes.float64 if to.bits == 64 else dtypes.float32) * step + start
+            )
         return out.cast(to)
 
     @classmethod
@@ -138,10 +152,14 @@ class Creation(Methods):
                  device: str | None = None) -> Tensor:
         if steps == 1:
             return cls.full((1,), start, dtype=dtype, device=device)
-        return (cls.arange(steps, device=device).cast(dtypes.of(dtype)) * ((stop - start) / (steps - 1)) + start).cast(dtype)
+        return (cls.arange(steps, device=device).cast(dtypes.of(dtype)) * ((stop - start) / (steps - 1)) + start).cast(
+            dtype
+        )
 
     @classmethod
-    def eye(cls, n: int, m: int | None = None, *, dtype: DTypeLike = dtypes.float32, device: str | None = None) -> Tensor:
+    def eye(
+        cls, n: int, m: int | None = None, *, dtype: DTypeLike = dtypes.float32, device: str | None = None
+    ) -> Tensor:
         return cls.arange(n, device=device).one_hot(n if m is None else m).cast(dtype)
 
     # random
@@ -165,7 +183,9 @@ class Creation(Methods):
         return a.cat(b)[:count]
 
     @classmethod
-    def rand(cls, *shape: Any, dtype: DTypeLike = dtypes.float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    def rand(
+        cls, *shape: Any, dtype: DTypeLike = dtypes.float32, device: str | None = None, requires_grad: bool = False
+    ) -> Tensor:
         """Uniform in [0, 1), in steps of 2**-24."""
         sizes = _shape(shape)
         if math.prod(sizes) == 0:
@@ -180,7 +200,9 @@ class Creation(Methods):
         return out.requires_grad_() if requires_grad else out
 
     @classmethod
-    def randn(cls, *shape: Any, dtype: DTypeLike = dtypes.float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    def randn(
+        cls, *shape: Any, dtype: DTypeLike = dtypes.float32, device: str | None = None, requires_grad: bool = False
+    ) -> Tensor:
         """Normal with mean 0 and deviation 1, by Box and Muller."""
         sizes = _shape(shape)
         count = math.prod(sizes)
@@ -205,11 +227,15 @@ class Creation(Methods):
         """A permutation of 0..n-1: each number's rank among random numbers (quadratic in n, one kernel)."""
         u = cls._bits(max(n, 1), device)[:n]
         at = cls.arange(n, device=device)
-        before = (u.unsqueeze(0) < u.unsqueeze(1)) | (u.unsqueeze(0).eq(u.unsqueeze(1)) & (at.unsqueeze(0) < at.unsqueeze(1)))
+        before = (u.unsqueeze(0) < u.unsqueeze(1)) | (
+            u.unsqueeze(0).eq(u.unsqueeze(1)) & (at.unsqueeze(0) < at.unsqueeze(1))
+        )
         return before.sum(1)
 
     @classmethod
-    def kaiming_uniform(cls, *shape: Any, a: float = 0.01, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    def kaiming_uniform(
+        cls, *shape: Any, a: float = 0.01, device: str | None = None, requires_grad: bool = False
+    ) -> Tensor:
         """He et al. (2015): uniform within sqrt(6 / ((1 + a*a) * fan_in)); fan_in is all axes but the first."""
         sizes = _shape(shape)
         bound = math.sqrt(6 / ((1 + a * a) * math.prod(sizes[1:])))

@@ -193,7 +193,9 @@ class Elementwise(Methods):
 
     def bitwise_not(self) -> Tensor:
         self._ints(self, "~")
-        return self.bitwise_xor(True if self.dtype is dtypes.bool_ else -1 if self.dtype.kind == "i" else self.dtype.max)
+        return self.bitwise_xor(
+            True if self.dtype is dtypes.bool_ else -1 if self.dtype.kind == "i" else self.dtype.max
+        )
 
     def lshift(self, other: Any) -> Tensor:
         self._ints(other, "<<")
@@ -240,8 +242,8 @@ class Elementwise(Methods):
         return self.gt(other) | self.eq(other)
 
     __lt__, __gt__, __le__, __ge__ = lt, gt, le, ge
-    __eq__ = eq
-    __ne__ = ne
+    __eq__ = eq             # type: ignore[assignment]
+    __ne__ = ne             # type: ignore[assignment]
 
     def where(self, yes: Any, no: Any) -> Tensor:
         """``yes`` where this (a condition) holds, else ``no``. Both may be numbers."""
@@ -336,7 +338,7 @@ class Elementwise(Methods):
 
     def abs(self) -> Tensor:
         if self.dtype.kind in "bu":
-            return self
+            return self * 1
         return self * self.sign() if self.dtype.is_float else (self < 0).where(-self, self)
 
     __abs__ = abs

@@ -93,11 +93,13 @@ class Movement(Methods):
         return self.reshape(*self.shape[:a], 1, *self.shape[a:])
 
     def flip(self, *dims: Any) -> Tensor:
-        return self._new(graph.flip(self._node, {self._axis(d) for d in _ints(dims)}))
+        return self._new(graph.flip(self._node, sorted({self._axis(d) for d in _ints(dims)})))
 
     def shrink(self, bounds: Sequence[tuple[int, int] | None]) -> Tensor:
         """The part from start to stop of each axis (None: all of it)."""
-        return self._new(graph.shrink(self._node, [(0, n) if b is None else b for b, n in zip(bounds, self.shape, strict=True)]))
+        return self._new(
+            graph.shrink(self._node, [(0, n) if b is None else b for b, n in zip(bounds, self.shape, strict=True)])
+        )
 
     def pad(self, pad: Sequence[Any], value: float = 0.0) -> Tensor:
         """Grow axes. ``pad`` is PyTorch's flat list (last axis first: before, after, ...), or a pair an axis."""
@@ -107,7 +109,9 @@ class Movement(Methods):
             flat = list(pad)
             if len(flat) % 2 or len(flat) > 2 * self.ndim:
                 raise ValueError(f"pad: {len(flat)} numbers for {self.ndim} axes; give two for each of the last axes")
-            amounts = [(0, 0)] * (self.ndim - len(flat) // 2) + [(flat[i], flat[i + 1]) for i in range(len(flat) - 2, -1, -2)]
+            amounts = [(0, 0)] * (self.ndim - len(flat) // 2) + [
+                (flat[i], flat[i + 1]) for i in range(len(flat) - 2, -1, -2)
+            ]
         x = self.shrink([(max(0, -b), n - max(0, -e)) for (b, e), n in zip(amounts, self.shape, strict=True)])
         grown = [(max(0, b), max(0, e)) for b, e in amounts]
         out = x._new(graph.pad(x._node, grown))
@@ -138,14 +142,17 @@ class Movement(Methods):
         first[a], second[a] = (n - k, n), (0, n - k)
         return self.shrink(first).cat(self.shrink(second), dim=a)
 
-    def cat(self, *others: Tensor, dim: int = 0) -> Tensor:
+    def cat(self: Any, *others: Any, dim: int = 0) -> Tensor:
         """This and ``others`` one after the other along ``dim``. Also ``Tensor.cat([a, b], dim)``."""
         if isinstance(self, list | tuple):
             first, *rest = self
             return first.cat(*(rest if not others else [*rest]), dim=others[0] if others else dim)
         a = self._axis(dim)
         parts = [self, *others]
-        if any(p.ndim != self.ndim or p.shape[:a] != self.shape[:a] or p.shape[a + 1:] != self.shape[a + 1:] for p in parts):
+        if any(
+            p.ndim != self.ndim or p.shape[:a] != self.shape[:a] or p.shape[a + 1 :] != self.shape[a + 1 :]
+            for p in parts
+        ):
             raise ValueError(f"cat along axis {a}: shapes {[p.shape for p in parts]} differ elsewhere")
         dtype = dtypes.promote(*(p.dtype for p in parts))
         total, at, out = sum(p.shape[a] for p in parts), 0, None
@@ -159,14 +166,16 @@ class Movement(Methods):
             piece = piece._new(graph.pad(piece._node, amounts))
             if out is None:
                 out = piece
-            else:       # exact for every value, -0.0 and NaN included: choose, do not add
-                index = graph.expand(graph.reshape(graph.iota(total), tuple(total if i == a else 1 for i in range(self.ndim))),
-                                     piece.shape)
+            else:  # exact for every value, -0.0 and NaN included: choose, do not add
+                index = graph.expand(
+                    graph.reshape(graph.iota(total), tuple(total if i == a else 1 for i in range(self.ndim))),
+                    piece.shape,
+                )
                 out = piece._new(index).lt(at).where(out, piece)
             at += n
         return out if out is not None else self.cast(dtype)
 
-    def stack(self, *others: Tensor, dim: int = 0) -> Tensor:
+    def stack(self: Any, *others: Any, dim: int = 0) -> Tensor:
         """Along a new axis. Also ``Tensor.stack([a, b], dim)``."""
         if isinstance(self, list | tuple):
             first, *rest = self
@@ -193,7 +202,7 @@ class Movement(Methods):
     # indexing
 
     def __getitem__(self, key: Any) -> Tensor:
-        """NumPy's indexing: integers, slices with any step, None, ..., and integer tensors or arrays (and bool arrays)."""
+        """NumPy's indexing: integers, slices with any step, None, ..., integer tensors or arrays, bool arrays."""
         return _index(self, key)
 
     def __iter__(self) -> Any:
@@ -211,8 +220,11 @@ class Movement(Methods):
         n = self.shape[a]
         x = self.shrink([None if i == a else (0, s) for i, s in enumerate(index.shape)])
         order = [i for i in range(self.ndim) if i != a] + [a]
-        x = x.permute(order).unsqueeze(a).expand(*index.shape[:a], index.shape[a], *(s for i, s in enumerate(index.shape)
-                                                                                  if i > a), n)
+        x = (
+            x.permute(order)
+            .unsqueeze(a)
+            .expand(*index.shape[:a], index.shape[a], *(s for i, s in enumerate(index.shape) if i > a), n)
+        )
         return _pick(x, _wrap(index, n))
 
     def take_along_dim(self, index: Tensor, dim: int) -> Tensor:

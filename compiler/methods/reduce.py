@@ -96,7 +96,9 @@ class Reduce(Methods):
         n = self.shape[a]
         top = x.max(a, True)
         hit = x.eq(top) | (x.isnan() if x.dtype.is_float else x.ne(x))
-        backward = x._new(graph.expand(graph.reshape(graph.iota(n), tuple(n if i == a else 1 for i in range(self.ndim))), self.shape))
+        backward = x._new(
+            graph.expand(graph.reshape(graph.iota(n), tuple(n if i == a else 1 for i in range(self.ndim))), self.shape)
+        )
         return (n - 1 - hit.where(n - 1 - backward, -1).max(a, keepdim)).cast(dtypes.int32)
 
     def argmin(self, dim: int | None = None, keepdim: bool = False) -> Tensor:

@@ -8,9 +8,26 @@ from typing import Any
 
 from compiler.tensor import Tensor, no_grad
 
-__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "Dropout", "Embedding", "Flatten", "GELU", "L1Loss", "LayerNorm", "Linear",
-           "MSELoss", "Module", "ReLU", "Sequential", "Sigmoid", "Tanh", "get_parameters", "get_state_dict",
-           "load_state_dict"]
+__all__ = [
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "GELU",
+    "L1Loss",
+    "LayerNorm",
+    "Linear",
+    "MSELoss",
+    "Module",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
+    "get_parameters",
+    "get_state_dict",
+    "load_state_dict",
+]
 
 
 class Module:
@@ -89,7 +106,7 @@ def get_parameters(module: Any) -> list[Tensor]:
 
 
 def load_state_dict(module: Any, state: dict[str, Any]) -> None:
-    """Assign by name; values are tensors or arrays. :raises KeyError, ValueError: for names or shapes that do not fit."""
+    """Assign tensors or arrays by name. :raises KeyError, ValueError: for names or shapes that do not fit."""
     own = get_state_dict(module)
     if missing := sorted(own.keys() ^ state.keys()):
         raise KeyError(f"state and module differ in {', '.join(missing)}")
@@ -108,8 +125,12 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, device: str | None = None) -> None:
         bound = 1 / math.sqrt(in_features)
-        self.weight = Tensor.uniform(out_features, in_features, low=-bound, high=bound, device=device, requires_grad=True)
-        self.bias = Tensor.uniform(out_features, low=-bound, high=bound, device=device, requires_grad=True) if bias else None
+        self.weight = Tensor.uniform(
+            out_features, in_features, low=-bound, high=bound, device=device, requires_grad=True
+        )
+        self.bias = (
+            Tensor.uniform(out_features, low=-bound, high=bound, device=device, requires_grad=True) if bias else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x.linear(self.weight, self.bias)

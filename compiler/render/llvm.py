@@ -259,7 +259,9 @@ class _Writer:
         if dtype.kind == "b":
             value = self.put(f"zext i1 {value} to i8")
         memory = "i8" if dtype.kind == "b" else _type(dtype)
-        self.lines.append(f"  store {memory} {value}, {self.pointer} {self.address(node.src[0])}, align {dtype.itemsize}")
+        self.lines.append(
+            f"  store {memory} {value}, {self.pointer} {self.address(node.src[0])}, align {dtype.itemsize}"
+        )
 
     def instruction(self, node: UOp) -> None:
         op = node.op
@@ -331,7 +333,9 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
     arguments = [f"{writer.pointer} noalias {'' if p in written else 'readonly '}align 16 %p{p.arg}" for p in params]
     if target.gpu:
         head = f"define amdgpu_kernel void @{name}({', '.join(arguments)}) #0"
-        attributes = f'nounwind "amdgpu-flat-work-group-size"="1,{max(block, 32)}" "uniform-work-group-size"="true" {_NO_INPUTS}'
+        attributes = (
+            f'nounwind "amdgpu-flat-work-group-size"="1,{max(block, 32)}" "uniform-work-group-size"="true" {_NO_INPUTS}'
+        )
     else:
         t = _type(outer[0].dtype) if outer else "i32"
         head = f"define void @{name}({', '.join([*arguments, f'{t} %low', f'{t} %high'])}) #0"

@@ -6,6 +6,7 @@ import ctypes
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class CpuRuntime:
                 return
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._threads)
-            others = [self._pool.submit(function, *pointers, a, b) for a, b in zip(cuts[1:-1], cuts[2:], strict=True)]
+            others = [self._pool.submit(function, *pointers, a, b) for a, b in pairwise(cuts[1:])]
             function(*pointers, 0, cuts[1])
             for other in others:
                 other.result()

@@ -13,7 +13,7 @@ import pytest
 from compiler import Tensor, dtypes
 from compiler.cache import DiskCache, directory
 from compiler.engine import build_program
-from compiler.linearize import Begin, End, linearize
+from compiler.linearize import Begin, Block, End, Instruction, linearize
 from compiler.lower import Axis
 from compiler.optimize import choose_tile, merge_ranges, upcast
 from compiler.render.llvm import Target, render
@@ -35,10 +35,10 @@ def arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     return [rng.uniform(-1, 1, s).astype(np.float32) for s in shapes]
 
 
-def run(sink: UOp, data: list[np.ndarray], program: list[object] | None = None, name: str = "k") -> list[np.ndarray]:
+def run(sink: UOp, data: list[np.ndarray], program: list[Instruction] | None = None) -> list[np.ndarray]:
     """A kernel's parameters after it ran on copies of ``data``, by a fresh runtime."""
     cpu = CpuRuntime()
-    source = render(name, program if program is not None else linearize(sink), cpu.target)      # type: ignore[arg-type]
+    source = render("k", program if program is not None else linearize(sink), cpu.target)
     handles = []
     for a in data:
         handle = cpu.alloc(a.nbytes)
@@ -52,8 +52,11 @@ def examples() -> dict[str, tuple[list[KernelItem], list[np.ndarray]]]:
     x, w, b = (Tensor(a) for a in arrays((6, 8), (5, 8), (5,)))
     out = np.zeros((6, 5), np.float32)
     layer = kernels((x.linear(w, b)).tanh() * 2)
-    soft = kernels(x.max(1) + x.sum(1) * x.min(1))          # three loops that do not need one another
-    return {"layer": (layer, [out, *arrays((6, 8), (5, 8), (5,))]), "loops": (soft, [np.zeros(6, np.float32), arrays((6, 8))[0]])}
+    soft = kernels(x.max(1) + x.sum(1) * x.min(1))  # three loops that do not need one another
+    return {
+        "layer": (layer, [out, *arrays((6, 8), (5, 8), (5,))]),
+        "loops": (soft, [np.zeros(6, np.float32), arrays((6, 8))[0]]),
+    }
 
 
 @pytest.mark.parametrize("name", ["layer", "loops"])
@@ -65,7 +68,10 @@ def test_every_order_of_a_block_is_right(name: str) -> None:
     texts = set()
     for seed in range(12):
         rng = random.Random(seed)
-        program = linearize(sink, lambda ready, rng=rng: rng.randrange(len(ready)))
+
+        def anyone(ready: list[UOp | Block], rng: random.Random = rng) -> int:
+            return rng.randrange(len(ready))
+        program = linearize(sink, anyone)
         texts.add(render("k", program, host_target()).text)
         np.testing.assert_array_equal(run(sink, data, program)[0], want)
     assert len(texts) > 6
@@ -115,7 +121,9 @@ def test_ranges_merge() -> None:
 def test_upcast_keeps_values(tile: tuple[int, int]) -> None:
     a, b = arrays((8, 6), (6, 10))
     (item,) = kernels(Tensor(a) @ Tensor(b) + 1)
-    outer = sorted((n for n in item.sink.toposort() if n.op is Ops.RANGE and n.arg[1] is Axis.GLOBAL), key=lambda n: n.arg)
+    outer = sorted(
+        (n for n in item.sink.toposort() if n.op is Ops.RANGE and n.arg[1] is Axis.GLOBAL), key=lambda n: n.arg
+    )
     order = {s.arg: s for s in item.sink.toposort() if s.op is Ops.PARAM}
     data = [np.zeros((8, 10), np.float32)] + [a if any(n.src[0] is order[k] and any(i is outer[0] for i in n.toposort())
                                                        for n in item.sink.toposort() if n.op is Ops.INDEX) else b
@@ -128,7 +136,9 @@ def test_upcast_keeps_values(tile: tuple[int, int]) -> None:
 
 
 def test_tiles_are_chosen_for_large_products() -> None:
-    (item,) = kernels(Tensor.zeros(1024, 64).contiguous().realize() @ Tensor.zeros(64, 1024).contiguous().realize().detach())
+    (item,) = kernels(
+        Tensor.zeros(1024, 64).contiguous().realize() @ Tensor.zeros(64, 1024).contiguous().realize().detach()
+    )
     assert list(choose_tile(item.sink).values()) == [4, 4]
     (item,) = kernels(Tensor(arrays((8, 6))[0]) @ Tensor(arrays((6, 8))[0]))
     assert not choose_tile(item.sink)
@@ -200,7 +210,10 @@ def test_long_reductions_are_split_on_a_gpu() -> None:
     x = Tensor(arrays((1024, 4))[0])
     assert len(kernels(x.sum(0), device="CPU")) == 1
     first, second = kernels(x.sum(0), device="AM")
-    sizes = [[n.src[0].arg for n in k.sink.toposort() if n.op is Ops.RANGE and n.arg[1] is Axis.REDUCE] for k in (first, second)]
+    sizes = [
+        [n.src[0].arg for n in k.sink.toposort() if n.op is Ops.RANGE and n.arg[1] is Axis.REDUCE]
+        for k in (first, second)
+    ]
     assert sizes == [[32], [32]]
 
 

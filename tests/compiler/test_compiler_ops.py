@@ -52,11 +52,11 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[np.ndarray,
     "abs": (lambda a: a.abs(), np.abs, (smooth(3, 5),)),
     "sign": (lambda a: a.sign(), np.sign, (smooth(3, 5),)),
     "square": (lambda a: a.square(), np.square, (smooth(5),)),
-    "pow2": (lambda a: a ** 2, lambda a: a ** 2, (smooth(5),)),
-    "pow-1": (lambda a: a ** -1, lambda a: a ** -1.0, (positive(5),)),
-    "pow1.7": (lambda a: a ** 1.7, lambda a: a ** 1.7, (positive(5),)),
-    "pow_t": (lambda a, b: a ** b, lambda a, b: a ** b, (positive(5), smooth(5))),
-    "rpow": (lambda a: 2.5 ** a, lambda a: 2.5 ** a, (smooth(5),)),
+    "pow2": (lambda a: a**2, lambda a: a**2, (smooth(5),)),
+    "pow-1": (lambda a: a**-1, lambda a: a**-1.0, (positive(5),)),
+    "pow1.7": (lambda a: a**1.7, lambda a: a**1.7, (positive(5),)),
+    "pow_t": (lambda a, b: a**b, lambda a, b: a**b, (positive(5), smooth(5))),
+    "rpow": (lambda a: 2.5**a, lambda a: 2.5**a, (smooth(5),)),
     "sqrt": (lambda a: a.sqrt(), np.sqrt, (positive(5),)),
     "rsqrt": (lambda a: a.rsqrt(), lambda a: 1 / np.sqrt(a), (positive(5),)),
     "exp": (lambda a: a.exp(), np.exp, (smooth(7),)),
@@ -78,13 +78,20 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[np.ndarray,
     "silu": (lambda a: a.silu(), lambda a: a / (1 + np.exp(-a)), (smooth(9),)),
     "softplus": (lambda a: a.softplus(), lambda a: np.log1p(np.exp(a)), (smooth(9),)),
     "gelu": (lambda a: a.gelu(), lambda a: a * 0.5 * (1 + _erf(a / math.sqrt(2))), (smooth(9),)),
-    "gelu_tanh": (lambda a: a.gelu("tanh"),
-                  lambda a: a * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a ** 3))), (smooth(9),)),
+    "gelu_tanh": (
+        lambda a: a.gelu("tanh"),
+        lambda a: a * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3))),
+        (smooth(9),),
+    ),
     "erf": (lambda a: a.erf(), _erf, (smooth(20),)),
     "maximum": (lambda a, b: a.maximum(b), np.maximum, (smooth(4, 3), smooth(3))),
     "minimum": (lambda a, b: a.minimum(b), np.minimum, (smooth(4, 3), smooth(3))),
     "clip": (lambda a: a.clip(-1, 1), lambda a: np.clip(a, -1, 1), (smooth(9) + 0.05,)),
-    "where": (lambda a, b: (a > b).where(a, b * 2), lambda a, b: np.where(a > b, a, b * 2), (smooth(4, 3), smooth(4, 3))),
+    "where": (
+        lambda a, b: (a > b).where(a, b * 2),
+        lambda a, b: np.where(a > b, a, b * 2),
+        (smooth(4, 3), smooth(4, 3)),
+    ),
     "lerp": (lambda a, b: a.lerp(b, 0.3), lambda a, b: a + (b - a) * 0.3, (smooth(5), smooth(5))),
     "masked_fill": (lambda a: a.masked_fill(a > 0, 3), lambda a: np.where(a > 0, 3, a), (smooth(5),)),
     # reductions
@@ -109,7 +116,11 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[np.ndarray,
     "transpose": (lambda a: a.transpose(0, 2), lambda a: a.swapaxes(0, 2), (smooth(3, 4, 2),)),
     "expand": (lambda a: a.expand(5, 3, 4), lambda a: np.broadcast_to(a, (5, 3, 4)), (smooth(3, 1),)),
     "pad": (lambda a: a.pad([1, 2, 0, 3]), lambda a: np.pad(a, ((0, 3), (1, 2))), (smooth(3, 4),)),
-    "pad_value": (lambda a: a.pad([1, 2], value=7), lambda a: np.pad(a, ((0, 0), (1, 2)), constant_values=7), (smooth(3, 4),)),
+    "pad_value": (
+        lambda a: a.pad([1, 2], value=7),
+        lambda a: np.pad(a, ((0, 0), (1, 2)), constant_values=7),
+        (smooth(3, 4),),
+    ),
     "pad_negative": (lambda a: a.pad([-1, 2]), lambda a: np.pad(a[:, 1:], ((0, 0), (0, 2))), (smooth(3, 4),)),
     "shrink": (lambda a: a.shrink([(1, 3), None]), lambda a: a[1:3], (smooth(3, 4),)),
     "flip": (lambda a: a.flip(0, 1), lambda a: a[::-1, ::-1], (smooth(3, 4),)),
@@ -133,30 +144,54 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[np.ndarray,
     "index_none": (lambda a: a[:, None, 1], lambda a: a[:, None, 1], (smooth(4, 5),)),
     "index_array": (lambda a: a[[2, 0, -1]], lambda a: a[[2, 0, -1]], (smooth(4, 5),)),
     "index_arrays": (lambda a: a[[0, 2], :, [1, 1]], lambda a: a[[0, 2], :, [1, 1]], (smooth(4, 3, 2),)),
-    "index_together": (lambda a: a[:, [[0, 2], [1, 1]], [1, 0]], lambda a: a[:, [[0, 2], [1, 1]], [1, 0]], (smooth(4, 3, 2),)),
-    "index_mask": (lambda a: a[np.array([True, False, True])], lambda a: a[np.array([True, False, True])], (smooth(3, 2),)),
-    "gather": (lambda a: a.gather(1, Tensor([[0, 2, 1], [3, 3, 0]], device=a.device)),
-               lambda a: np.take_along_axis(a[:2], np.array([[0, 2, 1], [3, 3, 0]]), 1), (smooth(3, 4),)),
+    "index_together": (
+        lambda a: a[:, [[0, 2], [1, 1]], [1, 0]],
+        lambda a: a[:, [[0, 2], [1, 1]], [1, 0]],
+        (smooth(4, 3, 2),),
+    ),
+    "index_mask": (
+        lambda a: a[np.array([True, False, True])],
+        lambda a: a[np.array([True, False, True])],
+        (smooth(3, 2),),
+    ),
+    "gather": (
+        lambda a: a.gather(1, Tensor([[0, 2, 1], [3, 3, 0]], device=a.device)),
+        lambda a: np.take_along_axis(a[:2], np.array([[0, 2, 1], [3, 3, 0]]), 1),
+        (smooth(3, 4),),
+    ),
     # products
     "matmul": (lambda a, b: a @ b, lambda a, b: a @ b, (smooth(3, 4), smooth(4, 5))),
     "matmul_batch": (lambda a, b: a @ b, lambda a, b: a @ b, (smooth(2, 1, 3, 4), smooth(5, 4, 2))),
     "matmul_vector": (lambda a, b: a @ b, lambda a, b: a @ b, (smooth(3, 4), smooth(4))),
     "dot": (lambda a, b: a.dot(b), lambda a, b: a.dot(b), (smooth(4), smooth(4))),
     "linear": (lambda a, w, b: a.linear(w, b), lambda a, w, b: a @ w.T + b, (smooth(3, 4), smooth(5, 4), smooth(5))),
-    "layer_norm": (lambda a, w, b: a.layer_norm(1, w, b),
-                   lambda a, w, b: (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-5) * w + b,
-                   (smooth(3, 6), smooth(6), smooth(6))),
-    "attention": (lambda q, k, v: q.scaled_dot_product_attention(k, v),
-                  lambda q, k, v: _softmax(q @ k.swapaxes(-1, -2) / 2) @ v, (smooth(2, 3, 4), smooth(2, 5, 4), smooth(2, 5, 3))),
-    "cross_entropy": (lambda a: a.cross_entropy(Tensor([1, 0, 3], device=a.device)),
-                      lambda a: -np.log(_softmax(a, 1))[np.arange(3), [1, 0, 3]].mean(), (smooth(3, 4),)),
-    "smoothed": (lambda a: a.cross_entropy(Tensor([1, 0], device=a.device), label_smoothing=0.2),
-                 lambda a: 0.8 * -np.log(_softmax(a, 1))[np.arange(2), [1, 0]].mean() - 0.2 * np.log(_softmax(a, 1)).mean(),
-                 (smooth(2, 4),)),
+    "layer_norm": (
+        lambda a, w, b: a.layer_norm(1, w, b),
+        lambda a, w, b: (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-5) * w + b,
+        (smooth(3, 6), smooth(6), smooth(6)),
+    ),
+    "attention": (
+        lambda q, k, v: q.scaled_dot_product_attention(k, v),
+        lambda q, k, v: _softmax(q @ k.swapaxes(-1, -2) / 2) @ v,
+        (smooth(2, 3, 4), smooth(2, 5, 4), smooth(2, 5, 3)),
+    ),
+    "cross_entropy": (
+        lambda a: a.cross_entropy(Tensor([1, 0, 3], device=a.device)),
+        lambda a: -np.log(_softmax(a, 1))[np.arange(3), [1, 0, 3]].mean(),
+        (smooth(3, 4),),
+    ),
+    "smoothed": (
+        lambda a: a.cross_entropy(Tensor([1, 0], device=a.device), label_smoothing=0.2),
+        lambda a: 0.8 * -np.log(_softmax(a, 1))[np.arange(2), [1, 0]].mean() - 0.2 * np.log(_softmax(a, 1)).mean(),
+        (smooth(2, 4),),
+    ),
     "mse": (lambda a, b: a.mse_loss(b), lambda a, b: ((a - b) ** 2).mean(), (smooth(3, 4), smooth(3, 4))),
     "l1": (lambda a, b: a.l1_loss(b, "sum"), lambda a, b: np.abs(a - b).sum(), (smooth(3, 4), smooth(3, 4))),
-    "bce": (lambda a, b: a.binary_cross_entropy_with_logits(b),
-            lambda a, b: (np.maximum(a, 0) - a * b + np.log1p(np.exp(-np.abs(a)))).mean(), (smooth(3, 4), positive(3, 4))),
+    "bce": (
+        lambda a, b: a.binary_cross_entropy_with_logits(b),
+        lambda a, b: (np.maximum(a, 0) - a * b + np.log1p(np.exp(-np.abs(a)))).mean(),
+        (smooth(3, 4), positive(3, 4)),
+    ),
 }
 NO_GRADIENT = {"sign"}
 
@@ -189,7 +224,9 @@ def test_backward(name: str) -> None:
             numeric[at] = ((theirs(*high) - theirs(*low)) * weight).sum() / (2 * step)
         grad = leaves[k].grad
         assert grad is not None and grad.shape == a.shape
-        np.testing.assert_allclose(grad.numpy(), numeric, rtol=2e-6 if "erf" not in name and name != "gelu" else 1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            grad.numpy(), numeric, rtol=2e-6 if "erf" not in name and name != "gelu" else 1e-5, atol=1e-6
+        )
 
 
 def test_second_derivative() -> None:
@@ -219,11 +256,29 @@ INT_TYPES = [t for t in dtypes.all_types if t.is_int]
 @pytest.mark.parametrize("dtype", INT_TYPES, ids=lambda t: t.name)
 def test_integers(dtype: dtypes.DType, device: str) -> None:
     """All integer operations on the edges of a type, NumPy's wrapping included."""
-    edges = np.array(sorted({dtype.min, dtype.min + 1, 0, 1, 2, 3, 7, 100, dtype.max - 1, dtype.max, *(() if dtype.kind == "u"
-                                                                                                 else (-1, -2, -7))}), dtype.np)
+    edges = np.array(
+        sorted(
+            {
+                dtype.min,
+                dtype.min + 1,
+                0,
+                1,
+                2,
+                3,
+                7,
+                100,
+                dtype.max - 1,
+                dtype.max,
+                *(() if dtype.kind == "u" else (-1, -2, -7)),
+            }
+        ),
+        dtype.np,
+    )
     a, b = (m.reshape(-1) for m in np.meshgrid(edges, edges))
     ta, tb = Tensor(a, device=device), Tensor(b, device=device)
-    got = Tensor.stack([ours(ta, tb).cast(dtypes.int64 if dtype is not dtypes.uint64 else dtype) for ours, _ in INT_OPS.values()])
+    got = Tensor.stack(
+        [ours(ta, tb).cast(dtypes.int64 if dtype is not dtypes.uint64 else dtype) for ours, _ in INT_OPS.values()]
+    )
     for row, (name, (_, theirs)) in zip(got.numpy(), INT_OPS.items(), strict=True):
         want = theirs(a, b)
         if name in ("floordiv", "mod"):     # NumPy's answer to division by zero is 0 too
@@ -266,14 +321,16 @@ def test_bfloat16_rounds_to_even(device: str) -> None:
     assert got[:4].tolist() == [0x3F80, 0x3F82, 0x3F81, 0x7F80] and got[4] & 0x7FC0 == 0x7FC0
 
 
-SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, 1e-42, 3e38, -3e38, 127.6, -149.5, 1e-38], np.float32)
+SPECIAL = np.array(
+    [0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, 1e-42, 3e38, -3e38, 127.6, -149.5, 1e-38], np.float32
+)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", ["exp2", "log2", "sqrt", "sin"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_function_edges(name: str, dtype: type) -> None:
-    x = SPECIAL.astype(dtype)
+    x: np.ndarray = SPECIAL.astype(dtype)
     if name == "sin":
         x = x[np.abs(x) < 1e4]
     with np.errstate(all="ignore"):
@@ -317,7 +374,9 @@ def test_movement_chains(data: st.DataObject) -> None:
             pads = [data.draw(st.tuples(st.integers(0, 2), st.integers(0, 2))) for _ in a.shape]
             a, t = np.pad(a, pads), t.pad(pads)
         elif kind == "shrink":
-            bounds = [(b, data.draw(st.integers(b + 1, n))) for n in a.shape for b in [data.draw(st.integers(0, n - 1))]]
+            bounds = [
+                (b, data.draw(st.integers(b + 1, n))) for n in a.shape for b in [data.draw(st.integers(0, n - 1))]
+            ]
             a, t = a[tuple(slice(*b) for b in bounds)], t.shrink(bounds)
         elif kind == "expand" and a.size < 200:
             a, t = np.broadcast_to(a, (2, *a.shape)), t.expand(2, *t.shape)

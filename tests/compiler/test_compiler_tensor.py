@@ -20,18 +20,29 @@ from compiler.runtime import canonical
 
 
 def test_creation(device: str) -> None:
-    assert Tensor.zeros(2, 3, device=device).tolist() == [[0] * 3] * 2 and Tensor.ones((2,), device=device).tolist() == [1, 1]
+    assert Tensor.zeros(2, 3, device=device).tolist() == [[0] * 3] * 2 and Tensor.ones(
+        (2,), device=device
+    ).tolist() == [1, 1]
     assert Tensor.full((2,), 7, device=device).dtype is dtypes.int32
     assert Tensor.arange(5, device=device).tolist() == [0, 1, 2, 3, 4]
     assert Tensor.arange(8, 1, -3, device=device).tolist() == [8, 5, 2]
     np.testing.assert_allclose(Tensor.arange(0, 1, 0.3, device=device).numpy(), np.arange(0, 1, 0.3), rtol=1e-6)
     np.testing.assert_allclose(Tensor.linspace(-1, 1, 5, device=device).numpy(), np.linspace(-1, 1, 5))
     np.testing.assert_array_equal(Tensor.eye(3, 4, device=device).numpy(), np.eye(3, 4))
-    for a in (np.arange(6, dtype=np.int64).reshape(2, 3), np.array([True, False]), np.array(2.5), np.zeros((0, 2), np.float32)):
+    for a in (
+        np.arange(6, dtype=np.int64).reshape(2, 3),
+        np.array([True, False]),
+        np.array(2.5),
+        np.zeros((0, 2), np.float32),
+    ):
         t = Tensor(a, device=device)
         assert t.shape == a.shape and t.dtype.np == a.dtype
         np.testing.assert_array_equal(t.numpy(), a)
-    assert Tensor([1, 2]).dtype is dtypes.int32 and Tensor([1.0]).dtype is dtypes.float32 and Tensor([2 ** 40]).dtype is dtypes.int64
+    assert (
+        Tensor([1, 2]).dtype is dtypes.int32
+        and Tensor([1.0]).dtype is dtypes.float32
+        and Tensor([2**40]).dtype is dtypes.int64
+    )
     assert Tensor(True).dtype is dtypes.bool_ and Tensor(b"\x01\xff").tolist() == [1, 255]
     assert Tensor(np.asfortranarray([[1, 2], [3, 4]])).tolist() == [[1, 2], [3, 4]]
 
@@ -39,7 +50,11 @@ def test_creation(device: str) -> None:
 def test_python_numbers_are_weak() -> None:
     half, small = Tensor([1.0], dtype=dtypes.float16), Tensor([1], dtype=dtypes.int8)
     assert (half + 2).dtype is dtypes.float16 and (half * 2.5).dtype is dtypes.float16
-    assert (small + 2).dtype is dtypes.int8 and (small * 0.5).dtype is dtypes.float32 and (small / 2).dtype is dtypes.float32
+    assert (
+        (small + 2).dtype is dtypes.int8
+        and (small * 0.5).dtype is dtypes.float32
+        and (small / 2).dtype is dtypes.float32
+    )
     assert (Tensor([True]) + 1).dtype is dtypes.int32 and (2 ** Tensor([1.0])).item() == 2
     assert (np.float32(2) * Tensor([3.0])).tolist() == [6] and (Tensor([3.0]) + np.array([1, 2])).tolist() == [4, 5]
 
@@ -100,7 +115,9 @@ def test_state_made_of_equal_constants_is_not_shared() -> None:
     assert a.tolist() == [1, 1, 1] and b.tolist() == [2, 2, 2]
 
 
-@pytest.mark.parametrize("key", [1, (slice(None), 2), (slice(0, 3, 2), slice(None, None, -1)), (Ellipsis, slice(1, 3)), (-1, -1)])
+@pytest.mark.parametrize(
+    "key", [1, (slice(None), 2), (slice(0, 3, 2), slice(None, None, -1)), (Ellipsis, slice(1, 3)), (-1, -1)]
+)
 def test_setitem(key: Any) -> None:
     a = np.arange(12, dtype=np.float32).reshape(3, 4)
     t = Tensor(a)
@@ -121,12 +138,8 @@ def test_gradients_accumulate_and_no_grad_blocks() -> None:
     with no_grad():
         frozen = w * 5
     assert not frozen.requires_grad
-    w.grad = None
-    (frozen * w).sum().backward()
-    assert w.grad.item() == 10
-    w.grad = None
-    (w.detach() * w).sum().backward()
-    assert w.grad.item() == 2
+    assert (frozen * w).sum().gradient(w)[0].item() == 10
+    assert (w.detach() * w).sum().gradient(w)[0].item() == 2
 
 
 def test_gradients_pass_through_what_is_computed_already() -> None:
@@ -152,7 +165,9 @@ def test_random_numbers(device: str) -> None:
     again = Tensor.rand(1000, device="CPU")
     np.testing.assert_array_equal(a.numpy(), again.numpy())
     x, y = a.numpy(), b.numpy()
-    assert 0 <= x.min() and x.max() < 1 and abs(x.mean() - 0.5) < 0.05 and abs(y.mean()) < 0.15 and abs(y.std() - 1) < 0.1
+    assert (
+        x.min() >= 0 and x.max() < 1 and abs(x.mean() - 0.5) < 0.05 and abs(y.mean()) < 0.15 and abs(y.std() - 1) < 0.1
+    )
     assert not np.array_equal(x[:500], x[500:])
     dice = Tensor.randint(1, 7, (600,), device=device).numpy()
     assert set(dice) == {1, 2, 3, 4, 5, 6}
@@ -220,7 +235,7 @@ def test_jit_refuses_what_it_cannot_do() -> None:
         nothing(x)
     add = jit(lambda a, b: a + b)
     add(x, x)
-    with pytest.raises(JitError, match="the same tensor is given to a jitted function twice"):
+    with pytest.raises(JitError, match=r"the same tensor is given to a jitted function twice"):
         add(x, x)
 
 
@@ -232,14 +247,16 @@ def test_state_dict_round_trip() -> None:
     b.load_state_dict(a.state_dict())
     x = Tensor([[1.0, 2.0, 3.0]])
     assert a(x).tolist() == b(x).tolist()
-    with pytest.raises(KeyError, match="state and module differ in layers.0.bias"):
+    with pytest.raises(KeyError, match=r"state and module differ in layers\.0\.bias"):
         b.load_state_dict({k: v for k, v in a.state_dict().items() if "bias" not in k})
     with pytest.raises(ValueError, match=r"layers.2.weight: the state has shape \(2, 5\), the module \(2, 4\)"):
         b.load_state_dict(a.state_dict() | {"layers.2.weight": np.zeros((2, 5))})
 
 
 def test_modules() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Dropout(0.5), nn.Linear(8, 3), nn.Tanh())
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Dropout(0.5), nn.Linear(8, 3), nn.Tanh()
+    )
     x = Tensor(np.ones((2, 2, 2), np.float32))
     model.eval()
     assert model(x).tolist() == model(x).tolist() and model(x).shape == (2, 3)
@@ -296,7 +313,9 @@ def test_optimizers(kind: str, captured: bool) -> None:
     losses = [run().item() for _ in range(4)]
     want = _reference(kind, lambda x: 3 * x * x, start, 4)
     np.testing.assert_allclose(p.numpy(), want, rtol=2e-6)
-    assert losses[0] == pytest.approx(20) and losses[3] == pytest.approx((_reference(kind, lambda x: 3 * x * x, start, 3) ** 3).sum())
+    assert losses[0] == pytest.approx(20) and losses[3] == pytest.approx(
+        (_reference(kind, lambda x: 3 * x * x, start, 3) ** 3).sum()
+    )
 
 
 def test_a_step_needs_few_kernels() -> None:
@@ -314,7 +333,10 @@ def test_a_step_needs_few_kernels() -> None:
     for n in range(3):
         step(Tensor(np.ones((5, 8), np.float32) * n), Tensor([0, 1, 2, 3, 0]))
     (recording,) = step.captured.values()
-    assert len(recording.steps) <= 12 and {len(s.writes) for s in recording.steps} == {1, 3}   # gradient, velocity, parameter
+    assert len(recording.steps) <= 12 and {len(s.writes) for s in recording.steps} == {
+        1,
+        3,
+    }  # gradient, velocity, parameter
 
 
 def test_memory_is_given_back() -> None:
@@ -338,38 +360,69 @@ def test_long_chains() -> None:
 
 # errors
 
-@pytest.mark.parametrize("wrong,error,message", [
-    (lambda: Tensor([1.0, 2.0]) + Tensor([1.0, 2.0, 3.0]), ValueError, r"shapes \(2,\), \(3,\) do not broadcast: \[2, 3\] in one axis"),
-    (lambda: Tensor.zeros(2, 3) @ Tensor.zeros(2, 3), ValueError, r"3 columns do not meet 2 rows"),
-    (lambda: Tensor.zeros(6).reshape(4), ValueError, r"cannot reshape \(6,\) \(6 elements\) to \(4,\) \(4\)"),
-    (lambda: Tensor.zeros(6).reshape(4, -1), ValueError, r"6 is no multiple of 4"),
-    (lambda: Tensor.zeros(2, 3).permute(0, 0), ValueError, r"does not name each of 2 axes once"),
-    (lambda: Tensor.zeros(2, 3).expand(2, 4), ValueError, r"only axes of size 1 grow"),
-    (lambda: Tensor.zeros(2)[3], IndexError, r"index 3 is out of range for an axis of 2 elements"),
-    (lambda: Tensor.zeros(2)[0, 0], IndexError, r"2 indices for a tensor of 1 axes"),
-    (lambda: Tensor.zeros(2)["a"], IndexError, r"a tensor is not indexed by str"),
-    (lambda: Tensor.zeros(2).sum(1), IndexError, r"axis 1 is out of range for a tensor of 1 axes"),
-    (lambda: Tensor.zeros(2)[Tensor([0.5])], TypeError, r"an index tensor holds integers, not float32"),
-    (lambda: Tensor.zeros(2) & 1, TypeError, r"& needs integers or bools, not float32"),
-    (lambda: Tensor.zeros(2).item(), ValueError, r"item\(\) needs a tensor of one element, this one is \(2,\)"),
-    (lambda: Tensor([[1, 2], [3]]), (TypeError, ValueError), r""),
-    (lambda: Tensor(["a"]), TypeError, r"a tensor needs numbers in lists of equal length"),
-    (lambda: Tensor([1], requires_grad=True), RuntimeError, r"only floating-point tensors have gradients, not int32"),
-    (lambda: Tensor([1.0]).backward(), RuntimeError, r"depends on nothing with requires_grad=True"),
-    (lambda: (Tensor([1.0, 2.0], requires_grad=True) * 1).backward(), RuntimeError, r"only a single number starts from 1"),
-    (lambda: Tensor([1.0], requires_grad=True).assign([2.0]), RuntimeError, r"assigned to outside of no_grad\(\)"),
-    (lambda: Tensor([1.0], device="CPU:3"), ValueError, r"device 'CPU:3': use 'CPU', or a name that hcq.open knows"),
-    (lambda: Tensor([1.0]).cross_entropy(Tensor([0])), IndexError, r"axis 1 is out of range"),
-    (lambda: Tensor.zeros(2, 3).cross_entropy(Tensor([0])), ValueError, r"targets of shape \(1,\) for values of shape \(2, 3\)"),
-    (lambda: Tensor.zeros(2).dropout(1.5), ValueError, r"dropout's p is a probability, not 1.5"),
-    (lambda: Tensor([2]) ** -1, ValueError, r"integers to negative integer powers"),
-    (lambda: Tensor.zeros(2).mse_loss(Tensor.zeros(2), "max"), ValueError, r"reduction is 'mean', 'sum' or 'none', not 'max'"),
-    (lambda: Tensor.arange(0, 5, 0), ValueError, r"the step is 0"),
-    (lambda: optim.SGD([]), ValueError, r"an optimizer needs parameters"),
-    (lambda: optim.SGD([Tensor([1.0], requires_grad=True)], lr=-1), ValueError, r"a learning rate is not negative: -1"),
-    (lambda: Tensor([1]).bitcast(dtypes.float64), TypeError, r"cannot see int32 as float64: the sizes differ"),
-    (lambda: Tensor.zeros(2) + "a", TypeError, r"cannot combine a tensor with str"),
-])
+@pytest.mark.parametrize(
+    "wrong,error,message",
+    [
+        (
+            lambda: Tensor([1.0, 2.0]) + Tensor([1.0, 2.0, 3.0]),
+            ValueError,
+            r"shapes \(2,\), \(3,\) do not broadcast: \[2, 3\] in one axis",
+        ),
+        (lambda: Tensor.zeros(2, 3) @ Tensor.zeros(2, 3), ValueError, r"3 columns do not meet 2 rows"),
+        (lambda: Tensor.zeros(6).reshape(4), ValueError, r"cannot reshape \(6,\) \(6 elements\) to \(4,\) \(4\)"),
+        (lambda: Tensor.zeros(6).reshape(4, -1), ValueError, r"6 is no multiple of 4"),
+        (lambda: Tensor.zeros(2, 3).permute(0, 0), ValueError, r"does not name each of 2 axes once"),
+        (lambda: Tensor.zeros(2, 3).expand(2, 4), ValueError, r"only axes of size 1 grow"),
+        (lambda: Tensor.zeros(2)[3], IndexError, r"index 3 is out of range for an axis of 2 elements"),
+        (lambda: Tensor.zeros(2)[0, 0], IndexError, r"2 indices for a tensor of 1 axes"),
+        (lambda: Tensor.zeros(2)["a"], IndexError, r"a tensor is not indexed by str"),
+        (lambda: Tensor.zeros(2).sum(1), IndexError, r"axis 1 is out of range for a tensor of 1 axes"),
+        (lambda: Tensor.zeros(2)[Tensor([0.5])], TypeError, r"an index tensor holds integers, not float32"),
+        (lambda: Tensor.zeros(2) & 1, TypeError, r"& needs integers or bools, not float32"),
+        (lambda: Tensor.zeros(2).item(), ValueError, r"item\(\) needs a tensor of one element, this one is \(2,\)"),
+        (lambda: Tensor([[1, 2], [3]]), (TypeError, ValueError), r""),
+        (lambda: Tensor(["a"]), TypeError, r"a tensor needs numbers in lists of equal length"),
+        (
+            lambda: Tensor([1], requires_grad=True),
+            RuntimeError,
+            r"only floating-point tensors have gradients, not int32",
+        ),
+        (lambda: Tensor([1.0]).backward(), RuntimeError, r"depends on nothing with requires_grad=True"),
+        (
+            lambda: (Tensor([1.0, 2.0], requires_grad=True) * 1).backward(),
+            RuntimeError,
+            r"only a single number starts from 1",
+        ),
+        (lambda: Tensor([1.0], requires_grad=True).assign([2.0]), RuntimeError, r"assigned to outside of no_grad\(\)"),
+        (
+            lambda: Tensor([1.0], device="CPU:3"),
+            ValueError,
+            r"device 'CPU:3': use 'CPU', or a name that hcq.open knows",
+        ),
+        (lambda: Tensor([1.0]).cross_entropy(Tensor([0])), IndexError, r"axis 1 is out of range"),
+        (
+            lambda: Tensor.zeros(2, 3).cross_entropy(Tensor([0])),
+            ValueError,
+            r"targets of shape \(1,\) for values of shape \(2, 3\)",
+        ),
+        (lambda: Tensor.zeros(2).dropout(1.5), ValueError, r"dropout's p is a probability, not 1.5"),
+        (lambda: Tensor([2]) ** -1, ValueError, r"integers to negative integer powers"),
+        (
+            lambda: Tensor.zeros(2).mse_loss(Tensor.zeros(2), "max"),
+            ValueError,
+            r"reduction is 'mean', 'sum' or 'none', not 'max'",
+        ),
+        (lambda: Tensor.arange(0, 5, 0), ValueError, r"the step is 0"),
+        (lambda: optim.SGD([]), ValueError, r"an optimizer needs parameters"),
+        (
+            lambda: optim.SGD([Tensor([1.0], requires_grad=True)], lr=-1),
+            ValueError,
+            r"a learning rate is not negative: -1",
+        ),
+        (lambda: Tensor([1]).bitcast(dtypes.float64), TypeError, r"cannot see int32 as float64: the sizes differ"),
+        (lambda: Tensor.zeros(2) + "a", TypeError, r"cannot combine a tensor with str"),
+    ],
+)
 def test_errors(wrong: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         wrong()
@@ -391,6 +444,8 @@ def test_devices(device: str) -> None:
 
 
 def test_importing_costs_nothing() -> None:
-    code = ("import sys, compiler, compiler.tensor, compiler.nn, compiler.optim, compiler.capture, compiler.runtime.cpu, "
-            "compiler.runtime.hcq; assert not {'llvmlite', 'hcq', 'amdrv', 'mock'} & set(sys.modules), sys.modules.keys()")
+    code = (
+        "import sys, compiler, compiler.tensor, compiler.nn, compiler.optim, compiler.capture, compiler.runtime.cpu, "
+        "compiler.runtime.hcq; assert not {'llvmlite', 'hcq', 'amdrv', 'mock'} & set(sys.modules), sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,8 +15,12 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def digits(*args: str, **environment: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run([sys.executable, str(ROOT / "examples" / "digits.py"), "--json", *args], capture_output=True, text=True,
-                          env=os.environ | environment)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "digits.py"), "--json", *args],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
