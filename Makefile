@@ -42,6 +42,9 @@ lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy amdrv hcq compiler mock tools examples
 
+bench: setup
+	set -e; for page in bench/*.py; do $(RUN) -m bench.$$(basename $$page .py); done
+
 autogen: setup
 	$(RUN) -m tools.fetch_sources
 	$(RUN) -m tools.autogen --check
