@@ -221,7 +221,7 @@ def compile_module(made: Translation, name: str, lanes: int, *, optimise: bool) 
     with _building:
         _support(lanes)
         _have(made.shared)
-        engine, content = _object(str(made.module), optimise, 1)
+        engine, content = _object(str(made.module), optimise, int(optimise))
         _write(name, {"points": [[*point, number] for point, number in made.points.items()],
                       "interpreted": made.interpreted, "shared": made.shared}, content)
         return Compiled(engine, lanes, made.points, made.interpreted)
