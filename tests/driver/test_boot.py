@@ -262,6 +262,18 @@ def test_mapped_memory_stays_the_callers(boot: Boot) -> None:
     memory.close()
 
 
+def test_engines_may_do_atomics_in_host_memory(boot: Boot, machine: mock.Machine) -> None:
+    device = boot()
+    fence, word = Fence(device), device.alloc(4096, kind="system")
+    assert word.view is not None
+    word.view[:4].view(np.uint32)[0] = 40
+    fence.compute(device.compute_rings[0], pm4.build(
+        "ATOMIC_MEM", ATOMIC="ATOMIC_ADD_32", ADDRESS=word.address, SRC_DATA=2, CMP_DATA=0, LOOP_INTERVAL=0))
+    assert word.view[:4].view(np.uint32)[0] == 42
+    device.close()
+    assert [str(note) for note in machine.gpus[0].notes] == []
+
+
 def test_counts_of_both_sides_agree(boot: Boot, machine: mock.Machine) -> None:
     device = boot()
     everything_works(device)
