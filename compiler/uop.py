@@ -73,7 +73,10 @@ class Ops(IntEnum):
     LOAD = auto()           # (INDEX) or (INDEX, gate): zero where the gate is false
     STORE = auto()          # (INDEX, value, *loads that must come first)
     REDUCE = auto()         # (value, *ranges), arg: ADD | MUL | MAX; closes the ranges
-    SINK = auto()           # the stores of one kernel; arg: KernelInfo or None
+    SINK = auto()           # the stores of one kernel
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 UNARY = frozenset({Ops.NEG, Ops.SQRT, Ops.EXP2, Ops.LOG2, Ops.SIN, Ops.TRUNC})
