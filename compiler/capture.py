@@ -1,4 +1,4 @@
-"""``jit``: run a step once, remember its kernels, and afterwards only run those.
+"""``jit``: run a step once, remember its kernels, and afterwards only run those: on a GPU as one submitted graph.
 
 The first call of a wrapped function runs it as usual (what is made once, such as an optimizer's state, is made
 then); the second is recorded; later ones replay. A replay swaps the input tensors' memory for that of the new ones,
@@ -16,6 +16,7 @@ from compiler import graph
 from compiler.buffer import Buffer
 from compiler.engine import Recording, Step, recording, run_step
 from compiler.methods.creation import random_state
+from compiler.runtime import Replay, runtime
 from compiler.tensor import Tensor, realize_all, shares
 from compiler.uop import Ops, UOp
 
@@ -99,6 +100,12 @@ class Captured:
         self.fresh = list(fresh)
         # what the step overwrites in place and others may hold values of: parameters, optimizer state
         self.overwritten = [b for b in written if b.version > 0 and b not in buffers]
+        self.changing = [*buffers, *self.fresh]
+        devices = {b.device for step in self.steps for b in step.buffers}
+        self.replay: Replay | None = None
+        if len(devices) == 1 and all(step.launch is not None for step in self.steps):       # one graph of the device
+            launches = [(s.launch, [b.handle for b in s.buffers]) for s in self.steps if s.launch is not None]
+            self.replay = runtime(devices.pop()).record(launches, [b.handle for b in self.changing])
         # the tensors that stand for those
         self.state = [(t, b) for t in list(Tensor._live) for b in self.overwritten if shares(t) is b]
 
@@ -114,8 +121,11 @@ class Captured:
         _save_readers(changing, standing)
         for buffer, count in self.draws:
             random_state.fill(buffer, count)
-        for step in self.steps:
-            run_step(step.launch, [table.get(b, b) for b in step.buffers])
+        if self.replay is not None:
+            self.replay([table[b].handle for b in self.changing])
+        else:
+            for step in self.steps:
+                run_step(step.launch, [table.get(b, b) for b in step.buffers])
         for b in changing:
             b.version += 1
         for tensor, b in self.state:

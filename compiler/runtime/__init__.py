@@ -10,10 +10,14 @@ import numpy as np
 
 from compiler.render.llvm import Source, Target
 
-__all__ = ["Launch", "Runtime", "canonical", "default_device", "runtime"]
+__all__ = ["Launch", "Replay", "Runtime", "canonical", "default_device", "runtime"]
 
 Launch = Callable[[Sequence[Any]], None]
 """Starts a kernel on memory handles, in the order of its parameters."""
+
+
+Replay = Callable[[Sequence[Any]], None]
+"""Starts recorded launches again, with these handles in place of those that were named as changing."""
 
 
 class Runtime(Protocol):
@@ -31,6 +35,11 @@ class Runtime(Protocol):
         """Copy bytes (uint8, flat) from the start of device memory, after all earlier work."""
     def load(self, source: Source, code: bytes) -> Launch:
         """Make a compiled kernel ready."""
+    def record(self, launches: Sequence[tuple[Launch, Sequence[Any]]], changing: Sequence[Any]) -> Replay:
+        """Remember launches with their handles, to be started all at once; nothing runs yet.
+
+        :param changing: handles that every replay gives anew.
+        """
     def synchronize(self) -> None: ...
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from compiler.render.llvm import Source
 from compiler.render.objects import host_target, target_machine
-from compiler.runtime import Launch
+from compiler.runtime import Launch, Replay
 
 __all__ = ["CpuRuntime"]
 
@@ -71,6 +71,15 @@ class CpuRuntime:
             for other in others:
                 other.result()
         return launch
+
+    def record(self, launches: Sequence[tuple[Launch, Sequence[Any]]], changing: Sequence[Any]) -> Replay:
+        position = {id(h): n for n, h in enumerate(changing)}
+        plan = [(launch, [(position.get(id(h)), h) for h in handles]) for launch, handles in launches]
+
+        def replay(new: Sequence[Any]) -> None:
+            for launch, handles in plan:
+                launch([h if n is None else new[n] for n, h in handles])
+        return replay
 
     def synchronize(self) -> None:
         pass

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compiler.render.llvm import Source, Target
-from compiler.runtime import Launch
+from compiler.runtime import Launch, Replay
 
 __all__ = ["HcqRuntime"]
 
@@ -41,6 +41,18 @@ class HcqRuntime:
         def launch(handles: Sequence[Any]) -> None:
             program(*handles, grid=grid, block=block)
         return launch
+
+    def record(self, launches: Sequence[tuple[Launch, Sequence[Any]]], changing: Sequence[Any]) -> Replay:
+        """One hcq graph: a replay is one submission."""
+        names = [f"memory{n}" for n in range(len(changing))]
+        with self.device.graph() as graph:
+            inputs = {id(h): graph.input(name, h) for name, h in zip(names, changing, strict=True)}
+            for launch, handles in launches:
+                launch([inputs.get(id(h), h) for h in handles])
+
+        def replay(new: Sequence[Any]) -> None:
+            graph.replay(**dict(zip(names, new, strict=True)))
+        return replay
 
     def synchronize(self) -> None:
         self.device.synchronize()
