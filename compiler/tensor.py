@@ -91,7 +91,10 @@ class Tensor(Creation, Elementwise, Movement, Reduce, Functional):
 
     def _new(self, uop: UOp, *others: Tensor) -> Tensor:
         """The result of an operation on this tensor and others."""
-        out = Tensor(uop, device=self._device)
+        out = object.__new__(Tensor)        # __init__ sorts out what data may be; this is a node
+        out.uop, out._device = uop, uop.device or self._device
+        out.requires_grad, out.grad, out._names = False, None, []
+        Tensor._live.add(out)
         if _grad_enabled and uop.dtype.is_float and (self.requires_grad or any(t.requires_grad for t in others)):
             out.requires_grad = True
         return out

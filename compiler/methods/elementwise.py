@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,14 @@ Number = float
 """The Python type: inside the class below ``float`` is a method."""
 
 
+def _weak(value: Any, like: DType) -> DType:
+    """The type of a Python number beside a tensor: the tensor's, unless the number is of a higher kind."""
+    kind = dtypes.of_scalar(value)
+    keeps = like.is_float or kind is dtypes.bool_ or (kind is dtypes.default_int and like is not dtypes.bool_)
+    return like if keeps else kind
+
+
+@lru_cache(4096)
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The common shape, as NumPy and PyTorch broadcast. :raises ValueError:"""
     n = max(map(len, shapes))
@@ -45,21 +54,25 @@ class Elementwise(Methods):
         if isinstance(value, Tensor):
             return value
         if isinstance(value, bool | int | float):
-            kind = dtypes.of_scalar(value)
-            weak = like if like.is_float or (kind is not dtypes.default_float and like is not dtypes.bool_) or \
-                kind is dtypes.bool_ else kind
-            return Tensor(value, weak, self._device)
+            return Tensor(value, _weak(value, like), self._device)
         if isinstance(value, np.ndarray | np.generic | list | tuple):
             return Tensor(value, device=self._device)
         raise TypeError(f"cannot combine a tensor with {type(value).__name__}")
 
     def _binary(self, op: Ops, other: Any, reverse: bool = False, floats: bool = False) -> Tensor:
-        y = self._operand(other, self.dtype)
-        dtype = dtypes.promote(self.dtype, y.dtype)
+        x = self._node
+        if isinstance(other, bool | int | float):       # the usual case, without a tensor for the number
+            dtype = dtypes.promote(x.dtype, _weak(other, x.dtype))
+            if floats and not dtype.is_float:
+                dtype = dtypes.default_float
+            a, b = graph.cast(x, dtype), graph.full(x.shape, dtype, _weak(other, x.dtype).cast(other))
+            return self._new(graph.alu(op, b, a) if reverse else graph.alu(op, a, b))
+        y = self._operand(other, x.dtype)
+        dtype = dtypes.promote(x.dtype, y.dtype)
         if floats and not dtype.is_float:
             dtype = dtypes.default_float
-        shape = broadcast_shapes(self.shape, y.shape)
-        a, b = (graph.expand(graph.cast(u, dtype), shape) for u in (self._node, y._node))
+        shape = broadcast_shapes(x.shape, y.shape)
+        a, b = (graph.expand(graph.cast(u, dtype), shape) for u in (x, y._node))
         if reverse:
             a, b = b, a
         return self._new(graph.alu(op, a, b), y)

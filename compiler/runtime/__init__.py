@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +47,7 @@ class Runtime(Protocol):
 _open: dict[str, Runtime] = {}
 
 
+@lru_cache(None)
 def canonical(device: str) -> str:
     """ "CPU", "AM" (the first), "AM:1" ... :raises ValueError: for other names."""
     kind, _, number = device.upper().partition(":")
