@@ -148,6 +148,111 @@ fault:
 """
 
 
+_GROUP = 16     # lanes that are looked at together: a tile's row
+
+
+def _rows_at(lanes: int, write: bool, prefix: str, base: str, offsets: str, mask: str, done: str) -> str:
+    """Blocks that move ``count`` dwords a lane between ``data`` and ``base`` + ``offsets``, sixteen lanes at a time.
+
+    They begin with the block ``{prefix}rows`` and end in ``done``. Loads of lanes that all want one dword, or
+    consecutive ones, are single loads.
+    """
+    p, n = prefix, _GROUP
+    vector = f"<{n} x i32>"
+    steps = ", ".join(f"i32 {4 * i}" for i in range(n))
+    place = f"""  %{p}eo = shl i64 %{p}c, 2
+  %{p}b = getelementptr i8, ptr {base}, i64 %{p}eo
+  %{p}dr = mul i64 %{p}c, {lanes}
+  %{p}dl = add i64 %{p}dr, %{p}l
+  %{p}d = getelementptr i32, ptr %data, i64 %{p}dl
+"""
+    next_row = f"""  %{p}c2 = add i64 %{p}c, 1
+  %{p}more = icmp ult i64 %{p}c2, %count
+"""
+    if write:
+        groups = f"""  br label %{p}row
+{p}row:
+  %{p}c = phi i64 [0, %{p}group], [%{p}c2, %{p}row]
+{place}  %{p}e = getelementptr i8, ptr %{p}b, {vector} %{p}o
+  %{p}v = load {vector}, ptr %{p}d, align 4
+  call void @llvm.masked.scatter.v{n}i32.v{n}p0({vector} %{p}v, <{n} x ptr> %{p}e, i32 1, <{n} x i1> %{p}m)
+{next_row}  br i1 %{p}more, label %{p}row, label %{p}next
+"""
+    else:
+        groups = f"""  %{p}first = extractelement {vector} %{p}o, i32 0
+  %{p}s1 = insertelement {vector} undef, i32 %{p}first, i32 0
+  %{p}s = shufflevector {vector} %{p}s1, {vector} undef, {vector} zeroinitializer
+  %{p}one = icmp eq {vector} %{p}o, %{p}s
+  %{p}ahead = add {vector} %{p}s, <{steps}>
+  %{p}run = icmp eq {vector} %{p}o, %{p}ahead
+  %{p}mb = bitcast <{n} x i1> %{p}m to i{n}
+  %{p}all = icmp eq i{n} %{p}mb, -1
+  %{p}oneb = bitcast <{n} x i1> %{p}one to i{n}
+  %{p}runb = bitcast <{n} x i1> %{p}run to i{n}
+  %{p}one_all = icmp eq i{n} %{p}oneb, -1
+  %{p}run_all = icmp eq i{n} %{p}runb, -1
+  %{p}is_one = and i1 %{p}one_all, %{p}all
+  %{p}is_run = and i1 %{p}run_all, %{p}all
+  br label %{p}row
+{p}row:
+  %{p}c = phi i64 [0, %{p}group], [%{p}c2, %{p}store]
+{place}  %{p}near = getelementptr i8, ptr %{p}b, i32 %{p}first
+  br i1 %{p}is_run, label %{p}consecutive, label %{p}else
+{p}consecutive:
+  %{p}v_run = load {vector}, ptr %{p}near, align 1
+  br label %{p}store
+{p}else:
+  br i1 %{p}is_one, label %{p}uniform, label %{p}scattered
+{p}uniform:
+  %{p}dword = load i32, ptr %{p}near, align 1
+  %{p}u1 = insertelement {vector} undef, i32 %{p}dword, i32 0
+  %{p}v_one = shufflevector {vector} %{p}u1, {vector} undef, {vector} zeroinitializer
+  br label %{p}store
+{p}scattered:
+  %{p}e = getelementptr i8, ptr %{p}b, {vector} %{p}o
+  %{p}old = load {vector}, ptr %{p}d, align 4
+  %{p}v_any = call {vector} @llvm.masked.gather.v{n}i32.v{n}p0(<{n} x ptr> %{p}e, i32 1, <{n} x i1> %{p}m, \
+{vector} %{p}old)
+  br label %{p}store
+{p}store:
+  %{p}v = phi {vector} [%{p}v_run, %{p}consecutive], [%{p}v_one, %{p}uniform], [%{p}v_any, %{p}scattered]
+  store {vector} %{p}v, ptr %{p}d, align 4
+{next_row}  br i1 %{p}more, label %{p}row, label %{p}next
+"""
+    return f"""{p}rows:
+  %{p}short = trunc <{lanes} x i64> {offsets} to <{lanes} x i32>
+  store <{lanes} x i32> %{p}short, ptr %offset_rows, align 4
+  store <{lanes} x i1> {mask}, ptr %mask_row, align 8
+  br label %{p}group
+{p}group:
+  %{p}l = phi i64 [0, %{p}rows], [%{p}l2, %{p}next]
+  %{p}op = getelementptr i32, ptr %offset_rows, i64 %{p}l
+  %{p}o = load {vector}, ptr %{p}op, align 4
+  %{p}ml = lshr i64 %{p}l, 3
+  %{p}mp = getelementptr i8, ptr %mask_row, i64 %{p}ml
+  %{p}m = load <{n} x i1>, ptr %{p}mp, align 1
+{groups}{p}next:
+  %{p}l2 = add i64 %{p}l, {n}
+  %{p}again = icmp ult i64 %{p}l2, {lanes}
+  br i1 %{p}again, label %{p}group, label %{done}
+"""
+
+
+_ROOM = "  %offset_rows = alloca [64 x i32], align 64\n  %mask_row = alloca i64, align 8\n"
+
+
+def _splat(lanes: int, name: str, value: str) -> str:
+    return (f"  %{name}1 = insertelement <{lanes} x i64> undef, i64 {value}, i32 0\n"
+            f"  %{name} = shufflevector <{lanes} x i64> %{name}1, <{lanes} x i64> undef, <{lanes} x i32> "
+            "zeroinitializer\n")
+
+
+def _mask_vector(lanes: int) -> str:
+    if lanes == 64:
+        return "  %mv = bitcast i64 %mask to <64 x i1>\n"
+    return f"  %mt = trunc i64 %mask to i{lanes}\n  %mv = bitcast i{lanes} %mt to <{lanes} x i1>\n"
+
+
 def _lanes_loop(name: str, size: int, lanes: int, write: bool, vector: bool) -> str:
     """``count`` elements of ``size`` bytes for each lane of ``mask``: memory <-> data[c * lanes + lane] (i32)."""
     kind = f"i{8 * size}"
@@ -174,7 +279,7 @@ def _lanes_loop(name: str, size: int, lanes: int, write: bool, vector: bool) -> 
                     f"  store <{lanes} x i32> %row, ptr {target}, align 4\n")
         steps = ", ".join(f"i64 {4 * i}" for i in range(lanes))
         start = (f"  %one = icmp eq i64 %count, 1\n  %all = icmp eq i64 %mask, {whole if lanes < 64 else -1}\n"
-                 f"  %try = and i1 %one, %all\n  br i1 %try, label %look, label %head\n")
+                 f"  %try = and i1 %one, %all\n  br i1 %try, label %look, label %page\n")
         quick = f"""look:
   %a0 = load i64, ptr %addresses
   %end_in = and i64 %a0, {PAGE - 1}
@@ -187,7 +292,7 @@ def _lanes_loop(name: str, size: int, lanes: int, write: bool, vector: bool) -> 
   %or = call i64 @llvm.vector.reduce.or.v{lanes}i64(<{lanes} x i64> %differ)
   %consecutive = icmp eq i64 %or, 0
   %go = and i1 %fits, %consecutive
-  br i1 %go, label %vector, label %head
+  br i1 %go, label %vector, label %page
 vector:
   %vq = call i64 @{tlb}(ptr %ctx, i64 %a0)
   %vbad = icmp eq i64 %vq, 0
@@ -195,8 +300,31 @@ vector:
 vcopy:
   %vp = inttoptr i64 %vq to ptr
 {transfer}  ret i1 true
-"""
-    sources = "[%mask, %entry]" + (", [%mask, %look]" if quick else "")
+page:
+  %nobody = icmp eq i64 %mask, 0
+  br i1 %nobody, label %good, label %somebody
+somebody:
+  %first = call i64 @llvm.cttz.i64(i64 %mask, i1 true)
+  %fp = getelementptr i64, ptr %addresses, i64 %first
+  %fa = load i64, ptr %fp
+  %start = and i64 %fa, -{PAGE}
+  %some = load <{lanes} x i64>, ptr %addresses, align 8
+{_splat(lanes, "starts", "%start")}  %offsets = sub <{lanes} x i64> %some, %starts
+  %bytes_c = shl i64 %count, 2
+  %room = sub i64 {PAGE}, %bytes_c
+{_splat(lanes, "rooms", "%room")}  %beyond = icmp ugt <{lanes} x i64> %offsets, %rooms
+{_mask_vector(lanes)}  %beyond_active = and <{lanes} x i1> %beyond, %mv
+  %away = call i1 @llvm.vector.reduce.or.v{lanes}i1(<{lanes} x i1> %beyond_active)
+  br i1 %away, label %head, label %together
+together:
+  %pq = call i64 @{tlb}(ptr %ctx, i64 %start)
+  %pbad = icmp eq i64 %pq, 0
+  br i1 %pbad, label %fault, label %found
+found:
+  %pp = inttoptr i64 %pq to ptr
+  br label %prows
+{_rows_at(lanes, write, "p", "%pp", "%offsets", "%mv", "good")}"""
+    sources = "[%mask, %somebody]" if quick else "[%mask, %entry]"
     extra = ", [%m2, %slow_good]" if write else ""
     copy_from = "" if write else ", [%buffer_i, %slow_good]"
     buffer_i = "" if write else "  %buffer_i = ptrtoint ptr %buffer to i64\n"
@@ -204,7 +332,7 @@ vcopy:
 define i1 @{name}(ptr %ctx, ptr %addresses, ptr %data, i64 %mask, i64 %count) noinline {{
 entry:
   %buffer = alloca [64 x i8], align 8
-{start}{quick}head:
+{_ROOM if quick else ""}{start}{quick}head:
   %m = phi i64 {sources}, [%m2, %inner_end]{extra}
   %none = icmp eq i64 %m, 0
   br i1 %none, label %good, label %lane
@@ -288,13 +416,24 @@ def _lds_loop(name: str, size: int, lanes: int, write: bool) -> str:
         hit = (f"  %x = load {kind}, ptr %e, align 1\n{wide}  store i32 {'%v' if size < 4 else '%x'}, ptr %d\n"
                "  br label %next\n")
         missed = "  store i32 0, ptr %d\n  br label %next\n"
+    first, begin = "entry", "  br label %head\n"
+    if size == 4:
+        first, begin = "outside", f"""  %some = load <{lanes} x i64>, ptr %addresses, align 8
+  %bytes_c = shl i64 %count, 2
+{_splat(lanes, "size", "%bytes_c")}  %ends = add <{lanes} x i64> %some, %size
+{_splat(lanes, "limits", "%limit")}  %beyond = icmp ugt <{lanes} x i64> %ends, %limits
+{_mask_vector(lanes)}  %beyond_active = and <{lanes} x i1> %beyond, %mv
+  %away = call i1 @llvm.vector.reduce.or.v{lanes}i1(<{lanes} x i1> %beyond_active)
+  br i1 %away, label %outside, label %prows
+{_rows_at(lanes, write, "p", "%lds", "%some", "%mv", "good")}outside:
+  br label %head
+"""
     return f"""
 define void @{name}(ptr %ctx, ptr %addresses, ptr %data, i64 %mask, i64 %count) noinline {{
 entry:
 {_field("lds", "lds_i", "lds")}{_field("lds_bytes", "limit", "limit")}  %lds = inttoptr i64 %lds_i to ptr
-  br label %head
-head:
-  %m = phi i64 [%mask, %entry], [%m2, %lane_end]
+{_ROOM if size == 4 else ""}{begin}head:
+  %m = phi i64 [%mask, %{first}], [%m2, %lane_end]
   %none = icmp eq i64 %m, 0
   br i1 %none, label %good, label %lane
 lane:
@@ -591,6 +730,9 @@ def support_ir(lanes: int) -> str:
     """Everything that kernels call, and ``run``, as LLVM assembly."""
     parts = ["declare i64 @llvm.cttz.i64(i64, i1)", "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
              f"declare i64 @llvm.vector.reduce.or.v{lanes}i64(<{lanes} x i64>)",
+             f"declare i1 @llvm.vector.reduce.or.v{lanes}i1(<{lanes} x i1>)",
+             "declare void @llvm.masked.scatter.v16i32.v16p0(<16 x i32>, <16 x ptr>, i32, <16 x i1>)",
+             "declare <16 x i32> @llvm.masked.gather.v16i32.v16p0(<16 x ptr>, i32, <16 x i1>, <16 x i32>)",
              _tlb("tlb_read", READ_TLB, 0), _tlb("tlb_write", WRITE_TLB, 1), _bytewise(False), _bytewise(True)]
     for size in (1, 2, 4):
         parts += [_pack(size, lanes), _lanes_loop(f"gather{size}", size, lanes, False, True),
