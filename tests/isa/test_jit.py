@@ -97,7 +97,7 @@ def test_partial_workgroups_on_three_axes(assembler: Assembler) -> None:
         isa.execute(dispatch, HostMemory(), executor=executor)
         results.append(np.sort(data[1:1 + data[0]]))
     assert len(results[0]) == (5 + 2) * (4 * 2 + 1) * (3 + 2)
-    assert np.array_equal(*results)
+    assert np.array_equal(results[0], results[1])
 
 
 BARRIER = """
@@ -459,3 +459,62 @@ def test_two_address_spaces_at_once(assembler: Assembler) -> None:
     for i, space in enumerate(spaces):
         at = space.host - int(space.page.ctypes.data) + 2048
         assert struct.unpack("<256I", space.page[at:at + 1024].tobytes()) == (7 * (3 + i),) * 256
+
+
+# ---- memory: the ways that addresses may lie
+
+def _patterns() -> dict[str, np.ndarray]:
+    rng, lane = np.random.default_rng(5), np.arange(64)
+    return {"consecutive": 4 * lane, "reversed": 4 * (63 - lane), "one": 0 * lane + 12, "rows": 4 * (lane % 16),
+            "one a row": 4 * (lane // 16), "strided": 68 * lane, "unaligned": 4 * lane + 3,
+            "one page": 4 * rng.permutation(1024)[:64], "many pages": 4 * rng.permutation(4 * 1024)[:64],
+            "across pages": 4096 * (lane % 3 + 1) - 2 - 4 * (lane // 3), "end of a page": 4096 - 4 * 64 + 4 * lane}
+
+
+ACCESS = """
+    v_lshlrev_b32 v1, 2, v0
+    global_load_b32 v2, v1, s[0:1]
+    s_waitcnt vmcnt(0)
+    v_mov_b32 v4, -1
+    v_mov_b32 v5, -2
+    v_mov_b32 v6, v0
+    v_xor_b32 v7, 0x55, v0
+    {limit}
+    {load}
+    s_waitcnt vmcnt(0) lgkmcnt(0)
+    {store}
+    s_waitcnt lgkmcnt(0)
+    s_waitcnt_vscnt null, 0
+    s_mov_b64 exec, -1
+    global_store_b32 v1, v4, s[0:1] offset:256
+    global_store_b32 v1, v5, s[0:1] offset:512
+    {again}
+    s_endpgm
+"""
+SPACES = {
+    "global": ("global_load_b{n} v[4:{l}], v2, s[0:1] offset:2048",
+               "global_store_b{n} v2, v[6:{s}], s[0:1] offset:2048", "s_nop 0"),
+    "lds": ("ds_load_b{n} v[4:{l}], v2", "ds_store_b{n} v2, v[6:{s}] offset:8",
+            "ds_load_b32 v8, v1 offset:8\ns_waitcnt lgkmcnt(0)\nglobal_store_b32 v1, v8, s[0:1] offset:768")}
+
+
+@pytest.mark.parametrize("space", list(SPACES))
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("limit", ["s_nop 0", "s_mov_b64 exec, 0x5a5aff01"], ids=["full", "part"])
+def test_loads_and_stores_however_the_addresses_lie(assembler: Assembler, space: str, bits: int, limit: str) -> None:
+    load, store, again = (text.replace("{n}", str(bits)).replace("v[4:{l}]", "v4" if bits == 32 else "v[4:5]")
+                          .replace("v[6:{s}]", "v6" if bits == 32 else "v[6:7]") for text in SPACES[space])
+    code = assembler(ACCESS.format(limit=limit, load=load, store=store, again=again))
+    for name, offsets in _patterns().items():
+        results = []
+        for executor in ("interpreter", "jit"):
+            raw = np.zeros(1 << 16, np.uint8)
+            skip = -int(raw.ctypes.data) % 4096
+            memory = raw[skip:skip + (12 << 12)]
+            memory[:] = np.random.default_rng(1).integers(0, 256, len(memory))
+            memory[:256].view(np.uint32)[:] = offsets * (bits // 32)     # no two accesses overlap in part
+            dispatch, _keep = launch(code, memory, grid=(1, 1, 1), wave_size=64, lds_bytes=4096, rsrc1=RSRC1 + 4)
+            isa.execute(dispatch, HostMemory(), executor=executor)
+            results.append(memory.copy())
+        different = np.flatnonzero(results[0] != results[1])
+        assert not len(different), f"{name}: bytes {different[:8]}"
