@@ -16,7 +16,7 @@ from compiler.uop import Ops, UOp
 __all__ = ["choose_tile", "flatten_grid", "merge_ranges", "optimize", "upcast"]
 
 _WORK_ITEMS = 1 << 14
-"""A tile may not leave fewer work-items than this."""
+"""A tile may not leave a GPU fewer work-items than this."""
 
 
 def _ranges(sink: UOp, axis: Axis) -> list[UOp]:
@@ -129,10 +129,11 @@ def upcast(sink: UOp, tile: dict[UOp, int]) -> UOp:
     return simplify(sink.replace(stores))
 
 
-def choose_tile(sink: UOp) -> dict[UOp, int]:
+def choose_tile(sink: UOp, gpu: bool) -> dict[UOp, int]:
     """A tile for kernels like matrix products: two output axes, each of which leaves some of the loads alone.
 
-    Small enough that many work-items remain.
+    On a GPU small enough that many work-items remain. On a CPU wide along an axis that loads and stores walk by
+    ones, for those become vectors.
     """
     outer = _ranges(sink, Axis.GLOBAL)
     reduces = [n for n in sink.toposort() if n.op is Ops.REDUCE]
@@ -146,7 +147,9 @@ def choose_tile(sink: UOp) -> dict[UOp, int]:
     for r in reversed(outer):
         if not any(r not in load.ranges for load in loads) or not any(r in load.ranges for load in loads):
             continue
-        factor = next((f for f in (4, 2) if r.src[0].arg % f == 0 and total // f >= _WORK_ITEMS), 1)
+        wide = not gpu and all(terms(load.src[0].src[1])[0].get(r, 0) in (0, 1) for load in loads)
+        sizes = (16, 8, 4) if wide else (4, 2)
+        factor = next((f for f in sizes if r.src[0].arg % f == 0 and total // f >= (_WORK_ITEMS if gpu else 64)), 1)
         if factor > 1 and len(tile) < 2:
             tile[r] = factor
             total //= factor
@@ -156,6 +159,6 @@ def choose_tile(sink: UOp) -> dict[UOp, int]:
 def optimize(sink: UOp, gpu: bool) -> UOp:
     """The rewrites for a target, in order."""
     sink = merge_ranges(sink)
-    if tile := choose_tile(sink):
+    if tile := choose_tile(sink, gpu):
         sink = upcast(sink, tile)
     return flatten_grid(sink) if gpu else sink

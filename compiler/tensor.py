@@ -345,7 +345,10 @@ def _upload(data: Any, want: DType | None, device: str) -> UOp:
     if isinstance(data, bytes | bytearray | memoryview):
         array = np.frombuffer(data, np.uint8)
     else:
-        array = np.asarray(data)
+        try:
+            array = np.asarray(data)
+        except ValueError:
+            raise TypeError(f"a tensor needs numbers in lists of equal length, not {data!r:.80}") from None
         if not isinstance(data, np.ndarray) and not isinstance(data, np.generic):
             if array.dtype == object or array.dtype.kind in "US":
                 raise TypeError(f"a tensor needs numbers in lists of equal length, not {data!r:.80}")

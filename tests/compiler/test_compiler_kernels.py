@@ -139,9 +139,9 @@ def test_tiles_are_chosen_for_large_products() -> None:
     (item,) = kernels(
         Tensor.zeros(1024, 64).contiguous().realize() @ Tensor.zeros(64, 1024).contiguous().realize().detach()
     )
-    assert list(choose_tile(item.sink).values()) == [4, 4]
+    assert list(choose_tile(item.sink, gpu=True).values()) == [4, 4]
     (item,) = kernels(Tensor(arrays((8, 6))[0]) @ Tensor(arrays((6, 8))[0]))
-    assert not choose_tile(item.sink)
+    assert not choose_tile(item.sink, gpu=True)
 
 
 @pytest.mark.parametrize("outer,threads", [(7, 3), (64, 2), (1, 4)])
