@@ -67,10 +67,10 @@ def parse_size(text: str | int) -> int:
     return int(number) << units.get(unit, 0)
 
 
-def _private() -> dict[str, int]:
-    """Arguments for a mapping of this process's own, that costs nothing before it is touched."""
+def _private(size: int) -> mmap.mmap:
+    """A mapping of this process's own, that costs nothing before it is touched. :raises OSError:"""
     flags = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANON", 0) | _no_reserve()
-    return {"flags": flags} if flags else {}
+    return mmap.mmap(-1, size, flags=flags) if flags else mmap.mmap(-1, size)
 
 
 def _no_reserve() -> int:
@@ -83,7 +83,7 @@ class _Mapping:
 
     def __init__(self, size: int, poison: bool) -> None:
         try:
-            self.memory = mmap.mmap(-1, size, **_private())
+            self.memory = _private(size)
         except OSError as error:
             raise MemoryError(f"cannot reserve {size:#x} bytes of address space for video memory ({error}); make the "
                               "board's vram= smaller") from None
