@@ -40,7 +40,7 @@ test-all: setup
 
 lint: setup
 	$(RUN) -m ruff check .
-	$(RUN) -m mypy amdrv hcq compiler mock tools examples
+	$(RUN) -m mypy amdrv hcq compiler mock tools examples bench
 
 bench: setup
 	set -e; for page in bench/*.py; do $(RUN) -m bench.$$(basename $$page .py); done
