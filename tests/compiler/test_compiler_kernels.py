@@ -217,6 +217,19 @@ def test_long_reductions_are_split_on_a_gpu() -> None:
     assert sizes == [[32], [32]]
 
 
+def test_indices_grow_to_64_bits() -> None:
+    """Where a kernel walks 2**31 elements or more; both targets take it."""
+    n = 70_000
+    x = Tensor(np.ones(n, np.float32))
+    table = x.reshape(n, 1).expand(n, n) * x
+    (item,) = kernels(table.sum(1))
+    assert {r.dtype for r in item.sink.toposort() if r.op is Ops.RANGE} == {dtypes.int64}
+    (small,) = kernels((x * 2).sum())
+    assert {r.dtype for r in small.sink.toposort() if r.op is Ops.RANGE} == {dtypes.int32}
+    for target in (host_target(), GFX):
+        assert "i64" in build_program(item.sink, target).source.text
+
+
 # the disk cache
 
 def test_disk_cache(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,6 +24,29 @@ def digits(*args: str, **environment: str) -> tuple[int, dict[str, Any]]:
     )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
+
+
+def test_disagreeing_counts_fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("digits_example", ROOT / "examples" / "digits.py")
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    trained = {"device": "AM", "epochs": 8, "steps": 1, "seconds": 1.0, "losses": [1.0],
+               "accuracy": 0.99, "held_out": 1}
+    counts = dict.fromkeys(example.COUNTS, 7)
+    report = {"card": "a card", "boot": [("psp", 0.5)], "driver": counts, "mock": counts, "instructions": 9}
+    monkeypatch.setattr(example, "train", lambda args: dict(trained))
+    monkeypatch.setattr(example, "gpu_report", lambda name: report)
+    assert example.main(["--device", "AM"]) == 0
+    assert "psp" in capsys.readouterr().out
+    report["mock"] = counts | {"kernels": 8}
+    assert example.main(["--device", "AM"]) == 1
+    seen = capsys.readouterr()
+    assert "DIFFERS" in seen.out and "kernels: the driver counted 7, the card 8" in seen.err
+    trained["accuracy"] = 0.5
+    report["mock"] = counts
+    assert example.main(["--device", "AM"]) == 1
+    assert "accuracy 50.0% is below 95%" in capsys.readouterr().err
 
 
 def test_learns_on_the_cpu() -> None:
