@@ -518,3 +518,35 @@ def test_loads_and_stores_however_the_addresses_lie(assembler: Assembler, space:
             results.append(memory.copy())
         different = np.flatnonzero(results[0] != results[1])
         assert not len(different), f"{name}: bytes {different[:8]}"
+
+
+MOVES = """
+    v_lshlrev_b32 v1, 2, v0
+    global_load_b32 v2, v1, s[0:1]
+    v_mov_b32 v4, 7
+    v_mov_b32 v5, 7
+    s_waitcnt vmcnt(0)
+    {limit}
+    ds_bpermute_b32 v4, v2, v1 offset:8
+    ds_swizzle_b32 v5, v1 offset:{pattern}
+    s_waitcnt lgkmcnt(0)
+    s_mov_b64 exec, -1
+    global_store_b32 v1, v4, s[0:1] offset:256
+    global_store_b32 v1, v5, s[0:1] offset:512
+    s_endpgm
+"""
+
+
+@pytest.mark.parametrize("lanes", [32, 64])
+@pytest.mark.parametrize("limit", ["s_nop 0", "s_mov_b64 exec, 0x5a5aff01"], ids=["full", "part"])
+@pytest.mark.parametrize("pattern", [0x041f, 0x801b, 0xc0a0])
+def test_permutes_need_no_interpreter(assembler: Assembler, lanes: int, limit: str, pattern: int) -> None:
+    code, results = assembler(MOVES.format(limit=limit, pattern=pattern)), []
+    for executor in ("interpreter", "jit"):
+        data = np.random.default_rng(2).integers(0, 1 << 32, 192, np.uint32)
+        dispatch, _keep = launch(code, data, grid=(1, 1, 1), block=(lanes, 1, 1), wave_size=lanes, rsrc1=RSRC1 + 4)
+        isa.execute(dispatch, HostMemory(), executor=executor)
+        results.append(data)
+    compiled = _only().compiled
+    assert compiled is not None and compiled.interpreted == []
+    assert np.array_equal(results[0], results[1])

@@ -11,6 +11,7 @@ from mock.isa.decode import Instruction, Operand
 from mock.isa.jit.context import symbol
 from mock.isa.jit.registers import VGPR, Registers
 from mock.isa.jit.values import I1, I32, I64, PTR, Scalar, Unsupported, Value, Words, ir_type, width
+from mock.isa.lanes import swizzle_sources
 from mock.isa.semantics import Atomic, Load, Store
 from mock.isa.state import NULL
 
@@ -226,6 +227,21 @@ class MemoryLowering:
                 value = w.or_(w.and_(old, 0xffff), w.shl(low, 16)) if entry.half \
                     else w.or_(w.and_(old, 0xffff0000), low)
             self.r.set_vgpr(register + i, value, active)
+
+    # ---- the DS instructions that use no memory
+
+    def between_lanes(self, instruction: Instruction) -> None:
+        """``ds_swizzle_b32`` and ``ds_bpermute_b32``: lanes that are not active give 0."""
+        f, w, r = instruction.fields, self.w, self.r
+        offset = f["offset0"] | f["offset1"] << 8
+        if instruction.mnemonic == "ds_swizzle_b32":
+            sources = [int(x) for x in swizzle_sources(offset, r.lanes)]
+            result, alive = w.permute(r.vgpr(f["addr"]), sources), w.permute(r.active(), sources)
+        else:
+            index = w.and_(w.shr(w.add(r.vgpr(f["addr"]), offset), 2), r.lanes - 1)
+            result = w.gather_lanes(r.vgpr(f["data0"]), index)
+            alive = w.ne(w.gather_lanes(w.cast(r.active(), "u8"), index), 0)
+        r.set_vgpr(f["vdst"], w.select(alive, result, 0), r.write_mask_of())
 
     # ---- scalar loads
 

@@ -327,6 +327,8 @@ class _Translator:
         memory = self._lowering(pc)
         if name.startswith(("s_load_", "s_buffer_load_")):
             memory.scalar_load(instruction)
+        elif name in ("ds_swizzle_b32", "ds_bpermute_b32"):
+            memory.between_lanes(instruction)
         elif isinstance(entry, (Load, Store)):
             memory.load_store(instruction, entry)
         elif isinstance(entry, Atomic):
