@@ -1,9 +1,11 @@
 """Gets the sources that facts are generated from and checked against, on a Debian system, without touching its apt.
 
-    eval "$(python -m tools.fetch_sources)"     # sets AMDRV_LINUX_SOURCE, AMDRV_MESA_SOURCE and AMDRV_UAPI_SOURCE
+    eval "$(python -m tools.fetch_sources)"     # sets AMDRV_LINUX_SOURCE, AMDRV_MESA_SOURCE, AMDRV_UAPI_SOURCE and
+                                                # AMDRV_FIRMWARE_TEST
 
 Linux's AMD headers come from the package linux-source-6.1 (bookworm), Mesa's register data from the source package
-mesa of trixie, the VFIO user API from trixie's linux-libc-dev. The mirror and the keyring are those of the system's own
+mesa of trixie, the VFIO user API from trixie's linux-libc-dev, and AMD's firmware files, which tests read where they
+are, from firmware-amd-graphics of bookworm-backports. The mirror and the keyring are those of the system's own
 apt sources; suites that the system lacks are added in a private apt configuration inside the cache directory
 (``--cache``, default ``~/.cache/amdrv/sources``). Only what the generators and tests read is unpacked, and what is
 there already is not fetched again.
@@ -53,6 +55,8 @@ SOURCES = {
                    ("src/amd", "src/util", "include"), "src/amd/common/ac_parse_ib.c"),
     "uapi": Source("uapi", "AMDRV_UAPI_SOURCE", "trixie", "linux-libc-dev", "files in a package", ("usr/include",),
                    "linux/iommufd.h"),
+    "firmware": Source("firmware", "AMDRV_FIRMWARE_TEST", "bookworm-backports", "firmware-amd-graphics",
+                       "files in a package", ("lib/firmware",), "amdgpu/gc_11_0_0_mec.bin"),
 }
 
 
@@ -98,22 +102,27 @@ def _run(command: Sequence[str], cwd: Path, environment: dict[str, str] | None =
     return done.stdout
 
 
+def _variables() -> str:
+    return " and ".join(source.variable for source in SOURCES.values())
+
+
 def _private_apt(cache: Path, suites: Sequence[str]) -> dict[str, str]:
     """An apt of our own: its configuration, lists and cache in ``cache``, the system's mirror and keyring."""
     if shutil.which("apt-get") is None:
-        raise FetchError("apt-get is not here; on other systems unpack Linux 6.1 and Mesa 25 yourself and name them in "
-                         + " and ".join(source.variable for source in SOURCES.values()))
+        raise FetchError("apt-get is not here; on other systems unpack Linux 6.1, Mesa 25, the uapi headers of Linux 6.12 "
+                         "and AMD's firmware yourself and name them in " + _variables())
     mirrors = system_mirrors()
     if not mirrors:
         raise FetchError("apt's sources name no Debian mirror (an address that ends in /debian); name the trees in "
-                         + " and ".join(source.variable for source in SOURCES.values()))
+                         + _variables())
     mirror, key = mirrors[0]
     for folder in ("etc", "lists/partial", "archives/partial", "dpkg"):
         (cache / "apt" / folder).mkdir(parents=True, exist_ok=True)
     apt = cache / "apt"
     (apt / "dpkg/status").touch()
     signed = f" [signed-by={key}]" if key else ""
-    lines = [f"{kind}{signed} {mirror} {suite} main" for suite in suites for kind in ("deb", "deb-src")]
+    lines = [f"{kind}{signed} {mirror} {suite} main non-free-firmware"
+             for suite in suites for kind in ("deb", "deb-src")]
     (apt / "etc/sources.list").write_text("\n".join(lines) + "\n")
     (apt / "apt.conf").write_text(f'''Dir::Etc::sourcelist "{apt}/etc/sources.list";
 Dir::Etc::sourceparts "-";
@@ -190,7 +199,8 @@ def fetch(names: Sequence[str], cache: Path, say: Callable[[str], None]) -> dict
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.fetch_sources", description="Fetch the Linux and Mesa "
-                                     "sources that the facts come from, on Debian; prints lines for the shell.")
+                                     "sources that the facts come from, and AMD's firmware, on Debian; prints "
+                                     "lines for the shell.")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR")
     parser.add_argument("--only", choices=sorted(SOURCES), action="append", metavar="NAME")
     options = parser.parse_args(argv)

@@ -19,6 +19,7 @@ from amdrv import firmware
 from amdrv.errors import FirmwareError
 from amdrv.facts import navi31, psp, signed, ucode
 from mock import firmware as synthetic
+from tools.fetch_sources import locate
 
 IPS = {name: version for name, _, version, _ in navi31.IPS}
 
@@ -28,13 +29,13 @@ RECORDED = [0x47, 0x48, 0x57, 0x58, 0x59, *range(0x5A, 0x62), 0x21, 0x22, 0x51, 
 
 
 def real_directory() -> Path | None:
-    for place in (os.environ.get("AMDRV_FIRMWARE_TEST"), "/lib/firmware"):
+    for place in (locate("firmware"), "/lib/firmware"):     # AMDRV_FIRMWARE_TEST, fetch_sources' cache, the system's
         if place and any((Path(place) / sub / "gc_11_0_0_mec.bin").is_file() for sub in ("", "amdgpu")):
             return Path(place)
     return None
 
 
-real = pytest.mark.skipif(real_directory() is None, reason="no gfx11 firmware in AMDRV_FIRMWARE_TEST or /lib/firmware")
+real = pytest.mark.skipif(real_directory() is None, reason="no gfx11 firmware: python -m tools.fetch_sources")
 
 
 @pytest.fixture(scope="module")
