@@ -45,6 +45,7 @@ class Source:
     form: Literal["source package", "tarball in a package", "files in a package"]
     wanted: tuple[str, ...]             # folders of the tree; of a package's files: the tree itself
     proof: str                          # a file that says that the tree is there
+    component: str = "main"             # of the archive
 
 
 SOURCES = {
@@ -56,7 +57,7 @@ SOURCES = {
     "uapi": Source("uapi", "AMDRV_UAPI_SOURCE", "trixie", "linux-libc-dev", "files in a package", ("usr/include",),
                    "linux/iommufd.h"),
     "firmware": Source("firmware", "AMDRV_FIRMWARE_TEST", "bookworm-backports", "firmware-amd-graphics",
-                       "files in a package", ("lib/firmware",), "amdgpu/gc_11_0_0_mec.bin"),
+                       "files in a package", ("lib/firmware",), "amdgpu/gc_11_0_0_mec.bin", "non-free-firmware"),
 }
 
 
@@ -106,11 +107,11 @@ def _variables() -> str:
     return " and ".join(source.variable for source in SOURCES.values())
 
 
-def _private_apt(cache: Path, suites: Sequence[str]) -> dict[str, str]:
+def _private_apt(cache: Path, sources: Sequence[Source]) -> dict[str, str]:
     """An apt of our own: its configuration, lists and cache in ``cache``, the system's mirror and keyring."""
     if shutil.which("apt-get") is None:
-        raise FetchError("apt-get is not here; on other systems unpack Linux 6.1, Mesa 25, the uapi headers of Linux 6.12 "
-                         "and AMD's firmware yourself and name them in " + _variables())
+        raise FetchError("apt-get is not here; on other systems unpack Linux 6.1, Mesa 25, the uapi headers of Linux "
+                         "6.12 and AMD's firmware yourself and name them in " + _variables())
     mirrors = system_mirrors()
     if not mirrors:
         raise FetchError("apt's sources name no Debian mirror (an address that ends in /debian); name the trees in "
@@ -121,8 +122,8 @@ def _private_apt(cache: Path, suites: Sequence[str]) -> dict[str, str]:
     apt = cache / "apt"
     (apt / "dpkg/status").touch()
     signed = f" [signed-by={key}]" if key else ""
-    lines = [f"{kind}{signed} {mirror} {suite} main non-free-firmware"
-             for suite in suites for kind in ("deb", "deb-src")]
+    lines = [f"{kind}{signed} {mirror} {source.suite} {source.component}"
+             for source in sources for kind in ("deb", "deb-src")]
     (apt / "etc/sources.list").write_text("\n".join(lines) + "\n")
     (apt / "apt.conf").write_text(f'''Dir::Etc::sourcelist "{apt}/etc/sources.list";
 Dir::Etc::sourceparts "-";
@@ -169,7 +170,7 @@ def fetch(names: Sequence[str], cache: Path, say: Callable[[str], None]) -> dict
     cache.mkdir(parents=True, exist_ok=True)
     missing = [SOURCES[name] for name in names if locate(name, cache) is None]
     if missing:
-        environment = _private_apt(cache, [source.suite for source in missing])
+        environment = _private_apt(cache, missing)
         for source in missing:
             work = cache / "download" / source.name
             shutil.rmtree(work, ignore_errors=True)
