@@ -122,8 +122,9 @@ def _private_apt(cache: Path, sources: Sequence[Source]) -> dict[str, str]:
     apt = cache / "apt"
     (apt / "dpkg/status").touch()
     signed = f" [signed-by={key}]" if key else ""
-    lines = [f"{kind}{signed} {mirror} {source.suite} {source.component}"
-             for source in sources for kind in ("deb", "deb-src")]
+    lines = [f"{kind}{signed} {mirror} {where}"
+             for where in dict.fromkeys(f"{source.suite} {source.component}" for source in sources)
+             for kind in ("deb", "deb-src")]
     (apt / "etc/sources.list").write_text("\n".join(lines) + "\n")
     (apt / "apt.conf").write_text(f'''Dir::Etc::sourcelist "{apt}/etc/sources.list";
 Dir::Etc::sourceparts "-";

@@ -68,8 +68,8 @@ def test_why_sources_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.Monke
     assert fetch_sources.main(["--cache", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         "fetch_sources: apt-get is not here; on other systems unpack Linux 6.1, Mesa 25, the uapi headers of Linux "
-        "6.12 and AMD's firmware yourself and name them in AMDRV_LINUX_SOURCE and AMDRV_MESA_SOURCE and AMDRV_UAPI_SOURCE "
-        "and AMDRV_FIRMWARE_TEST\n")
+        "6.12 and AMD's firmware yourself and name them in AMDRV_LINUX_SOURCE and AMDRV_MESA_SOURCE and "
+        "AMDRV_UAPI_SOURCE and AMDRV_FIRMWARE_TEST\n")
     monkeypatch.setattr(fetch_sources.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(fetch_sources, "system_mirrors", list)
     with pytest.raises(FetchError, match="apt's sources name no Debian mirror"):
