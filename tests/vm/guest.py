@@ -1,7 +1,9 @@
 """A virtual machine for one test run: QEMU without KVM, a Debian kernel, the host's Python inside.
 
 Kernels: ``debian`` is the stock kernel of Debian's package (type 1 VFIO, sysfs); ``hal`` is one with iommufd and
-no-IOMMU, which no Debian kernel has: ``AMDRV_VM_KERNEL`` names it, or ``tools/build_kernel.sh`` made it in the cache.
+no-IOMMU, which no Debian kernel has: ``AMDRV_VM_KERNEL`` names its bzImage, or a folder ``shared/vm`` beside the
+checkout holds one. Built in it needs VFIO_PCI, VFIO_GROUP, VFIO_DEVICE_CDEV, VFIO_NOIOMMU, IOMMUFD, INTEL_IOMMU and 9P
+over virtio.
 """
 
 from __future__ import annotations
@@ -70,12 +72,11 @@ def debian_kernel() -> Kernel:
 
 def hal_kernel() -> Kernel:
     """The kernel with iommufd and no-IOMMU. :raises Missing:"""
-    for path in (os.environ.get("AMDRV_VM_KERNEL"), CACHE / "bzImage-hal",
-                 ROOT.parent / "shared" / "vm" / "bz-6.12-hal"):
+    for path in (os.environ.get("AMDRV_VM_KERNEL"), ROOT.parent / "shared" / "vm" / "bz-6.12-hal"):
         if path and Path(path).is_file():
             return Kernel(Path(path), None)
-    raise Missing("iommufd and no-IOMMU need a kernel of our own: AMDRV_VM_KERNEL=bzImage, or run "
-                  "tools/build_kernel.sh")
+    raise Missing("iommufd and no-IOMMU are in no Debian kernel: name the bzImage of one that has CONFIG_IOMMUFD, "
+                  "CONFIG_VFIO_DEVICE_CDEV and CONFIG_VFIO_NOIOMMU built in with AMDRV_VM_KERNEL")
 
 
 class Guest:
