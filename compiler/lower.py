@@ -20,6 +20,7 @@ from compiler.uop import ALU, Ops, UOp
 __all__ = ["Axis", "Output", "flat_index", "lower", "squeezed", "unflatten"]
 
 Index = tuple[UOp, ...]
+Known = dict[UOp, UOp] | None
 
 
 class Axis(IntEnum):
@@ -45,7 +46,7 @@ def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)
 
 
-def flat_index(index: Index, shape: Sequence[int], dtype: DType) -> UOp:
+def flat_index(index: Index, shape: Sequence[int], dtype: DType, known: Known = None) -> UOp:
     """Row-major position of ``index`` in an array of ``shape``."""
     total = UOp.const(dtype, 0)
     stride = 1
@@ -53,10 +54,10 @@ def flat_index(index: Index, shape: Sequence[int], dtype: DType) -> UOp:
         if n != 1:
             total = total + i * stride
         stride *= n
-    return simplify(total)
+    return simplify(total, known)
 
 
-def unflatten(flat: UOp, shape: Sequence[int]) -> Index:
+def unflatten(flat: UOp, shape: Sequence[int], known: Known = None) -> Index:
     """The index in an array of ``shape`` at a row-major position: the inverse of :func:`flat_index`."""
     out = []
     stride = 1
@@ -65,12 +66,13 @@ def unflatten(flat: UOp, shape: Sequence[int]) -> Index:
             out.append(flat.like(0))
         else:
             quotient = flat // stride if stride != 1 else flat
-            out.append(simplify(quotient % n if axis != 0 and any(m != 1 for m in shape[:axis]) else quotient))
+            inner = axis != 0 and any(m != 1 for m in shape[:axis])
+            out.append(simplify(quotient % n if inner else quotient, known))
         stride *= n
     return tuple(reversed(out))
 
 
-def _move(node: UOp, index: Index) -> tuple[Index, UOp | None]:
+def _move(node: UOp, index: Index, known: Known) -> tuple[Index, UOp | None]:
     """The source's index for a movement node's index, and for PAD where it is inside."""
     op, arg, source = node.op, node.arg, node.src[0]
     if op is Ops.RESHAPE:
@@ -79,15 +81,15 @@ def _move(node: UOp, index: Index) -> tuple[Index, UOp | None]:
             kept = iter(i for i, n in zip(index, node.shape, strict=True) if n != 1)
             zero = UOp.const(index[0].dtype if index else dtypes.int32, 0)
             return tuple(next(kept) if n != 1 else zero for n in source.shape), None
-        return unflatten(flat_index(index, node.shape, index[0].dtype), source.shape), None
+        return unflatten(flat_index(index, node.shape, index[0].dtype, known), source.shape, known), None
     if op is Ops.PERMUTE:
         return tuple(index[arg.index(axis)] for axis in range(len(arg))), None
     if op is Ops.EXPAND:
         return tuple(i.like(0) if n == 1 else i for i, n in zip(index, source.shape, strict=True)), None
     if op is Ops.SHRINK:
-        return tuple(simplify(i + start) for i, (start, _) in zip(index, arg, strict=True)), None
+        return tuple(simplify(i + start, known) for i, (start, _) in zip(index, arg, strict=True)), None
     if op is Ops.FLIP:
-        return tuple(simplify(i * -1 + (n - 1)) if axis in arg else i
+        return tuple(simplify(i * -1 + (n - 1), known) if axis in arg else i
                      for axis, (i, n) in enumerate(zip(index, source.shape, strict=True))), None
     assert op is Ops.PAD, op
     valid = UOp.const(dtypes.bool_, True)
@@ -97,8 +99,8 @@ def _move(node: UOp, index: Index) -> tuple[Index, UOp | None]:
             valid = valid & i.like(before - 1).lt(i)
         if after:
             valid = valid & i.lt(before + n)
-        moved.append(simplify(i - before))
-    return tuple(moved), simplify(valid)
+        moved.append(simplify(i - before, known))
+    return tuple(moved), simplify(valid, known)
 
 
 Task = tuple[UOp, Index, UOp | None]
@@ -110,6 +112,7 @@ class _Lowering:
         self.values: dict[Task, UOp] = {}
         self.moves: dict[tuple[UOp, Index], tuple[Index, UOp | None]] = {}
         self.count = 0
+        self.known: dict[UOp, UOp] = {}     # what simplified to what, for the whole kernel
 
     def range(self, n: int, axis: Axis) -> UOp:
         if n == 1:
@@ -122,7 +125,7 @@ class _Lowering:
         node, index, valid = task
         if (param := self.leaves.get(node)) is not None:
             address = UOp(Ops.INDEX, node.dtype, (UOp(Ops.PARAM, node.dtype, (), param),
-                                                  flat_index(index, node.shape, self.index_type)))
+                                                  flat_index(index, node.shape, self.index_type, self.known)))
             return [], lambda: UOp(Ops.LOAD, node.dtype, (address,) if valid is None else (address, valid))
         if node.op is Ops.CONST:
             return [], lambda: node
@@ -142,11 +145,11 @@ class _Lowering:
             return [(node.src[0], inner, valid)], \
                 lambda x: UOp(Ops.REDUCE, node.dtype, (x, *closed), op) if closed else x
         if (node, index) not in self.moves:
-            self.moves[node, index] = _move(node, index)
+            self.moves[node, index] = _move(node, index, self.known)
         moved, inside = self.moves[node, index]
         if inside is None:
             return [(node.src[0], moved, valid)], lambda x: x
-        both = inside if valid is None else simplify(valid & inside)
+        both = inside if valid is None else simplify(valid & inside, self.known)
         return [(node.src[0], moved, both)], lambda x: inside.where(x, 0)
 
     def value(self, node: UOp, index: Index) -> UOp:
@@ -188,9 +191,9 @@ def lower(outputs: Sequence[Output], leaves: dict[UOp, int]) -> UOp:
         if kept is not None:
             leaves[node] = kept
         address = UOp(Ops.INDEX, node.dtype, (UOp(Ops.PARAM, node.dtype, (), output.param),
-                                              flat_index(index, node.shape, lowering.index_type)))
+                                              flat_index(index, node.shape, lowering.index_type, lowering.known)))
         stores.append(UOp(Ops.STORE, node.dtype, (address, value)))
-    return _order_overwrites(simplify(UOp(Ops.SINK, dtypes.bool_, tuple(stores))))
+    return _order_overwrites(simplify(UOp(Ops.SINK, dtypes.bool_, tuple(stores)), lowering.known))
 
 
 def _order_overwrites(sink: UOp) -> UOp:

@@ -8,6 +8,7 @@ where a kernel has one range of work-items.
 from __future__ import annotations
 
 from itertools import pairwise
+from math import prod
 
 from compiler.lower import Axis
 from compiler.symbolic import build, simplify, terms
@@ -17,6 +18,8 @@ __all__ = ["choose_tile", "flatten_grid", "merge_ranges", "optimize", "upcast"]
 
 _WORK_ITEMS = 1 << 14
 """A tile may not leave a GPU fewer work-items than this."""
+_WORTH_TILES = 1 << 18
+"""Iterations on a CPU below which a tile costs more to compile than it saves."""
 
 
 def _ranges(sink: UOp, axis: Axis) -> list[UOp]:
@@ -143,8 +146,9 @@ def choose_tile(sink: UOp, gpu: bool) -> dict[UOp, int]:
     total = 1
     for r in outer:
         total *= r.src[0].arg
+    walked = total * max(prod(x.src[0].arg for x in r.src[1:]) for r in reduces)
     tile: dict[UOp, int] = {}
-    for r in reversed(outer):
+    for r in reversed(outer) if gpu or walked >= _WORTH_TILES else ():
         if not any(r not in load.ranges for load in loads) or not any(r in load.ranges for load in loads):
             continue
         wide = not gpu and all(terms(load.src[0].src[1])[0].get(r, 0) in (0, 1) for load in loads)

@@ -403,9 +403,9 @@ def _one_hot_sum(n: UOp) -> UOp | None:
 kernel_rules = symbolic + load_rules
 
 
-def simplify(root: UOp) -> UOp:
-    """``root`` with every rule of this module applied."""
-    return graph_rewrite(root, kernel_rules)
+def simplify(root: UOp, known: dict[UOp, UOp] | None = None) -> UOp:
+    """``root`` with every rule of this module applied. ``known`` keeps results from one call to the next."""
+    return graph_rewrite(root, kernel_rules, done=known)
 
 
 assert COMPARE <= ALU
