@@ -1,23 +1,29 @@
-"""How fast the mock executes machine code: python -m bench.isa [--quick]
+"""How fast the mock executes machine code: python -m bench.isa [--quick] [--json FILE] [--docs]
 
 Every line is measured here and now, and both executors in the same run. Kernels from clang are left out, with a note,
-where no clang with the amdgcn target is found. "Translation" is the time of a first launch less that of a second one.
+where no clang with the amdgcn target is found. "First" is the first launch, which translates.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import mock.isa
+import mock.isa.jit
 from mock.isa.encoding import ENCODINGS
 
 __all__ = ["main", "valu_loop"]
@@ -25,6 +31,8 @@ __all__ = ["main", "valu_loop"]
 KERNELS = Path(__file__).resolve().parents[1] / "tests" / "isa" / "kernels"
 RSRC1 = 0xf0 << 12 | 3 << 21 | 3        # nearest, denormals, DX10_CLAMP, IEEE; 32 VGPRs
 VGPR = 256
+ONE: dict[str, dict[str, int]] = {"interpreter": {}, "jit": {"threads": 1}}
+BEGIN, END = "<!-- bench.isa -->\n", "<!-- end of bench.isa -->\n"
 
 
 def _word(encoding: str, **fields: int) -> bytes:
@@ -55,10 +63,29 @@ def _seconds(work: Callable[[], mock.isa.Counts], repeat: int = 3) -> tuple[floa
     return times[0], min(times[1:]), counts
 
 
-def _line(what: str, executor: str, first: float, best: float, counts: mock.isa.Counts, note: str = "") -> None:
-    rate = counts.instructions / best / 1e6
-    print(f"{what:<34} {executor:<12} {best * 1e3:10.1f} ms {rate:9.2f} M/s  "
-          f"translation {max(first - best, 0) * 1e3:7.1f} ms  {note}", flush=True)
+class Row(NamedTuple):
+    """One measurement: ``seconds`` of the best run, and of the first one, which translates."""
+
+    what: str
+    executor: str
+    seconds: float
+    first: float
+    rate: float | None = None       # million wave instructions a second, all threads
+    note: str = ""
+
+    def __str__(self) -> str:
+        rate = f"{self.rate:9.2f} M/s" if self.rate is not None else " " * 13
+        return (f"{self.what:<34} {self.executor:<12} {self.seconds * 1e3:10.1f} ms {rate}  "
+                f"first {self.first * 1e3:9.1f} ms  {self.note}")
+
+
+_rows: list[Row] = []
+
+
+def _line(what: str, executor: str, first: float, best: float, counts: mock.isa.Counts | None, note: str = "") -> None:
+    rate = counts.instructions / best / 1e6 if counts is not None else None
+    _rows.append(Row(what, executor, best, first, rate, note))
+    print(_rows[-1], flush=True)
 
 
 def _clang() -> str | None:
@@ -86,8 +113,14 @@ def _valu(executors: list[str], quick: bool) -> None:
             turns = 20 if executor == "interpreter" or quick else 2000
             code = valu_loop(kind, turns)
             first, best, counts = _seconds(lambda code=code, executor=executor: mock.isa.run(     # type: ignore[misc]
-                code, grid=(64,), block=(256,), rsrc1=RSRC1, rsrc2=2 << 1, executor=executor))
-            _line(f"VALU loop, {kind}", executor, first, best, counts)
+                code, grid=(64,), block=(256,), rsrc1=RSRC1, rsrc2=2 << 1, executor=executor, **ONE[executor]))
+            _line(f"VALU loop, {kind}, one thread", executor, first, best, counts)
+
+
+def _time(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _matmul(clang: str, executors: list[str], n: int) -> None:
@@ -95,9 +128,8 @@ def _matmul(clang: str, executors: list[str], n: int) -> None:
     rng = np.random.default_rng(0)
     a, b = rng.random((2, n, n), np.float32)
     c = np.zeros((n, n), np.float32)
-    start = time.perf_counter()
     expected = a @ b
-    numpy_time = time.perf_counter() - start
+    numpy_time = min(_time(lambda: a @ b) for _ in range(10))
     kernarg = struct.pack("<QQQi", a.ctypes.data, b.ctypes.data, c.ctypes.data, n)
     for executor in executors:
         first, best, counts = _seconds(lambda executor=executor: mock.isa.run(      # type: ignore[misc]
@@ -106,17 +138,74 @@ def _matmul(clang: str, executors: list[str], n: int) -> None:
         _line(f"matmul {n} f32, LDS tiles", executor, first, best, counts, f"{best / numpy_time:.0f} x NumPy")
 
 
+def _translation() -> None:
+    """A kernel of 500 instructions, seen for the first time by a process that has translated others."""
+    codes = (0x03, 0x08, 0x25, 0x1b, 0x2b)      # add, mul, integer add, and, fma
+    body = b"".join(_word("VOP2", op=codes[i % 5], vdst=8 + i % 16, src0=VGPR + 8 + (3 * i + 1) % 16,
+                          vsrc1=4 + i % 3) for i in range(499)) + _word("SOPP", op=0x30, simm16=0)
+    first, best, counts = _seconds(lambda: mock.isa.run(
+        body, grid=(64,), block=(256,), rsrc1=RSRC1, rsrc2=2 << 1, executor="jit", threads=1))
+    _line("500 instructions, new", "jit", first, best, counts)
+
+
+_PROCESS = """
+import sys, time
+start = time.perf_counter()
+import mock.isa
+from bench.isa import RSRC1, valu_loop
+mock.isa.run(valu_loop("fma", 20), grid=(1,), block=(64,), rsrc1=RSRC1, rsrc2=4, executor=sys.argv[1])
+print(time.perf_counter() - start)
+"""
+
+
+def _processes(executors: list[str]) -> None:
+    """Import and first launch in a process of its own, with nothing on disk and again."""
+    for executor in executors:
+        with tempfile.TemporaryDirectory() as folder:
+            command, environment = [sys.executable, "-c", _PROCESS, executor], os.environ | {"AMDRV_CACHE": folder}
+            times = [float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+                     for _ in range(3)]
+        _line("process: import and one launch", executor, times[0], min(times[1:]), None)
+
+
+def _write_docs(path: Path) -> None:
+    """Put the figures between the marks in ``path``, which is made if it is not there."""
+    table = ["| what | executor | best ms | first ms | M wave instructions/s | |", "|---|---|--:|--:|--:|---|"]
+    table += [f"| {r.what} | {r.executor} | {r.seconds * 1e3:.1f} | {r.first * 1e3:.1f} | "
+              f"{'' if r.rate is None else f'{r.rate:.1f}'} | {r.note} |" for r in _rows]
+    about = (f"`python -m bench.isa --docs`, {os.cpu_count()} cores, {platform.machine()}, "
+             f"Python {platform.python_version()}.")
+    part = BEGIN + "## Machine code\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
+    text = path.read_text() if path.exists() else "# Performance\n\n"
+    if BEGIN in text:
+        text = text[:text.index(BEGIN)] + part + text[text.index(END) + len(END):]
+    else:
+        text = text.rstrip("\n") + "\n\n" + part
+    path.write_text(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--docs", action="store_true", help="write the figures into docs/performance.md, too")
     options = parser.parse_args()
     executors = ["interpreter", "jit"]
-    _valu(executors, options.quick)
-    clang = _clang()
-    if clang is None:
-        print("no clang with the amdgcn target: kernels in OpenCL C are left out")
-        return
-    _matmul(clang, executors, 128 if options.quick else 512)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["AMDRV_CACHE"] = folder      # what earlier runs compiled is not taken
+        _valu(executors, options.quick)
+        _translation()
+        _processes(executors)
+        clang = _clang()
+        if clang is None:
+            print("no clang with the amdgcn target: kernels in OpenCL C are left out")
+        else:
+            _matmul(clang, executors if options.quick else ["jit"], 128 if options.quick else 512)
+        mock.isa.jit.wait_for_compiler()
+    if options.json:
+        Path(options.json).write_text(json.dumps([row._asdict() for row in _rows], indent=1) + "\n")
+    if options.docs:
+        _write_docs(Path(__file__).resolve().parents[1] / "docs" / "performance.md")
 
 
 if __name__ == "__main__":
