@@ -206,7 +206,9 @@ class Movement(Methods):
         return _index(self, key)
 
     def __iter__(self) -> Any:
-        return (self[i] for i in range(self.shape[0])) if self.shape else iter(self.shape[0:])
+        if not self.shape:
+            raise TypeError("a tensor without axes is not iterated over")
+        return (self[i] for i in range(self.shape[0]))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Assign to basic indices (integers, slices, ...) or a bool mask."""
