@@ -36,7 +36,7 @@ def test_the_vector_add_runs(compiler: str) -> None:
     if compiler == "llvmlite":
         arguments += ["--clang", ""]
     elif clang() is None:
-        pytest.skip("no clang on this machine")
+        pytest.skip("no clang with the amdgcn target on this machine")
     done = subprocess.run([sys.executable, "examples/vector_add.py", *arguments], capture_output=True, text=True,
                           timeout=120, cwd=PAGE.parents[1], check=False,
                           env={**os.environ, "AMDRV_HAL": "mock", "PYTHONPATH": str(PAGE.parents[1])})
