@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="session")
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of the tests' own, so that they neither use nor fill the user's."""
-    path = tmp_path_factory.mktemp("cache")
-    os.environ["XDG_CACHE_HOME"] = str(path)
-    return path
+@pytest.fixture(scope="session")
+def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernel_cache(cache_directory: Path) -> Iterator[Path]:
+    """A cache of these tests' own, so that they neither use nor fill the user's; other tests keep theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache_directory))
+        yield cache_directory
 
 
 @cache

@@ -94,10 +94,11 @@ def test_real_files_of_other_gfx11_cards_are_read(version: str) -> None:
 
 @real
 def test_the_software_card_boots_with_the_real_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mock
     from amdrv.device import Device
-    from amdrv.hal import select
+    from amdrv.hal.mock import MockHal
     monkeypatch.setenv("AMDRV_FIRMWARE", str(real_directory()))
-    with Device.open(hal=select("mock")) as device:
+    with mock.Machine(gpus=[mock.Gpu("gfx1100", vram="256M")]) as machine, Device.open(hal=MockHal(machine)) as device:
         assert [stage.name for stage in device.boot_stages][-1] == "sdma"
 
 

@@ -102,7 +102,8 @@ class Guest:
         script = f"{exports}cd {shlex.quote(str(ROOT))}\necho GUEST UP\n{command}\n"
         image = directory / "initramfs.img"
         wanted = STOCK_MODULES if self._kernel.modules else ()
-        image.write_bytes(initramfs.build(self._busybox, script, self._kernel.modules, wanted))
+        kept = [path for path in {ROOT, Path(sys.prefix), Path(sys.base_prefix)} if path.is_relative_to("/tmp")]
+        image.write_bytes(initramfs.build(self._busybox, script, self._kernel.modules, wanted, sorted(kept)))
         arguments = [self._qemu, "-machine", f"q35,accel=tcg,{self._machine}", "-cpu", "max", "-m", self._memory,
                      "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
                      "-no-reboot",

@@ -17,7 +17,9 @@ export PATH=/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mkdir -p /dev/shm /host
 for m in /mods/*; do [ -e "$m" ] && { insmod "$m" || echo "insmod $m failed"; }; done
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=loose,ro hostroot /host || echo "NO 9P"
+while read -r d; do mkdir -p "/keep$d"; mount -o bind "/host$d" "/keep$d"; done < /kept
 mount -t tmpfs tmp /host/tmp
+while read -r d; do mkdir -p "/host$d"; mount -o bind "/keep$d" "/host$d"; done < /kept
 for d in proc sys dev; do mount -o bind /$d /host/$d; done
 mount -t tmpfs lock /host/run/lock 2>/dev/null
 ulimit -l unlimited
@@ -87,8 +89,12 @@ def _modules(tree: Path, wanted: Iterable[str]) -> list[tuple[str, bytes]]:
     return list(ordered.items())
 
 
-def build(busybox: Path, script: str, modules: Path | None = None, wanted: Iterable[str] = ()) -> bytes:
-    """The image. ``script`` is run by the host's /bin/sh, inside the host's root file system (read-only, over 9p)."""
+def build(busybox: Path, script: str, modules: Path | None = None, wanted: Iterable[str] = (),
+          kept: Iterable[Path] = ()) -> bytes:
+    """The image. ``script`` is run by the host's /bin/sh, inside the host's root file system (read-only, over 9p).
+
+    The guest has a /tmp of its own; of the host's, it sees the directories ``kept``.
+    """
     image = _Cpio()
     for name in ("dev", "proc", "sys", "tmp", "run", "host"):
         image.add(name, stat.S_IFDIR | 0o755)
@@ -97,6 +103,7 @@ def build(busybox: Path, script: str, modules: Path | None = None, wanted: Itera
     image.add("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes())
     for number, (name, data) in enumerate(_modules(modules, wanted) if modules else []):
         image.add(f"mods/{number:03}_{name}.ko", stat.S_IFREG | 0o644, data)
+    image.add("kept", stat.S_IFREG | 0o644, "".join(f"{path}\n" for path in kept).encode())
     image.add("run.sh", stat.S_IFREG | 0o755, script.encode())
     image.add("init", stat.S_IFREG | 0o755, INIT.encode())
     return image.finish()
