@@ -19,12 +19,20 @@ import numpy as np
 from amdrv.errors import HalError, MappingError, OutOfMemoryError
 from amdrv.hal import Segment
 
-__all__ = ["allocate", "as_bytes", "frames", "lock", "physical_segments", "HUGE_PAGE", "PAGEMAP", "PAGEMAP_PRESENT"]
+__all__ = ["HUGE_PAGE", "PAGEMAP", "PAGEMAP_PRESENT", "allocate", "as_bytes", "frames", "lock", "physical_segments",
+           "whole_pages"]
 
 HUGE_PAGE = 2 << 20
 PAGEMAP = Path("/proc/self/pagemap")
 PAGEMAP_PRESENT, PAGEMAP_FRAME = 1 << 63, (1 << 55) - 1
 MAP_HUGETLB, MADV_DONTFORK = 0x40000, 10    # Linux include/uapi/asm-generic/{mman.h,mman-common.h}
+
+
+def whole_pages(size: int, page: int) -> int:
+    """A DMA buffer's size, rounded up. :raises MappingError: not positive."""
+    if size <= 0:
+        raise MappingError(f"DMA buffer of {size} bytes: must be positive")
+    return -(-size // page) * page
 
 
 def allocate(size: int, *, contiguous: bool) -> tuple[mmap.mmap, np.ndarray]:
@@ -53,9 +61,10 @@ def allocate(size: int, *, contiguous: bool) -> tuple[mmap.mmap, np.ndarray]:
     return memory, view
 
 
-def as_bytes(memory: np.ndarray | int, size: int, page: int) -> np.ndarray:
-    """``size`` bytes of an array, or at an address, checked for what a mapping needs; every page made present.
+def as_bytes(memory: np.ndarray | int, size: int, page: int, *, present: bool = True) -> np.ndarray:
+    """``size`` bytes of an array, or at an address, checked for what a mapping needs.
 
+    :param present: write to every page, so that it has a frame of its own.
     :raises MappingError: not page-aligned, too small, or not contiguous.
     """
     address = memory if isinstance(memory, int) else int(memory.ctypes.data)
@@ -69,7 +78,8 @@ def as_bytes(memory: np.ndarray | int, size: int, page: int) -> np.ndarray:
                            f"({'' if memory.flags.c_contiguous else 'not '}contiguous)")
     else:
         view = memory.reshape(-1).view(np.uint8)[:size]
-    view[::page] = view[::page]                     # written, not read: a read would map the shared zero page
+    if present:
+        view[::page] = view[::page]                 # written, not read: a read would map the shared zero page
     return view
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
 from amdrv.hal import PciFunction, Region, Segment
 from amdrv.hal.config_space import BAR0, CAP_MSI, COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
+from amdrv.hal.host_memory import as_bytes, whole_pages
 
 if TYPE_CHECKING:
     from mock import Machine
@@ -175,24 +176,14 @@ class _Device:
 
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> _Mapping:
         self.require_open()
-        if size <= 0:
-            raise MappingError(f"DMA buffer of {size} bytes: must be positive")
-        size = -(-size // self.page_size) * self.page_size
+        size = whole_pages(size, self.page_size)
         memory = mmap.mmap(-1, size)
         view = np.frombuffer(memory, dtype=np.uint8)
         return self._attach(view, size, contiguous, memory)
 
     def map_dma(self, memory: np.ndarray | int, size: int) -> _Mapping:
         self.require_open()
-        address = memory if isinstance(memory, int) else int(memory.ctypes.data)
-        if size <= 0 or address % self.page_size or size % self.page_size:
-            raise MappingError(f"cannot map {size:#x} bytes at {address:#x}: address and size must be "
-                               f"positive multiples of the page size {self.page_size:#x}")
-        if not isinstance(memory, int) and (memory.nbytes < size or not memory.flags.c_contiguous):
-            raise MappingError(f"cannot map {size:#x} bytes of an array of {memory.nbytes:#x} bytes "
-                               f"({'' if memory.flags.c_contiguous else 'not '}contiguous)")
-        view = memory.reshape(-1).view(np.uint8)[:size] if not isinstance(memory, int) else _bytes_at(memory, size)
-        return self._attach(view, size, False, memory)
+        return self._attach(as_bytes(memory, size, self.page_size, present=False), size, False, memory)
 
     def _attach(self, view: np.ndarray, size: int, contiguous: bool, owner: object) -> _Mapping:
         bus, base, at = self.hal.machine.bus, int(view.ctypes.data), 0
@@ -265,11 +256,6 @@ class _Device:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _bytes_at(address: int, size: int) -> np.ndarray:
-    import ctypes
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
 
 class MockHal:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from amdrv.errors import CardBusyError
-from amdrv.hal import PciFunction, Segment
+from amdrv.errors import CardBusyError, OutOfMemoryError
+from amdrv.hal import PciFunction, Segment, host_memory
 
-__all__ = ["PinnedMapping", "describe", "lock_card", "pci_paths", "unlock_card"]
+__all__ = ["PinnedMapping", "describe", "lock_card", "pci_paths", "pin", "unlock_card"]
 
 
 class PinnedMapping:
@@ -40,6 +40,28 @@ class PinnedMapping:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def pin(held: set[PinnedMapping], view: np.ndarray, owner: object, dma_bits: int, *, contiguous: bool = False,
+        pagemap: Path = host_memory.PAGEMAP) -> PinnedMapping:
+    """Lock memory and map it by its physical addresses; ``owner`` is kept alive as long as the mapping.
+
+    :raises OutOfMemoryError: cannot be locked, or asked to be contiguous and is not.
+    """
+    address, size = int(view.ctypes.data), view.nbytes
+    unlock = host_memory.lock(address, size)
+    try:
+        segments = host_memory.physical_segments(address, size, dma_bits, pagemap)
+        if contiguous and len(segments) != 1:
+            raise OutOfMemoryError(f"{size:#x} contiguous bytes came in {len(segments)} pieces; a hugetlb page holds "
+                                   f"at most {host_memory.HUGE_PAGE:#x} contiguous bytes for certain")
+    except BaseException:
+        unlock()
+        raise
+
+    def release(_owner: object = owner) -> None:
+        unlock()
+    return PinnedMapping(held, view, size, segments, release)
 
 
 def pci_paths() -> list[Path]:

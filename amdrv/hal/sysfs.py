@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError, OutOfMemoryError
+from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
 from amdrv.hal import PciFunction, Region, host_memory
 from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
-from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, unlock_card
+from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, pin, unlock_card
 from amdrv.hal.region import MappedRegion
 
 __all__ = ["SysfsHal"]
@@ -67,9 +67,14 @@ class _Device:
             unlock_card(self._lock)
             raise
         self.config = CheckedConfig(self._config_read, self._config_write)
-        # A process that was killed leaves its card's DMA running: stop it before anything else.
-        self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
-        self._resources = self._read_resources()
+        try:
+            # A process that was killed leaves its card's DMA running: stop it before anything else.
+            self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
+            self._resources = self._read_resources()
+        except BaseException:
+            os.close(self._config_fd)
+            unlock_card(self._lock)
+            raise
         self._open = True
 
     def _config_read(self, offset: int, width: int) -> int:
@@ -108,34 +113,13 @@ class _Device:
 
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> PinnedMapping:
         self.require_open()
-        if size <= 0:
-            raise MappingError(f"DMA buffer of {size} bytes: must be positive")
-        size = -(-size // self.page_size) * self.page_size
-        memory, view = host_memory.allocate(size, contiguous=contiguous)
-        mapping = self._pin(view, size, memory)
-        if contiguous and len(mapping.segments) != 1:
-            count = len(mapping.segments)
-            mapping.close()
-            raise OutOfMemoryError(f"{size:#x} contiguous bytes came in {count} pieces; a hugetlb page holds at most "
-                                   f"{host_memory.HUGE_PAGE:#x} contiguous bytes for certain")
-        return mapping
+        memory, view = host_memory.allocate(host_memory.whole_pages(size, self.page_size), contiguous=contiguous)
+        return pin(self.mappings, view, memory, self.dma_bits, contiguous=contiguous, pagemap=self.hal.pagemap)
 
     def map_dma(self, memory: np.ndarray | int, size: int) -> PinnedMapping:
         self.require_open()
-        return self._pin(host_memory.as_bytes(memory, size, self.page_size), size, memory)
-
-    def _pin(self, view: np.ndarray, size: int, owner: object) -> PinnedMapping:
-        address = int(view.ctypes.data)
-        unlock = host_memory.lock(address, size)
-        try:
-            segments = host_memory.physical_segments(address, size, self.dma_bits, self.hal.pagemap)
-        except BaseException:
-            unlock()
-            raise
-
-        def release(_owner: object = owner) -> None:
-            unlock()
-        return PinnedMapping(self.mappings, view, size, segments, release)
+        view = host_memory.as_bytes(memory, size, self.page_size)
+        return pin(self.mappings, view, memory, self.dma_bits, pagemap=self.hal.pagemap)
 
     def map_peer(self, region: Region) -> PinnedMapping:
         self.require_open()

@@ -20,7 +20,7 @@ import numpy as np
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
 from amdrv.hal import PciFunction, Region, host_memory
 from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
-from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, unlock_card
+from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, pin, unlock_card
 from amdrv.hal.region import MappedRegion
 from amdrv.vfio.device import EventInterrupt, VfioDevice
 from amdrv.vfio.iommu import Iommu, Iommufd, NoIommu, Type1
@@ -40,9 +40,13 @@ class _Device:
         self._regions: dict[int, MappedRegion] = {}
         self._interrupt: EventInterrupt | None = None
         self.vfio = VfioDevice(iommu.open_device(path), path.name)
-        self.config = CheckedConfig(self.vfio.config_read, self.vfio.config_write)
-        self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
-        self._sizes = {i: size for i in range(6) if (size := self.vfio.region(i).size)}
+        try:
+            self.config = CheckedConfig(self.vfio.config_read, self.vfio.config_write)
+            self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
+            self._sizes = {i: size for i in range(6) if (size := self.vfio.region(i).size)}
+        except BaseException:
+            self.vfio.close()
+            raise
         self._open = True
 
     @property
@@ -67,35 +71,22 @@ class _Device:
 
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> PinnedMapping:
         self.require_open()
-        if size <= 0:
-            raise MappingError(f"DMA buffer of {size} bytes: must be positive")
-        size = -(-size // self.page_size) * self.page_size
-        # Behind a translating IOMMU everything is contiguous to the card.
-        memory, view = host_memory.allocate(size, contiguous=contiguous and not self.iommu.translates)
-        return self._map(view, size, memory)
+        contiguous = contiguous and not self.iommu.translates   # behind a translating IOMMU everything is, to the card
+        memory, view = host_memory.allocate(host_memory.whole_pages(size, self.page_size), contiguous=contiguous)
+        return self._map(view, memory, contiguous=contiguous)
 
     def map_dma(self, memory: np.ndarray | int, size: int) -> PinnedMapping:
         self.require_open()
-        return self._map(host_memory.as_bytes(memory, size, self.page_size), size, memory)
+        return self._map(host_memory.as_bytes(memory, size, self.page_size), memory)
 
-    def _map(self, view: np.ndarray, size: int, owner: object) -> PinnedMapping:
-        address = int(view.ctypes.data)
-        if self.iommu.translates:
-            iova = self.iommu.map(address, size)
+    def _map(self, view: np.ndarray, owner: object, *, contiguous: bool = False) -> PinnedMapping:
+        if not self.iommu.translates:
+            return pin(self.mappings, view, owner, self.dma_bits, contiguous=contiguous)
+        iova = self.iommu.map(int(view.ctypes.data), view.nbytes)
 
-            def unmap(_owner: object = owner) -> None:
-                self.iommu.unmap(iova)
-            return PinnedMapping(self.mappings, view, size, [(iova, size)], unmap)
-        unlock = host_memory.lock(address, size)
-        try:
-            segments = host_memory.physical_segments(address, size, self.dma_bits)
-        except BaseException:
-            unlock()
-            raise
-
-        def release(_owner: object = owner) -> None:
-            unlock()
-        return PinnedMapping(self.mappings, view, size, segments, release)
+        def unmap(_owner: object = owner) -> None:
+            self.iommu.unmap(iova)
+        return PinnedMapping(self.mappings, view, view.nbytes, [(iova, view.nbytes)], unmap)
 
     def map_peer(self, region: Region) -> PinnedMapping:
         """Through the peer's mmapped BAR. iommufd of Linux 6.12 refuses that (EFAULT): :class:`MappingError`."""

@@ -31,11 +31,15 @@ class VfioDevice:
 
     def __init__(self, fd: int, name: str) -> None:
         self.fd, self.name = fd, name
-        info, _ = call_with_info(fd, abi.VFIO_DEVICE_GET_INFO, abi.vfio_device_info(), f"information on {name}")
-        if not info.flags & abi.VFIO_DEVICE_FLAGS_PCI:
-            raise HalError(f"{name} is no PCI device to VFIO")
-        self.can_reset = bool(info.flags & abi.VFIO_DEVICE_FLAGS_RESET)
-        self._config = self.region(abi.VFIO_PCI_CONFIG_REGION_INDEX)
+        try:
+            info, _ = call_with_info(fd, abi.VFIO_DEVICE_GET_INFO, abi.vfio_device_info(), f"information on {name}")
+            if not info.flags & abi.VFIO_DEVICE_FLAGS_PCI:
+                raise HalError(f"{name} is no PCI device to VFIO")
+            self.can_reset = bool(info.flags & abi.VFIO_DEVICE_FLAGS_RESET)
+            self._config = self.region(abi.VFIO_PCI_CONFIG_REGION_INDEX)
+        except BaseException:
+            self.close()
+            raise
 
     def region(self, index: int) -> RegionInfo:
         info, answer = call_with_info(self.fd, abi.VFIO_DEVICE_GET_REGION_INFO, abi.vfio_region_info(index=index),

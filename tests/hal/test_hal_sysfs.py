@@ -191,3 +191,15 @@ def test_no_interrupt_and_reset(device: PciDevice, card: Path) -> None:
     (card / "reset_method").write_text("bus\n")
     with pytest.raises(HalError, match="methods it knows: bus"):
         device.reset()
+
+
+def test_a_failed_opening_gives_everything_back(card: Path, hal: SysfsHal) -> None:
+    resource = (card / "resource").read_text()
+    (card / "resource").write_text("not a number\n")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="invalid literal"):
+            hal.open(ADDRESS)
+    assert len(os.listdir("/proc/self/fd")) == before
+    (card / "resource").write_text(resource)
+    hal.open(ADDRESS).close()
