@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console, Group
 from rich.padding import Padding
@@ -11,13 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from amdrv.hal import PciFunction
+from amdrv.ip.discovery import Discovery
+from amdrv.packets import Decoded
+from amdrv.regs import Field, Register
 from tools.amdrv_info.card import Block, Card, Gpu, marketing_name
 from tools.amdrv_info.doctor import Finding
 from tools.amdrv_info.firmware import Image
 from tools.amdrv_info.pci import Bar, Link, Pci
+from tools.amdrv_info.registers import Found
 from tools.boot_diff.report import names_in_short
 
-__all__ = ["print_card", "print_cards", "print_findings", "size_text"]
+__all__ = ["print_card", "print_cards", "print_discovery", "print_findings", "print_firmware", "print_packets",
+           "print_register", "print_registers", "size_text"]
 
 _HEAD = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False, "header_style": "dim"}
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -186,3 +192,104 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
             console.print(Text(" " * (width + 4) + "$ " + finding.fix, "cyan"), soft_wrap=True)
     bad = sum(f.state == "bad" for f in findings)
     console.print(f"{bad} of {len(findings)} checks found a hindrance" if bad else "nothing stands in the way")
+
+
+def print_packets(console: Console, packets: Sequence[Decoded]) -> None:
+    """A dump, packet by packet, as ``hcq`` and the driver print it; what is wrong in colour."""
+    for packet in packets:
+        head, *rest = str(packet).split("\n")
+        console.print(Text(head, "bold red" if packet.problem else "bold"), soft_wrap=True)
+        for line in rest:
+            console.print(Text(line), soft_wrap=True)
+    broken = sum(packet.problem is not None for packet in packets)
+    words = sum(len(packet.words) for packet in packets)
+    console.print(Text(f"{len(packets)} packets in {words} words" + (f", {broken} not understood" if broken else ""),
+                       "yellow" if broken else "dim"))
+
+
+def print_firmware(console: Console, file: dict[str, Any]) -> None:
+    """``fw``: header and payloads of one file."""
+    version = ".".join(map(str, file["header_version"]))
+    console.print(Text(file["path"], "bold").append(f"  {file['kind']}, header {version}, ucode "
+                                                    f"{file['ucode_version']:#010x}", "not bold cyan"), soft_wrap=True)
+    table = Table(**_HEAD)          # type: ignore[arg-type]
+    for heading, justify in (("payload", "left"), ("version", "right"), ("offset", "right"), ("size", "right"),
+                             ("starts at", "right")):
+        table.add_column(heading, justify=justify)      # type: ignore[arg-type]
+    for section in file["sections"]:
+        start = section["start_address"]
+        table.add_row(section["name"], f"{section['version']:#010x}", f"{section['offset']:#x}",
+                      size_text(section["size"]), "" if start is None else f"{start:#x}")
+    console.print(Padding(table, (0, 0, 0, 2)))
+    header = Table.grid(padding=(0, 2))
+    for name, value in file["header"].items():
+        header.add_row(Text(name, "dim"), f"{value:#x}" if value > 9 else str(value))
+    console.print(Padding(header, (0, 0, 0, 2)))
+
+
+def print_discovery(console: Console, table: Discovery) -> None:
+    """``discovery``: a table from a file."""
+    console.print(Text("IP discovery table", "bold").append("  version {}.{}".format(*table.version), "not bold cyan"))
+    gc = table.gc
+    console.print(Padding(_facts(
+        ("shape", f"{gc.shader_engines} shader engines of {gc.arrays_per_engine} arrays of {gc.wgps_per_array} WGPs"),
+        ("waves", f"{gc.wave_size} lanes, {gc.waves_per_simd} a SIMD"),
+        ("LDS", size_text(gc.lds_kib << 10) + " a workgroup")), (0, 0, 0, 2)))
+    blocks = Table(**_HEAD)         # type: ignore[arg-type]
+    for heading in ("block", "version", "die", "base addresses (dwords)"):
+        blocks.add_column(heading)
+    for ip in table.ips:
+        name = Text(ip.name + (f"[{ip.instance}]" if ip.instance else ""))
+        if ip.harvested:
+            name.append(" harvested", "yellow")
+        blocks.add_row(name, ".".join(map(str, ip.version)), str(ip.die),
+                       Text(" ".join(f"{base:#x}" for base in ip.bases), "dim"))
+    console.print(Padding(blocks, (0, 0, 0, 2)))
+
+
+def print_registers(console: Console, found: Sequence[Found]) -> None:
+    """``reg search``: one line a register."""
+    table = Table(**_HEAD)          # type: ignore[arg-type]
+    for heading in ("register", "table", "place (dwords)", "fields"):
+        table.add_column(heading, overflow="fold")
+    for each in found:
+        register = each.register
+        table.add_row(Text(register.name, "bold"), each.table.name, _place(register),
+                      Text(" ".join(_bits(field) for field in register.fields), "dim"))
+    console.print(table)
+    console.print(Text(f"{len(found)} {'register' if len(found) == 1 else 'registers'}", "dim"))
+
+
+def print_register(console: Console, found: Found, value: int | None, address: int | None = None) -> None:
+    """One register: its place and every field, with the value where there is one."""
+    register = found.register
+    line = Text(register.name, "bold")
+    if value is not None:
+        line.append(f" = {value:#010x}", "bold cyan")
+    line.append(f"  {found.table.name}, {_place(register)}" + ("" if address is None else f", dword {address:#x}"),
+                "not bold dim")
+    if register.default is not None:
+        line.append(f", {register.default:#010x} after reset", "not bold dim")
+    console.print(line, soft_wrap=True)
+    table = Table(**_HEAD)          # type: ignore[arg-type]
+    table.add_column("bits", justify="right")
+    table.add_column("field")
+    if value is not None:
+        table.add_column("value", justify="right")
+    for field in register.fields:
+        cells = [Text(f"{field.msb}:{field.lsb}" if field.width > 1 else str(field.lsb), "dim"), Text(field.name)]
+        if value is not None:
+            got = field.get(value)
+            cells.append(Text(f"{got:#x}" if got > 9 else str(got), "bold" if got else "dim"))
+        table.add_row(*cells)
+    if register.fields:
+        console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def _place(register: Register) -> str:
+    return f"indexed, {register.offset:#x}" if register.base_idx is None else (
+        f"base {register.base_idx} + {register.offset:#x}")
+
+
+def _bits(field: Field) -> str:
+    return f"{field.name}[{field.msb}:{field.lsb}]" if field.width > 1 else f"{field.name}[{field.lsb}]"
