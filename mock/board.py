@@ -221,7 +221,7 @@ class Board:
         not. The SMU's mailbox keeps its last answer until its firmware starts again."""
         self.resetting = True
         self.vram.lose()
-        self.reset_blocks(keep=("MP1_SMN_C2PMSG_66", "MP1_SMN_C2PMSG_82", "MP1_SMN_C2PMSG_90"))
+        self.reset_blocks(keep=tuple(f"MP1_SMN_C2PMSG_{n}" for n in (53, 54, 66, 75, 82, 90)))
 
     def note(self, rule: str, text: str) -> None:
         """The mock's own log: which rule was broken, and how."""

@@ -7,7 +7,8 @@ What a driver must do here for the rest to work, and what happens without:
 * RCC_DOORBELL_APER_EN: doorbells are lost;
 * S2A_DOORBELL_ENTRY_0 (compute), _1 (IH) and _2 (SDMA), beyond the register BAR and reached through RSMU_INDEX: the
   doorbells of that client are lost;
-* REMAP_HDP_MEM_FLUSH_CNTL: the remapped page is not there, a flush through it does nothing.
+* REMAP_HDP_MEM_FLUSH_CNTL: the remapped page is not there, a flush through it does nothing (from power-on it names the
+  flush register itself).
 
 An S2A entry holds a first doorbell in dwords and a count in 64-bit doorbells: Linux's figures are consistent with
 that only (SDMA: 0x200 and 20 for two engines of 10; nbio_v4_3.c, nbio_v4_3_sdma_doorbell_range, and
@@ -45,13 +46,15 @@ S2A_ROUTES = {"cp": (0x3, 0x3), "ih": (0x0, 0x0), "sdma": (0xE, 0x3)}
 
 HDP_FLUSH_REGISTERS = ("BIF_BX_PF0_HDP_MEM_COHERENCY_FLUSH_CNTL", "BIF_BX_PF0_HDP_REG_COHERENCY_FLUSH_CNTL",
                        "BIF_BX_PF0_HDP_MEM_COHERENCY_FLUSH_ONLY_CNTL")
-REMAP_REGISTERS = ("BIF_BX0_REMAP_HDP_MEM_FLUSH_CNTL", "BIF_BX0_REMAP_HDP_REG_FLUSH_CNTL")
+REMAP_REGISTERS = {"BIF_BX0_REMAP_HDP_MEM_FLUSH_CNTL": 0x385C, "BIF_BX0_REMAP_HDP_REG_FLUSH_CNTL": 0x3858}
+"""And their power-on values: the flush registers themselves (Linux 6.1, nbio_2_3_default.h; the header of 4.3 has no
+defaults). A driver may read where to flush instead of choosing a place."""
 
 
 class Nbio(Block):
     ip = "NBIF"
     reset_values: ClassVar = {"BIF_BX0_BIF_FB_EN": 3,         # reads and writes, as the VBIOS leaves it
-                              "BIF_BX0_BIOS_SCRATCH_7": ASIC_INIT_COMPLETE}
+                              "BIF_BX0_BIOS_SCRATCH_7": ASIC_INIT_COMPLETE, **REMAP_REGISTERS}
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)
@@ -61,6 +64,7 @@ class Nbio(Block):
         self._doorbells: dict[int, int] = {}
         self._routes: tuple[list[tuple[int, int, str | None]], str | None] | None = None
         self._s2a = {n: board.regs.register(f"S2A_DOORBELL_ENTRY_{n}_CTRL") for n in S2A_CLIENTS}
+        self._own_flushes = {board.regs.dword(name) for name in HDP_FLUSH_REGISTERS}
         self._made = False
 
     def reset(self) -> None:
@@ -179,7 +183,7 @@ class Nbio(Block):
         if name in self._remapped:
             regs.on_write_dword(self._remapped.pop(name), None)
         dword = (value & 0x7FFFC) >> 2
-        if dword:
+        if dword and dword not in self._own_flushes:
             self._remapped[name] = dword
             regs.on_write_dword(dword, self.hdp_flush)
 

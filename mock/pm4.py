@@ -27,6 +27,9 @@ __all__ = ["IllegalAccess", "Pm4Executor"]
 M32, M64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 E = pm4.ENUMS
 MAX_DEPTH = 3                   # indirect buffers within indirect buffers
+OPEN_REGISTERS = ("BIF_BX_PF0_GPU_HDP_FLUSH_REQ",)
+"""What a queue without PRIV_STATE may write beyond those spaces: queues of user processes flush HDP by themselves
+(tinygrad 0.14, ops_amd.py, AMDComputeQueue.memory_barrier, in queues of KFD and of its own)."""
 TS_EVENT_INDEX = (5, 6)         # RELEASE_MEM: end-of-pipe and end-of-shader events (nvd.h, PACKET3_RELEASE_MEM)
 
 
@@ -43,6 +46,7 @@ class Pm4Executor:
         self.vmid = 0
         self.depth = 0
         self.indirect_base = 0
+        self._open_registers = frozenset(self.board.regs.dword(name) for name in OPEN_REGISTERS)
 
     def execute(self, packet: Decoded, vmid: int, base: int, position: int) -> int:
         """:raises BadPacket, IllegalAccess, Hang, Fault, IsaError:"""
@@ -78,7 +82,7 @@ class Pm4Executor:
             return
         if not free and not self.queue.privileged:
             low, high = pm4.REGISTER_SPACES["SET_UCONFIG_REG"]
-            if not low <= dword < high:
+            if not low <= dword < high and dword not in self._open_registers:
                 raise IllegalAccess(f"write of {self.board.regs.names.describe(dword)} by a queue without "
                                     "CP_HQD_PQ_CONTROL.PRIV_STATE")
         self.board.write_dword(dword, value)

@@ -60,13 +60,11 @@ BOOT_REQUIRED = ("KEY_DATABASE", "TOS_SPL_TABLE", "SYSDRV")
 BEFORE_TMR = ("SMU", "TOC")
 """Firmware that is taken before SETUP_TMR (Linux 6.1, amdgpu_psp.c, psp_hw_start, on PMFW and TMR)."""
 
-AUTOLOAD_NEEDS = ("SMU", "SDMA_UCODE_TH0", "SDMA_UCODE_TH1", "RS64_PFP", "RS64_ME", "RS64_MEC",
-                  "RS64_PFP_P0_STACK", "RS64_PFP_P1_STACK", "RS64_ME_P0_STACK", "RS64_ME_P1_STACK",
-                  "RS64_MEC_P0_STACK", "RS64_MEC_P1_STACK", "RS64_MEC_P2_STACK", "RS64_MEC_P3_STACK",
-                  "IMU_I", "IMU_D", "RLC_RESTORE_LIST_GPM_MEM", "RLC_RESTORE_LIST_SRM_MEM", "RLC_IRAM",
-                  "RLC_DRAM_BOOT", "RLC_P", "RLC_V", "RLC_G")
-"""All that Linux loads for gfx1100 before AUTOLOAD_RLC, but for the scheduler (MES), without which queues can be
-programmed by registers."""
+AUTOLOAD_NEEDS = ("SMU", "SDMA_UCODE_TH0", "SDMA_UCODE_TH1", "RS64_MEC", "RS64_MEC_P0_STACK", "IMU_I", "IMU_D",
+                  "RLC_IRAM", "RLC_DRAM_BOOT", "RLC_P", "RLC_V", "RLC_G")
+"""Before AUTOLOAD_RLC. Linux loads more (the graphics pipe's PFP and ME, stacks of the other MEC pipes, RLC's restore
+lists, the scheduler); that a card boots for computing without those is known from drivers that do not load them
+(tinygrad 0.14, runtime/support/am/amdev.py, AMFirmware)."""
 
 register("psp-never-ready", "the boot loader does not become ready, or the secure OS does not come alive")
 register("psp-silent", "the PSP takes commands from its ring and never writes the fence")
@@ -153,13 +151,26 @@ class Psp(Block):
             if image is None:
                 return                      # nothing answers at that address: the boot loader hangs
             from mock import firmware
-            if self._authenticate(image, name, firmware.BOOTLOADER[command]):
+            if self._authenticate(image, name, self._boot_kind(image, firmware.BOOTLOADER[command])):
                 error = BL_ERROR_IMAGE
             else:
                 self._booted.append(name)
                 if name == "SOSDRV":
                     self._start_sos()
         board.regs["MP0_SMN_C2PMSG_35"] = READY | error
+
+    @staticmethod
+    def _boot_kind(image: bytes, kind: str) -> str:
+        """The SPL table's command takes a key database, too (tinygrad 0.14, am/ip.py, AM_PSP.init_hw, sends it twice,
+        and cards boot)."""
+        from mock import firmware
+        if kind == "SPL":
+            try:
+                firmware.authenticate("KDB", image)
+            except firmware.Refused:
+                return kind
+            return "KDB"
+        return kind
 
     def _boot_order(self, name: str) -> str | None:
         order = list(BOOT_ORDER.values())
@@ -230,6 +241,7 @@ class Psp(Block):
             self._engine.post(self._consume, value)
 
     def _consume(self, wptr: int) -> None:
+        self._drain()
         while self._ring is not None and self._rptr != wptr:
             address, size = self._ring
             if wptr * 4 >= size or wptr * 4 % FRAME_BYTES:
@@ -241,6 +253,15 @@ class Psp(Block):
                 return
             self._rptr = (self._rptr + FRAME_BYTES // 4) % (size // 4)
             self.board.regs["MP0_SMN_C2PMSG_68"] = self._rptr
+
+    def _drain(self) -> None:
+        """The PSP's firmware takes so long to notice a write pointer that HDP has posted the CPU's stores meanwhile:
+        drivers that do not flush here work on cards (tinygrad 0.14, am/ip.py, AM_PSP._ring_submit; Linux flushes:
+        amdgpu_psp.c, psp_ring_cmd_submit). The log tells of it."""
+        if pages := self.board.vram.flush():
+            self.board.memory.tables.count()
+            self.board.note("hdp-late", f"the PSP's ring moved on while stores to {pages} pages of video memory were "
+                                        "not flushed; the PSP is slow enough, an engine is not")
 
     def _frame(self, frame: facts.psp_gfx_rb_frame) -> bool:
         """Do one command; False when an address in it leads nowhere."""

@@ -34,6 +34,8 @@ FIRMWARE_FLAGS = 0x03B10024
 SMU_VERSION = 78 << 16 | 126 << 8       # 78.126.0, the program, major and minor of a smu_13_0_0.bin
 LATENCY = 100e-6
 """Seconds that the firmware takes for a message; a figure of ours."""
+DEBUG_MODE1_RESET = 2
+"""Linux 6.1, smu_v13_0_0_ppt.c, DEBUGSMC_MSG_Mode1Reset: what amdgpu sends to gfx1100's SMU for a mode-1 reset."""
 ALL_LEVELS = 0xFF
 FINE_GRAINED = 1 << 31
 """In a level count: every frequency between two levels may be asked for (smu_v13_0_get_fine_grained_status)."""
@@ -136,6 +138,24 @@ class Smu(Block):
         board.counters["smu_messages"] += 1
         self._working = True
         self._engine.post(self._work, number, argument)
+
+    @on_write("MP1_SMN_C2PMSG_75")
+    def debug_message(self, number: int) -> None:
+        """The debug mailbox: message here, argument in C2PMSG_53, result in C2PMSG_54 (Linux 6.1,
+        smu_v13_0_0_ppt.c, smu_v13_0_0_set_smu_mailbox_registers). Only mode-1 reset is known of it."""
+        if self.alive:
+            self._engine.post(self._debug, number)
+        else:
+            self.board.note("smu-dead", f"debug message {number:#x} to the SMU, whose firmware does not run")
+
+    def _debug(self, number: int) -> None:
+        time.sleep(LATENCY)
+        known = number == DEBUG_MODE1_RESET
+        self.board.regs["MP1_SMN_C2PMSG_54"] = facts.PPSMC_Result_OK if known else facts.PPSMC_Result_UnknownCmd
+        if known:
+            self._do_Mode1Reset(0)
+        else:
+            self.board.note("smu-message", f"debug message {number:#x}: not known")
 
     def _work(self, number: int, argument: int) -> None:
         board = self.board

@@ -91,7 +91,7 @@ def test_mm_index_reaches_all_of_video_memory(make_card: Callable[..., Any]) -> 
     assert "512M" not in card.rule("mm-index") and "0x20000000 bytes" in card.rule("mm-index")
 
 
-@pytest.mark.parametrize("how", ["remapped", "bif", "request"])
+@pytest.mark.parametrize("how", ["remapped", "found", "found again", "bif", "request"])
 def test_hdp_flush(card: Any, how: str) -> None:
     card.memory(0x1000, 4, np.uint32)[0] = 42
     stored = lambda: struct.unpack("<I", card.board.vram.view[0x1000:0x1004].tobytes())[0]
@@ -101,6 +101,13 @@ def test_hdp_flush(card: Any, how: str) -> None:
         card.write("BIF_BX0_REMAP_HDP_MEM_FLUSH_CNTL", 0x7F000)
         assert stored() != 42
         card.flush()
+    elif how.startswith("found"):                               # where the power-on value says
+        place = card.read("BIF_BX0_REMAP_HDP_MEM_FLUSH_CNTL")
+        if how == "found again":
+            for value in (place, 0x7F000, place):
+                card.write("BIF_BX0_REMAP_HDP_MEM_FLUSH_CNTL", value)
+        assert place == 4 * card.dword("BIF_BX_PF0_HDP_MEM_COHERENCY_FLUSH_CNTL") and stored() != 42
+        card.board.write_bar(5, place, 4, 0)
     elif how == "bif":
         card.write("BIF_BX_PF0_HDP_MEM_COHERENCY_FLUSH_CNTL", 1)
     else:

@@ -154,3 +154,17 @@ def test_faults(card: Any) -> None:
     assert card.board.engine("smu").wait_idle() and card.read("MP1_SMN_C2PMSG_90") == 0
     assert card.smu(smu13.PPSMC_MSG_TestMessage, 1) == (OK, 2)
     assert np.uint32(card.board.counters["smu_messages"]) == 3
+
+
+def test_the_debug_mailbox_resets_the_card(card: Any) -> None:
+    """Linux 6.1, smu_v13_0_0_ppt.c: message in C2PMSG_75, result in C2PMSG_54, which outlives the reset."""
+    card.start_smu()
+    card.write("MP1_SMN_C2PMSG_54", 0)
+    card.write("MP1_SMN_C2PMSG_75", 77)
+    assert card.wait(lambda: card.read("MP1_SMN_C2PMSG_54")) == smu13.PPSMC_Result_UnknownCmd
+    card.write("MP1_SMN_C2PMSG_54", 0)
+    card.write("MP1_SMN_C2PMSG_75", 2)
+    card.wait(lambda: not card.board.smu.alive)
+    assert card.wait(lambda: card.read("MP1_SMN_C2PMSG_54")) == smu13.PPSMC_Result_OK
+    card.write("MP1_SMN_C2PMSG_75", 2)
+    assert "whose firmware does not run" in card.rule("smu-dead")
