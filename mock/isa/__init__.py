@@ -12,13 +12,24 @@ import os
 from functools import cache
 from typing import Any
 
-from mock.isa.dispatch import Counts, Dispatch, HungWave, IllegalInstruction, IsaError, Memory, MemoryFault, Trap
+from mock.isa.dispatch import (
+    Counts,
+    Dispatch,
+    HungWave,
+    IllegalInstruction,
+    IsaError,
+    Memory,
+    MemoryFault,
+    SqInterrupt,
+    Trap,
+)
 
-__all__ = ["Counts", "Dispatch", "HungWave", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "Trap",
-           "default_executor", "execute", "run"]
+__all__ = ["Counts", "Dispatch", "HungWave", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "SqInterrupt",
+           "Trap", "default_executor", "execute", "run"]
 
 EXECUTORS = ("auto", "jit", "interpreter")
 _TRACING = {"trace", "count_mnemonics"}
+_OPTIONS = _TRACING | {"threads", "watchdog", "check_hazards"}
 
 
 def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter", **options: Any) -> Counts:
@@ -37,6 +48,11 @@ def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter"
     """
     if executor not in EXECUTORS:
         raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
+    unknown = options.keys() - _OPTIONS
+    if unknown:
+        raise ValueError(f"unknown option {', '.join(sorted(unknown))}; there are {', '.join(sorted(_OPTIONS))}")
+    if "watchdog" in options and not options["watchdog"] > 0:
+        raise ValueError(f"watchdog must be a positive number of seconds, not {options['watchdog']!r}")
     if executor == "interpreter" or not getattr(memory, "plain", True) or _TRACING & options.keys() \
             or (executor == "auto" and not _has_llvm()):
         from mock.isa.interpreter import execute as interpret

@@ -1,4 +1,4 @@
-"""Scalar instructions that the semantics table does not hold: control flow, hardware registers, messages, SMEM.
+"""Scalar instructions that the semantics table does not hold: control flow, SMEM, indexed SGPRs.
 
 A terminator takes the state and returns where its waves go: a list of (pc, which waves), ``None`` for all of them.
 An empty list ends the waves.
@@ -6,16 +6,17 @@ An empty list ends the waves.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mock.isa.decode import Instruction, Operand
-from mock.isa.dispatch import IllegalInstruction, Trap
-from mock.isa.operands import bits_of, constant, fetch, is_constant, put
+from mock.isa.dispatch import PRIV, TRAP_EN, IllegalInstruction, Trap
+from mock.isa.hwregs import bind_getreg, bind_message, bind_rtn_message, bind_setprio, bind_setreg, send_interrupt
+from mock.isa.operands import constant, fetch, is_constant, put
 from mock.isa.state import EXEC, M0, NULL, VCC, State
+from mock.isa.traps import enter, return_from_exception
 
 if TYPE_CHECKING:
     from mock.isa.interpreter import Machine
@@ -28,14 +29,8 @@ Terminator = Callable[[State], Exits]
 U64 = np.uint64
 BARRIER: Exits = [(-1, "barrier")]
 
-# Hardware register numbers of s_getreg/s_setreg (LLVM, SIDefines.h, Hwreg::Id).
-_MODE, _STATUS, _TRAPSTS, _GPR_ALLOC, _LDS_ALLOC, _IB_STS, _SH_MEM_BASES = 1, 2, 3, 5, 6, 7, 15
-_FLAT_SCR_LO, _FLAT_SCR_HI, _HW_ID1, _HW_ID2, _SHADER_CYCLES = 20, 21, 23, 24, 29
-# Messages of s_sendmsg_rtn (LLVM, SIDefines.h, SendMsg::Id).
-_RTN_GET_DOORBELL, _RTN_GET_DDID, _RTN_GET_TMA, _RTN_GET_REALTIME, _RTN_SAVE_WAVE, _RTN_GET_TBA = range(128, 134)
-
-_NOTHING = ("s_nop", "s_clause", "s_delay_alu", "s_waitcnt", "s_wait_idle", "s_wait_event", "s_sleep", "s_setprio",
-            "s_sendmsg", "s_set_inst_prefetch", "s_incperflevel", "s_decperflevel", "s_ttracedata", "s_wakeup",
+_NOTHING = ("s_nop", "s_clause", "s_delay_alu", "s_waitcnt", "s_wait_idle", "s_wait_event", "s_sleep",
+            "s_set_inst_prefetch", "s_incperflevel", "s_decperflevel", "s_ttracedata", "s_wakeup",
             "s_version", "s_gl1_inv", "s_dcache_inv", "s_setkill", "buffer_gl0_inv", "buffer_gl1_inv", "ds_nop",
             "s_atc_probe")
 
@@ -44,9 +39,13 @@ def bind_scalar(instruction: Instruction, machine: Machine) -> Step | None:
     """Steps of scalar instructions outside the semantics table."""
     name = instruction.mnemonic
     if name == "s_sendmsg_rtn_b32" or name == "s_sendmsg_rtn_b64":
-        return _sendmsg_rtn(instruction)
+        return bind_rtn_message(instruction, machine)
+    if name == "s_sendmsg":
+        return bind_message(instruction, machine)
     if name == "s_getreg_b32":
-        return _getreg(instruction, machine)
+        return bind_getreg(instruction, machine)
+    if name == "s_setprio":
+        return bind_setprio(instruction)
     if name == "s_getpc_b64":
         return None
     if name.startswith(("s_load_", "s_buffer_load_")):
@@ -124,60 +123,6 @@ def _movrel(instruction: Instruction) -> Step:
     return step
 
 
-def _sendmsg_rtn(instruction: Instruction) -> Step:
-    """Only the clock has an answer here; the queue's doorbell and trap addresses read as zero."""
-    message = instruction.fields["ssrc0"]
-    kind = "u" + instruction.mnemonic[-2:]
-    store = put(instruction.operands[0], kind)
-
-    def step(s: State) -> None:
-        value = time.monotonic_ns() // 10 if message == _RTN_GET_REALTIME else 0        # 100 MHz
-        unsigned = np.uint64(value) if bits_of(kind) == 64 else np.uint32(value & 0xffffffff)
-        store(s, np.full(s.waves, unsigned), None)
-    return step
-
-
-def _hwreg(instruction: Instruction) -> tuple[int, int, int]:
-    """Register number, lowest bit, width."""
-    simm = instruction.fields["simm16"]
-    return simm & 63, simm >> 6 & 31, (simm >> 11 & 31) + 1
-
-
-def _getreg(instruction: Instruction, machine: Machine) -> Step:
-    number, low, width = _hwreg(instruction)
-    store = put(Operand("sdst", instruction.fields["sdst"]), "u32")
-
-    def read(s: State) -> Any:
-        if number == _MODE:
-            return s.mode
-        if number == _STATUS:
-            execz = (s.sgpr[EXEC:EXEC + s.lanes // 32] == 0).all(axis=0)
-            vccz = (s.sgpr[VCC:VCC + s.lanes // 32] == 0).all(axis=0)
-            # SCC, EXECZ, VCCZ, VALID (RDNA3 ISA, "Status register").
-            return s.scc.astype(np.uint32) | execz.astype(np.uint32) << 9 | vccz.astype(np.uint32) << 10 | 1 << 16
-        if number == _SHADER_CYCLES:
-            return time.monotonic_ns() & 0xfffff
-        if number in (_FLAT_SCR_LO, _FLAT_SCR_HI):
-            scratch = s.per_wave["scratch"]
-            return (scratch >> U64(32 if number == _FLAT_SCR_HI else 0)) & U64(0xffffffff)
-        if number == _SH_MEM_BASES:
-            return (s.per_wave["private_base"] >> U64(48)) | (s.per_wave["shared_base"] >> U64(48)) << U64(16)
-        if number == _LDS_ALLOC:
-            return machine.lds.nbytes // 512 << 12
-        if number == _HW_ID1:
-            return s.per_wave["id"] & np.uint32(31)
-        if number in (_TRAPSTS, _GPR_ALLOC, _IB_STS, _HW_ID2):
-            return 0
-        raise IllegalInstruction(machine.dispatch.code_address, instruction.bits,
-                                 f"hardware register {number} is not known")
-
-    def step(s: State) -> None:
-        value = np.asarray(read(s)).astype(np.uint64)
-        field = value >> U64(low) & U64((1 << width) - 1)
-        store(s, np.broadcast_to(field, (s.waves,)).astype(np.uint32), None)
-    return step
-
-
 def bind_terminator(instruction: Instruction, pc: int, machine: Machine) -> Terminator:
     """The last step of a block."""
     name = instruction.mnemonic
@@ -196,28 +141,46 @@ def bind_terminator(instruction: Instruction, pc: int, machine: Machine) -> Term
         return _branch(name, target, after)
     if name in ("s_setpc_b64", "s_swappc_b64", "s_call_b64"):
         return _jump(instruction, target, after, machine)
+    address = machine.dispatch.code_address + pc
     if name in ("s_setreg_b32", "s_setreg_imm32_b32", "s_round_mode", "s_denorm_mode"):
-        return _set_mode(instruction, after)
+        return bind_setreg(instruction, after, machine)
     if name.startswith("s_subvector_loop"):
         return _subvector(instruction, target, after)
-    if name in ("s_icache_inv", "s_sethalt"):
+    if name == "s_icache_inv" or (name == "s_sethalt" and not simm & 1):
         return lambda s: [(after, None)]
-    address = machine.dispatch.code_address + pc
+    if name in ("s_sethalt", "s_sendmsghalt"):
+        return _halt(name, simm, address, machine)
     if name == "s_trap":
-        cause = "an assertion or __builtin_trap of the kernel" if simm & 255 == 2 else f"trap id {simm & 255}"
-
-        def trap(s: State) -> Exits:
-            raise Trap(f"s_trap {simm & 255} at pc {address:#x} with no trap handler: {cause}")
-        return trap
-    why = f"{name} is not supported"
+        return _trap(simm & 255, pc, address, machine)
     if name == "s_rfe_b64":
-        why = "s_rfe_b64 returns from a trap handler, and none is running"
+        return return_from_exception(instruction, machine.dispatch.code_address, address)
+    why = f"{name} is not supported"
     if name == "s_code_end":
         why = "execution ran off the end of the kernel into its padding"
 
     def illegal(s: State) -> Exits:
         raise IllegalInstruction(address, instruction.bits, why)
     return illegal
+
+
+def _halt(name: str, simm: int, address: int, machine: Machine) -> Terminator:
+    def halt(s: State) -> Exits:
+        if name == "s_sendmsghalt" and simm & 255 == 1:
+            send_interrupt(s, machine)
+        raise Trap(f"{name} {simm:#x} at pc {address:#x}: the wave halts, and nobody is there to wake it")
+    return halt
+
+
+def _trap(number: int, pc: int, address: int, machine: Machine) -> Terminator:
+    cause = "an assertion or __builtin_trap of the kernel" if number == 2 else f"trap id {number}"
+
+    def trap(s: State) -> Exits:
+        if s.mode & TRAP_EN and not s.mode & PRIV:
+            d = machine.dispatch
+            return enter(s, d.code_address, d.tba, pc, trap_id=number)
+        where = "inside the trap handler" if s.mode & PRIV else "with no trap handler"
+        raise Trap(f"s_trap {number} at pc {address:#x} {where}: {cause}")
+    return trap
 
 
 def _branch(name: str, target: int, after: int) -> Terminator:
@@ -258,37 +221,6 @@ def _jump(instruction: Instruction, target: int, after: int, machine: Machine) -
             return [(int(targets[0]) - base, None)]
         return [(int(t) - base, where == t) for t in targets]
     return jump
-
-
-def _set_mode(instruction: Instruction, after: int) -> Terminator:
-    """Writes of MODE end a block: the waves' vocabulary changes with it."""
-    name = instruction.mnemonic
-    if name == "s_round_mode":
-        number, low, width = _MODE, 0, 4
-    elif name == "s_denorm_mode":
-        number, low, width = _MODE, 4, 4
-    else:
-        number, low, width = _hwreg(instruction)
-    mask = (1 << width) - 1 << low
-
-    def values(s: State) -> np.ndarray:
-        if name == "s_setreg_b32":
-            return np.broadcast_to(fetch(Operand("sdst", instruction.fields["sdst"]), "u32", None)(s), (s.waves,))
-        value = instruction.literal if name == "s_setreg_imm32_b32" else instruction.fields["simm16"]
-        return np.full(s.waves, value, np.uint32)
-
-    def set_mode(s: State) -> Exits:
-        wanted = values(s)
-        if number != _MODE:
-            return [(after, None)]
-        # Waves that set different modes part for good: a state has one mode.
-        different = np.unique(wanted)
-        exits: Exits = []
-        for value in different:
-            mode = s.mode & ~mask | int(value) << low & mask
-            exits.append((after, ("mode", mode, None if len(different) == 1 else wanted == value)))
-        return exits
-    return set_mode
 
 
 def _subvector(instruction: Instruction, target: int, after: int) -> Terminator:

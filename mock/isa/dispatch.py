@@ -7,14 +7,14 @@ it knows of boards, queues or page tables.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Counts", "Dispatch", "HungWave", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "Trap",
-           "LDS_GRANULE", "Rsrc1", "Rsrc2"]
+__all__ = ["Counts", "Dispatch", "HungWave", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "SqInterrupt",
+           "Trap", "LDS_GRANULE", "PRIV", "TRAP_EN", "Rsrc1", "Rsrc2", "initial_mode", "violates_memory"]
 
 LDS_GRANULE = 512
 """Bytes per unit of COMPUTE_PGM_RSRC2.LDS_SIZE (LLVM, User Guide for AMDGPU Backend, compute_pgm_rsrc2)."""
@@ -34,7 +34,7 @@ class IllegalInstruction(IsaError):
 
 
 class Trap(IsaError):
-    """``s_trap`` (or a host trap) with no trap handler installed: the wave is halted."""
+    """A wave that is halted with nobody to wake it: ``s_trap`` with no trap handler, or STATUS.HALT set."""
 
 
 class HungWave(IsaError):
@@ -42,7 +42,34 @@ class HungWave(IsaError):
 
 
 class MemoryFault(IsaError):
-    """An access that no memory stands behind, for memories that have no fault of their own."""
+    """An access that no memory stands behind, for memories that have no fault of their own.
+
+    ``memory_violation`` marks it as one that enters a wave's trap handler; a memory's own fault may carry it too.
+    """
+
+    memory_violation = True
+
+
+def violates_memory(error: BaseException) -> bool:
+    """Is this what hardware reports to the wave as TRAPSTS.MEM_VIOL?"""
+    return bool(getattr(error, "memory_violation", False))
+
+
+@dataclass(frozen=True)
+class SqInterrupt:
+    """``s_sendmsg MSG_INTERRUPT``: M0's 24 bits and who sent them."""
+
+    data: int
+    priv: bool = False          # from within a trap handler
+    wave_id: int = 0
+    simd_id: int = 0
+    wgp_id: int = 0
+    sh_id: int = 0
+
+    def context_ids(self) -> tuple[int, int]:
+        """CONTEXT_ID0 and 1 of the IH entry (Linux 6.1, kfd_int_process_v11.c, SQ_INTERRUPT_WORD_WAVE_CTXID*)."""
+        first = self.data & 0xffffff | (self.sh_id & 1) << 25 | int(self.priv) << 26 | (self.wave_id & 31) << 27
+        return first, self.simd_id & 3 | (self.wgp_id & 15) << 2 | 1 << 6
 
 
 class Memory(Protocol):
@@ -66,6 +93,10 @@ class Rsrc1:
     def float_mode(self) -> int:
         """MODE[7:0]: fp_round[3:0], fp_denorm[7:4]."""
         return self.value >> 12 & 0xff
+
+    @property
+    def priv(self) -> bool:
+        return bool(self.value >> 20 & 1)
 
     @property
     def dx10_clamp(self) -> bool:
@@ -109,6 +140,11 @@ class Rsrc2:
         return self.value >> 11 & 3
 
     @property
+    def exceptions(self) -> int:
+        """EXCP_EN and above it EXCP_EN_MSB: which exceptions enter the trap handler, as MODE[20:12] has them."""
+        return self.value >> 24 & 0x7f | (self.value >> 13 & 3) << 7
+
+    @property
     def lds_bytes(self) -> int:
         return (self.value >> 15 & 0x1ff) * LDS_GRANULE
 
@@ -126,6 +162,13 @@ class Dispatch:
 
     ``shared_base`` and ``private_base`` are the 64-bit apertures of SH_MEM_BASES (the high 16 bits of the
     address count): flat addresses inside go to LDS or scratch.
+
+    ``tba`` other than 0: a trap handler is installed there and enabled; ``tma`` is its memory (SQ_SHADER_TBA and TMA,
+    as byte addresses). Then ``s_trap``, illegal instructions, memory violations and the exceptions that rsrc2 enables
+    enter it; without one they are errors.
+
+    ``interrupt`` is called for ``s_sendmsg MSG_INTERRUPT``, from whichever thread runs the wave. ``doorbell``, ``ddid``
+    and ``hw_id2`` are what the wave is told of its queue (``s_sendmsg_rtn``, SQ_WAVE_HW_ID2).
     """
 
     code_address: int
@@ -144,6 +187,12 @@ class Dispatch:
     scratch_slots: int = 0
     shared_base: int = 0x0001_0000_0000_0000
     private_base: int = 0x0002_0000_0000_0000
+    tba: int = 0
+    tma: int = 0
+    doorbell: int = 0
+    ddid: int = 0
+    hw_id2: int = 0
+    interrupt: Callable[[SqInterrupt], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.wave_size not in (32, 64):
@@ -155,8 +204,22 @@ class Dispatch:
             raise ValueError(f"a workgroup holds at most 1024 work-items, not {items}")
         if any(not 0 <= p <= b for p, b in zip(self.partial, self.block, strict=True)):
             raise ValueError(f"partial {self.partial} must be within block {self.block}")
-        if self.code_address % 4:
-            raise ValueError(f"code address {self.code_address:#x} must be a multiple of 4")
+        for what, address in (("code", self.code_address), ("trap handler", self.tba)):
+            if address % 4:
+                raise ValueError(f"{what} address {address:#x} must be a multiple of 4")
+
+
+PRIV, TRAP_EN = 1 << 31, 1 << 30
+"""Bits of STATUS that are kept above MODE's own: the wave is in a trap handler; there is one."""
+
+
+def initial_mode(dispatch: Dispatch) -> int:
+    """MODE of a wave that starts, with :data:`PRIV` and :data:`TRAP_EN` (RDNA3 ISA, "Mode register"; Linux 6.1,
+    gc_11_0_0_sh_mask.h, SQ_WAVE_MODE)."""
+    rsrc1, rsrc2 = Rsrc1(dispatch.rsrc1), Rsrc2(dispatch.rsrc2)
+    mode = rsrc1.float_mode | int(rsrc1.dx10_clamp) << 8 | int(rsrc1.ieee_mode) << 9 | rsrc2.exceptions << 12
+    mode |= int(rsrc1.fp16_overflow) << 23
+    return mode | (PRIV if rsrc1.priv else 0) | (TRAP_EN if dispatch.tba else 0)
 
 
 @dataclass

@@ -20,11 +20,13 @@ from mock.isa import bind, control, hazards, memory
 from mock.isa.access import Accessor
 from mock.isa.buffers import bind_buffer
 from mock.isa.decode import Instruction
-from mock.isa.dispatch import Counts, Dispatch, HungWave, IllegalInstruction, IsaError, Memory
+from mock.isa.dispatch import TRAP_EN, Counts, Dispatch, HungWave, IllegalInstruction, IsaError, Memory, initial_mode
+from mock.isa.hwregs import ILLEGAL_INST
 from mock.isa.program import Block, Code, is_terminator
 from mock.isa.relative import bind_relative
 from mock.isa.semantics import Entry, table
 from mock.isa.state import State
+from mock.isa.traps import enter, exception_of, needs_privilege, uses_ttmp
 from mock.isa.vocabulary import Mode, Vocabulary
 from mock.isa.waves import Batch, batches, vgpr_count
 
@@ -64,6 +66,7 @@ class Machine:
         self.check_hazards, self.watchdog = check_hazards, watchdog
         self._blocks: dict[int, _Bound] = {}
         self._vocabularies: dict[int, Vocabulary] = {}
+        self._apart = bool(initial_mode(dispatch) & TRAP_EN)     # an exception is one wave's: none share a state
 
     def prepare(self, dispatch: Dispatch, memory_: Memory) -> None:
         """Another dispatch of the code at the same address, by the same wave size."""
@@ -86,13 +89,27 @@ class Machine:
         steps: list[Step] = []
         last = block.instructions[-1]
         ends = is_terminator(last.mnemonic)
-        for instruction, at in zip(block.instructions, block.pcs, strict=True):
-            if ends and instruction is last and at == block.pcs[-1]:
-                break
-            steps.append(self._step(instruction, at))
-        terminator = control.bind_terminator(last, block.pcs[-1], self) if ends else None
+        terminator = None
+        try:
+            for instruction, at in zip(block.instructions, block.pcs, strict=True):
+                if ends and instruction is last and at == block.pcs[-1]:
+                    terminator = self._terminator(last, at)
+                    break
+                steps.append(self._step(instruction, at))
+        except IllegalInstruction:
+            if not steps:
+                raise
+            del block.instructions[len(steps):], block.pcs[len(steps):]     # whoever gets that far meets it there
         bound = self._blocks[pc] = _Bound(block, steps, terminator)
         return bound
+
+    def _terminator(self, instruction: Instruction, pc: int) -> control.Terminator:
+        address = self.dispatch.code_address + pc
+        try:
+            terminator = control.bind_terminator(instruction, pc, self)
+        except ValueError as error:
+            raise IllegalInstruction(address, instruction.bits, f"{instruction.mnemonic}: {error}") from None
+        return needs_privilege(instruction, terminator, address) if uses_ttmp(instruction) else terminator
 
     def step(self, pc: int) -> Step:
         """The instruction at ``pc`` (relative to the code address; no terminator) as a function of a state.
@@ -119,7 +136,7 @@ class Machine:
             unit = {"MIMG": "no image unit", "EXP": "no export unit", "VINTERP": "no pixel pipeline",
                     "LDSDIR": "no pixel pipeline"}.get(instruction.encoding, "not supported")
             raise IllegalInstruction(address, instruction.bits, f"{instruction.mnemonic}: {unit} for compute")
-        return step
+        return needs_privilege(instruction, step, address) if uses_ttmp(instruction) else step
 
     def _check_registers(self, instruction: Instruction) -> None:
         """The wave has as many VGPRs as rsrc1 asks for, in the hardware's granules."""
@@ -206,7 +223,10 @@ class Machine:
         return self.counts
 
     def _run_batch(self, batch: Batch) -> None:
-        ready: dict[int, list[State]] = {0: [batch.state()]}
+        first = batch.state()
+        ready: dict[int, list[State]] = {0: [first]}
+        if self._apart:
+            ready[0] = [first.take(np.array([wave])) for wave in range(first.waves)]
         waiting: list[State] = []
         alive = batch.waves_of_workgroup.copy()
         turns = 0
@@ -220,11 +240,15 @@ class Machine:
             # Fairness: PCs keep their insertion order, so the first key is the one that waited longest.
             pc = next(iter(ready)) if turns % _FAIR_TURN == 0 else min(ready)
             states = ready.pop(pc)
-            modes = {s.mode for s in states}
-            if len(modes) > 1:
-                ready[pc] = [s for s in states if s.mode != states[0].mode]
-                states = [s for s in states if s.mode == states[0].mode]
-            s = State.join(states)
+            if self._apart:
+                if len(states) > 1:
+                    ready[pc] = states[1:]
+                s = states[0]
+            else:
+                same = [s for s in states if s.mode == states[0].mode]
+                if len(same) < len(states):
+                    ready[pc] = [s for s in states if s.mode != states[0].mode]
+                s = State.join(same)
             for target, which in self._run_block(s):
                 if isinstance(which, str):
                     waiting.append(s)
@@ -273,35 +297,55 @@ class Machine:
         waiting[:] = still
 
     def _run_block(self, s: State) -> control.Exits:
-        bound = self._bind(s.pc)
+        """The block at the state's PC. An exception that the waves have a trap handler for leads there."""
         s.v = self.vocabulary(s)
-        i = 0
+        done, i, bound = 0, 0, None
         try:
+            bound = self._bind(s.pc)
+            block = bound.block
             if self.trace is None:
                 for i, step in enumerate(bound.steps):      # noqa: B007
                     step(s)
             else:
                 for i, step in enumerate(bound.steps):
                     step(s)
-                    self.trace(self.dispatch.code_address + bound.block.pcs[i], bound.block.instructions[i], s)
+                    self.trace(self.dispatch.code_address + block.pcs[i], block.instructions[i], s)
             i = len(bound.steps)
             if self.trace is not None and bound.terminator is not None:
-                self.trace(self.dispatch.code_address + bound.block.pcs[i], bound.block.instructions[i], s)
+                self.trace(self.dispatch.code_address + block.pcs[i], block.instructions[i], s)
             exits = bound.terminator(s) if bound.terminator is not None else [(bound.end, None)]
+            done = len(block.instructions)
         except Exception as error:
-            instruction = bound.block.instructions[min(i, len(bound.block.instructions) - 1)]
-            at = self.dispatch.code_address + bound.block.pcs[min(i, len(bound.block.pcs) - 1)]
-            error.add_note(f"at pc {at:#x}: {instruction}")
-            raise
-        self.counts.instructions += len(bound.block.instructions) * s.waves
-        if self.count_mnemonics:
-            for name, count in bound.names.items():
+            exits, done = self._exception(error, s, bound, i), i
+        self.counts.instructions += done * s.waves
+        if self.count_mnemonics and bound is not None:
+            names = bound.names if done == len(bound.block.instructions) else \
+                Counter(x.mnemonic for x in bound.block.instructions[:done])
+            for name, count in names.items():
                 self.counts.by_mnemonic[name] += count * s.waves
         if not exits:
             s.pc = -2
-        elif exits is control.BARRIER:
+        elif exits is control.BARRIER and bound is not None:
             s.pc = bound.end
         return exits
+
+    def _exception(self, error: Exception, s: State, bound: _Bound | None, i: int) -> control.Exits:
+        """Where the waves go whose instruction ``i`` raised; raises what is an error."""
+        base = self.dispatch.code_address
+        if bound is None:
+            cause, pc, after = exception_of(error, s.mode), s.pc, s.pc
+        else:
+            i = min(i, len(bound.block.pcs) - 1)
+            instruction, pc = bound.block.instructions[i], bound.block.pcs[i]
+            after = pc + instruction.size
+            if type(error) is ValueError:       # a register, or the like, that data chose
+                error = IllegalInstruction(base + pc, instruction.bits, f"{instruction}: {error}")
+            cause = exception_of(error, s.mode)
+            if not cause:
+                error.add_note(f"at pc {base + pc:#x}: {instruction}")
+        if not cause:
+            raise error
+        return enter(s, base, self.dispatch.tba, pc if cause == ILLEGAL_INST else after, cause=cause)
 
 
 class _Kept:
@@ -311,11 +355,16 @@ class _Kept:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._machines: OrderedDict[tuple[int, int], Machine] = OrderedDict()
+        self._machines: OrderedDict[tuple[int, ...], Machine] = OrderedDict()
+
+    @staticmethod
+    def _key(dispatch: Dispatch) -> tuple[int, ...]:
+        """What binding looks at."""
+        return dispatch.code_address, dispatch.wave_size, vgpr_count(dispatch), dispatch.tba
 
     def take(self, dispatch: Dispatch, memory_: Memory) -> Machine:
         with self._lock:
-            machine = self._machines.pop((dispatch.code_address, dispatch.wave_size), None)
+            machine = self._machines.pop(self._key(dispatch), None)
         if machine is not None:
             machine.prepare(dispatch, memory_)
             if machine.code.unchanged():
@@ -325,7 +374,7 @@ class _Kept:
     def give(self, machine: Machine) -> None:
         dispatch = machine.dispatch
         with self._lock:
-            self._machines[dispatch.code_address, dispatch.wave_size] = machine
+            self._machines[self._key(dispatch)] = machine
             while len(self._machines) > self.LIMIT:
                 self._machines.popitem(last=False)
 

@@ -7,15 +7,16 @@ relocations) go to memory, and the kernel descriptor gives the registers (LLVM, 
 
 from __future__ import annotations
 
+import operator
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mock.isa.access import HostMemory
-from mock.isa.dispatch import Counts, Dispatch, IsaError, Memory, Rsrc2
+from mock.isa.dispatch import Counts, Dispatch, IsaError, Memory, Rsrc2, SqInterrupt
 
 __all__ = ["CodeObject", "KernelDescriptor", "run"]
 
@@ -27,6 +28,8 @@ _R_ABS32_LO, _R_ABS32_HI, _R_ABS64, _R_REL32, _R_REL64, _R_ABS32, _R_REL32_LO, _
 _PRIVATE_BUFFER, _DISPATCH_PTR, _QUEUE_PTR, _KERNARG_PTR, _DISPATCH_ID, _FLAT_SCRATCH, _PRIVATE_SIZE = range(7)
 _SGPRS = (4, 2, 2, 2, 2, 2, 1)
 _WAVE32 = 10
+_MOST_USER_SGPRS = 16           # of compute (LLVM, User Guide for AMDGPU Backend, "SGPR register set up order")
+LDS_LIMIT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ def run(code: bytes | np.ndarray | CodeObject, *, grid: Sequence[int], block: Se
         kernarg: bytes | np.ndarray | int = b"", rsrc1: int | None = None, rsrc2: int | None = None,
         rsrc3: int | None = None, user_sgprs: Sequence[int] | None = None, scratch_bytes_per_lane: int | None = None,
         lds_bytes: int | None = None, memory: Memory | str = "host", wave_size: int | None = None,
-        executor: str = "interpreter", **options: Any) -> Counts:
+        executor: str = "auto", tba: int = 0, tma: int = 0,
+        interrupt: Callable[[SqInterrupt], None] | None = None, **options: Any) -> Counts:
     """Run a kernel to its end.
 
     :param code: machine code, or a code object's bytes (then what is left out comes from its kernel descriptor).
@@ -168,13 +172,24 @@ def run(code: bytes | np.ndarray | CodeObject, *, grid: Sequence[int], block: Se
     :param kernarg: the kernarg segment's bytes, or its address. The hidden arguments of code object v5 are appended
         when the bytes are shorter than the descriptor's segment. Raw code gets the address in s[0:1], unless
         ``user_sgprs`` are given.
+    :param rsrc1: COMPUTE_PGM_RSRC1, and so ``rsrc2``, ``rsrc3``: registers, modes, which SGPRs and VGPRs are set up.
+    :param scratch_bytes_per_lane: private memory; ``lds_bytes``: of a workgroup, if not by rsrc2.
     :param memory: an address space, or "host": addresses are this process's own pointers.
+    :param executor: "jit", "interpreter", or "auto": whichever ends first.
+    :param tba: address of a trap handler, ``tma`` of its memory; ``interrupt`` is called for messages to the host.
+    :param options: of :func:`mock.isa.execute`: ``watchdog``, ``threads``, ``trace``, ...
+    :raises ValueError: an argument makes no sense.
     :raises IsaError: (or a subclass) what went wrong, with PC and instruction.
     """
-    grid3, block3 = _three(grid), _three(block)
-    space: Memory = HostMemory() if isinstance(memory, str) and memory == "host" else memory     # type: ignore[assignment]
-    if isinstance(memory, str) and memory != "host":
-        raise ValueError(f"memory must be 'host' or an address space with translate(), not {memory!r}")
+    grid3, block3 = _three("grid", grid, 0), _three("block", block, 1)
+    space = _space(memory)
+    _check_numbers(rsrc1=rsrc1, rsrc2=rsrc2, rsrc3=rsrc3)
+    if wave_size not in (None, 32, 64):
+        raise ValueError(f"wave_size must be 32 or 64, not {wave_size!r}")
+    for what, amount, most in (("scratch_bytes_per_lane", scratch_bytes_per_lane, 1 << 21),
+                               ("lds_bytes", lds_bytes, LDS_LIMIT)):
+        if amount is not None and not 0 <= amount <= most:
+            raise ValueError(f"{what} must be 0 to {most}, not {amount}")
     keep: list[Any] = []
     descriptor = None
     if isinstance(code, CodeObject) or bytes(code[:4]) == _ELF_MAGIC:
@@ -183,12 +198,15 @@ def run(code: bytes | np.ndarray | CodeObject, *, grid: Sequence[int], block: Se
         entry, wave_size = descriptor.entry, wave_size or descriptor.wave_size
         keep.append(loaded)
     else:
-        entry = _place(bytes(code), keep)
+        text = bytes(code)
+        if not text or len(text) % 4:
+            raise ValueError(f"machine code is a positive number of dwords, not {len(text)} bytes")
+        entry = _place(text, keep)
         if rsrc1 is None or rsrc2 is None:
             raise ValueError("raw machine code needs rsrc1 and rsrc2 (COMPUTE_PGM_RSRC1 and 2)")
     wave = wave_size or 32
-    if isinstance(kernarg, int):
-        address = kernarg
+    if isinstance(kernarg, (int, np.integer)):
+        address = int(kernarg)
     else:
         segment = bytes(kernarg)
         if descriptor is not None and len(segment) < descriptor.kernarg_bytes:
@@ -206,6 +224,11 @@ def run(code: bytes | np.ndarray | CodeObject, *, grid: Sequence[int], block: Se
         if user_sgprs is None:
             user_sgprs = _user_sgprs(descriptor, address, grid3, block3, private, keep)
     assert rsrc1 is not None and rsrc2 is not None
+    if user_sgprs is None:
+        user_sgprs = (address & 0xffffffff, address >> 32)
+    elif len(user_sgprs) > _MOST_USER_SGPRS or (descriptor is None and len(user_sgprs) > Rsrc2(rsrc2).user_sgprs):
+        raise ValueError(f"{len(user_sgprs)} user_sgprs are given, rsrc2.USER_SGPR asks for {Rsrc2(rsrc2).user_sgprs} "
+                         f"(of {_MOST_USER_SGPRS} at most)")
     slots, wave_bytes, scratch = 512, private * wave, 0
     if private:
         buffer = np.full(slots * wave_bytes + 4096, 0xa5, np.uint8)
@@ -213,16 +236,33 @@ def run(code: bytes | np.ndarray | CodeObject, *, grid: Sequence[int], block: Se
         scratch = -(-int(buffer.ctypes.data) // 4096) * 4096
     dispatch = Dispatch(
         code_address=entry, rsrc1=rsrc1, rsrc2=rsrc2, rsrc3=rsrc3 or 0, grid=grid3, block=block3, wave_size=wave,
-        user_sgprs=tuple(user_sgprs) if user_sgprs is not None else (address & 0xffffffff, address >> 32),
-        lds_bytes=lds_bytes, scratch_address=scratch, scratch_wave_bytes=wave_bytes,
-        scratch_slots=slots if private else 0)
+        user_sgprs=tuple(user_sgprs), lds_bytes=lds_bytes, scratch_address=scratch, scratch_wave_bytes=wave_bytes,
+        scratch_slots=slots if private else 0, tba=tba, tma=tma, interrupt=interrupt)
     from mock.isa import execute
     return execute(dispatch, space, executor=executor, **options)
 
 
-def _three(sizes: Sequence[int]) -> tuple[int, int, int]:
-    x, y, z = (*(int(n) for n in sizes), 1, 1)[:3]
+def _three(what: str, sizes: Sequence[int], least: int) -> tuple[int, int, int]:
+    if isinstance(sizes, (int, np.integer)) or not 1 <= len(sizes) <= 3:
+        raise ValueError(f"{what} must be one to three sizes, as in (64,), not {sizes!r}")
+    x, y, z = (*(operator.index(n) for n in sizes), 1, 1)[:3]
+    if min(x, y, z) < least or max(x, y, z) >= 1 << 32:
+        raise ValueError(f"{what} must have sizes from {least} to {(1 << 32) - 1}, not {tuple(sizes)}")
     return x, y, z
+
+
+def _space(memory: Memory | str) -> Memory:
+    if memory == "host":
+        return HostMemory()
+    if isinstance(memory, str) or not callable(getattr(memory, "translate", None)):
+        raise ValueError(f"memory must be 'host' or an address space with translate(), not {memory!r}")
+    return memory
+
+
+def _check_numbers(**registers: int | None) -> None:
+    for name, value in registers.items():
+        if value is not None and not 0 <= operator.index(value) < 1 << 32:
+            raise ValueError(f"{name} must be a 32-bit register value, not {value}")
 
 
 def _choose(code: CodeObject, kernel: str | None) -> KernelDescriptor:

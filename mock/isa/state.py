@@ -30,6 +30,9 @@ class State:
         self.vf, self.vi = vgpr.view(np.float32), vgpr.view(np.int32)
         self.sf, self.si = sgpr.view(np.float32), sgpr.view(np.int32)
         self.per_wave = per_wave        # "workgroup", "wave", "lds", "scratch", "scc", "id": arrays [waves]
+        for name in ("status", "trapsts"):      # what STATUS holds beside flags kept elsewhere, and TRAPSTS
+            if name not in per_wave:
+                per_wave[name] = np.zeros(self.waves, np.uint32)
         self.pc = pc
         self.mode = mode
         self.v: Vocabulary = None       # type: ignore[assignment]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mock.isa.dispatch import Dispatch, IsaError, Rsrc1, Rsrc2
+from mock.isa.dispatch import Dispatch, IsaError, Rsrc1, Rsrc2, initial_mode
 from mock.isa.memory import Lds
 from mock.isa.state import EXEC, SGPRS, State
 
@@ -40,7 +40,7 @@ class Batch:
         self.waves = int(self.waves_of_workgroup.sum())
 
     def state(self) -> State:
-        d, rsrc1, rsrc2 = self.dispatch, Rsrc1(self.dispatch.rsrc1), Rsrc2(self.dispatch.rsrc2)
+        d, rsrc2 = self.dispatch, Rsrc2(self.dispatch.rsrc2)
         lanes = d.wave_size
         workgroup = np.repeat(np.arange(self.workgroups), self.waves_of_workgroup)
         first = np.cumsum(self.waves_of_workgroup) - self.waves_of_workgroup
@@ -68,10 +68,7 @@ class Batch:
             "scc": np.zeros(self.waves, np.bool_),
             "shared_base": np.full(self.waves, d.shared_base, np.uint64),
             "private_base": np.full(self.waves, d.private_base, np.uint64)}
-        # MODE: FLOAT_MODE, then DX10_CLAMP and IEEE, FP16_OVFL (RDNA3 ISA, "Mode register").
-        mode = rsrc1.float_mode | int(rsrc1.dx10_clamp) << 8 | int(rsrc1.ieee_mode) << 9
-        mode |= int(rsrc1.fp16_overflow) << 23
-        return State(lanes, vgpr, sgpr, per_wave, 0, mode)
+        return State(lanes, vgpr, sgpr, per_wave, 0, initial_mode(d))
 
     def _scalars(self, sgpr: np.ndarray, workgroup: np.ndarray, wave: np.ndarray, rsrc2: Rsrc2) -> None:
         d = self.dispatch

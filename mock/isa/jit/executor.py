@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mock.isa import control, interpreter
+from mock.isa import interpreter
 from mock.isa.access import Accessor
 from mock.isa.decode import Instruction
-from mock.isa.dispatch import Counts, Dispatch, HungWave, IsaError, Memory, Rsrc1, Rsrc2
+from mock.isa.dispatch import PRIV, Counts, Dispatch, HungWave, IsaError, Memory, Rsrc2, initial_mode
 from mock.isa.interpreter import Machine
 from mock.isa.jit.compiler import Compiled
 from mock.isa.jit.context import FAULT, INTERPRET, TERMINATOR, YIELD, Context
@@ -25,7 +25,10 @@ from mock.isa.jit.translate import Point
 from mock.isa.memory import Lds
 from mock.isa.program import Code
 from mock.isa.state import EXEC, State
+from mock.isa.traps import enter, exception_of
 from mock.isa.waves import POISON, vgpr_count
+
+Exits = list[tuple[int, Any]]
 
 __all__ = ["HungWave", "execute", "execute_auto"]
 
@@ -42,9 +45,7 @@ class _Launch:
         self.dispatch, self.memory, self.watchdog = dispatch, memory, watchdog
         self.lanes = dispatch.wave_size
         self.code = Code(Accessor(memory), dispatch.code_address)
-        rsrc1 = Rsrc1(dispatch.rsrc1)
-        self.mode = (rsrc1.float_mode | int(rsrc1.dx10_clamp) << 8 | int(rsrc1.ieee_mode) << 9
-                     | int(rsrc1.fp16_overflow) << 23)
+        self.mode = initial_mode(dispatch)
         self.vgprs = vgpr_count(dispatch)
         rsrc2 = Rsrc2(dispatch.rsrc2)
         self.lds_bytes = rsrc2.lds_bytes if dispatch.lds_bytes is None else dispatch.lds_bytes
@@ -133,7 +134,7 @@ class _Runner:
                     raise self._hung()
                 c["wave"] = c["wave"] + 1
             elif reason == FAULT:
-                raise self._faulted()
+                self._faulted()
             else:
                 self._interpret(reason)
 
@@ -160,8 +161,18 @@ class _Runner:
         error.add_note(f"at pc {self.launch.dispatch.code_address + pc:#x}: {instruction}")
         return error
 
-    def _faulted(self) -> BaseException:
-        return self._noted(self.fault or IsaError("a memory access failed without saying why"))
+    def _faulted(self) -> None:
+        """Memory refused an access: an error, or a trap for the wave."""
+        error = self.fault or IsaError("a memory access failed without saying why")
+        pc, instruction = self._where()
+        wave, machine = self._wave(), self._interpreter()
+        mode = int(wave[Layout.MODE])
+        cause = exception_of(error, mode)
+        if not cause:
+            raise self._noted(error)
+        state = self._state(wave, mode)
+        d = self.launch.dispatch
+        self._go_on(wave, state, enter(state, d.code_address, d.tba, pc + instruction.size, cause=cause), machine)
 
     def _hung(self) -> BaseException:
         pc, instruction = self._where()
@@ -174,7 +185,7 @@ class _Runner:
         """One instruction by the interpreter, on the wave's state."""
         launch, wave = self.launch, self._wave()
         machine = self._interpreter()
-        mode = self._mode(wave)
+        mode = int(wave[Layout.MODE])
         state = self._state(wave, mode)
         state.v = machine.vocabulary(state)
         pc = self.context["pc"]
@@ -186,17 +197,38 @@ class _Runner:
                     self._save(wave, state)
                     return
                 assert reason == TERMINATOR
-                exits = control.bind_terminator(instruction, pc, machine)(state)
+                exits = machine._terminator(instruction, pc)(state)
             except Exception as error:
-                raise self._noted(error) if not isinstance(error, IsaError) else error from None
+                cause = exception_of(error, mode)
+                if not cause:
+                    raise self._noted(error) if not isinstance(error, IsaError) else error from None
+                d = launch.dispatch
+                exits = enter(state, d.code_address, d.tba, pc, cause=cause)
+            self._go_on(wave, state, exits, machine)
+
+    def _go_on(self, wave: np.ndarray, state: State, exits: Exits, machine: Machine) -> None:
+        """The wave's next resume point. A trap handler is interpreted to its end first."""
+        launch, started = self.launch, time.monotonic()
+        while exits:
+            target, which = exits[0]
+            state.mode = which[1] if isinstance(which, tuple) else state.mode
+            if not state.mode & PRIV:
+                break
+            if which == "barrier":
+                raise IsaError("s_barrier in a trap handler: only the interpreter does that")
+            state.pc = target
+            if time.monotonic() - started > launch.watchdog:
+                raise HungWave(f"a trap handler has run for {launch.watchdog:g} s and is still at pc "
+                               f"{launch.dispatch.code_address + target:#x}")
+            before = machine.counts.instructions
+            exits = machine._run_block(state)
+            self.context["instructions"] = self.context["instructions"] + machine.counts.instructions - before
         self._save(wave, state)
         if not exits:
             wave[Layout.STATUS] = 2
             self.context["alive"] = self.context["alive"] - 1
             return
-        target, which = exits[0]
-        if isinstance(which, tuple):
-            mode = which[1]
+        target, mode = exits[0][0], state.mode
         wave[Layout.MODE] = mode
         wave[Layout.RESUME] = launch.with_point((target, mode)).points[target, mode]
 
@@ -205,10 +237,6 @@ class _Runner:
             self._machine = Machine(self.launch.dispatch, self.launch.memory)
             self._machine.lds = self._machine.space.lds = self.lds
         return self._machine
-
-    def _mode(self, wave: np.ndarray) -> int:
-        """MODE at the resume point that the wave stands at (its number tells), or as it was set."""
-        return self.launch.prepare().modes.get(int(wave[Layout.RESUME]), int(wave[Layout.MODE]))
 
     def _state(self, wave: np.ndarray, mode: int) -> State:
         launch, lanes = self.launch, self.launch.lanes
@@ -221,12 +249,15 @@ class _Runner:
                     "scratch": np.full(1, scratch, np.uint64),
                     "scc": wave[Layout.SCC:Layout.SCC + 1] != 0,
                     "shared_base": np.full(1, d.shared_base, np.uint64),
-                    "private_base": np.full(1, d.private_base, np.uint64)}
+                    "private_base": np.full(1, d.private_base, np.uint64),
+                    "status": wave[Layout.HW_STATUS:Layout.HW_STATUS + 1].copy(),
+                    "trapsts": wave[Layout.TRAPSTS:Layout.TRAPSTS + 1].copy()}
         return State(lanes, vgpr, sgpr, per_wave, self.context["pc"], mode)
 
     def _save(self, wave: np.ndarray, state: State) -> None:
         wave[:128] = state.sgpr[:, 0]
         wave[Layout.SCC] = int(state.scc[0])
+        wave[Layout.HW_STATUS], wave[Layout.TRAPSTS] = state.per_wave["status"][0], state.per_wave["trapsts"][0]
         wave[Layout.VGPRS:] = state.vgpr.reshape(-1)
 
 

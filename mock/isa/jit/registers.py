@@ -28,6 +28,7 @@ class Layout:
     """Dword positions in a wave's state."""
 
     SCC, RESUME, MODE, STATUS = 128, 129, 130, 131
+    HW_STATUS, TRAPSTS = 132, 133       # what hardware registers hold beside flags kept elsewhere
     VGPRS = 144         # a multiple of 16: vector loads stay aligned
 
     @staticmethod

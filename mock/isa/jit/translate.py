@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from llvmlite import ir
 
 from mock.isa.decode import Instruction, Operand
-from mock.isa.dispatch import IllegalInstruction
+from mock.isa.dispatch import TRAP_EN, IllegalInstruction
+from mock.isa.hwregs import MODE_BITS
 from mock.isa.jit.alu import Alu
 from mock.isa.jit.context import BARRIER, DONE, FAULT, FIELDS, INTERPRET, TERMINATOR, YIELD
 from mock.isa.jit.matrices import multiply
@@ -26,6 +27,7 @@ from mock.isa.jit.values import I8, I32, I64, PTR, Unsupported, Words
 from mock.isa.program import Code, is_terminator
 from mock.isa.semantics import Atomic, Entry, Load, Store, table
 from mock.isa.state import NULL, VCC
+from mock.isa.traps import uses_ttmp
 from mock.isa.vocabulary import Mode
 
 __all__ = ["Flow", "Point", "Translation", "discover", "translate"]
@@ -35,9 +37,12 @@ QUANTUM = 1 << 22
 TWICE_LIMIT = 1500
 """Kernels of more instructions than this are compiled for any EXEC only."""
 
-_NOTHING = ("s_nop", "s_clause", "s_delay_alu", "s_waitcnt", "s_wait_idle", "s_wait_event", "s_sleep", "s_setprio",
+_NOTHING = ("s_nop", "s_clause", "s_delay_alu", "s_waitcnt", "s_wait_idle", "s_wait_event", "s_sleep",
             "s_set_inst_prefetch", "s_incperflevel", "s_decperflevel", "s_ttracedata", "s_wakeup", "s_version",
             "s_gl1_inv", "s_dcache_inv", "s_setkill", "buffer_gl0_inv", "buffer_gl1_inv", "ds_nop", "s_atc_probe")
+
+_MSG_INTERRUPT = 1
+_USER_PRIO = 3 << 3             # of STATUS
 
 Point = tuple[int, int]     # PC, MODE
 
@@ -143,6 +148,7 @@ class _Translator:
         self.buffers: dict[tuple[str, int, str], ir.Value] = {}
         self.interpreted: list[str] = []
         self.wanted = list(points)
+        self.mode = 0           # of the block being written
 
     def run(self) -> Translation:
         for point in self.wanted:
@@ -244,9 +250,11 @@ class _Translator:
 
     def _stop(self, status: int, at: int, resume: Point | None = None) -> None:
         """Leave the function because of the instruction at ``at``; without a resume point Python chooses one."""
-        if status != FAULT:     # whose wave is not seen again; and what is known goes on elsewhere
+        if status != FAULT or self.mode & TRAP_EN:      # a fault's wave is not seen again, but by a trap handler
             self.registers.flush()
         self.b.store(ir.Constant(I32, status), self.status)
+        self.b.store(ir.Constant(I32, self.mode), self.b.gep(self.state, [ir.Constant(I32, Layout.MODE)],
+                                                             source_etype=I32))
         self.b.store(ir.Constant(I32, self.point(*resume) if resume else 0), self.resume)
         self.b.store(ir.Constant(I64, at), self.at)
         self.b.branch(self.leave)
@@ -260,6 +268,7 @@ class _Translator:
 
     def _block(self, start: int, mode: int, full: bool) -> None:
         r = self.registers
+        self.mode = mode
         r.full, r.words = full, self._vocabulary(mode)
         r.fresh()
         written = False
@@ -310,7 +319,14 @@ class _Translator:
             for alu in halves:
                 alu.commit()
             return
-        if name.startswith(_NOTHING) or name in ("s_sendmsg", "s_sendmsghalt"):
+        if uses_ttmp(instruction):
+            raise Unsupported("registers of a trap handler")
+        if name == "s_sendmsg" and instruction.fields["simm16"] & 255 == _MSG_INTERRUPT:
+            raise Unsupported("an interrupt for the host")
+        if name == "s_setprio":
+            self._set_priority(instruction)
+            return
+        if name.startswith(_NOTHING) or name == "s_sendmsg":
             return
         entry = table().get(name)
         if name.startswith("v_wmma"):
@@ -336,6 +352,12 @@ class _Translator:
         else:
             raise Unsupported("no semantics entry")
 
+    def _set_priority(self, instruction: Instruction) -> None:
+        b = self.b
+        place = b.gep(self.state, [ir.Constant(I32, Layout.HW_STATUS)], source_etype=I32)
+        rest = b.and_(b.load(place, typ=I32), ir.Constant(I32, ~_USER_PRIO & 0xffffffff))
+        b.store(b.or_(rest, ir.Constant(I32, (instruction.fields["simm16"] & 3) << 3)), place)
+
     def _lowering(self, pc: int) -> MemoryLowering:
         return MemoryLowering(self.registers, self.registers.words, self.context, FIELDS,
                               lambda ok: self._fault(ok, pc), self.atomics, self.buffers)
@@ -354,9 +376,10 @@ class _Translator:
         on, bad = self.function.append_basic_block("on"), self.function.append_basic_block("fault")
         self.b.cbranch(ok, on, bad)
         self.b.position_at_end(bad)
-        full = self.registers.full
+        kept, dirty = self.registers.keep(), set(self.registers._dirty)
         self._stop(FAULT, pc)
-        self.registers.full = full
+        self.registers.back(kept)
+        self.registers._dirty.update(dirty)     # what is known goes on elsewhere
         self.b.position_at_end(on)
 
     # ---- terminators
@@ -371,7 +394,10 @@ class _Translator:
             self._stop(BARRIER, pc, (after, mode))
         elif name == "s_branch":
             self._go(_target(instruction, pc), mode, state, pc)
-        elif name.startswith("s_cbranch_cdbg") or name in ("s_icache_inv", "s_sethalt"):
+        elif uses_ttmp(instruction):
+            self._stop(TERMINATOR, pc)
+        elif name.startswith("s_cbranch_cdbg") or name == "s_icache_inv" or \
+                (name == "s_sethalt" and not instruction.fields["simm16"] & 1):
             self._go(after, mode, state, pc)
         elif name.startswith("s_cbranch"):
             taken, not_taken = self.function.append_basic_block("taken"), self.function.append_basic_block("next")
@@ -439,12 +465,10 @@ class _Translator:
             number, low, bits, value = 1, 4, 4, simm
         else:
             number, low, bits, value = simm & 63, simm >> 6 & 31, (simm >> 11 & 31) + 1, instruction.literal or 0
-        if number != 1:
-            self._go(after, mode, state, pc)
-        elif name == "s_setreg_b32":
+        if number != 1 or name == "s_setreg_b32":
             self._stop(TERMINATOR, pc)
         else:
-            mask = (1 << bits) - 1 << low
+            mask = (1 << bits) - 1 << low & MODE_BITS
             self._go(after, mode & ~mask | value << low & mask, state, pc)
 
 
