@@ -3,22 +3,23 @@
 float32 and float16 go through float64 with *rounding to odd*: the float64 result keeps a sticky last bit, so that
 rounding it once more to 24 or 11 bits gives the bits of a single rounding in any mode (Boldo and Melquiond,
 "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008). float64 itself goes
-through error-free transformations, and where those could overflow or lose bits, through integers of any size.
+through error-free transformations, and where those could overflow or lose bits, and in the other rounding modes,
+through integers (:mod:`mock.isa.soft`).
 """
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 
+from mock.isa import soft
+from mock.isa.arrays import Arrays
+from mock.isa.soft import NEAREST, TO_NEGATIVE, TO_POSITIVE, TO_ZERO
+
 __all__ = ["NEAREST", "TO_NEGATIVE", "TO_POSITIVE", "TO_ZERO", "add_f64", "add_odd", "fma_f32", "fma_f64", "fma_odd",
-           "fma_scaled_f64", "from_fraction", "mul_f64", "narrow", "two_sum"]
+           "fma_scaled_f64", "mul_f64", "narrow", "two_sum"]
 
 Array = np.ndarray
-NEAREST, TO_POSITIVE, TO_NEGATIVE, TO_ZERO = range(4)
-"""MODE.fp_round's values (RDNA3 ISA, "Rounding mode")."""
-
+_WORDS = Arrays()
 _TIE, _LOW = np.int64(1 << 28), np.int64((1 << 29) - 1)     # float64's bits below float32's last one
 
 
@@ -97,26 +98,9 @@ def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
     return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
 
 
-def _directed(result: Array, error: Array, rounding: int) -> Array:
-    """The nearest float64 and the sign of what is left -> the other rounding modes."""
-    if rounding == TO_POSITIVE:
-        return np.where(error > 0, np.nextafter(result, np.inf), result)
-    if rounding == TO_NEGATIVE:
-        return np.where(error < 0, np.nextafter(result, -np.inf), result)
-    return np.where((error != 0) & ((error < 0) == (result > 0)), np.nextafter(result, 0.0), result)
-
-
 def add_f64(a: Array, b: Array, rounding: int) -> Array:
     """float64 addition in any rounding mode."""
-    s, error = two_sum(np.asarray(a, np.float64), np.asarray(b, np.float64))
-    if rounding == NEAREST:
-        return s
-    overflow = np.isinf(s) & np.isfinite(a) & np.isfinite(b)
-    error = np.where(overflow, -np.sign(s), np.where(np.isfinite(s), error, 0.0))
-    result = _directed(s, error, rounding)
-    if rounding == TO_NEGATIVE:     # x + -x is -0 in this mode only
-        result = np.where((s == 0) & (error == 0) & (np.signbit(a) | np.signbit(b)), -0.0, result)
-    return result
+    return np.add(a, b) if rounding == NEAREST else fma_f64(a, np.array(1.0), b, rounding)
 
 
 def mul_f64(a: Array, b: Array, rounding: int) -> Array:
@@ -130,8 +114,8 @@ def mul_f64(a: Array, b: Array, rounding: int) -> Array:
 def fma_f64(a: Array, b: Array, c: Array, rounding: int = NEAREST) -> Array:
     """float64 fused multiply-add in any rounding mode."""
     a, b, c = (np.array(x, np.float64) for x in np.broadcast_arrays(a, b, c))
-    # An infinite c wins over a product that only overflowed.
-    plain = np.where(np.isinf(c) & np.isfinite(a) & np.isfinite(b), c, a * b + c)
+    if rounding != NEAREST:
+        return soft.fma(_WORDS, a, b, c, rounding)
     p, rest = _two_product(a, b)
     _, exponent_a = np.frexp(a)
     _, exponent_b = np.frexp(b)
@@ -140,69 +124,22 @@ def fma_f64(a: Array, b: Array, c: Array, rounding: int = NEAREST) -> Array:
     safe = (np.abs(exponent_a) < 900) & (np.abs(exponent_b) < 900) & (np.abs(exponent) < 900) \
         & (np.abs(c) < 2.0 ** 900) & np.isfinite(a) & np.isfinite(b) & ((np.abs(c) > 2.0 ** -800)
             | (c == 0)) & (a != 0) & (b != 0)
-    if rounding == NEAREST:
-        high, high_rest = two_sum(p, c)                 # p + c = high + high_rest
-        low = add_odd(rest, high_rest)                  # what is left, with a sticky bit
-        result = np.where(safe, high + low, plain)
-        # The sum of the parts may be tiny by cancellation: still exact then. Underflow is excluded by `safe`
-        # except for complete cancellation, where `low` is the exact result.
-    else:
-        result, safe = plain, np.zeros_like(safe)
-    exact = ~safe & np.isfinite(a) & np.isfinite(b) & np.isfinite(c) & ((a != 0) & (b != 0))
-    if rounding == TO_NEGATIVE:
-        result = np.where((plain == 0) & ((a == 0) | (b == 0)) & ((np.signbit(a) != np.signbit(b)) | np.signbit(c)),
-                          -0.0, result)
-    return _by_fractions(result, exact, a, b, c, np.ones_like(a), rounding)
+    high, high_rest = two_sum(p, c)                 # p + c = high + high_rest
+    low = add_odd(rest, high_rest)                  # what is left, with a sticky bit
+    # The sum of the parts may be tiny by cancellation: still exact then. Underflow is excluded by `safe`
+    # except for complete cancellation, where `low` is the exact result.
+    return _WORDS.rarely(~safe, high + low, lambda x, y, z: soft.fma(_WORDS, x, y, z, NEAREST), a, b, c)
 
 
 def fma_scaled_f64(a: Array, b: Array, c: Array, scale: Array, rounding: int = NEAREST) -> Array:
     """(a * b + c) * scale with one rounding, for powers of two as ``scale``."""
     a, b, c, scale = (np.array(x, np.float64) for x in np.broadcast_arrays(a, b, c, scale))
-    result = fma_f64(a, b, c, rounding) * scale
-    # Below the normal range the scaling rounds too; above it, the mode decides what overflow gives.
-    twice = (np.abs(result) <= 2.0 ** -1022) | (np.isinf(result) & (rounding != NEAREST))
-    finite = np.isfinite(a) & np.isfinite(b) & np.isfinite(c) & (scale != 1)
-    return _by_fractions(result, twice & finite, a, b, c, scale, rounding)
 
-
-def _by_fractions(result: Array, where: Array, a: Array, b: Array, c: Array, scale: Array, rounding: int) -> Array:
-    """(a * b + c) * scale by exact rationals in the chosen places."""
-    if not where.any():
-        return result
-    result = np.array(result)
-    flat = result.reshape(-1)
-    for i in np.flatnonzero(where):
-        x, y, z = a.flat[i], b.flat[i], c.flat[i]
-        value = (Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))) * Fraction(float(scale.flat[i]))
-        negative = bool(np.signbit(x) != np.signbit(y))
-        if value == 0 and negative != bool(np.signbit(z)):
-            negative = rounding == TO_NEGATIVE
-        flat[i] = from_fraction(value, np.float64, rounding, negative_zero=negative)
-    return result
-
-
-_FORMATS: dict[type, tuple[int, int, int]] = {np.float16: (11, -14, 15), np.float32: (24, -126, 127),
-                                              np.float64: (53, -1022, 1023)}
-
-
-def from_fraction(value: Fraction, dtype: type, rounding: int = NEAREST, *, negative_zero: bool = False) -> float:
-    """An exact rational rounded once to ``dtype``, by integer arithmetic; a Python float (exact for all three)."""
-    if value == 0:
-        return -0.0 if negative_zero else 0.0
-    precision, low, high = _FORMATS[dtype]
-    sign = -1 if value < 0 else 1
-    magnitude = abs(value)
-    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
-    if magnitude < Fraction(2) ** exponent:
-        exponent -= 1
-    ulp = Fraction(2) ** (max(exponent, low) - precision + 1)
-    whole, rest = divmod(magnitude, ulp)
-    up = {NEAREST: rest * 2 > ulp or (rest * 2 == ulp and whole & 1 == 1), TO_POSITIVE: rest > 0 and sign > 0,
-          TO_NEGATIVE: rest > 0 and sign < 0, TO_ZERO: False}[rounding]
-    rounded = (whole + up) * ulp
-    if rounded >= Fraction(2) ** (high + 1):
-        to_infinity = rounding == NEAREST or (rounding == TO_POSITIVE and sign > 0) \
-            or (rounding == TO_NEGATIVE and sign < 0)
-        largest = (Fraction(2) - Fraction(2) ** (1 - precision)) * Fraction(2) ** high
-        return sign * (float("inf") if to_infinity else float(largest))
-    return sign * float(rounded) if rounded else (-0.0 if sign < 0 else 0.0)
+    def by_integers(x: Array, y: Array, z: Array, k: Array) -> Array:
+        return soft.fma(_WORDS, x, y, z, rounding, (np.frexp(k)[1] - 1).astype(np.int32))
+    if rounding != NEAREST:
+        return by_integers(a, b, c, scale)
+    result = fma_f64(a, b, c) * scale
+    # Below the normal range the scaling rounds too; above it, it may have come too late.
+    twice = ((np.abs(result) <= 2.0 ** -1022) | np.isinf(result)) & (scale != 1)
+    return _WORDS.rarely(twice, result, by_integers, a, b, c, scale)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mock.isa import exact
+from mock.isa import exact, soft
+from mock.isa.arrays import BITS, DEFAULT_NAN, DTYPES, EXPONENT, FRACTION, QUIET, SIGN, Array, Arrays, dtype_of
 from mock.isa.transcendental import Transcendental
 from mock.isa.wmma import multiply_tiles
 
@@ -20,38 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DTYPES", "Mode", "Vocabulary"]
 
-Array = Any
-DTYPES: dict[str, Any] = {
-    "u8": np.uint8, "i8": np.int8, "u16": np.uint16, "i16": np.int16, "f16": np.float16, "b16": np.uint16,
-    "u32": np.uint32, "i32": np.int32, "f32": np.float32, "b32": np.uint32,
-    "u64": np.uint64, "i64": np.int64, "f64": np.float64, "b64": np.uint64}
-_F16, _F32, _F64 = np.float16, np.float32, np.float64
-_BITS: dict[Any, Any] = {_F16: np.uint16, _F32: np.uint32, _F64: np.uint64}
-_SIGN: dict[Any, Any] = {_F16: np.uint16(0x8000), _F32: np.uint32(0x8000_0000), _F64: np.uint64(1 << 63)}
-_QUIET: dict[Any, Any] = {_F16: np.uint16(0x0200), _F32: np.uint32(0x0040_0000), _F64: np.uint64(1 << 51)}
-_EXPONENT: dict[Any, Any] = {_F16: np.uint16(0x7c00), _F32: np.uint32(0x7f80_0000), _F64: np.uint64(0x7ff << 52)}
-_DEFAULT_NAN: dict[Any, Any] = {_F16: np.uint16(0x7e00), _F32: np.uint32(0x7fc0_0000), _F64: np.uint64(0x7ff8 << 48)}
-_FRACTION: dict[Any, int] = {_F16: 10, _F32: 23, _F64: 52}
-_TINY: dict[Any, float] = {_F16: 2.0 ** -14, _F32: 2.0 ** -126, _F64: 2.0 ** -1022}
-
-
-def _two_over_pi_bits() -> np.ndarray:
-    """The binary digits of 2/pi after the point, by Machin's formula in integers."""
-    bits = 1280
-    one = 1 << bits + 64
-
-    def arctan_inverse(n: int) -> int:
-        total, term, k = 0, one // n, 1
-        while term:
-            total += term // k if k % 4 == 1 else -(term // k)
-            term, k = term // (n * n), k + 2
-        return total
-    pi = 4 * (4 * arctan_inverse(5) - arctan_inverse(239))
-    value = 2 * one * one // pi >> 64
-    return np.array([value >> bits - 1 - i & 1 for i in range(bits)], np.float64)
-
-
-_TWO_OVER_PI = _two_over_pi_bits()
+_TINY: dict[Any, float] = {np.float16: 2.0 ** -14, np.float32: 2.0 ** -126, np.float64: 2.0 ** -1022}
 
 
 class Mode:
@@ -73,191 +43,24 @@ class Mode:
                 f"ieee={self.ieee})")
 
 
-def dtype_of(x: Array) -> Any:
-    """The scalar type of an array."""
-    return x.dtype.type
-
-
-class Vocabulary(Transcendental):
+class Vocabulary(Transcendental, Arrays):
     """Arithmetic under one :class:`Mode`; ``state`` is who executes (for words that look across lanes)."""
 
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
         self.state: State = None        # type: ignore[assignment]
-        rounding: dict[Any, int] = {_F32: mode.round_32, _F16: mode.round_16_64, _F64: mode.round_16_64}
-        denorm: dict[Any, int] = {_F32: mode.denorm_32, _F16: mode.denorm_16_64, _F64: mode.denorm_16_64}
+        rounding: dict[Any, int] = {np.float32: mode.round_32, np.float16: mode.round_16_64,
+                                    np.float64: mode.round_16_64}
+        denorm: dict[Any, int] = {np.float32: mode.denorm_32, np.float16: mode.denorm_16_64,
+                                  np.float64: mode.denorm_16_64}
         self.rounding = rounding
         self.flush_in = {k: not d & 1 for k, d in denorm.items()}
         self.flush_out = {k: not d & 2 for k, d in denorm.items()}
         # IEEE nearest with denormals: what NumPy does by itself.
-        self.plain = {k: rounding[k] == exact.NEAREST and denorm[k] == 3 and not (mode.fp16_overflow and k is _F16)
-                      for k in rounding}
-
-    # -- integers and bits ------------------------------------------------------------------------------------
-
-    def add(self, a: Array, b: Array) -> Array:
-        return a + b
-
-    def sub(self, a: Array, b: Array) -> Array:
-        return a - b
-
-    def mul(self, a: Array, b: Array) -> Array:
-        return a * b
-
-    def and_(self, a: Array, b: Array) -> Array:
-        return a & b
-
-    def or_(self, a: Array, b: Array) -> Array:
-        return a | b
-
-    def xor(self, a: Array, b: Array) -> Array:
-        return a ^ b
-
-    def not_(self, a: Array) -> Array:
-        return ~a
-
-    def shl(self, a: Array, n: Array) -> Array:
-        """Left shift; the amount is taken modulo the width."""
-        kind = dtype_of(a)
-        return a << self._amount(n, kind)
-
-    def shr(self, a: Array, n: Array) -> Array:
-        """Right shift, arithmetic for signed types; the amount is taken modulo the width."""
-        return a >> self._amount(n, dtype_of(a))
-
-    @staticmethod
-    def _amount(n: Array, kind: type) -> Array:
-        width = np.dtype(kind).itemsize * 8 - 1
-        if isinstance(n, int):
-            return kind(n & width)
-        return (n & n.dtype.type(width)).astype(kind)
-
-    def min(self, a: Array, b: Array) -> Array:
-        return np.minimum(a, b)
-
-    def max(self, a: Array, b: Array) -> Array:
-        return np.maximum(a, b)
-
-    def eq(self, a: Array, b: Array) -> Array:
-        return a == b
-
-    def ne(self, a: Array, b: Array) -> Array:
-        return a != b
-
-    def lt(self, a: Array, b: Array) -> Array:
-        return a < b
-
-    def le(self, a: Array, b: Array) -> Array:
-        return a <= b
-
-    def gt(self, a: Array, b: Array) -> Array:
-        return a > b
-
-    def ge(self, a: Array, b: Array) -> Array:
-        return a >= b
-
-    def select(self, condition: Array, a: Array, b: Array) -> Array:
-        """a where the condition holds; either may be a Python number of the other's type."""
-        if isinstance(a, (int, float)):
-            a = dtype_of(b)(a)
-        elif isinstance(b, (int, float)):
-            b = dtype_of(a)(b)
-        return np.where(condition, a, b)
-
-    def constant(self, kind: str, value: float) -> Array:
-        return DTYPES[kind](value)
-
-    def cast(self, a: Array, kind: str) -> Array:
-        """Integer to integer: truncate, or extend by the source's signedness. Masks become 0 and 1."""
-        return a.astype(DTYPES[kind])
-
-    def bits(self, a: Array, kind: str) -> Array:
-        """The same bits as another type of the same width."""
-        return a.view(DTYPES[kind])
-
-    def low(self, a: Array) -> Array:
-        return a.astype(np.uint32)
-
-    def high(self, a: Array) -> Array:
-        return (a.view(np.uint64) >> np.uint64(32)).astype(np.uint32)
-
-    def join(self, low: Array, high: Array) -> Array:
-        """Two u32 -> u64."""
-        return low.astype(np.uint64) | high.astype(np.uint64) << np.uint64(32)
-
-    def popcount(self, a: Array) -> Array:
-        return np.bitwise_count(a).astype(np.uint32)
-
-    def clz(self, a: Array) -> Array:
-        """Leading zeros as i32, the width for zero."""
-        width = a.dtype.itemsize * 8
-        if width <= 32:
-            return (width - np.frexp(a.astype(np.float64))[1]).astype(np.int32)
-        high, low = self.high(a), self.low(a)
-        return np.where(high != 0, self.clz(high), 32 + self.clz(low)).astype(np.int32)
-
-    def ctz(self, a: Array) -> Array:
-        """Trailing zeros as i32, the width for zero."""
-        kind = dtype_of(a)
-        lowest = a & (~a + kind(1))
-        return np.where(a == 0, a.dtype.itemsize * 8, a.dtype.itemsize * 8 - 1 - self.clz(lowest)).astype(np.int32)
-
-    def reverse(self, a: Array) -> Array:
-        """Bits in reverse order."""
-        kind = dtype_of(a)
-        width = a.dtype.itemsize * 8
-        step, ones = 1, (1 << width) - 1
-        while step < width:
-            mask = kind(ones // ((1 << step) + 1))
-            n = kind(step)
-            a = (a >> n & mask) | (a & mask) << n
-            step *= 2
-        return a
-
-    def mul_high(self, a: Array, b: Array) -> Array:
-        """Upper half of the product of two u32 or two i32."""
-        wide = np.uint64 if dtype_of(a) is np.uint32 else np.int64
-        return (a.astype(wide) * b.astype(wide) >> wide(32)).astype(dtype_of(a))
-
-    def saturate(self, wide: Array, kind: str) -> Array:
-        """A wider signed integer clamped to ``kind``'s range."""
-        info = np.iinfo(DTYPES[kind])
-        return np.clip(wide, info.min, info.max).astype(DTYPES[kind])
+        bounded = {np.float16} if mode.fp16_overflow else set()
+        self.plain = {k: rounding[k] == exact.NEAREST and denorm[k] == 3 and k not in bounded for k in rounding}
 
     # -- floats -----------------------------------------------------------------------------------------------
-
-    def neg(self, a: Array) -> Array:
-        """Sign bit flipped, of NaN too; integers: two's complement."""
-        kind = dtype_of(a)
-        if kind not in _BITS:
-            return ~a + kind(1)
-        return (a.view(_BITS[kind]) ^ _SIGN[kind]).view(kind)
-
-    def abs(self, a: Array) -> Array:
-        kind = dtype_of(a)
-        if kind not in _BITS:
-            return np.where(a < 0, ~a + kind(1), a)
-        return (a.view(_BITS[kind]) & ~_SIGN[kind]).view(kind)
-
-    def copysign(self, a: Array, sign_of: Array) -> Array:
-        kind = dtype_of(a)
-        return (a.view(_BITS[kind]) & ~_SIGN[kind] | sign_of.view(_BITS[kind]) & _SIGN[kind]).view(kind)
-
-    def isnan(self, a: Array) -> Array:
-        return np.isnan(a)
-
-    def signbit(self, a: Array) -> Array:
-        return np.signbit(a)
-
-    def is_signaling(self, a: Array) -> Array:
-        kind = dtype_of(a)
-        return np.isnan(a) & (a.view(_BITS[kind]) & _QUIET[kind] == 0)
-
-    def quiet(self, a: Array) -> Array:
-        """NaNs made quiet; everything else unchanged."""
-        kind = dtype_of(a)
-        bits = a.view(_BITS[kind])
-        return np.where(np.isnan(a), bits | _QUIET[kind], bits).view(kind)
 
     def is_denormal(self, a: Array) -> Array:
         kind = dtype_of(a)
@@ -266,8 +69,8 @@ class Vocabulary(Transcendental):
     def flush(self, a: Array) -> Array:
         """Denormals become zero of the same sign, whatever the mode."""
         kind = dtype_of(a)
-        bits = a.view(_BITS[kind])
-        return np.where(bits & _EXPONENT[kind] == 0, bits & _SIGN[kind], bits).view(kind)
+        bits = a.view(BITS[kind])
+        return np.where(bits & EXPONENT[kind] == 0, bits & SIGN[kind], bits).view(kind)
 
     def canonical(self, a: Array) -> Array:
         """An input as the mode lets arithmetic see it."""
@@ -278,12 +81,16 @@ class Vocabulary(Transcendental):
         kind = dtype_of(result)
         if self.flush_out[kind]:
             result = self.flush(result)
-        if self.mode.fp16_overflow and kind is np.float16:
-            infinite = np.isinf(result)
-            for source in sources:
-                infinite = infinite & ~np.isinf(source)
-            result = np.where(infinite, np.copysign(np.float16(65504), result), result)
-        return self._nans(result, *sources)
+        return self._nans(self._bounded(result, *sources), *sources)
+
+    def _bounded(self, result: Array, *sources: Array) -> Array:
+        """FP16_OVFL: an overflow of f16 gives the largest number; infinities that came in may come out."""
+        if not self.mode.fp16_overflow or dtype_of(result) is not np.float16:
+            return result
+        infinite = np.isinf(result)
+        for source in sources:
+            infinite = infinite & ~np.isinf(source)
+        return np.where(infinite, np.copysign(np.float16(65504), result), result)
 
     def _nans(self, result: Array, *sources: Array) -> Array:
         """A NaN result is the first NaN operand, quiet, or else the positive default NaN."""
@@ -291,27 +98,30 @@ class Vocabulary(Transcendental):
             return result
         kind = dtype_of(result)
         where = np.isnan(result)
-        bits = np.full(result.shape, _DEFAULT_NAN[kind], _BITS[kind])
+        bits = np.full(result.shape, DEFAULT_NAN[kind], BITS[kind])
         for source in reversed(sources):
-            bits = np.where(np.isnan(source), np.asarray(source, kind).view(_BITS[kind]) | _QUIET[kind], bits)
-        return np.where(where, bits, result.view(_BITS[kind])).view(kind)
+            bits = np.where(np.isnan(source), np.asarray(source, kind).view(BITS[kind]) | QUIET[kind], bits)
+        return np.where(where, bits, result.view(BITS[kind])).view(kind)
 
     def fadd(self, a: Array, b: Array) -> Array:
-        kind = dtype_of(a)
-        if self.plain[kind]:
+        if self.plain[dtype_of(a)]:
             return self._nans(a + b, a, b)
         a, b = self.canonical(a), self.canonical(b)
-        rounding = self.rounding[kind]
-        if kind is np.float64:
-            return self.finish(exact.add_f64(a, b, rounding), a, b)
-        wide = self._zero_sum(exact.add_odd(a, b), a, b, rounding)
-        return self.finish(exact.narrow(wide, kind, rounding), a, b)
+        return self.finish(self._total(a, b), a, b)
 
     def fsub(self, a: Array, b: Array) -> Array:
-        kind = dtype_of(a)
-        if self.plain[kind]:
+        if self.plain[dtype_of(a)]:
             return self._nans(a - b, a, b)
-        return self.fadd(a, self.neg(b))
+        a, b = self.canonical(a), self.canonical(b)
+        return self.finish(self._total(a, self.neg(b)), a, b)
+
+    def _total(self, a: Array, b: Array) -> Array:
+        """The sum in the mode's rounding."""
+        kind = dtype_of(a)
+        rounding = self.rounding[kind]
+        if kind is np.float64:
+            return exact.add_f64(a, b, rounding)
+        return exact.narrow(self._zero_sum(exact.add_odd(a, b), a, b, rounding), kind, rounding)
 
     @staticmethod
     def _zero_sum(total: Array, a: Array, b: Array, rounding: int) -> Array:
@@ -402,7 +212,7 @@ class Vocabulary(Transcendental):
         negative, nan, infinite, zero = np.signbit(a), np.isnan(a), np.isinf(a), a == 0
         denormal = self.is_denormal(a)
         signed = np.where(infinite, 0, np.where(zero, 3, np.where(denormal, 2, 1)))     # distance from infinity
-        index = np.where(nan, np.where(a.view(_BITS[kind]) & _QUIET[kind] == 0, 0, 1),
+        index = np.where(nan, np.where(a.view(BITS[kind]) & QUIET[kind] == 0, 0, 1),
                          np.where(negative, 2 + signed, 9 - signed))
         return (wanted >> index.astype(np.uint32)) & np.uint32(1) != 0
 
@@ -423,26 +233,24 @@ class Vocabulary(Transcendental):
         return self.finish(function(a), a)
 
     def fract(self, a: Array) -> Array:
-        """a - floor(a), below one."""
+        """a - floor(a) in the mode's rounding, below one (AMD, V_FRACT: "Obey round mode, result clamped")."""
         a = self.canonical(a)
         kind = dtype_of(a)
-        largest = np.nextafter(kind(1), kind(0))
-        return self.finish(np.minimum(a - np.floor(a), largest), a)
+        rest = self._total(a, self.neg(np.floor(a)))
+        return self.finish(np.minimum(rest, np.nextafter(kind(1), kind(0))), a)
 
     def ldexp(self, a: Array, n: Array) -> Array:
         """a * 2**n, n an i32, rounded once."""
         kind = dtype_of(a)
         a = self.canonical(a)
-        n = np.clip(n, -4400, 4400)
+        n = np.clip(n, -4400, 4400).astype(np.int32)
         if kind is np.float64:
-            nearest = np.ldexp(a, n.astype(np.int32))
-            rounding = self.rounding[kind]
-            if rounding != exact.NEAREST:
-                back = np.ldexp(nearest, -n.astype(np.int32))
-                error = np.where(np.isinf(nearest) & np.isfinite(a), -np.sign(a), a - back)
-                nearest = exact._directed(nearest, error, rounding)
-            return self.finish(nearest, a)
-        wide = np.ldexp(a.astype(np.float64), np.clip(n, -600, 600).astype(np.int32))
+            if self.rounding[kind] == exact.NEAREST:
+                return self.finish(np.ldexp(a, n), a)
+            a, n = np.broadcast_arrays(a, n)
+            return self.finish(soft.fma(self, a, np.float64(1), self.copysign(np.float64(0), a), self.rounding[kind],
+                                        n), a)
+        wide = np.ldexp(a.astype(np.float64), np.clip(n, -600, 600))
         return self.finish(exact.narrow(wide, kind, self.rounding[kind]), a)
 
     def frexp_mantissa(self, a: Array) -> Array:
@@ -455,12 +263,6 @@ class Vocabulary(Transcendental):
         a = self.canonical(a)
         return np.where(np.isfinite(a), np.frexp(a)[1], 0).astype(np.int32)
 
-    def exponent(self, a: Array) -> Array:
-        """The biased exponent field, i32."""
-        kind = dtype_of(a)
-        shift = _FRACTION[kind]
-        return ((a.view(_BITS[kind]) & _EXPONENT[kind]) >> _BITS[kind](shift)).astype(np.int32)
-
     # -- conversions ------------------------------------------------------------------------------------------
 
     def to_float(self, a: Array, kind: str, rounding: int | None = None) -> Array:
@@ -469,19 +271,17 @@ class Vocabulary(Transcendental):
         source = dtype_of(a)
         if rounding is None:
             rounding = self.rounding[target]
-        if source in _BITS:
+        if source in BITS:
             if np.dtype(source).itemsize <= np.dtype(target).itemsize:
                 result = self.canonical(a).astype(target)
             else:
                 result = exact.narrow(self.canonical(a).astype(np.float64), target, rounding)
             if self.flush_out[target]:
                 result = self.flush(result)
-            if self.mode.fp16_overflow and target is np.float16:
-                result = np.where(np.isinf(result) & ~np.isinf(a), np.copysign(target(65504), result), result)
-            return self._convert_nan(a, result)
+            return self._convert_nan(a, self._bounded(result, a))
         if target is np.float64:
             return a.astype(target)
-        return exact.narrow(a.astype(np.float64), target, rounding)
+        return self._bounded(exact.narrow(a.astype(np.float64), target, rounding))
 
     def _convert_nan(self, a: Array, result: Array) -> Array:
         """NaNs keep their sign and the top of their payload, and become quiet."""
@@ -489,13 +289,13 @@ class Vocabulary(Transcendental):
         if not where.any():
             return result
         source, target = dtype_of(a), dtype_of(result)
-        bits = a.view(_BITS[source]).astype(np.uint64)
-        payload = bits & np.uint64((1 << _FRACTION[source]) - 1)
-        shift = _FRACTION[target] - _FRACTION[source]
+        bits = a.view(BITS[source]).astype(np.uint64)
+        payload = bits & np.uint64((1 << FRACTION[source]) - 1)
+        shift = FRACTION[target] - FRACTION[source]
         payload = payload << np.uint64(shift) if shift >= 0 else payload >> np.uint64(-shift)
-        sign = np.where(np.signbit(a), _SIGN[target], _BITS[target](0))
-        nan = payload.astype(_BITS[target]) | _EXPONENT[target] | _QUIET[target] | sign
-        return np.where(where, nan, result.view(_BITS[target])).view(target)
+        sign = np.where(np.signbit(a), SIGN[target], BITS[target](0))
+        nan = payload.astype(BITS[target]) | EXPONENT[target] | QUIET[target] | sign
+        return np.where(where, nan, result.view(BITS[target])).view(target)
 
     def to_int(self, a: Array, kind: str, rounding: str = "zero") -> Array:
         """Float to integer, saturating; NaN gives 0. ``rounding``: zero, even, floor or half_up (floor(x + 0.5))."""
@@ -520,7 +320,9 @@ class Vocabulary(Transcendental):
     def fma_to_f16(self, a: Array, b: Array, c: Array) -> Array:
         """f32 fused multiply-add rounded once, to f16."""
         a, b, c = self.canonical(a), self.canonical(b), self.canonical(c)
-        result = exact.narrow(exact.fma_odd(a, b, c), np.float16, self.mode.round_16_64)
+        rounding = self.mode.round_16_64
+        wide = self._zero_sum(exact.fma_odd(a, b, c), np.multiply(a, b, dtype=np.float64), c, rounding)
+        result = self._bounded(exact.narrow(wide, np.float16, rounding), a, b, c)
         where = np.isnan(result)
         if where.any():
             nan = self._convert_nan(self._nans(np.asarray(a * b + c), a, b, c), result)
@@ -528,20 +330,6 @@ class Vocabulary(Transcendental):
         return self.flush(result) if self.flush_out[np.float16] else result
 
     TO_ZERO = exact.TO_ZERO
-
-    def nan(self, kind: str) -> Array:
-        """The positive quiet NaN that invalid operations give."""
-        return _DEFAULT_NAN[DTYPES[kind]].view(DTYPES[kind])
-
-    def same(self, a: Array, b: Array) -> Array:
-        """Equal bits."""
-        bits = _BITS[dtype_of(a)]
-        return a.view(bits) == b.view(bits)
-
-    def mantissa(self, a: Array) -> Array:
-        """The fraction field."""
-        kind = dtype_of(a)
-        return a.view(_BITS[kind]) & ~(_EXPONENT[kind] | _SIGN[kind])
 
     def clamp_unit(self, a: Array, *, signed: bool = False) -> Array:
         """Into [0, 1] ([-1, 1] when signed); NaN becomes 0 with DX10_CLAMP and passes without."""
@@ -557,16 +345,8 @@ class Vocabulary(Transcendental):
         (RDNA3 ISA, "Output modifiers")."""
         kind = dtype_of(a)
         if omod and not self.mode.ieee and self.flush_out[kind]:
-            a = self.flush(np.where(a == 0, kind(0), a * kind((1, 2, 4, 0.5)[omod])))
+            a = self._bounded(self.flush(np.where(a == 0, kind(0), a * kind((1, 2, 4, 0.5)[omod]))), a)
         return self.clamp_unit(a) if clamp else a
-
-    def two_over_pi(self, shift: Array) -> Array:
-        """The 53 bits of 2/pi's fraction that begin ``shift`` bits after the binary point, as an f64 integer."""
-        shift = np.clip(np.asarray(shift).view(np.int32).astype(np.int64), 0, len(_TWO_OVER_PI) - 64)
-        result = np.zeros(shift.shape, np.float64)
-        for i in range(53):
-            result = result * 2.0 + _TWO_OVER_PI[shift + i]
-        return result
 
     def wmma(self, source: str, accumulator: str, a: Array, b: Array, c: Array, **modifiers: int) -> Array:
         """D = A x B + C on 16x16 tiles in registers; see :mod:`mock.isa.wmma`."""

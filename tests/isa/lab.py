@@ -7,10 +7,10 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from model_floats import from_fraction
 
 from mock.isa.access import HostMemory
 from mock.isa.dispatch import Dispatch
-from mock.isa.exact import from_fraction
 from mock.isa.interpreter import Machine
 from mock.isa.memory import Lds
 from mock.isa.state import SGPRS, State

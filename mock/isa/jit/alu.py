@@ -45,8 +45,6 @@ class Alu:
 
     def compute(self) -> None:
         entry, w = self.entry, self.w
-        if any(t.startswith("r") and t[1:].isdigit() for t in (*entry.sources, *entry.results)):
-            raise Unsupported("register ranges")
         dpp = self.instruction.dpp
         self.active = self._enabled() if dpp is not None else self.r.write_mask_of()
         used = self._bind_results()
@@ -57,8 +55,6 @@ class Alu:
         if saturating:
             assert entry.saturating is not None
             function = entry.saturating
-        if entry.modifiers:
-            raise Unsupported("instruction-specific modifiers")
         if any(t.startswith("p:") for t in entry.sources):
             low = self._apply(function, saturating, [s[0] for s in sources])
             high = self._apply(function, saturating, [s[1] for s in sources])
@@ -74,14 +70,17 @@ class Alu:
     def _apply(self, function: Callable[..., Any], saturating: bool, sources: list[Any]) -> Any:
         """The entry's function on the sources: written out here where it is short, else called from the library."""
         flat = [v for s in sources for v in (s if isinstance(s, tuple) else (s,))]
+        extra = {}
+        if self.entry.modifiers:        # "neg" of the dot products, "op_sel" of v_permlane
+            extra = {"neg": self.instruction.fields["neg"]} if self.is_vop3p else {"op_sel": self.op_sel}
         if all(v.scalar for v in flat):
-            return function(self.w, *sources)
+            return function(self.w, *sources, **extra)
         shapes = tuple(tuple((h.kind, h.scalar) for h in s) if isinstance(s, tuple) else ((s.kind, s.scalar),)
                        for s in sources)
         found = library.find(self.instruction.mnemonic, saturating, self.w.lanes, self.w.chunk, self.w.mode.value,
-                             tuple(isinstance(s, tuple) for s in sources), shapes)
+                             tuple(isinstance(s, tuple) for s in sources), shapes, tuple(extra.items()))
         if found is None or found.weight <= self.limit:
-            return function(self.w, *sources)
+            return function(self.w, *sources, **extra)
         self.shared[found.name] = None
         return found.call(self.w.b, flat)
 
@@ -120,6 +119,8 @@ class Alu:
                 low, high = (w.splat(w.cast(w.bits(x, "u16"), "u32")) for x in pair)
                 self.r.put(operand, "u32", w.or_(low, w.shl(high, 16)), self.active)
             return packed
+        if token[0] == "r":
+            return lambda values: self._put_range(operand, values)
         if token.startswith("all:"):
             return lambda v: self.r.put(operand, token[4:], v, None)
         half = 0
@@ -136,6 +137,10 @@ class Alu:
             self.r.put(operand, token, value, self.active, half=half)
         return store
 
+    def _put_range(self, operand: Operand, values: tuple[Value, ...]) -> None:
+        for i, value in enumerate(values):
+            self.r.set_vgpr(operand.code - VGPR + i, value, self.active)
+
     def _put_scc(self, value: Value) -> None:
         self.r.write_scc(value.parts[0])
 
@@ -143,7 +148,9 @@ class Alu:
         if value.dtype.itemsize == 8 and self.r.lanes == 64:
             self.r.set_exec(value.parts[0])
         elif value.dtype.itemsize == 8:
-            raise Unsupported("64-bit EXEC in wave32")
+            w = self.w
+            self.r.write_sgpr(EXEC, w.low(value).parts[0])
+            self.r.write_sgpr(EXEC + 1, w.high(value).parts[0])
         else:
             self.r.write_sgpr(EXEC, value.parts[0])
 
@@ -199,6 +206,8 @@ class Alu:
                 value = tuple(self.w.bits(x, "u16") for x in value)
         elif token == "mix":
             value = self._mix(operand, index)
+        elif token[0] == "r":
+            value = self._range(operand)
         elif not (token[0] in "iufb" and token[1:].isdigit()):
             raise Unsupported(f"operand of type {token}")
         else:
@@ -209,6 +218,11 @@ class Alu:
         if operand.field == "src0" and self.instruction.dpp is not None:
             return tuple(self._moved(v) for v in value) if isinstance(value, tuple) else self._moved(value)
         return value
+
+    def _range(self, operand: Operand) -> tuple[Value, ...]:
+        if operand.code >= VGPR:
+            return tuple(self.r.vgpr(operand.code - VGPR + i) for i in range(operand.width))
+        return (self.r.fetch(operand, "u32", None),) * operand.width
 
     def _halves(self, operand: Operand, kind: str, index: int) -> tuple[Value, Value]:
         if index == 3:

@@ -37,7 +37,7 @@ class _Pure(Words):
         raise _Crossing
 
     active = lane = take_active = ballot = first_active = read_lane = gather_lanes = permute = unballot = _crossing
-    pack = unpack = stack = _crossing
+    pack = unpack = _crossing
 
 
 class Shared:
@@ -76,10 +76,10 @@ def keep(name: str, text: str) -> None:
 
 @cache
 def _find(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pairs: tuple[bool, ...],
-          shapes: tuple[Shape, ...]) -> Shared | None:
+          shapes: tuple[Shape, ...], extra: tuple[tuple[str, int], ...]) -> Shared | None:
     entry = table()[mnemonic]
     assert isinstance(entry, Entry)
-    key = repr((mnemonic, saturating, lanes, chunk, mode, pairs, shapes))
+    key = repr((mnemonic, saturating, lanes, chunk, mode, pairs, shapes, extra))
     name = f"{mnemonic}_{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
     b = ir.IRBuilder()
     words = _Pure(b, lanes, chunk, Mode(mode), lambda: words._crossing())
@@ -89,13 +89,13 @@ def _find(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pa
     # The result's type is known when the body is: first into a function of no result.
     draft = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), types), "draft")
     try:
-        results, single = _body(entry, saturating, b, words, draft, kinds, pairs, shapes)
+        results, single = _body(entry, saturating, b, words, draft, kinds, pairs, shapes, extra)
     except _Crossing:
         return None
     parts = [part.type for r in results for part in r.parts]
     result = parts[0] if len(parts) == 1 else ir.LiteralStructType(parts)
     function = ir.Function(ir.Module(name), ir.FunctionType(result, types), name)
-    results, single = _body(entry, saturating, b, words, function, kinds, pairs, shapes)
+    results, single = _body(entry, saturating, b, words, function, kinds, pairs, shapes, extra)
     flat = [part for r in results for part in r.parts]
     if len(flat) == 1:
         b.ret(flat[0])
@@ -112,15 +112,15 @@ def _find(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pa
 
 
 def _body(entry: Entry, saturating: bool, b: ir.IRBuilder, words: Words, function: ir.Function,
-          kinds: list[tuple[str, bool]], pairs: tuple[bool, ...],
-          shapes: tuple[Shape, ...]) -> tuple[list[Value], bool]:
+          kinds: list[tuple[str, bool]], pairs: tuple[bool, ...], shapes: tuple[Shape, ...],
+          extra: tuple[tuple[str, int], ...]) -> tuple[list[Value], bool]:
     b.position_at_end(function.append_basic_block("entry"))
     arguments = iter(function.args)
     values = iter([Value(kind, [next(arguments) for _ in range(1 if scalar else words.chunks)], scalar)
                    for kind, scalar in kinds])
     sources = [tuple(next(values) for _ in shape) if pair else next(values)
                for pair, shape in zip(pairs, shapes, strict=True)]
-    made = (entry.saturating if saturating and entry.saturating else entry.function)(words, *sources)
+    made = (entry.saturating if saturating and entry.saturating else entry.function)(words, *sources, **dict(extra))
     if isinstance(made, Value):
         return [made], True
     if not all(isinstance(v, Value) for v in made):
@@ -129,10 +129,10 @@ def _body(entry: Entry, saturating: bool, b: ir.IRBuilder, words: Words, functio
 
 
 def find(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pairs: tuple[bool, ...],
-         shapes: tuple[Shape, ...]) -> Shared | None:
+         shapes: tuple[Shape, ...], extra: tuple[tuple[str, int], ...] = ()) -> Shared | None:
     """The entry's function over operands of these shapes ((kind, scalar), a tuple for pairs of halves); None where it
-    is no function of its operands alone.
+    is no function of its operands alone. ``extra``: modifiers that the entry's function takes by name.
 
     :raises Unsupported: as the entry's function does.
     """
-    return _find(mnemonic, saturating, lanes, chunk, mode, pairs, shapes)
+    return _find(mnemonic, saturating, lanes, chunk, mode, pairs, shapes, extra)

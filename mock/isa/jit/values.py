@@ -8,13 +8,13 @@ the interpreter.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 
-from mock.isa import exact
+from mock.isa import exact, soft
+from mock.isa.transcendental import Transcendental
 from mock.isa.vocabulary import Mode
 
 __all__ = ["I1", "I8", "I16", "I32", "I64", "PTR", "Scalar", "Unsupported", "Value", "Words", "ir_type"]
@@ -75,7 +75,7 @@ def _is_float(kind: str) -> bool:
     return kind[0] == "f"
 
 
-class Words:
+class Words(Transcendental):
     """One wave of ``lanes`` lanes in chunks of ``chunk``; ``active`` gives EXEC as a mask."""
 
     TO_ZERO = exact.TO_ZERO
@@ -381,12 +381,12 @@ class Words:
         bits = self.b.bitcast(total, ir.IntType(self.chunk))
         return self.b.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
-    def rarely(self, condition: Value, value: Value, other: Callable[[], Value]) -> Value:
-        """``value``, or what ``other`` computes in a block of its own where the condition holds in any lane."""
+    def rarely(self, condition: Value, value: Value, other: Callable[..., Value], *sources: Value) -> Value:
+        """``value``, or, in a block of its own, what ``other(*sources)`` gives where the condition holds."""
         test = self._any(condition)
         before = self.b.block
         with self.b.if_then(test, likely=False):
-            replaced = other()
+            replaced = self.select(condition, other(*sources), value) if sources else other()
             inside = self.b.block
         parts = []
         for kept, new in zip(value.parts, replaced.parts, strict=True):
@@ -397,12 +397,22 @@ class Words:
         return Value(value.kind, parts, value.scalar)
 
     def finish(self, result: Value, *sources: Value) -> Value:
-        kind = result.kind
-        if self.mode.fp16_overflow and kind == "f16":
-            raise Unsupported("fp16 overflow mode")
-        if self.flush_out[kind]:
+        if self.flush_out[result.kind]:
             result = self.flush(result)
-        return self.nans(result, *sources)
+        return self.nans(self._bounded(result, *sources), *sources)
+
+    def _infinite(self, a: Value) -> Value:
+        return self.eq(self.and_(self._raw(a), (1 << width(a.kind) - 1) - 1), self._exponent_bits(a.kind))
+
+    def _bounded(self, result: Value, *sources: Value) -> Value:
+        """FP16_OVFL: an overflow of f16 gives the largest number; infinities that came in may come out."""
+        if not self.mode.fp16_overflow or result.kind != "f16":
+            return result
+        beyond = self._infinite(result)
+        for source in sources:
+            beyond = self.and_(beyond, self.not_(self._infinite(source)))
+        raw = self._raw(result)
+        return self._float(self.select(beyond, self.sub(raw, 1), raw))      # one below infinity
 
     def nans(self, result: Value, *sources: Value) -> Value:
         """A NaN result is the first NaN operand, quiet, or else the positive default NaN."""
@@ -416,27 +426,46 @@ class Words:
             return self._float(self.select(nan, bits, self._raw(result)))
         return self.rarely(nan, result, mend)
 
-    def _nearest(self, kind: str) -> None:
-        if self.rounding[kind] != exact.NEAREST:
-            raise Unsupported("directed rounding")
-
     def _arithmetic(self, name: str, a: Value, b: Value) -> Value:
         x, y = self.meet(a, b)
-        self._nearest(x.kind)
         x, y = self.canonical(x), self.canonical(y)
+        if self.rounding[x.kind] != exact.NEAREST:
+            return self.finish(self._directed(name, x, y), x, y)
         function = getattr(self.b, name)
         if x.kind == "f16":     # in float32 and back: innocuous double rounding for these operations
             wide = self.each(function, "f32", self._widen(x, "f32"), self._widen(y, "f32"))
             return self.finish(self._truncate(wide, "f16"), x, y)
         return self.finish(self.each(function, x.kind, x, y), x, y)
 
+    def _directed(self, name: str, x: Value, y: Value) -> Value:
+        """Sum or product in the mode's rounding."""
+        if name != "fmul":
+            return self._fused(x, self.like(x, x.kind, 1.0), y if name == "fadd" else self.neg(y))
+        if x.kind == "f64":     # a zero with the sign of the product keeps it
+            zero = self._float(self.and_(self.xor(self._raw(x), self._raw(y)), 1 << 63))
+            return self._fused(x, y, zero)
+        product = self.each(self.b.fmul, "f64", self._widen(x, "f64"), self._widen(y, "f64"))
+        return self._narrow(product, x.kind, self.rounding[x.kind])
+
+    def _fused(self, x: Value, y: Value, z: Value) -> Value:
+        """x * y + z in the mode's rounding, which is not to nearest."""
+        rounding = self.rounding[x.kind]
+        if x.kind == "f64":
+            return soft.fma(self, x, y, z, rounding)
+        return self._narrow(self._signed_zero(self._fma_odd(x, y, z), x, y, z, rounding), x.kind, rounding)
+
+    def _signed_zero(self, total: Value, x: Value, y: Value, z: Value, rounding: int) -> Value:
+        """x + -x is -0 when rounding to negative infinity. ``total`` is zero only where the exact sum is."""
+        if rounding != exact.TO_NEGATIVE:
+            return total
+        negative = self.or_(self.ne(self.signbit(x), self.signbit(y)), self.signbit(z))
+        return self.select(self.and_(self.eq(total, 0.0), negative), self.like(total, "f64", -0.0), total)
+
     def fadd(self, a: Value, b: Value) -> Value:
         return self._arithmetic("fadd", a, b)
 
     def fsub(self, a: Value, b: Value) -> Value:
-        x, y = self.meet(a, b)
-        plain = not self.flush_in[x.kind] and not self.flush_out[x.kind]
-        return self._arithmetic("fsub", x, y) if plain else self.fadd(x, self.neg(y))
+        return self._arithmetic("fsub", a, b)
 
     def fmul(self, a: Value, b: Value) -> Value:
         return self._arithmetic("fmul", a, b)
@@ -463,8 +492,9 @@ class Words:
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         x, y, z = self.meet(a, b, c)
-        self._nearest(x.kind)
         x, y, z = self.canonical(x), self.canonical(y), self.canonical(z)
+        if self.rounding[x.kind] != exact.NEAREST:
+            return self.finish(self._fused(x, y, z), x, y, z)
         if x.kind == "f16":
             return self.finish(self._truncate(self._fma_odd(x, y, z), "f16"), x, y, z)
         return self.finish(self.call("llvm.fma", x.kind, x, y, z), x, y, z)
@@ -486,18 +516,29 @@ class Words:
 
     def fma_scaled(self, a: Value, b: Value, c: Value, scale: Value) -> Value:
         x, y, z, k = self.meet(a, b, c, scale)
-        self._nearest(x.kind)
-        if x.kind == "f64":
-            return self.finish(self.each(self.b.fmul, "f64", self.fma(x, y, z), k), x, y, z)
-        value = self._fma_odd(self.canonical(x), self.canonical(y), self.canonical(z))
-        scaled = self.each(self.b.fmul, "f64", value, self._widen(k, "f64"))
-        return self.finish(self._truncate(scaled, x.kind), x, y, z)
+        x, y, z = self.canonical(x), self.canonical(y), self.canonical(z)
+        rounding = self.rounding[x.kind]
+        if x.kind != "f64":
+            wide = self.each(self.b.fmul, "f64", self._fma_odd(x, y, z), self._widen(k, "f64"))
+            wide = self._signed_zero(wide, x, y, z, rounding)
+            return self.finish(self._narrow(wide, x.kind, rounding), x, y, z)
+
+        def by_integers(x: Value, y: Value, z: Value, k: Value) -> Value:
+            return soft.fma(self, x, y, z, rounding, self.sub(self.exponent(k), 1023))
+        if rounding != exact.NEAREST:
+            return self.finish(by_integers(x, y, z, k), x, y, z)
+        result = self.each(self.b.fmul, "f64", self.call("llvm.fma", "f64", x, y, z), k)
+        # Below the normal range the scaling rounds too; above it, it may have come too late.
+        size = self.abs(result)
+        edge = self.and_(self.or_(self.le(size, 2.0 ** -1022), self._infinite(result)), self.ne(k, 1.0))
+        return self.finish(self.rarely(edge, result, by_integers, x, y, z, k), x, y, z)
 
     def fma_to_f16(self, a: Value, b: Value, c: Value) -> Value:
         x, y, z = self.meet(a, b, c)
-        self._nearest("f16")
         x, y, z = self.canonical(x), self.canonical(y), self.canonical(z)
-        result = self._truncate(self._fma_odd(x, y, z), "f16")
+        rounding = self.rounding["f16"]
+        result = self._narrow(self._signed_zero(self._fma_odd(x, y, z), x, y, z, rounding), "f16", rounding)
+        result = self._bounded(result, x, y, z)
         nan = self.isnan(result)
 
         def mend() -> Value:
@@ -577,9 +618,12 @@ class Words:
 
     def fract(self, a: Value) -> Value:
         a = self.canonical(a)
-        if a.kind == "f16":
-            raise Unsupported("fract of f16")
-        rest = self.each(self.b.fsub, a.kind, a, self.call("llvm.floor", a.kind, a))
+        wide = "f32" if a.kind == "f16" else a.kind
+        whole = self.neg(self._truncate(self.call("llvm.floor", wide, self._widen(a, wide)), a.kind))
+        if self.rounding[a.kind] == exact.NEAREST:
+            rest = self._truncate(self.each(self.b.fadd, wide, self._widen(a, wide), self._widen(whole, wide)), a.kind)
+        else:
+            rest = self._directed("fadd", a, whole)
         top = self._float(self.like(a, "u" + a.kind[1:], _LARGEST[a.kind]))
         below = self.select(self.each(lambda p, q: self.b.fcmp_unordered("<", p, q), "mask", rest, top), rest, top)
         return self.finish(below, a)
@@ -590,13 +634,17 @@ class Words:
 
     def ldexp(self, a: Value, n: Any) -> Value:
         kind = a.kind
-        self._nearest(kind)
         a = self.canonical(a)
         a, n = self.meet(a, n if isinstance(n, Value) else self.number("i32", n))
+        rounding = self.rounding[kind]
+        if rounding != exact.NEAREST and kind == "f64":
+            zero = self._float(self.and_(self._raw(a), 1 << 63))
+            clipped = self.min(self.max(n, -4400), 4400)
+            return self.finish(soft.fma(self, a, self.like(a, "f64", 1.0), zero, rounding, clipped), a)
         if kind != "f64":
             clipped = self.min(self.max(n, -600), 600)
             wide = self.each(self.b.fmul, "f64", self._widen(a, "f64"), self._power_of_two(clipped))
-            return self.finish(self._truncate(wide, kind), a)
+            return self.finish(self._narrow(wide, kind, rounding), a)
         result = a
         for _ in range(2):      # steps that leave the last multiplication alone to round
             high, low = self.gt(n, 1023), self.lt(n, -1022)
@@ -651,14 +699,12 @@ class Words:
                 result = self._narrow(a, kind, rounding)
             if self.flush_out[kind]:
                 result = self.flush(result)
-            if self.mode.fp16_overflow and kind == "f16":
-                raise Unsupported("fp16 overflow mode")
-            return result
+            return self._bounded(result, a)
         if kind == "f64":
             return self._from_int(a, kind)
         if width(a.kind) > 32:
             raise Unsupported("64-bit integer to float")
-        return self._narrow(self._from_int(a, "f64"), kind, rounding)
+        return self._bounded(self._narrow(self._from_int(a, "f64"), kind, rounding))
 
     def _from_int(self, a: Value, kind: str) -> Value:
         target = self.type(kind, a.scalar)
@@ -666,14 +712,17 @@ class Words:
         return self.each(lambda p: convert(p, target), kind, a)
 
     def _narrow(self, a: Value, kind: str, rounding: int) -> Value:
+        """A wider float (exact, or rounded to odd) in one rounding of any mode."""
         near = self._truncate(a, kind)
         if rounding == exact.NEAREST:
             return near
-        if rounding != exact.TO_ZERO:
-            raise Unsupported("directed rounding")
-        back = self._widen(near, a.kind)
-        raw = self._raw(near)
-        return self._float(self.select(self.gt(self.abs(back), self.abs(a)), self.sub(raw, 1), raw))
+        back, raw = self._widen(near, a.kind), self._raw(near)
+        if rounding == exact.TO_ZERO:
+            return self._float(self.select(self.gt(self.abs(back), self.abs(a)), self.sub(raw, 1), raw))
+        up = rounding == exact.TO_POSITIVE
+        away = self.signbit(near) if not up else self.not_(self.signbit(near))
+        step = self.select(away, self.add(raw, 1), self.sub(raw, 1))
+        return self._float(self.select(self.lt(back, a) if up else self.gt(back, a), step, raw))
 
     def to_int(self, a: Value, kind: str, rounding: str = "zero") -> Value:
         n = width(kind)
@@ -698,54 +747,42 @@ class Words:
         rounded = self.shr(self.add(self.add(raw, 0x7fff), self.and_(self.shr(raw, 16), 1)), 16)
         return self.cast(self.select(self.isnan(a), self.or_(self.shr(raw, 16), 0x40), rounded), "u16")
 
-    # ---- the transcendental unit: in float64, rounded once
+    # ---- IEEE 754 arithmetic to nearest with denormals, whatever the mode; NaNs as they come
 
-    def _special(self, function: Callable[[Value], Value], a: Value) -> Value:
-        a = self.flush(a) if a.kind == "f32" else self.canonical(a)
-        result = self._truncate(function(self._widen(a, "f64")), a.kind)
-        if a.kind == "f32":
-            result = self.flush(result)
-        return self.finish(result, a)
+    def kind_of(self, a: Value) -> str:
+        return a.kind
 
-    def _over(self, a: Value) -> Value:
-        return self.each(self.b.fdiv, "f64", self.like(a, "f64", 1.0), a)
+    def _near(self, function: Callable[..., ir.Value], a: Any, b: Any) -> Value:
+        x, y = self._same_kind(a, b)
+        return self.each(function, x.kind, x, y)
 
-    def rcp(self, a: Value) -> Value:
-        return self._special(self._over, a)
+    def near_add(self, a: Any, b: Any) -> Value:
+        return self._near(self.b.fadd, a, b)
 
-    def sqrt(self, a: Value) -> Value:
-        return self._special(lambda x: self.call("llvm.sqrt", "f64", x), a)
+    def near_sub(self, a: Any, b: Any) -> Value:
+        return self._near(self.b.fsub, a, b)
 
-    def rsq(self, a: Value) -> Value:
-        return self._special(lambda x: self._over(self.call("llvm.sqrt", "f64", x)), a)
+    def near_mul(self, a: Any, b: Any) -> Value:
+        return self._near(self.b.fmul, a, b)
 
-    def exp2(self, a: Value) -> Value:
-        return self._special(lambda x: self.call("llvm.exp2", "f64", x), a)
+    def near_div(self, a: Any, b: Any) -> Value:
+        return self._near(self.b.fdiv, a, b)
 
-    def log2(self, a: Value) -> Value:
-        return self._special(lambda x: self.call("llvm.log2", "f64", x), a)
+    def near_sqrt(self, a: Value) -> Value:
+        return self.call("llvm.sqrt", a.kind, a)
 
-    def sin_turns(self, a: Value) -> Value:
-        return self._special(lambda x: self._circle("llvm.sin", x), a)
+    def near_int(self, a: Value) -> Value:
+        return self.call("llvm.nearbyint", a.kind, a)
 
-    def cos_turns(self, a: Value) -> Value:
-        return self._special(lambda x: self._circle("llvm.cos", x), a)
-
-    def _circle(self, name: str, turns: Value) -> Value:
-        """See :meth:`mock.isa.transcendental.Transcendental._circle`."""
-        def same_sign() -> Value:
-            return self.copysign(self.like(turns, "f64", 0.0), turns)
-        whole = self.call("llvm.nearbyint", "f64", turns)
-        part = self.each(self.b.fsub, "f64", turns, whole)
-        result = self.call(name, "f64", self.each(self.b.fmul, "f64", part, self.like(turns, "f64", 2.0 * math.pi)))
-        quarters = self.each(self.b.fmul, "f64", part, self.like(turns, "f64", 4.0))
-        rounded = self.call("llvm.nearbyint", "f64", result)
-        nothing = same_sign() if name == "llvm.sin" else self.like(turns, "f64", 0.0)
-        exactly = self.select(self.eq(rounded, 0.0), nothing, rounded)
-        result = self.select(self.eq(self.call("llvm.nearbyint", "f64", quarters), quarters), exactly, result)
-        size = self.abs(turns)
-        far = self.and_(self.gt(size, 256.0), self.lt(size, math.inf))
-        return self.select(far, same_sign() if name == "llvm.sin" else self.like(turns, "f64", 1.0), result)
+    def near_cast(self, a: Value, kind: str) -> Value:
+        """Between floats, rounded once; integers of up to 53 bits to f64; f64 in i32's range to i32 (truncated)."""
+        if kind == "i32":
+            held = self.select(self.isnan(a), self.like(a, "f64", 0.0), a)
+            target = self.type("i32", a.scalar)
+            return self.each(lambda p: self.b.fptosi(p, target), "i32", held)
+        if not _is_float(a.kind):
+            return self._from_int(a, kind)
+        return self._widen(a, kind) if width(a.kind) <= width(kind) else self._truncate(a, kind)
 
     # ---- what a result goes through on its way out
 
@@ -762,14 +799,14 @@ class Words:
 
     def output(self, a: Value, omod: int, clamp: bool) -> Value:
         if omod and not self.mode.ieee and self.flush_out[a.kind]:
-            if a.kind == "f16":
-                raise Unsupported("output modifier of f16")
-            factor = self.like(a, a.kind, (1.0, 2.0, 4.0, 0.5)[omod])
-            a = self.flush(self.select(self.eq(a, 0.0), 0.0, self.each(self.b.fmul, a.kind, a, factor)))
+            wide = "f32" if a.kind == "f16" else a.kind
+            factor = self.like(a, wide, (1.0, 2.0, 4.0, 0.5)[omod])
+            scaled = self._truncate(self.each(self.b.fmul, wide, self._widen(a, wide), factor), a.kind)
+            a = self._bounded(self.flush(self.select(self.eq(a, 0.0), 0.0, scaled)), a)
         return self.clamp_unit(a) if clamp else a
 
-    def stack(self, rows: list[Value]) -> list[Value]:
-        return rows
+    def stack(self, rows: list[Value]) -> tuple[Value, ...]:
+        return tuple(rows)
 
     # ---- across lanes
 

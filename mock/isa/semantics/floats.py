@@ -147,10 +147,9 @@ def _mullit(v: V, a: Any, b: Any, c: Any) -> Any:
 
 def _trig_preop(v: V, a: Any, segment: Any) -> Any:
     """53 bits of 2/pi, from the segment that an argument of this size needs (V_TRIG_PREOP_F64)."""
-    shift = v.mul(v.and_(segment, 31), 53)
     exponent = v.exponent(a)
-    shift = v.bits(v.add(v.bits(shift, "i32"), v.max(v.sub(exponent, 1077), 0)), "u32")
-    fraction, scale = v.two_over_pi(shift), v.sub(v.constant("i32", -53), v.bits(shift, "i32"))
+    shift = v.add(v.bits(v.mul(v.and_(segment, 31), 53), "i32"), v.max(v.sub(exponent, 1077), 0))
+    fraction, scale = v.two_over_pi(shift), v.sub(v.constant("i32", -53), shift)
     scale = v.add(scale, v.select(v.ge(exponent, 1968), v.constant("i32", 128), v.constant("i32", 0)))
     return v.ldexp(fraction, scale)
 

@@ -349,9 +349,11 @@ def _define_16(t: Table) -> None:
     t.op("v_cvt_u32_u16", "u16 -> u32", lambda v, a: v.cast(a, "u32"))
     t.op("v_pack_b32_f16", "b16 b16 -> u32",
          lambda v, a, b: v.or_(v.cast(a, "u32"), v.shl(v.cast(b, "u32"), 16)))
-    t.op("v_sat_pk_u8_i16", "r1 -> u16", lambda v, a: v.cast(v.or_(
-        v.cast(v.saturate(v.cast(v.shr(v.bits(v.shl(a[0], 16), "i32"), 16), "i64"), "u8"), "u32"),
-        v.shl(v.cast(v.saturate(v.cast(v.shr(v.bits(a[0], "i32"), 16), "i64"), "u8"), "u32"), 8)), "u16"))
+    def byte(v: V, a: Any, down: int) -> Any:
+        half = v.shr(v.bits(v.shl(a, 16 - down), "i32"), 16)
+        return v.cast(v.saturate(v.cast(half, "i64"), "u8"), "u32")
+    t.op("v_sat_pk_u8_i16", "u32 -> u16",
+         lambda v, a: v.cast(v.or_(byte(v, a, 0), v.shl(byte(v, a, 16), 8)), "u16"))
     t.op("v_cvt_pk_u16_u32", "u32 u32 -> u32",
          lambda v, a, b: v.or_(v.min(a, 0xffff), v.shl(v.min(b, 0xffff), 16)))
     t.op("v_cvt_pk_i16_i32", "i32 i32 -> u32", lambda v, a, b: v.or_(
