@@ -201,6 +201,32 @@ class Registers:
         else:
             self._far[dword] = value
 
+    # ---- for dumps and snapshots
+
+    @property
+    def readable(self) -> frozenset[int]:
+        """Dwords whose reads a block answers."""
+        return frozenset(self._readers)
+
+    def banks(self) -> list[tuple[int, Hashable, int]]:
+        """(dword, bank, value) of every bank that was written."""
+        return [(dword, bank, value) for (dword, bank), value in self._bank_values.copy().items()]
+
+    def unnamed(self) -> list[tuple[int, int]]:
+        """(dword, value) of what was written where no register has a name."""
+        return [(dword, self._load(dword)) for dword in sorted(self._unnamed) if dword not in self.names.by_dword
+                and self._load(dword)]
+
+    def far(self) -> dict[int, int]:
+        """{dword: value} beyond the BAR."""
+        return self._far.copy()
+
+    def load_state(self, store: bytes, far: dict[int, int], banks: dict[tuple[int, Hashable], int],
+                   selection: Selection) -> None:
+        """Storage as a snapshot has it; no handler is called."""
+        self.store = array("I", store)
+        self._far, self._bank_values, self.selection = dict(far), dict(banks), selection
+
     def field(self, key: str | tuple[str, Hashable], field: str) -> int:
         """A field of the stored value."""
         name = key[0] if isinstance(key, tuple) else key
