@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mock.gmc import Gmc
     from mock.ih import Ih
     from mock.machine import Gpu
+    from mock.trace.record import Trace
 
 __all__ = ["Board", "CLOCK_HZ"]
 
@@ -42,11 +43,12 @@ CLOCK_HZ = 100_000_000
 
 BLOCKS = (("nbio", "mock.nbio", "Nbio"), ("grbm", "mock.grbm", "Grbm"), ("smuio", "mock.grbm", "Smuio"),
           ("psp", "mock.psp", "Psp"), ("smu", "mock.smu", "Smu"), ("memory", "mock.gmc", "Gmc"),
-          ("ih", "mock.ih", "Ih"), ("gfx", "mock.gfx", "Gfx"), ("mec", "mock.mec", "Mec"),
+          ("ih", "mock.ih", "Ih"), ("ras", "mock.ras", "Ras"), ("gfx", "mock.gfx", "Gfx"), ("mec", "mock.mec", "Mec"),
           ("sdma", "mock.sdma", "Sdma"))
 """(attribute of the board, module, class), in the order of making and of reset."""
 
 ALL_ONES = 0xFFFFFFFF
+LATE_SECONDS = 0.05     # of a late interrupt, where the fault does not say
 FB_READ_EN, FB_WRITE_EN = 1, 2       # fields of BIF_FB_EN
 
 
@@ -58,6 +60,7 @@ class Board:
     nbio: Any
     psp: Any
     smu: Any
+    ras: Any
     gfx: Any
     mec: Any
     sdma: Any
@@ -74,6 +77,8 @@ class Board:
         self._epoch = time.perf_counter_ns()
         self._lock = threading.RLock()
         self._msi: dict[object, Callable[..., Any]] = {}
+        self.trace: Trace | None = None
+        """What records this board (AMDRV_MOCK_TRACE, or a test); None while nobody watches."""
         self.lost = False
         """True after a surprise removal: every read returns all ones, writes go nowhere."""
         self.resetting = False
@@ -135,6 +140,8 @@ class Board:
         if self.engines.busy:
             time.sleep(0)       # a bare polling loop lets the engines move
         if index == BAR_REGISTERS and width == 4 and not offset & 3 and 0 <= offset < 4 * self.regs.count:
+            if self.faults.any:
+                self.faults.event("register-read", dword=offset >> 2)
             if self.lost or not self.config.memory_enabled:
                 return ALL_ONES
             if self.smu.gfxoff_allowed and self.gc_unpowered(offset >> 2, "read"):
@@ -149,6 +156,8 @@ class Board:
     def write_bar(self, index: int, offset: int, width: int, value: int) -> None:
         """One posted write of exactly ``width`` bytes; see :meth:`read_bar` for the widths."""
         if index == BAR_REGISTERS and width == 4 and not offset & 3 and 0 <= offset < 4 * self.regs.count:
+            if self.faults.any:
+                self.faults.event("register-write", dword=offset >> 2)
             if self.smu.gfxoff_allowed and self.gc_unpowered(offset >> 2, "write"):
                 return
             if not self.lost and self.config.memory_enabled:
@@ -301,9 +310,23 @@ class Board:
             return False
         if self.faults.lose_interrupt():
             return False
+        if late := self.faults.strike("late-interrupt"):
+            self.engine("late interrupts").post(self._deliver_late, number, late.settings.get("seconds", LATE_SECONDS))
+            return True
+        self._deliver(number)
+        return True
+
+    def _deliver(self, number: int) -> None:
         for callback in list(self._msi.values()):
             callback(number)
-        return True
+
+    def _deliver_late(self, number: int, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.engine("late interrupts").check()
+            time.sleep(min(left, 1e-3))
+        if not self.lost:
+            self._deliver(number)
 
     def decoded_bars(self) -> Iterator[tuple[int, int, int]]:
         """(index, bus address, bytes that answer) of the BARs that are decoded now."""

@@ -11,12 +11,15 @@ What cannot start hangs, as on silicon: :class:`Hang` says why. A wave that faul
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mock import isa
+from mock.faultresponse import patience
+from mock.faults import register
 from mock.gfx import ADDRESS_32, ALIGN_UNALIGNED
 from mock.gmc import Client
 from mock.isa.dispatch import LDS_GRANULE
@@ -33,7 +36,13 @@ USER_SGPRS = 16
 ENGINES_MASKS = 8           # COMPUTE_STATIC_THREAD_MGMT_SE0..7
 SA_BITS = 16                # compute units of one array in a mask
 MAX_WORK_ITEMS = 1024
+SLEEP_SECONDS = 200e-6      # between looks of a launch that waits for its end
 KEEP_PAGES = 256            # arrays of written pages before they are put together
+
+
+register("illegal-instruction", "the first wave of a launch meets bits that are no instruction", "queue")
+register("memory-violation", "the first wave of a launch reads an address that is not mapped", "queue", "address")
+register("hung-wave", "a launch starts and its waves never end, until they are killed", "queue")
 
 
 class Hang(Exception):
@@ -61,6 +70,7 @@ class ShaderAddressSpace:
     def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
         """uint64[n] -> uint64[n]. :raises Fault:"""
         self.queue.check()
+        patience.check = self.queue.check       # this thread may be an executor's own
         addresses = np.asarray(addresses, np.uint64)
         if self.rules.address_mode == ADDRESS_32:
             addresses = addresses & np.uint64(0xFFFFFFFF)
@@ -113,6 +123,11 @@ def _enabled_engines(queue: ComputeQueue) -> list[int]:
     return found
 
 
+def _hw_id2(queue: ComputeQueue) -> int:
+    """SQ_WAVE_HW_ID2: queue 3:0, pipe 5:4, micro engine 9:8, VMID 27:24 (Linux 6.1, gc_11_0_0_sh_mask.h)."""
+    return queue.queue | queue.pipe << 4 | queue.me << 8 | queue.wave_vmid << 24
+
+
 def plan(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int) -> tuple[isa.Dispatch, int]:
     """(launch, waves that may need scratch). :raises Hang: what the SPI would wait for without end."""
     regs = queue.board.regs
@@ -151,13 +166,16 @@ def plan(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int) 
     ring = regs.register("COMPUTE_TMPRING_SIZE").unpack(queue.compute("TMPRING_SIZE"))
     base = queue.compute("DISPATCH_SCRATCH_BASE_LO") | queue.compute("DISPATCH_SCRATCH_BASE_HI") << 32
     memory = queue.board.gfx.shader_memory(queue.wave_vmid)
+    tba, tma = queue.board.gfx.trap_handler(queue.wave_vmid)
     entry = queue.compute("PGM_LO") | regs.register("COMPUTE_PGM_HI")["DATA"].get(queue.compute("PGM_HI")) << 32
     dispatch = isa.Dispatch(
         code_address=entry << CODE_SHIFT, rsrc1=rsrc1, rsrc2=rsrc2, rsrc3=rsrc3,
         user_sgprs=[queue.compute(f"USER_DATA_{i}") for i in range(USER_SGPRS)],
         grid=grid, block=block, partial=partial, start=start, wave_size=wave_size,
         scratch_address=base << SCRATCH_SHIFT, scratch_wave_bytes=ring["WAVESIZE"] * SCRATCH_GRANULE,
-        scratch_slots=ring["WAVES"] * len(engines), shared_base=memory.shared_base, private_base=memory.private_base)
+        scratch_slots=ring["WAVES"] * len(engines), shared_base=memory.shared_base, private_base=memory.private_base,
+        tba=tba, tma=tma, doorbell=queue.hqd_field("PQ_DOORBELL_CONTROL", "DOORBELL_OFFSET"),
+        hw_id2=_hw_id2(queue), interrupt=queue.sq_message)
     if regs.register("COMPUTE_PGM_RSRC2")["SCRATCH_EN"].get(rsrc2) and all(grid):
         if not ring["WAVES"]:
             raise Hang("the code needs scratch (COMPUTE_PGM_RSRC2.SCRATCH_EN) and COMPUTE_TMPRING_SIZE.WAVES is 0")
@@ -194,8 +212,29 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
     board.memory.translate("gc", vmid, np.array([dispatch.code_address], np.uint64), write=False, execute=True,
                            nbytes=4, client=Client.SQC_INST)
     space = ShaderAddressSpace(queue, vmid)
+    if board.faults.any:
+        _injected(queue, dispatch, space)
     try:
         counts = isa.execute(dispatch, space, executor=isa.default_executor() if space.plain else "interpreter")
     finally:
         space.publish()
     board.counters["instructions"] += counts.instructions
+
+
+NOWHERE = 0x6EAD_0000_0000
+"""An address that no driver maps, for an injected memory violation."""
+
+
+def _injected(queue: ComputeQueue, dispatch: isa.Dispatch, space: ShaderAddressSpace) -> None:
+    """:raises IllegalInstruction, Fault, Aborted: what was injected for this launch."""
+    faults = queue.board.faults
+    faults.event("dispatch", queue=queue.name)
+    if faults.strike("illegal-instruction", queue=queue.name):
+        raise isa.IllegalInstruction(dispatch.code_address, bytes(4), "injected")
+    if fault := faults.strike("memory-violation", queue=queue.name):
+        space.translate(np.array([fault.settings.get("address", NOWHERE)], np.uint64), 4, False)
+    if faults.strike("hung-wave", queue=queue.name):
+        queue.board.note("hung-wave", f"{queue.name}: waves that never end, by an injected fault")
+        while True:
+            space.check()
+            time.sleep(SLEEP_SECONDS)

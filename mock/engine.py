@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from mock.faultresponse import patience
+
 __all__ = ["Aborted", "Engine", "Engines"]
 
 
@@ -63,6 +65,7 @@ class Engine:
                     continue
                 self._running, self._current = True, epoch
             try:
+                patience.check = self.check
                 job(*args)
             except Aborted:
                 pass

@@ -26,6 +26,7 @@ __all__ = ["Gfx", "ShaderMemory", "ALIGN_UNALIGNED"]
 WGP_BITS = 16               # width of INACTIVE_WGPS
 CUS_PER_WGP = 2
 APERTURE_SHIFT = 48         # SH_MEM_BASES holds address bits 63:48
+TRAP_SHIFT = 8              # SQ_SHADER_TBA and TMA hold address bits 47:8
 ALIGN_UNALIGNED = 3         # SH_MEM_ALIGNMENT_MODE_UNALIGNED (Linux 6.1, navi10_enum.h)
 ADDRESS_32 = 1              # SH_MEM_ADDRESS_MODE_32
 
@@ -42,7 +43,8 @@ class ShaderMemory(NamedTuple):
 class Gfx(Block):
     ip = "GC"
     banked: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({
-        "vmid": ("SH_MEM_CONFIG", "SH_MEM_BASES", "SPI_GDBG_PER_VMID_CNTL"),
+        "vmid": ("SH_MEM_CONFIG", "SH_MEM_BASES", "SPI_GDBG_PER_VMID_CNTL", "SQ_SHADER_TBA_LO", "SQ_SHADER_TBA_HI",
+                 "SQ_SHADER_TMA_LO", "SQ_SHADER_TMA_HI"),
         "sa": ("CC_GC_SHADER_ARRAY_CONFIG", "GC_USER_SHADER_ARRAY_CONFIG")})
     reset_values: ClassVar[Mapping[str, int]] = MappingProxyType({      # gc_11_0_0_default.h
         "SH_MEM_CONFIG": 0x0000C000, "RLC_CNTL": 0x00000001, "RLC_CP_SCHEDULERS": 0x00003038,
@@ -152,6 +154,17 @@ class Gfx(Block):
         return ShaderMemory(config["ALIGNMENT_MODE"].get(cv), config["ADDRESS_MODE"].get(cv),
                             bases["PRIVATE_BASE"].get(bv) << APERTURE_SHIFT,
                             bases["SHARED_BASE"].get(bv) << APERTURE_SHIFT)
+
+    def trap_handler(self, vmid: int) -> tuple[int, int]:
+        """(address of the code, address of its memory) of a VMID's trap handler, 0 where there is none (Linux 6.1,
+        amdgpu_amdkfd_gfx_v11.c, program_trap_handler_settings_v11)."""
+        regs = self.board.regs
+        high = regs.register("SQ_SHADER_TBA_HI")
+        if not high["TRAP_EN"].get(regs["SQ_SHADER_TBA_HI", vmid]):
+            return 0, 0
+        tba = regs["SQ_SHADER_TBA_LO", vmid] | high["ADDR_HI"].get(regs["SQ_SHADER_TBA_HI", vmid]) << 32
+        tma = regs["SQ_SHADER_TMA_LO", vmid] | high["ADDR_HI"].get(regs["SQ_SHADER_TMA_HI", vmid]) << 32
+        return tba << TRAP_SHIFT, tma << TRAP_SHIFT
 
     def cache_operation(self, engine: str, vmid: int, control: int) -> None:
         """A packet asked for caches to be written back or invalidated; ``control`` is GCR_CNTL."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from amdrv import regs
 from amdrv.facts import ih, vm
+from mock import faultresponse
 from mock.bus import BusError
 from mock.pagetable import (
     PAGE_SHIFT,
@@ -42,6 +43,9 @@ PA_ONLY, USE_SYS_MAP, IN_SYS, NOT_IN_SYS = range(4)         # SYSTEM_ACCESS_MODE
 
 # PERMISSION_FAULTS (Linux, kfd_int_process_v9.c decodes the same bits: valid, read, write; then execute)
 PERM_VALID, PERM_READ, PERM_WRITE, PERM_EXECUTE = 1, 2, 4, 8
+PERMISSION_KINDS = ((PERM_VALID, "VALID"), (PERM_READ, "READ"), (PERM_WRITE, "WRITE"), (PERM_EXECUTE, "EXECUTE"))
+RETRY = "RETRY_PERMISSION_OR_INVALID_PAGE_FAULT"
+IV_WRITE, IV_RETRY = 0x20, 0x80         # in the second word of a fault's IH entry (Linux 6.1, gmc_v10_0.c)
 
 
 class Client:
@@ -54,6 +58,9 @@ class Client:
 
 class Fault(Exception):
     """A translation that failed; when a client sees it, registers are set and the interrupt is out. It must stop."""
+
+    memory_violation = True
+    """For :mod:`mock.isa`: a wave's trap handler may take it."""
 
     def __init__(self, hub: str, vmid: int, address: int, write: bool, why: str) -> None:
         self.hub, self.vmid, self.address, self.write, self.why = hub, vmid, address, write, why
@@ -150,16 +157,43 @@ class Hub:
 
     def pages_to_hosts(self, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int) -> np.ndarray:
         """uint64[n] page numbers -> uint64[n] host pointers of the pages. :raises Fault:"""
-        try:
-            return self._pages_to_hosts(vmid, pages, write, execute, client)
-        except Fault as error:
-            self.report(error)      # not under the lock: the interrupt is an access of its own
-            raise
+        redirected: dict[int, int] = {}         # where a default page answers instead: {page: host}
+        told = -1
+        wanted = pages
+        while len(wanted):
+            try:
+                if self.board.faults.any and (error := faultresponse.injected(self, vmid, wanted, write, client)):
+                    raise error
+                found = self._pages_to_hosts(vmid, wanted, write, execute, client)
+                break
+            except Fault as error:
+                page = error.address >> PAGE_SHIFT
+                again = bool(error.permissions) and bool(self.field(f"VM_CONTEXT{error.vmid}_CNTL", RETRY))
+                if not again or page != told:
+                    self.report(error, retried=again)   # not under the lock: the interrupt is an access of its own
+                told = page
+                if faultresponse.retry(self, error):
+                    continue
+                names = faultresponse.kinds(error.walker, error.permissions, PERMISSION_KINDS)
+                host = faultresponse.redirect(self, error, names)
+                if host is None:
+                    raise
+                redirected[page] = host
+                wanted = wanted[wanted != np.uint64(page)]
+        else:
+            found = np.empty(0, np.uint64)
+        if redirected:
+            hosts = np.empty(len(pages), np.uint64)
+            kept = ~np.isin(pages, np.fromiter(redirected, np.uint64))
+            hosts[kept] = found
+            hosts[~kept] = [redirected[int(page)] for page in pages[~kept]]
+            return hosts
+        return found
 
     def page_to_host(self, vmid: int, page: int, write: bool, execute: bool, client: int) -> int:
         """:meth:`pages_to_hosts` for one page; quick when the TLB has it."""
         config = self.config
-        if config is not None and config.plain and self.strict and not self.crashed:
+        if config is not None and config.plain and self.strict and not self.crashed and not self.board.faults.any:
             if vmid:
                 need = vm.PTE_VALID | (vm.PTE_WRITEABLE if write else vm.PTE_READABLE)
                 if execute:
@@ -370,8 +404,8 @@ class Hub:
         error.client, error.walker, error.permissions = client, walker, permissions
         return error
 
-    def report(self, error: Fault) -> Fault:
-        """Status, address and interrupt, as the hub does it."""
+    def report(self, error: Fault, *, retried: bool = False) -> Fault:
+        """Status, address and interrupt, as the hub does it. ``retried``: the client will ask again."""
         self.board.note("page-fault" if type(error) is Fault else "bus-fault", str(error))
         if error.walker is None and isinstance(error, BusFault):
             return error
@@ -388,24 +422,22 @@ class Hub:
                 MAPPING_ERROR=int(bool(walker)), CID=error.client, RW=int(error.write), VMID=error.vmid)
             store[name + "ADDR_LO32"] = page & 0xFFFFFFFF
             store[name + "ADDR_HI32"] = page >> 32 & 0xF
-        if cntl["CRASH_ON_NO_RETRY_FAULT"].get(store[name + "CNTL"]):
+        if not retried and cntl["CRASH_ON_NO_RETRY_FAULT"].get(store[name + "CNTL"]):
             self.crashed = True
+        if retried and not self.field("VM_L2_PROTECTION_FAULT_CNTL2", "ENABLE_RETRY_FAULT_INTERRUPT"):
+            return error
         if self._interrupts(error.vmid, walker, error.permissions):
             gc = self.name == "gc"
             self.gmc.interrupt(ih.SOC21_IH_CLIENTID_GFX if gc else ih.SOC21_IH_CLIENTID_VMC,
                                ih.UTCL2_1_0__SRCID__FAULT if gc else ih.VMC_1_0__SRCID__VM_FAULT, vmid=error.vmid,
-                               vmid_src=0 if gc else 1, data=(page & 0xFFFFFFFF, page >> 32 & 0xF, 0, 0))
+                               vmid_src=0 if gc else 1,
+                               data=(page & 0xFFFFFFFF, page >> 32 & 0xF | IV_WRITE * error.write | IV_RETRY * retried,
+                                     0, 0))
         return error
 
     def _interrupts(self, vmid: int, walker: int | None, permissions: int) -> bool:
         name = f"VM_CONTEXT{vmid}_CNTL"
-        kinds = []
-        if walker == 1 or walker is None:
-            kinds.append("RANGE")
-        elif walker:
-            kinds.append("PDE0")
-        kinds += [kind for bit, kind in ((PERM_VALID, "VALID"), (PERM_READ, "READ"), (PERM_WRITE, "WRITE"),
-                                         (PERM_EXECUTE, "EXECUTE")) if permissions & bit]
+        kinds = faultresponse.kinds(walker, permissions, PERMISSION_KINDS)
         return any(self.field(name, f"{kind}_PROTECTION_FAULT_ENABLE_INTERRUPT") for kind in kinds)
 
     def clear_fault(self) -> None:

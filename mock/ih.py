@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from amdrv.facts import ih as facts
 from mock.block import Block, on_write
 from mock.bus import BusError
+from mock.faults import Fault, register
 
 if TYPE_CHECKING:
     from mock.board import Board
@@ -36,6 +37,7 @@ ENTRY_BYTES = 32
 MC_SPACE_BUS = 2
 """Physical addresses of the bus; 4 is a GPU address (Linux 6.1, ih_v6_0.c, ih_v6_0_rb_cntl)."""
 RB_OVERFLOW = 1
+STORM = (facts.SOC21_IH_CLIENTID_ROM_SMUIO, 0)
 RING1_CLIENTS = 8       # entries of the IH_RING1_CLIENT_CFG table
 
 
@@ -111,12 +113,17 @@ class Ih(Block):
     def _pointer(which: str, ring: int) -> str:
         return f"IH_RB_{which}" + ("_RING1" if ring else "")
 
-    def post(self, client: int, source: int, *, ring_id: int = 0, vmid: int = 0, vmid_src: int = 0, pasid: int = 0,
-             data: tuple[int, ...] = (0, 0, 0, 0)) -> bool:
+    def post(self, client: int, source: int, *, ring_id: int = 0, vmid: int = 0, vmid_src: int = 0,
+             pasid: int | None = None, data: tuple[int, ...] = (0, 0, 0, 0)) -> bool:
         """Raise an interrupt, from any thread. ``data`` are up to four context words; True when an entry was written.
 
-        ``vmid_src`` is 0 for GC's VMIDs and 1 for the MM hub's.
+        ``vmid_src`` is 0 for GC's VMIDs and 1 for the MM hub's. The PASID is the one that the driver gave the VMID
+        (IH_VMID_n_LUT, and _LUT_MM for the MM hub; Linux 6.1, gmc_v11_0_emit_pasid_mapping).
         """
+        if self.board.faults.any:
+            self.board.faults.event("interrupt", client=client, source=source)
+        if pasid is None:
+            pasid = self.board.regs[f"IH_VMID_{vmid & 0xF}_LUT{'_MM' if vmid_src else ''}"] & 0xFFFF
         ring = 1 if self._goes_to_ring1(client, source) else 0
         time = self.board.clock()
         words = (client & 0xFF | (source & 0xFF) << 8 | (ring_id & 0xFF) << 16 | (vmid & 0xF) << 24
@@ -142,9 +149,7 @@ class Ih(Block):
 
     def raise_(self, client: int, source: int, *, ring_id: int = 0, vmid: int = 0, vmid_src: int = 0,
                pasid: int | None = None, context: tuple[int, ...] = (0, 0, 0, 0)) -> bool:
-        """:meth:`post`, with the PASID that the driver gave the VMID (IH_VMID_n_LUT, and _LUT_MM for the MM hub)."""
-        if pasid is None:
-            pasid = self.board.regs[f"IH_VMID_{vmid}_LUT{'_MM' if vmid_src else ''}"] & 0xFFFF
+        """:meth:`post` by its older name."""
         return self.post(client, source, ring_id=ring_id, vmid=vmid, vmid_src=vmid_src, pasid=pasid, data=context)
 
     def _goes_to_ring1(self, client: int, source: int) -> bool:
@@ -220,3 +225,13 @@ class Ih(Block):
         finally:
             self._storing = False
         return True
+
+
+def _flood(board: Board, fault: Fault) -> None:
+    """A storm of entries, of a client and source that nobody listens to."""
+    for _ in range(fault.settings.get("entries", 1)):
+        board.ih.post(fault.settings.get("client", STORM[0]), fault.settings.get("source", STORM[1]))
+
+
+register("interrupt-storm", "so many entries come at once, of that client and source, as a broken block would send "
+         "them: more than the ring holds make it overflow", "entries", "client", "source", at_once=_flood)

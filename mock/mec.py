@@ -31,6 +31,7 @@ from mock import isa
 from mock.block import Block, on_write
 from mock.dispatch import Hang
 from mock.engine import Aborted
+from mock.faults import register
 from mock.gmc import Client, Fault
 from mock.packets import BadPacket, Decoded, Truncated, decode_pm4
 from mock.pm4 import IllegalAccess, Pm4Executor
@@ -54,6 +55,13 @@ SQ_ENCODING_SHIFT, SQ_ENCODING_ERROR = 6, 2
 SQ_ERROR_TYPE_SHIFT, SQ_ILLEGAL_INSTRUCTION, SQ_MEMORY_VIOLATION = 21, 1, 2
 
 Bank = tuple[int, int, int]
+
+
+register("bad-packet", "a packet is garbled on its way to an engine: an interrupt (opcode error), and the queue stops",
+         "queue")
+register("privileged-access", "a packet is taken for one that its queue may not use: an interrupt, and the queue stops",
+         "queue")
+register("queue-hang", "an engine stands still before a packet, without a word", "queue")
 
 
 class Dequeued(Exception):
@@ -266,6 +274,8 @@ class ComputeQueue:
                     self.check()
                     packet = decode_pm4(words, at)
                     self.board.counters["pm4_packets"] += 1
+                    if self.board.faults.any:
+                        self.injected(packet)
                     at += packet.length + executor.execute(packet, vmid, base, start + at)
                     self.advance(start + at)
                     if self.attention:
@@ -281,6 +291,18 @@ class ComputeQueue:
                 self.fail(error, packet)
                 break
         self.report_read()
+
+    def injected(self, packet: Decoded) -> None:
+        """:raises BadPacket, IllegalAccess, Hang: what was injected for this packet."""
+        faults = self.board.faults
+        faults.event("pm4-packet", queue=self.name, packet=packet.name)
+        self.check()                    # the event may have pulled the card out or reset it
+        if faults.strike("bad-packet", queue=self.name):
+            raise BadPacket(packet.opcode, f"{packet}: garbled on its way, by an injected fault")
+        if faults.strike("privileged-access", queue=self.name):
+            raise IllegalAccess(f"{packet}: by an injected fault")
+        if faults.strike("queue-hang", queue=self.name):
+            raise Hang("the micro engine stands still, by an injected fault")
 
     def fail(self, error: Exception, packet: Decoded | None) -> None:
         """What silicon tells the host of an error in this queue; then the queue hangs."""
@@ -371,6 +393,12 @@ class ComputeQueue:
         self.board.ih.post(ih.SOC21_IH_CLIENTID_GRBM_CP, ih.GFX_11_0_0__SRCID__SQ_INTERRUPT_ID, ring_id=self.ring_id,
                            vmid=self.wave_vmid,
                            data=(kind << SQ_ERROR_TYPE_SHIFT, SQ_ENCODING_ERROR << SQ_ENCODING_SHIFT, 0, 0))
+
+    def sq_message(self, message: isa.SqInterrupt) -> None:
+        """A wave sent MSG_INTERRUPT."""
+        first, second = message.context_ids()
+        self.board.ih.post(ih.SOC21_IH_CLIENTID_GRBM_CP, ih.GFX_11_0_0__SRCID__SQ_INTERRUPT_ID, ring_id=self.ring_id,
+                           vmid=self.wave_vmid, data=(first, second, 0, 0))
 
     def end_of_pipe(self) -> None:
         """Stage an event in the EOP buffer, 8 dwords an entry. :raises Fault: the buffer is not there."""
@@ -597,11 +625,13 @@ class Mec(Block):
         return any(queue.dispatching for queue in self.queues.values())
 
     def soft_reset(self) -> None:
-        """GRBM_SOFT_RESET of CP: every queue is gone; pipes wait for their firmware to be started again."""
+        """GRBM_SOFT_RESET of CP: every queue is gone, with its registers; pipes wait for their firmware to be started
+        again."""
         for queue in self.queues.values():
             queue.engine.abort()
             queue.reset()
-            queue.set_hqd("ACTIVE", 0)
+        for pattern in ("CP_HQD_*", "CP_MQD_*", "COMPUTE_*"):
+            self.board.regs.forget(pattern)
         self.started.clear()
 
     def reset_vmids(self, vmids: int) -> None:

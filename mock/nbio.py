@@ -213,13 +213,17 @@ class Nbio(Block):
         client = self.doorbell_client(dword)
         if client is None:
             board.note("doorbell-route", f"doorbell {dword:#x}: no enabled S2A_DOORBELL_ENTRY leads it anywhere")
-        elif board.faults.strike("doorbell-lost", client=client) is None:
+        elif not board.faults.any or not self._lost_doorbell(client):
             if client == "cp":
                 board.mec.doorbell(offset, value, width)
             elif client == "sdma":
                 board.sdma.doorbell(offset, value, width)
             else:
                 board.ih.doorbell(dword, value)
+
+    def _lost_doorbell(self, client: str) -> bool:
+        self.board.faults.event("doorbell", client=client)
+        return self.board.lost or self.board.faults.strike("doorbell-lost", client=client) is not None
 
     def doorbell_client(self, dword: int) -> str | None:
         """Where the S2A entries lead a doorbell: "cp", "ih", "sdma" or nowhere."""

@@ -272,6 +272,8 @@ class Psp(Block):
             return False
         command = facts.psp_gfx_cmd_resp.from_buffer_copy(data)
         self.board.counters["psp_commands"] += 1
+        if self.board.faults.any:
+            self.board.faults.event("psp-command", command=command.cmd_id)
         if self.board.faults.strike("psp-silent"):
             return True
         ctypes.memset(ctypes.addressof(command.resp), 0, ctypes.sizeof(command.resp))

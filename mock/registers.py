@@ -192,6 +192,15 @@ class Registers:
         else:
             self._bank_values[dword, bank] = value
 
+    def forget(self, pattern: str, bank: Hashable = None) -> None:
+        """Registers by shell pattern back to their reset values: of one bank, or of all."""
+        dwords = {self.dword(name) for name in self.names.search(pattern)}
+        for key in [key for key in self._bank_values if key[0] in dwords and bank in (None, key[1])]:
+            del self._bank_values[key]
+        for dword in dwords:
+            if dword not in self._banked:
+                self._keep(dword, self._reset_values.get(dword, 0))
+
     def _load(self, dword: int) -> int:
         return self.store[dword] if dword < self.count else self._far.get(dword, 0)
 

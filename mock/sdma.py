@@ -28,7 +28,7 @@ from amdrv.facts import ih
 from mock.block import Block
 from mock.engine import Aborted
 from mock.gmc import Client, Fault
-from mock.packets import BadPacket, Truncated, decode_sdma
+from mock.packets import BadPacket, Decoded, Truncated, decode_sdma
 from mock.sdma_packets import SdmaExecutor
 
 if TYPE_CHECKING:
@@ -154,6 +154,8 @@ class SdmaQueue:
                     self.engine_check()
                     packet = decode_sdma(words, at)
                     self.board.counters["sdma_packets"] += 1
+                    if self.board.faults.any:
+                        self.injected(packet)
                     at += packet.length + executor.execute(packet, vmid, (start >> 2) + at)
                     self.read = min(start + 4 * at, self.write)
                     if self.attention:
@@ -176,6 +178,17 @@ class SdmaQueue:
                 self.stop(str(error))
                 break
         self.write_back()
+
+    def injected(self, packet: Decoded) -> None:
+        """:raises BadPacket, Stopped: what was injected for this packet."""
+        faults = self.board.faults
+        faults.event("sdma-packet", queue=self.name, packet=packet.name)
+        self.engine_check()
+        if faults.strike("bad-packet", queue=self.name):
+            raise BadPacket(packet.opcode, f"{packet}: garbled on its way, by an injected fault")
+        if faults.strike("queue-hang", queue=self.name):
+            self.stop("the engine stands still, by an injected fault")
+            raise Stopped
 
     def _check_shadow(self) -> None:
         """With F32_WPTR_POLL_ENABLE the firmware also reads the write pointer in memory, which the driver keeps equal

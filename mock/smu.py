@@ -10,7 +10,12 @@ GFXOFF: while it is allowed (AllowGfxOff; PMFW starts with it disallowed, as Lin
 to do, GC has no power: its registers read as 0 and writes to them are lost. A doorbell wakes GC for as long as there is
 work. The state belongs to the SMU, so it outlives a driver: the next one must send DisallowGfxOff before it touches GC.
 
-Clock levels and metrics are figures of ours in the range of the card's; nothing else here depends on them.
+Clock levels and metrics are figures of ours in the range of the card's; nothing else here depends on them. The tables
+it hands out are :mod:`mock.smutables`'; a table that the driver gave is handed back as it came.
+
+A throttled clock (an injected "clock-drop") is told by an interrupt of client MP1, source 0xFE, context 7, and by
+ThrottlingPercentage in the metrics; a temperature beyond the limit by client THM, source 0 (smu_v13_0.c,
+smu_v13_0_irq_process), while MP1_SMN_IH_SW_INT.VALID and IH_SW_INT_CTRL.INT_MASK let it.
 """
 
 from __future__ import annotations
@@ -20,9 +25,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from amdrv.facts import ih
 from amdrv.facts import smu13 as facts
+from mock import smutables
 from mock.block import Block, on_write
-from mock.faults import register
+from mock.faults import Fault, register
+from mock.smutables import PPT_LIMIT_WATTS
 
 if TYPE_CHECKING:
     from mock.board import Board
@@ -48,7 +56,6 @@ CLOCKS: dict[int, tuple[int, ...]] = {      # MHz, by PPCLK_*
     facts.PPCLK_DCFCLK: (300, 1650), facts.PPCLK_DTBCLK: (300, 1564)}
 FINE = (facts.PPCLK_GFXCLK, facts.PPCLK_SOCCLK, facts.PPCLK_DCLK_0, facts.PPCLK_VCLK_0, facts.PPCLK_DCLK_1,
         facts.PPCLK_VCLK_1)
-PPT_LIMIT_WATTS = 303
 TABLE_TYPES: dict[int, type[ctypes.Structure]] = {
     facts.TABLE_PPTABLE: facts.PPTable_t, facts.TABLE_COMBO_PPTABLE: facts.PPTable_t,
     facts.TABLE_WATERMARKS: facts.WatermarksExternal_t, facts.TABLE_SMU_METRICS: facts.SmuMetricsExternal_t,
@@ -67,6 +74,14 @@ STORED = ("SetAllowedFeaturesMaskLow", "SetAllowedFeaturesMaskHigh", "SetDriverD
           "SetPriorityDeltaGain", "SetNumBadMemoryPagesRetired", "SetBadMemoryPagesRetiredFlagsPerChannel",
           "EnableAudioStutterWA", "UseDefaultPPTable", "RunDcBtc")
 """Messages whose argument is kept (``Smu.settings``) and answered OK; they switch what this card does not model."""
+
+SMU_INTERRUPT, THROTTLED = 0xFE, 7
+"""Source and context of the SMU's interrupt for a throttled clock (smu_v13_0.c, smu_v13_0_irq_process)."""
+THERM_HIGH = 0
+"""THM_11_0__SRCID__THM_DIG_THERM_L2H (smu_v13_0.c)."""
+IDLE_CELSIUS, BUSY_CELSIUS = 40, 68
+THROTTLER_TEMP_HOTSPOT, THROTTLER_PPT0 = 1, 16
+"""Places of THROTTLER_TEMP_HOTSPOT_BIT and THROTTLER_PPT0_BIT (smu13_driver_if_v13_0_0.h)."""
 
 register("smu-silent", "the SMU takes a message and never answers", "message")
 register("smu-busy", "the SMU answers that it is busy (0xFC)", "message")
@@ -91,6 +106,8 @@ class Smu(Block):
                  if name.startswith("PPSMC_MSG_")}
         self._messages: dict[int, tuple[str, Callable[[int], int] | None]] = {
             number: (name, getattr(self, f"_do_{name}", None)) for number, name in names.items()}
+        self._dropped: dict[int, int] = {}
+        self._celsius = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -103,6 +120,7 @@ class Smu(Block):
         self._tables: dict[int, bytes] = {}
         self._limits = {clock: [levels[0], levels[-1]] for clock, levels in CLOCKS.items()}
         self._ppt = PPT_LIMIT_WATTS
+        self._energy = self._counter = 0
 
     def reset(self) -> None:
         self._clear()
@@ -128,6 +146,8 @@ class Smu(Block):
         if not self.alive:
             board.note("smu-dead", f"message {number:#x} to the SMU, whose firmware does not run")
             return
+        if board.faults.any:
+            board.faults.event("smu-message", message=number)
         argument = board.regs["MP1_SMN_C2PMSG_82"]
         if self._working:
             board.note("smu-busy", f"message {number:#x} while the SMU still works on another")
@@ -198,7 +218,7 @@ class Smu(Block):
         return high << 32 | low
 
     def _do_EnableAllSmuFeatures(self, argument: int) -> int:
-        self.running = self._allowed() & (1 << facts.FEATURE_SPARE_51_BIT) - 1
+        self.running = self._allowed() & smutables.FEATURES
         return argument
 
     def _do_DisableAllSmuFeatures(self, argument: int) -> int:
@@ -206,11 +226,11 @@ class Smu(Block):
         return argument
 
     def _do_EnableSmuFeaturesLow(self, argument: int) -> int:
-        self.running |= argument & self._allowed()
+        self.running |= argument & self._allowed() & smutables.FEATURES
         return argument
 
     def _do_EnableSmuFeaturesHigh(self, argument: int) -> int:
-        self.running |= argument << 32 & self._allowed()
+        self.running |= argument << 32 & self._allowed() & smutables.FEATURES
         return argument
 
     def _do_DisableSmuFeaturesLow(self, argument: int) -> int:
@@ -235,12 +255,29 @@ class Smu(Block):
         low, high = self.settings.get("SetDriverDramAddrLow"), self.settings.get("SetDriverDramAddrHigh")
         if low is None or high is None:
             raise Rejected(facts.PPSMC_Result_CmdRejectedPrereq, "SetDriverDramAddrHigh and Low come first")
-        return table, ctypes.sizeof(TABLE_TYPES[table]), high << 32 | low
+        size = smutables.COMBO_BYTES if table == facts.TABLE_COMBO_PPTABLE else ctypes.sizeof(TABLE_TYPES[table])
+        return table, size, high << 32 | low
+
+    def _content(self, table: int, size: int) -> bytes:
+        """What the SMU has for a table; one that it has nothing for, and that no driver gave, is zeros."""
+        if table == facts.TABLE_SMU_METRICS:
+            return self._metrics()
+        if table == facts.TABLE_ECCINFO:
+            return bytes(self.board.ras.table())
+        if table in self._tables:
+            return self._tables[table]
+        if table == facts.TABLE_PPTABLE:
+            return bytes(smutables.pptable(CLOCKS, FINE))
+        if table == facts.TABLE_COMBO_PPTABLE:
+            return smutables.combo(CLOCKS, FINE)
+        if table == facts.TABLE_DRIVER_INFO:
+            return smutables.driver_info(CLOCKS)
+        return bytes(size)
 
     def _do_TransferTableSmu2Dram(self, argument: int) -> int:
         from mock.gmc import Client, Fault
         table, size, address = self._table(argument)
-        data = self._metrics() if table == facts.TABLE_SMU_METRICS else self._tables.get(table, bytes(size))
+        data = self._content(table, size)
         try:
             self.board.memory.write("mm", 0, address, data, client=Client.MM_MP1)
         except Fault as error:
@@ -329,19 +366,69 @@ class Smu(Block):
     def clock_mhz(self, clock: int) -> int:
         """What a clock runs at now: its upper limit while engines work, its lower one while they rest."""
         low, high = self._limits[clock]
-        return max(low, high) if self.board.engines.busy > 1 else low
+        mhz = max(low, high) if self.working else low
+        return min(mhz, self._dropped.get(clock, mhz))
+
+    @property
+    def working(self) -> bool:
+        """Does an engine beside the SMU's own have work?"""
+        return self.board.engines.busy > 1
+
+    def drop_clock(self, clock: int, mhz: int, celsius: int) -> None:
+        """A clock falls to ``mhz`` and stays there until the fault is cleared; the driver is told why."""
+        self._dropped[clock] = mhz
+        self._celsius = celsius
+        self.board.note("clock-drop", f"clock {clock} is throttled to {mhz} MHz at {celsius} degrees")
+        if self.alive:
+            self.board.ih.post(ih.SOC21_IH_CLIENTID_MP1, SMU_INTERRUPT, data=(THROTTLED, 0, 0, 0))
+        if celsius > smutables.TEMPERATURE_LIMITS[facts.TEMP_HOTSPOT]:
+            self.board.ih.post(ih.SOC21_IH_CLIENTID_THM, THERM_HIGH)
+
+    def undrop(self) -> None:
+        self._dropped.clear()
+        self._celsius = 0
 
     def _metrics(self) -> bytes:
         table = facts.SmuMetricsExternal_t()
         metrics = table.SmuMetrics
         for clock in CLOCKS:
             metrics.CurrClock[clock] = self.clock_mhz(clock)
-        metrics.AverageGfxclkFrequencyPostDs = metrics.AverageGfxclkFrequencyPreDs = metrics.CurrClock[0]
-        metrics.AverageMemclkFrequencyPostDs = metrics.AverageMemclkFrequencyPreDs = \
-            metrics.CurrClock[facts.PPCLK_UCLK]
-        metrics.AverageGfxActivity = 100 if self.board.engines.busy > 1 else 0
-        metrics.AverageSocketPower = 90 if self.board.engines.busy > 1 else 15
-        for sensor in range(facts.TEMP_COUNT):
-            metrics.AvgTemperature[sensor] = 40
-        metrics.PcieRate, metrics.PcieWidth = 4, 6      # codes: 16 GT/s; x16 (Linux 6.1, smu_v13_0.c, link_width)
+        gfx, memory, fabric = (metrics.CurrClock[clock] for clock in (
+            facts.PPCLK_GFXCLK, facts.PPCLK_UCLK, facts.PPCLK_FCLK))
+        metrics.AverageGfxclkFrequencyTarget = max(self._limits[facts.PPCLK_GFXCLK])
+        metrics.AverageGfxclkFrequencyPostDs = metrics.AverageGfxclkFrequencyPreDs = gfx
+        metrics.AverageMemclkFrequencyPostDs = metrics.AverageMemclkFrequencyPreDs = memory
+        metrics.AverageFclkFrequencyPostDs = metrics.AverageFclkFrequencyPreDs = fabric
+        busy = self.working
+        watts = min(self._ppt, 90 if busy else 15)
+        self._energy = (self._energy + watts) & 0xFFFFFFFF
+        self._counter = (self._counter + 1) & 0xFFFFFFFF
+        metrics.MetricsCounter, metrics.EnergyAccumulator = self._counter, self._energy
+        metrics.dGPU_W_MAX = self._ppt
+        metrics.AverageGfxActivity = metrics.AverageUclkActivity = 100 if busy else 0
+        metrics.AverageSocketPower, metrics.AverageTotalBoardPower = watts, watts + 20
+        celsius = self._celsius or (BUSY_CELSIUS if busy else IDLE_CELSIUS)
+        for sensor in smutables.TEMPERATURE_LIMITS:
+            metrics.AvgTemperature[sensor] = celsius
+        metrics.AvgTemperatureFanIntake = 28
+        for rail, millivolts in enumerate((1050 if busy else 700, 850, 700, 1350, 850)):
+            metrics.AvgVoltage[rail] = millivolts
+        metrics.AvgFanPwm, metrics.AvgFanRpm = (30, smutables.FAN_RPM * 30 // 100) if busy else (0, 0)
+        if self._dropped:
+            hot = celsius >= smutables.TEMPERATURE_LIMITS[facts.TEMP_HOTSPOT]
+            metrics.ThrottlingPercentage[THROTTLER_TEMP_HOTSPOT if hot else THROTTLER_PPT0] = 100
+        metrics.PcieRate, metrics.PcieWidth = smutables.LINK_LEVELS[-1][:2]
+        serial = 0x6D6F_636B_0000_0000 | int(self.board.address.split(":")[1], 16)       # "mock", and the bus number
+        metrics.PublicSerialNumberLower, metrics.PublicSerialNumberUpper = serial & 0xFFFFFFFF, serial >> 32
         return bytes(table)
+
+
+def _drop(board: Board, fault: Fault) -> None:
+    clock = fault.settings.get("clock", facts.PPCLK_GFXCLK)
+    if clock not in CLOCKS:
+        raise ValueError(f"clock={clock!r}: the SMU has the clocks {sorted(CLOCKS)}")
+    board.smu.drop_clock(clock, fault.settings.get("mhz", CLOCKS[clock][0]), fault.settings.get("celsius", 90))
+
+
+register("clock-drop", "a clock (PPCLK_*) is throttled to that many MHz, at that many degrees Celsius; the SMU tells "
+         "of it by an interrupt and in its metrics", "clock", "mhz", "celsius", at_once=_drop)

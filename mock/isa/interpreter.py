@@ -64,6 +64,7 @@ class Machine:
         self.space = memory.Space(self.accessor, self.lds)
         self.trace, self.count_mnemonics = trace, count_mnemonics
         self.check_hazards, self.watchdog = check_hazards, watchdog
+        self._still_wanted = getattr(memory_, "check", lambda: None)
         self._blocks: dict[int, _Bound] = {}
         self._vocabularies: dict[int, Vocabulary] = {}
         self._apart = bool(initial_mode(dispatch) & TRAP_EN)     # an exception is one wave's: none share a state
@@ -235,8 +236,10 @@ class Machine:
             if not ready:
                 raise IsaError("deadlock: every wave that is left waits at s_barrier for a wave that has ended")
             turns += 1
-            if turns % _LOOK == 0 and time.monotonic() > deadline:
-                raise self._hung(ready)
+            if turns % _LOOK == 0:
+                self._still_wanted()
+                if time.monotonic() > deadline:
+                    raise self._hung(ready)
             # Fairness: PCs keep their insertion order, so the first key is the one that waited longest.
             pc = next(iter(ready)) if turns % _FAIR_TURN == 0 else min(ready)
             states = ready.pop(pc)

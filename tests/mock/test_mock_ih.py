@@ -175,3 +175,38 @@ def test_lost_and_spurious(ring: Any) -> None:
     assert ring.msi == [] and ring.board.counters["interrupts"] == 1
     ring.board.faults.inject("spurious-interrupt")
     assert ring.msi == [0] and ring.board.counters["interrupts"] == 1
+
+
+def test_late(ring: Any) -> None:
+    """The entry is there at once, the MSI after its time; and not if the card was reset meanwhile."""
+    ring.board.faults.inject("late-interrupt", count=1, seconds=0.03)
+    ring.board.ih.post(CP, EOP)
+    assert ring.msi == [] and ring.read("IH_RB_WPTR") == 32
+    ring.wait(lambda: ring.msi == [0])
+    ring.write("IH_RB_RPTR", 32)
+    ring.board.faults.inject("late-interrupt", count=1, seconds=3600)
+    ring.board.ih.post(CP, EOP)
+    ring.board.reset()
+    ring.wait(lambda: ring.board.engine("late interrupts").idle)
+    assert ring.msi == [0]
+
+
+@pytest.mark.parametrize("overflow", [0, 1])
+def test_storm(ring: Any, overflow: int) -> None:
+    """More entries than the ring holds: the flag is set, or the last are dropped; one MSI for all."""
+    ring.write("IH_RB_CNTL", **{**CNTL, "WPTR_OVERFLOW_ENABLE": overflow})
+    ring.board.faults.inject("interrupt-storm", entries=ENTRIES + 3, client=CP, source=9)
+    assert ring.read("IH_RB_WPTR") == (32 * 3 | 1 if overflow else 32 * (ENTRIES - 1))
+    assert ring.msi == [0] and entry(ring, 5)[0] == CP | 9 << 8
+    ring.board.ih.post(CP, EOP)
+    assert (entry(ring, 3)[0] == CP | EOP << 8) == bool(overflow)
+
+
+@pytest.mark.parametrize("where", ["IH_VMID_5_LUT", "IH_VMID_5_LUT_MM"])
+def test_entries_carry_the_pasid_of_their_vmid(ring: Any, where: str) -> None:
+    ring.write(where, 0x1234)
+    ring.board.ih.post(CP, EOP, vmid=5)
+    ring.board.ih.post(CP, EOP, vmid=5, vmid_src=1)
+    ring.board.ih.post(CP, EOP, vmid=5, pasid=7)
+    mm = where.endswith("MM")
+    assert [entry(ring, n)[3] for n in range(3)] == [0 if mm else 0x1234, 0x1234 if mm else 0, 7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from amdrv.facts import smu13
 from mock.smu import CLOCKS, FIRMWARE_FLAGS
+from mock.smutables import COMBO_BYTES, Powerplay
 
 OK, FAILED, UNKNOWN = smu13.PPSMC_Result_OK, smu13.PPSMC_Result_Failed, smu13.PPSMC_Result_UnknownCmd
 PREREQ = smu13.PPSMC_Result_CmdRejectedPrereq
@@ -131,6 +133,7 @@ def test_mode_1_reset_wipes(card: Any) -> None:
     card.start_smu()
     memory = card.memory(0x800000, 4096)
     memory[:] = 9
+    card.write("SCRATCH_REG0", 0x1234)
     card.flush()
     assert card.smu(smu13.PPSMC_MSG_Mode1Reset)[0] == OK
     card.wait(lambda: card.board.engine("smu").idle)
@@ -138,7 +141,7 @@ def test_mode_1_reset_wipes(card: Any) -> None:
     card.wait(lambda: card.read("MP0_SMN_C2PMSG_33"))
     assert card.read("MP0_SMN_C2PMSG_35") == 1 << 31 and card.read("MP0_SMN_C2PMSG_81") == 0
     assert not (memory == 9).all() and flags(card) == 0
-    assert card.read("BIF_BX0_REMAP_HDP_MEM_FLUSH_CNTL") == 0
+    assert card.read("SCRATCH_REG0") == 0
     card.start_smu()                                    # and all again
 
 
@@ -168,3 +171,76 @@ def test_the_debug_mailbox_resets_the_card(card: Any) -> None:
     assert card.wait(lambda: card.read("MP1_SMN_C2PMSG_54")) == smu13.PPSMC_Result_OK
     card.write("MP1_SMN_C2PMSG_75", 2)
     assert "whose firmware does not run" in card.rule("smu-dead")
+
+
+def table(card: Any, number: int, size: int) -> bytes:
+    card.smu(smu13.PPSMC_MSG_SetDriverDramAddrHigh, 0x80)
+    card.smu(smu13.PPSMC_MSG_SetDriverDramAddrLow, BUFFER)
+    card.memory(BUFFER, size)[:] = 0xEE
+    card.flush()
+    assert card.smu(smu13.PPSMC_MSG_TransferTableSmu2Dram, number)[0] == OK
+    return bytes(card.memory(BUFFER, size).tobytes())
+
+
+def test_the_power_play_table_is_filled(card: Any) -> None:
+    """What a driver takes from it: limits, levels with true counts, link levels, features; and it agrees with the
+    messages that tell the same."""
+    card.start_smu()
+    driver = Powerplay.from_buffer_copy(table(card, smu13.TABLE_COMBO_PPTABLE, COMBO_BYTES))
+    assert (driver.format_revision, driver.table_revision, driver.format_id) == (15, 2, 0x80)
+    assert driver.structuresize == ctypes.sizeof(Powerplay) and 90 < driver.software_shutdown_temp < 130
+    assert driver.table_size == ctypes.sizeof(Powerplay) - ctypes.sizeof(smu13.PPTable_t)
+    sku = smu13.PPTable_t.from_buffer_copy(bytes(driver.smc_pptable)).SkuTable
+    same = smu13.PPTable_t.from_buffer_copy(table(card, smu13.TABLE_PPTABLE, ctypes.sizeof(smu13.PPTable_t))).SkuTable
+    assert bytes(sku) == bytes(same)
+    assert sku.SocketPowerLimitAc[0] == card.smu(smu13.PPSMC_MSG_GetPptLimit)[1]
+    for clock, levels in CLOCKS.items():
+        count = card.smu(smu13.PPSMC_MSG_GetDpmFreqByIndex, clock << 16 | 0xFF)[1]
+        assert sku.DpmDescriptor[clock].NumDiscreteLevels == count & 0xFF == len(levels)
+        assert sku.DpmDescriptor[clock].SnapToDiscrete == 1 - (count >> 31)
+    assert list(sku.FreqTableUclk) == list(CLOCKS[smu13.PPCLK_UCLK])
+    assert sku.FreqTableGfx[1] == card.smu(smu13.PPSMC_MSG_GetMaxDpmFreq, smu13.PPCLK_GFXCLK << 16)[1]
+    assert sku.TemperatureLimit[smu13.TEMP_HOTSPOT] >= sku.TemperatureLimit[smu13.TEMP_EDGE] > 60
+    assert sku.PcieGenSpeed[1] == 3 and sku.PcieLaneCount[1] == 6 and sku.FanMaximumRpm > 1000
+    clocks = sku.DriverReportedClocks
+    assert CLOCKS[0][0] < clocks.BaseClockAc < clocks.GameClockAc < clocks.BoostClockAc <= CLOCKS[0][-1]
+    card.smu(smu13.PPSMC_MSG_EnableAllSmuFeatures)
+    assert sku.FeaturesToRun[0] == card.smu(smu13.PPSMC_MSG_GetRunningSmuFeaturesLow)[1]
+    assert sku.FeaturesToRun[1] == card.smu(smu13.PPSMC_MSG_GetRunningSmuFeaturesHigh)[1]
+
+
+def test_a_driver_may_give_another_power_play_table(card: Any) -> None:
+    card.start_smu()
+    mine = bytearray(table(card, smu13.TABLE_PPTABLE, ctypes.sizeof(smu13.PPTable_t)))
+    mine[100] ^= 0xFF
+    card.memory(BUFFER, len(mine))[:] = np.frombuffer(mine, np.uint8)
+    card.flush()
+    assert card.smu(smu13.PPSMC_MSG_TransferTableDram2Smu, smu13.TABLE_PPTABLE)[0] == OK
+    assert table(card, smu13.TABLE_PPTABLE, len(mine)) == mine
+
+
+def test_metrics_are_filled(card: Any) -> None:
+    card.start_smu()
+    size = ctypes.sizeof(smu13.SmuMetricsExternal_t)
+    first = smu13.SmuMetricsExternal_t.from_buffer_copy(table(card, smu13.TABLE_SMU_METRICS, size)).SmuMetrics
+    second = smu13.SmuMetricsExternal_t.from_buffer_copy(table(card, smu13.TABLE_SMU_METRICS, size)).SmuMetrics
+    assert second.MetricsCounter == first.MetricsCounter + 1 and second.EnergyAccumulator > first.EnergyAccumulator
+    assert 0 < first.AverageSocketPower < first.AverageTotalBoardPower <= first.dGPU_W_MAX == 303
+    assert 20 < first.AvgTemperature[smu13.TEMP_HOTSPOT] < 100 and first.AvgVoltage[0] > 500
+    assert (first.PcieRate, first.PcieWidth) == (3, 6) and first.PublicSerialNumberUpper and not first.PCIeBusy
+    assert not any(first.ThrottlingPercentage)
+    card.smu(smu13.PPSMC_MSG_SetPptLimit, 200)
+    third = smu13.SmuMetricsExternal_t.from_buffer_copy(table(card, smu13.TABLE_SMU_METRICS, size)).SmuMetrics
+    assert third.dGPU_W_MAX == 200
+
+
+def test_driver_and_ecc_tables(card: Any) -> None:
+    card.start_smu()
+    info = smu13.DriverInfoTable_t.from_buffer_copy(
+        table(card, smu13.TABLE_DRIVER_INFO, ctypes.sizeof(smu13.DriverInfoTable_t)))
+    assert list(info.FreqTableUclk) == list(CLOCKS[smu13.PPCLK_UCLK]) and info.DcModeMaxFreq[0] == CLOCKS[0][-1]
+    card.board.faults.inject("ecc-error", address=0x700)
+    size = ctypes.sizeof(smu13.EccInfoTable_t)
+    seen = smu13.EccInfoTable_t.from_buffer_copy(table(card, smu13.TABLE_ECCINFO, size))
+    assert seen.EccInfo[7].ce_count_lo_chip == 1
+    assert not any(table(card, smu13.TABLE_ECCINFO, size))

@@ -20,6 +20,8 @@ SH_START, UCONFIG_START = 0x2C00, 0xC000
 WAVE32, SHADER_EN = 1 << 15, 1
 KERNARG, WORKGROUP_X = 2 << 1, 1 << 7       # COMPUTE_PGM_RSRC2: two user SGPRs; TGID_X_EN
 DENORMALS = 0xC0 << 12
+Interrupts = list[tuple[int, int, int, int, tuple[int, ...]]]
+"""(client, source, ring, VMID, data)"""
 
 
 def lohi(value: int) -> list[int]:
