@@ -29,7 +29,7 @@ __all__ = ["Counts", "Dispatch", "HungWave", "IllegalInstruction", "IsaError", "
 
 EXECUTORS = ("auto", "jit", "interpreter")
 _TRACING = {"trace", "count_mnemonics"}
-_OPTIONS = _TRACING | {"threads", "watchdog", "check_hazards"}
+_OPTIONS = _TRACING | {"threads", "watchdog", "check_hazards", "clock"}
 
 
 def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter", **options: Any) -> Counts:
@@ -41,7 +41,8 @@ def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter"
 
     ``options``: ``watchdog`` (seconds, then :class:`HungWave`); ``threads`` for native code (default: all cores).
     ``trace(pc, instruction, state)`` is called after each instruction; ``count_mnemonics=True`` fills
-    ``Counts.by_mnemonic``; ``check_hazards=False`` lets code run that does not wait for its loads.
+    ``Counts.by_mnemonic``; ``check_hazards=False`` lets code run that does not wait for its loads. ``clock=True`` (or a
+    :class:`mock.isa.clock.Chip`) fills ``Counts.clock`` with the modelled time, the same number by either executor.
 
     :raises IllegalInstruction: with PC and bits. A memory fault of ``memory`` passes through, with a note
         naming the PC and the instruction.
@@ -53,6 +54,11 @@ def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter"
         raise ValueError(f"unknown option {', '.join(sorted(unknown))}; there are {', '.join(sorted(_OPTIONS))}")
     if "watchdog" in options and not options["watchdog"] > 0:
         raise ValueError(f"watchdog must be a positive number of seconds, not {options['watchdog']!r}")
+    clock = options.pop("clock", None)
+    if clock:
+        from mock.isa.clock import Chip, measure
+        return measure(dispatch, memory, lambda noting: execute(dispatch, noting, executor=executor, **options),
+                       clock if isinstance(clock, Chip) else None)
     if executor == "interpreter" or not getattr(memory, "plain", True) or _TRACING & options.keys() \
             or (executor == "auto" and not _has_llvm()):
         from mock.isa.interpreter import execute as interpret

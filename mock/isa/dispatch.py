@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mock.isa.clock import ClockReport
 
 __all__ = ["Counts", "Dispatch", "HungWave", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "SqInterrupt",
            "Trap", "LDS_GRANULE", "PRIV", "TRAP_EN", "Rsrc1", "Rsrc2", "initial_mode", "violates_memory"]
@@ -230,3 +233,4 @@ class Counts:
     waves: int = 0
     workgroups: int = 0
     by_mnemonic: Counter[str] = field(default_factory=Counter)      # filled when asked for
+    clock: ClockReport | None = None                                # modelled time, likewise

@@ -17,7 +17,7 @@ from mock.isa.dispatch import IllegalInstruction, IsaError
 from mock.isa.program import Block, Code
 from mock.isa.semantics import Atomic, Entry, Store, table
 
-__all__ = ["Hazard", "HazardError", "check", "find"]
+__all__ = ["Hazard", "HazardError", "check", "find", "uses"]
 
 VGPR, VCC, NULL, EXEC = 256, 106, 124, 126
 _SIXTY_THREE = 63               # the counters' largest value
@@ -117,7 +117,7 @@ def _successors(block: Block) -> list[int]:
 def _check(instruction: Instruction, pc: int, state: Pending, found: dict[tuple[int, int], Hazard], code: Code) -> None:
     if not state:
         return
-    reads, writes = _uses(instruction)
+    reads, writes = uses(instruction)
     overwrites = writes if not _is_load(instruction) else frozenset()
     for (_, register), (_, load_pc) in state.items():
         if (register in reads or register in overwrites) and (load_pc, pc) not in found:
@@ -169,7 +169,7 @@ def _advance(instruction: Instruction, pc: int, state: Pending) -> None:
             if key[0] in counter:
                 state[key] = min(age + 1, _SIXTY_THREE), load_pc
     if kinds:
-        _, writes = _uses(instruction)
+        _, writes = uses(instruction)
         for kind in kinds:
             for register in writes:
                 state[kind, register] = 0, pc
@@ -188,10 +188,10 @@ def _wait_lgkm(state: Pending, n: int) -> None:
         _wait(state, (_LDS,), n)
 
 
-def _uses(instruction: Instruction) -> tuple[frozenset[int], frozenset[int]]:
+def uses(instruction: Instruction) -> tuple[frozenset[int], frozenset[int]]:
     """Register codes that are read and that are written."""
     if instruction.pair is not None:
-        halves = [_uses(half) for half in instruction.pair]
+        halves = [uses(half) for half in instruction.pair]
         return halves[0][0] | halves[1][0], halves[0][1] | halves[1][1]
     reads: set[int] = set()
     writes: set[int] = set()
