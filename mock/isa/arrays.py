@@ -261,4 +261,19 @@ class Arrays:
         """Between floats, rounded once; integers of up to 53 bits to f64; f64 in i32's range to i32 (truncated)."""
         if kind[0] == "i":
             return np.where(np.isnan(a), 0.0, a).astype(DTYPES[kind])
-        return a.astype(DTYPES[kind])
+        result = a.astype(DTYPES[kind])
+        return self.convert_nan(a, result) if a.dtype.kind == "f" else result
+
+    def convert_nan(self, a: Array, result: Array) -> Array:
+        """NaNs keep their sign and the top of their payload, and become quiet."""
+        where = np.isnan(a)
+        if not where.any():
+            return result
+        source, target = dtype_of(a), dtype_of(result)
+        bits = a.view(BITS[source]).astype(np.uint64)
+        payload = bits & np.uint64((1 << FRACTION[source]) - 1)
+        shift = FRACTION[target] - FRACTION[source]
+        payload = payload << np.uint64(shift) if shift >= 0 else payload >> np.uint64(-shift)
+        sign = np.where(np.signbit(a), SIGN[target], BITS[target](0))
+        nan = payload.astype(BITS[target]) | EXPONENT[target] | QUIET[target] | sign
+        return np.where(where, nan, result.view(BITS[target])).view(target)

@@ -93,41 +93,54 @@ def bind_buffer(instruction: Instruction, machine: Machine) -> Step | None:
         width = 2 if entry.kind.endswith("64") else 1
         sources = [data, data + width] if entry.compares else [data]
         step = _atomic_step(entry, [(where, sources)], data if instruction.fields["glc"] else None, machine.space)
-    zeroes = instruction.operands[0].width if isinstance(entry, Load) else 0
-    return checked(step, locate, data - VGPR, zeroes)
+    returns = isinstance(entry, Load) or (isinstance(entry, Atomic) and bool(instruction.fields["glc"]))
+    width = instruction.operands[0].width if isinstance(entry, Load) else 2 if entry.kind.endswith("64") else 1
+    return checked(step, locate, data - VGPR, width if returns else 0, getattr(entry, "half", None)
+                   if isinstance(entry, Load) else None)
 
 
-def checked(step: Step, locate: _Address, register: int, zeroes: int) -> Step:
-    """Run the step for lanes in range; the others load 0 and store nothing."""
+def checked(step: Step, locate: _Address, register: int, zeroes: int, half: int | None) -> Step:
+    """Run the step for lanes in range; the others get 0 (in ``half`` of the register, or all of it), store nothing."""
     def bounded(s: State) -> None:
         saved = s.mask
         inside = locate(s)[1]
         if not inside.all():
             outside = ~inside if saved is None else ~inside & saved
             s.mask = inside if saved is None else inside & saved
-            for i in range(zeroes):
-                s.vgpr[register + i][outside] = 0
         try:
             step(s)
         finally:
             s.mask = saved
+        if not inside.all():
+            for i in range(zeroes):
+                if half is None:
+                    s.vgpr[register + i][outside] = 0
+                else:
+                    s.vgpr[register + i].view(np.uint16)[:, half::2][outside] = 0
     return bounded
 
 
+def store_lds(s: State, machine: Machine, value: np.ndarray, wanted: np.ndarray, offset: int) -> None:
+    """Dwords to LDS at M0[15:0] + the instruction's offset + 4 * lane (RDNA3 ISA, "Buffer load to LDS")."""
+    target = (s.sgpr[125] & np.uint32(0xffff)).astype(U64) + U64(offset) + s.lane_ids.astype(U64) * U64(4)
+    base = np.broadcast_to(s.per_wave["lds"], wanted.shape)[wanted]
+    machine.lds.store(s, np.broadcast_to(target, wanted.shape)[wanted], base, [value[wanted]])
+
+
 def _load_lds(instruction: Instruction, machine: Machine) -> Step:
-    """Memory -> LDS at M0[15:0] + the instruction's offset + 4 * lane."""
+    """Memory -> LDS; lanes out of range bring 0."""
     kind: Any = {"u8": np.uint8, "i8": np.int8, "u16": np.uint16, "i16": np.int16, "b32": np.uint32}[
         instruction.mnemonic.rpartition("_")[2]]
     locate = _Address(instruction, np.dtype(kind).itemsize)
 
     def step(s: State) -> None:
         address, inside = locate(s)
-        mask = inside & s.active()
-        if not mask.any():
-            return
-        value, = machine.accessor.load(address[mask], kind, 1)
-        target = (s.sgpr[125] & np.uint32(0xffff)).astype(U64) + U64(locate.offset) + s.lane_ids.astype(U64) * U64(4)
-        base = np.broadcast_to(s.per_wave["lds"], (s.lanes, s.waves))[mask]
-        wide = value.astype(np.int32 if np.dtype(kind).kind == "i" else np.uint32).view(np.uint32)
-        machine.lds.store(s, np.broadcast_to(target, (s.lanes, s.waves))[mask], base, [wide])
+        wanted = np.broadcast_to(s.active(), (s.lanes, s.waves))
+        mask = inside & wanted
+        values = np.zeros((s.lanes, s.waves), np.uint32)
+        if mask.any():
+            value, = machine.accessor.load(address[mask], kind, 1)
+            values[mask] = value.astype(np.int32 if np.dtype(kind).kind == "i" else np.uint32).view(np.uint32)
+        if wanted.any():
+            store_lds(s, machine, values, wanted, locate.offset)
     return step

@@ -15,6 +15,7 @@ from mock.isa.decode import Instruction, Operand
 from mock.isa.dispatch import PRIV, TRAP_EN, IllegalInstruction, Trap
 from mock.isa.hwregs import bind_getreg, bind_message, bind_rtn_message, bind_setprio, bind_setreg, send_interrupt
 from mock.isa.operands import constant, fetch, is_constant, put
+from mock.isa.relative import SGPRS_INDEXED
 from mock.isa.state import EXEC, M0, NULL, VCC, State
 from mock.isa.traps import enter, return_from_exception
 
@@ -70,15 +71,16 @@ def _scalar_load(instruction: Instruction, machine: Machine) -> Step:
     destination = data.code
 
     def step(s: State) -> None:
-        extra: Any = U64(offset & 0xffff_ffff_ffff_ffff)
+        # Each part of the address is without its two low bits (RDNA3 ISA, "Scalar memory addressing").
+        extra: Any = U64(offset & 0xffff_ffff_ffff_fffc)
         if soffset is not None:
-            extra = extra + soffset(s).astype(U64)
+            extra = extra + (soffset(s).astype(U64) & ~U64(3))
         if buffer:
             # SRD: base 48 bits, stride 14 bits from bit 48, num_records; the address is checked against the size.
             records, stride = s.sgpr[sbase + 2].astype(U64), s.sgpr[sbase + 1] >> np.uint32(16) & np.uint32(0x3fff)
             size = np.where(stride == 0, records, records * stride.astype(U64))
-            address = (base(s) & U64((1 << 48) - 1)) + (extra & ~U64(3))
-            inside = [(extra & ~U64(3)) + U64(4 * i + 4) <= size for i in range(count)]
+            address = (base(s) & U64((1 << 48) - 4)) + extra
+            inside = [(extra <= size) & (size - extra >= U64(4 * i + 4)) for i in range(count)]
             for i in range(count):
                 row = np.zeros(s.waves, np.uint32)
                 if inside[i].any():
@@ -86,7 +88,7 @@ def _scalar_load(instruction: Instruction, machine: Machine) -> Step:
                                                            np.uint32, 1)[0]
                 _write(s, destination + i, row)
             return
-        address = np.broadcast_to(base(s) + extra & ~U64(3), (s.waves,))
+        address = np.broadcast_to((base(s) & ~U64(3)) + extra, (s.waves,))
         for i, value in enumerate(machine.accessor.load(address, np.uint32, count)):
             _write(s, destination + i, value)
 
@@ -117,9 +119,9 @@ def _movrel(instruction: Instruction) -> Step:
                 whole = constant(source.code, "u32", instruction.literal)
                 values.append(np.broadcast_to(whole, (s.waves,)).copy())
             else:
-                values.append(s.sgpr[np.clip(source.code + i + read, 0, 105), waves])
+                values.append(s.sgpr[np.clip(source.code + i + read, 0, SGPRS_INDEXED - 1), waves])
         for i, value in enumerate(values):
-            s.sgpr[np.clip(destination.code + i + write, 0, 105), waves] = value
+            s.sgpr[np.clip(destination.code + i + write, 0, SGPRS_INDEXED - 1), waves] = value
     return step
 
 

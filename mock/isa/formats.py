@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mock.isa.buffers import _Address
+from mock.isa.buffers import _Address, store_lds
 from mock.isa.decode import Instruction
 from mock.isa.opcodes import BUFFER_FORMATS
 from mock.isa.state import State
@@ -17,7 +17,7 @@ from mock.isa.state import State
 if TYPE_CHECKING:
     from mock.isa.interpreter import Machine
 
-__all__ = ["BufferFormat", "bind_format", "buffer_format"]
+__all__ = ["NUMBERS", "BufferFormat", "bind_format", "buffer_format", "decode", "encode", "lengthen", "shorten"]
 
 Step = Callable[[State], None]
 U64 = np.uint64
@@ -52,52 +52,84 @@ def buffer_format(code: int) -> BufferFormat | None:
     return BufferFormat(name, tuple(int(w) for w in reversed(widths)), number)
 
 
-def _small_float(bits: np.ndarray, width: int) -> np.ndarray:
-    """Unsigned 11- or 10-bit floats (5 exponent bits) are the top of a positive f16."""
-    return (bits << np.uint32(15 - width)).astype(np.uint16).view(np.float16).astype(np.float32)
+NUMBERS = ("UNORM", "SNORM", "USCALED", "SSCALED", "UINT", "SINT", "FLOAT")
+V = Any
 
 
-def _decode(raw: np.ndarray, width: int, number: str) -> np.ndarray:
-    """Raw component bits (u32) -> register bits (u32)."""
-    if number == "FLOAT":
-        if width == 32:
-            return raw
-        value = raw.astype(np.uint16).view(np.float16).astype(np.float32) if width == 16 else _small_float(raw, width)
-        return value.view(np.uint32)
-    signed = (raw << np.uint32(32 - width)).view(np.int32) >> np.int32(32 - width)
+def _signed(v: V, raw: Any, width: Any) -> Any:
+    """The component as i32. ``width``: u32."""
+    up = v.and_(v.sub(32, width), 31)
+    return v.shr(v.bits(v.shl(raw, up), "i32"), up)
+
+
+def _largest(v: V, width: Any) -> Any:
+    """2**width - 1 as f64, width <= 32."""
+    return v.near_cast(v.sub(v.shl(v.constant("u64", 1), width), 1), "f64")
+
+
+def _drop(v: V, width: Any) -> Any:
+    """Unsigned 11- and 10-bit floats (5 exponent bits) are the top of a positive f16: how many bits are missing."""
+    return v.select(v.lt(width, 15), v.and_(v.sub(15, width), 15), 0)
+
+
+def decode(v: V, raw: Any, width: Any, number: str) -> Any:
+    """A component's bits -> a register's, in the words of ``v`` (u32 all three)."""
     if number == "UINT":
         return raw
     if number == "SINT":
-        return signed.view(np.uint32)
-    source = raw if number.startswith("U") else signed
-    value = source.astype(np.float64)
-    if number == "UNORM":
-        value = value / ((1 << width) - 1)
-    elif number == "SNORM":
-        value = np.maximum(value / ((1 << width - 1) - 1), -1.0)
-    return value.astype(np.float32).view(np.uint32)
-
-
-def _encode(value: np.ndarray, width: int, number: str) -> np.ndarray:
-    """Register bits (u32) -> raw component bits (u32)."""
-    keep = np.uint32((1 << width) - 1)
-    if number in ("UINT", "SINT"):
-        low, high = (0, (1 << width) - 1) if number == "UINT" else (-(1 << width - 1), (1 << width - 1) - 1)
-        wide = value.astype(np.int64) if number == "UINT" else value.view(np.int32).astype(np.int64)
-        return np.clip(wide, low, high).astype(np.int64).astype(np.uint32) & keep
-    number_value = value.view(np.float32)
+        return v.bits(_signed(v, raw, width), "u32")
     if number == "FLOAT":
-        if width == 32:
-            return value
-        half = (number_value if width == 16 else np.maximum(number_value, 0)).astype(np.float16).view(np.uint16)
-        return half.astype(np.uint32) >> np.uint32(0 if width == 16 else 15 - width)
-    wide = np.nan_to_num(number_value.astype(np.float64), nan=0.0)
+        half = v.bits(v.cast(v.shl(raw, _drop(v, width)), "u16"), "f16")
+        return v.select(v.eq(width, 32), raw, v.bits(v.near_cast(half, "f32"), "u32"))
+    source = raw if number[0] == "U" else _signed(v, raw, width)
+    value = v.near_cast(source, "f64")
     if number == "UNORM":
-        return np.rint(np.clip(wide, 0, 1) * ((1 << width) - 1)).astype(np.uint32)
-    if number == "SNORM":
-        return np.rint(np.clip(wide, -1, 1) * ((1 << width - 1) - 1)).astype(np.int64).astype(np.uint32) & keep
-    low, high = (0, (1 << width) - 1) if number == "USCALED" else (-(1 << width - 1), (1 << width - 1) - 1)
-    return np.clip(np.trunc(wide), low, high).astype(np.int64).astype(np.uint32) & keep
+        value = v.near_div(value, _largest(v, width))
+    elif number == "SNORM":
+        value = v.near_div(value, _largest(v, v.sub(width, 1)))
+        value = v.select(v.lt(value, -1.0), v.constant("f64", -1.0), value)
+    return v.bits(v.near_cast(value, "f32"), "u32")
+
+
+def encode(v: V, value: Any, width: Any, number: str) -> Any:
+    """A register's bits -> a component's, in the words of ``v`` (u32 all three)."""
+    ones = v.low(v.sub(v.shl(v.constant("u64", 1), width), 1))
+    if number == "UINT":
+        return v.min(value, ones)
+    high = v.bits(v.shr(ones, 1), "i32")
+    if number == "SINT":
+        clamped = v.min(v.max(v.bits(value, "i32"), v.sub(v.sub(0, high), 1)), high)
+        return v.and_(v.bits(clamped, "u32"), ones)
+    x = v.bits(value, "f32")
+    if number == "FLOAT":
+        positive = v.select(v.and_(v.lt(width, 16), v.lt(x, 0.0)), v.constant("f32", 0.0), x)
+        half = v.cast(v.bits(v.near_cast(positive, "f16"), "u16"), "u32")
+        return v.select(v.eq(width, 32), value, v.and_(v.shr(half, _drop(v, width)), ones))
+    wide = v.select(v.isnan(x), v.constant("f64", 0.0), v.near_cast(x, "f64"))
+    if number == "USCALED":
+        low, top = v.constant("f64", 0.0), _largest(v, width)
+    elif number == "SSCALED":
+        top = _largest(v, v.sub(width, 1))
+        low = v.near_sub(v.constant("f64", -1.0), top)
+    else:
+        low, top = v.constant("f64", -1.0 if number == "SNORM" else 0.0), v.constant("f64", 1.0)
+    wide = v.select(v.lt(wide, low), low, v.select(v.gt(wide, top), top, wide))
+    if number.endswith("NORM"):
+        wide = v.near_int(v.near_mul(wide, _largest(v, v.sub(width, 1) if number == "SNORM" else width)))
+    return v.and_(v.bits(v.near_cast(wide, "i32"), "u32"), ones)
+
+
+def shorten(v: V, value: Any, integer: Any) -> Any:
+    """A register's 32 bits -> D16's 16 (u32): the low ones of an integer (a mask says which), or an f16."""
+    half = v.cast(v.bits(v.near_cast(v.bits(value, "f32"), "f16"), "u16"), "u32")
+    return v.select(integer, v.and_(value, 0xffff), half)
+
+
+def lengthen(v: V, half: Any, integer: Any, signed: Any) -> Any:
+    """D16's 16 bits (u32) -> 32."""
+    wide = v.bits(v.near_cast(v.bits(v.cast(half, "u16"), "f16"), "f32"), "u32")
+    extended = v.select(signed, v.bits(v.shr(v.bits(v.shl(half, 16), "i32"), 16), "u32"), half)
+    return v.select(integer, extended, wide)
 
 
 def bind_format(instruction: Instruction, machine: Machine) -> Step:
@@ -118,24 +150,27 @@ def bind_format(instruction: Instruction, machine: Machine) -> Step:
             form = buffer_format(int(code))
             if form is None:
                 raise ValueError(f"buffer format {int(code)} is not valid")
-            address, inside = _Address(instruction, form.nbytes)(s)
+            where = _Address(instruction, form.nbytes)
+            address, inside = where(s)
             wanted = np.broadcast_to(s.active() & chosen, (s.lanes, s.waves))
             mask = inside & wanted
             if load:
                 values = _load(s, form, address, mask)
                 if not typed:
-                    values = _selected(values, word3)
+                    values = _selected(values, word3, form)
                 for i in range(components):
-                    _deliver(s, i, values[i], wanted, mask)
+                    _deliver(s, i, np.where(mask, values[i], np.uint32(0)), wanted, form, where.offset)
             elif mask.any():
                 _store(s, form, address, mask)
 
+    def _one(form: BufferFormat) -> np.uint32:
+        return np.uint32(1) if form.number in ("UINT", "SINT") else np.float32(1).view(np.uint32)
+
     def _load(s: State, form: BufferFormat, address: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-        one = np.uint32(1) if form.number in ("UINT", "SINT") else np.float32(1).view(np.uint32)
-        values = [np.zeros((s.lanes, s.waves), np.uint32) for _ in range(3)] + [np.full((s.lanes, s.waves), one)]
+        values = [np.zeros((s.lanes, s.waves), np.uint32) for _ in range(3)] + [np.full((s.lanes, s.waves), _one(form))]
         if mask.any():
             for i, raw in enumerate(_raw(form, address[mask])):
-                values[i][mask] = _decode(raw, form.bits[i], form.number)
+                values[i][mask] = decode(s.v, raw, np.uint32(form.bits[i]), form.number)
         return values
 
     def _raw(form: BufferFormat, addresses: np.ndarray) -> list[np.ndarray]:
@@ -149,21 +184,18 @@ def bind_format(instruction: Instruction, machine: Machine) -> Step:
         kind: Any = {8: np.uint8, 16: np.uint16, 32: np.uint32}[form.bits[0]]
         return [x.astype(np.uint32) for x in machine.accessor.load(addresses, kind, len(form.bits))]
 
-    def _selected(values: list[np.ndarray], word3: np.ndarray) -> list[np.ndarray]:
+    def _selected(values: list[np.ndarray], word3: np.ndarray, form: BufferFormat) -> list[np.ndarray]:
         """DST_SEL of the descriptor: 0, 1, or a component."""
         zero = np.zeros_like(values[0])
-        choices = [zero, np.full_like(zero, np.float32(1).view(np.uint32)), zero, zero, *values]
+        choices = [zero, np.full_like(zero, _one(form)), zero, zero, *values]
         return [np.choose(np.broadcast_to(word3 >> np.uint32(3 * i) & np.uint32(7), values[0].shape), choices)
                 for i in range(4)]
 
-    def _deliver(s: State, i: int, value: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> None:
-        value = np.where(mask, value, np.uint32(0))
+    def _deliver(s: State, i: int, value: np.ndarray, wanted: np.ndarray, form: BufferFormat, offset: int) -> None:
         if to_lds:
-            target = (s.sgpr[125] & np.uint32(0xffff)).astype(U64) + s.lane_ids.astype(U64) * U64(4)
-            base = np.broadcast_to(s.per_wave["lds"], wanted.shape)[wanted]
-            machine.lds.store(s, np.broadcast_to(target, wanted.shape)[wanted], base, [value[wanted]])
+            store_lds(s, machine, value, wanted, offset)
         elif short:
-            half = value.view(np.float32).astype(np.float16).view(np.uint16)
+            half = shorten(s.v, value, np.bool_(form.number in ("UINT", "SINT"))).astype(np.uint16)
             s.vgpr[register + i // 2].view(np.uint16)[:, (1 if high else i % 2)::2][wanted] = half[wanted]
         else:
             s.vgpr[register + i][wanted] = value[wanted]
@@ -174,11 +206,11 @@ def bind_format(instruction: Instruction, machine: Machine) -> Step:
             if i >= components:
                 value = np.zeros((s.lanes, s.waves), np.uint32)
             elif short:
-                half = s.vgpr[register + i // 2].view(np.uint16)[:, (1 if high else i % 2)::2]
-                value = np.ascontiguousarray(half).view(np.float16).astype(np.float32).view(np.uint32)
+                half = s.vgpr[register + i // 2].view(np.uint16)[:, (1 if high else i % 2)::2].astype(np.uint32)
+                value = lengthen(s.v, half, np.bool_(form.number in ("UINT", "SINT")), np.bool_(form.number == "SINT"))
             else:
                 value = s.vgpr[register + i]
-            raw.append(_encode(np.ascontiguousarray(value), form.bits[i], form.number)[mask])
+            raw.append(encode(s.v, np.ascontiguousarray(value), np.uint32(form.bits[i]), form.number)[mask])
         if form.packed:
             word, low = np.zeros(len(raw[0]), np.uint32), 0
             for part, width in zip(raw, form.bits, strict=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mock.isa import lanes
 from mock.isa.decode import Instruction, Operand
 from mock.isa.operands import fetch
 from mock.isa.state import M0, State
@@ -14,10 +15,12 @@ from mock.isa.state import M0, State
 if TYPE_CHECKING:
     from mock.isa.interpreter import Machine
 
-__all__ = ["bind_relative"]
+__all__ = ["SGPRS_INDEXED", "bind_relative"]
 
 Step = Callable[[State], None]
 VGPR = 256
+SGPRS_INDEXED = 106
+"""SGPRs that M0 can choose among; beyond the last it is the last."""
 
 
 def bind_relative(instruction: Instruction, machine: Machine) -> Step | None:
@@ -27,7 +30,7 @@ def bind_relative(instruction: Instruction, machine: Machine) -> Step | None:
     if name == "v_swaprel_b32":
         return _swap(instruction)
     if name.startswith("v_movrel"):
-        return _move(instruction)
+        return _move(instruction, machine.dispatch.wave_size)
     return None
 
 
@@ -47,26 +50,28 @@ def _rows(s: State, register: int, offset: np.ndarray) -> np.ndarray:
     return s.vgpr[index, :, np.arange(s.waves)].T
 
 
-def _write(s: State, register: int, offset: np.ndarray, value: np.ndarray) -> None:
+def _write(s: State, register: int, offset: np.ndarray, value: np.ndarray, mask: Any) -> None:
     index, waves = register + offset, np.arange(s.waves)
     if (index >= len(s.vgpr)).any() or (index < 0).any():
         raise ValueError(f"M0 selects v{int(index.max())}, but the wave has {len(s.vgpr)} VGPRs")
     value = np.broadcast_to(value, (s.lanes, s.waves))
-    if s.mask is not None:
-        value = np.where(s.mask, value, s.vgpr[index, :, waves].T)
+    if mask is not None:
+        value = np.where(mask, value, s.vgpr[index, :, waves].T)
     s.vgpr[index, :, waves] = value.T
 
 
-def _move(instruction: Instruction) -> Step:
-    name = instruction.mnemonic
+def _move(instruction: Instruction, wave_size: int) -> Step:
+    name, dpp = instruction.mnemonic, instruction.dpp
     destination, source = instruction.operands
     plain = fetch(source, "u32", instruction.literal)
 
-    def step(s: State) -> None:
-        read, write = _offsets(name, s)
-        value = _rows(s, source.code - VGPR, read) if source.code >= VGPR else plain(s)
-        _write(s, destination.code - VGPR, write, value)
-    return step
+    def read(s: State) -> Any:
+        return _rows(s, source.code - VGPR, _offsets(name, s)[0]) if source.code >= VGPR else plain(s)
+
+    if dpp is None:
+        return lambda s: _write(s, destination.code - VGPR, _offsets(name, s)[1], read(s), s.mask)
+    moved, enabled = lanes.moved(read, dpp, wave_size), lanes.enabled(dpp, wave_size)
+    return lambda s: _write(s, destination.code - VGPR, _offsets(name, s)[1], moved(s), enabled(s))
 
 
 def _swap(instruction: Instruction) -> Step:
@@ -75,8 +80,8 @@ def _swap(instruction: Instruction) -> Step:
     def step(s: State) -> None:
         read, write = _offsets(instruction.mnemonic, s)
         a, b = _rows(s, source, read).copy(), _rows(s, destination, write).copy()
-        _write(s, destination, write, a)
-        _write(s, source, read, b)
+        _write(s, destination, write, a, s.mask)
+        _write(s, source, read, b, s.mask)
     return step
 
 

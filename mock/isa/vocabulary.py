@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mock.isa import exact, soft
-from mock.isa.arrays import BITS, DEFAULT_NAN, DTYPES, EXPONENT, FRACTION, QUIET, SIGN, Array, Arrays, dtype_of
+from mock.isa.arrays import BITS, DEFAULT_NAN, DTYPES, EXPONENT, QUIET, SIGN, Array, Arrays, dtype_of
 from mock.isa.transcendental import Transcendental
 from mock.isa.wmma import multiply_tiles
 
@@ -278,24 +278,10 @@ class Vocabulary(Transcendental, Arrays):
                 result = exact.narrow(self.canonical(a).astype(np.float64), target, rounding)
             if self.flush_out[target]:
                 result = self.flush(result)
-            return self._convert_nan(a, self._bounded(result, a))
+            return self.convert_nan(a, self._bounded(result, a))
         if target is np.float64:
             return a.astype(target)
         return self._bounded(exact.narrow(a.astype(np.float64), target, rounding))
-
-    def _convert_nan(self, a: Array, result: Array) -> Array:
-        """NaNs keep their sign and the top of their payload, and become quiet."""
-        where = np.isnan(a)
-        if not where.any():
-            return result
-        source, target = dtype_of(a), dtype_of(result)
-        bits = a.view(BITS[source]).astype(np.uint64)
-        payload = bits & np.uint64((1 << FRACTION[source]) - 1)
-        shift = FRACTION[target] - FRACTION[source]
-        payload = payload << np.uint64(shift) if shift >= 0 else payload >> np.uint64(-shift)
-        sign = np.where(np.signbit(a), SIGN[target], BITS[target](0))
-        nan = payload.astype(BITS[target]) | EXPONENT[target] | QUIET[target] | sign
-        return np.where(where, nan, result.view(BITS[target])).view(target)
 
     def to_int(self, a: Array, kind: str, rounding: str = "zero") -> Array:
         """Float to integer, saturating; NaN gives 0. ``rounding``: zero, even, floor or half_up (floor(x + 0.5))."""
@@ -325,7 +311,7 @@ class Vocabulary(Transcendental, Arrays):
         result = self._bounded(exact.narrow(wide, np.float16, rounding), a, b, c)
         where = np.isnan(result)
         if where.any():
-            nan = self._convert_nan(self._nans(np.asarray(a * b + c), a, b, c), result)
+            nan = self.convert_nan(self._nans(np.asarray(a * b + c), a, b, c), result)
             result = np.where(where, nan, result)
         return self.flush(result) if self.flush_out[np.float16] else result
 

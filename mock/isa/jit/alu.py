@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mock.isa import lanes
 from mock.isa.decode import Instruction, Operand
 from mock.isa.jit import library
+from mock.isa.jit.dpp import Moves
 from mock.isa.jit.registers import VGPR, Registers
 from mock.isa.jit.values import Scalar, Unsupported, Value, Words
 from mock.isa.operands import bits_of, source_index
@@ -36,6 +36,7 @@ class Alu:
         self.neg_hi = fields.get("neg_hi", 0)
         self.short = instruction.encoding in ("VOP1", "VOP2", "VOPC")
         self.active: Value | None = None
+        self.moves: Moves | None = None
         self._results: tuple[Any, ...] = ()
         self._commits: list[Commit] = []
 
@@ -46,7 +47,8 @@ class Alu:
     def compute(self) -> None:
         entry, w = self.entry, self.w
         dpp = self.instruction.dpp
-        self.active = self._enabled() if dpp is not None else self.r.write_mask_of()
+        self.moves = Moves(dpp, self.r, self.w) if dpp is not None else None
+        self.active = self.moves.enabled() if self.moves is not None else self.r.write_mask_of()
         used = self._bind_results()
         sources = self._sources(used)
         function: Callable[..., Any] = entry.function
@@ -215,8 +217,8 @@ class Alu:
             if bits_of(token) == 16:
                 operand, half = self._half(operand, index)
             value = self.r.fetch(operand, token, literal, negate=negate, absolute=absolute, half=half)
-        if operand.field == "src0" and self.instruction.dpp is not None:
-            return tuple(self._moved(v) for v in value) if isinstance(value, tuple) else self._moved(value)
+        if operand.field == "src0" and self.moves is not None:
+            return tuple(map(self.moves.moved, value)) if isinstance(value, tuple) else self.moves.moved(value)
         return value
 
     def _range(self, operand: Operand) -> tuple[Value, ...]:
@@ -251,52 +253,3 @@ class Alu:
             return self.r.fetch(operand, "f32", literal, negate=negate, absolute=absolute)
         return self.w.to_float(self.r.fetch(operand, "f16", literal, negate=negate, absolute=absolute,
                                             half=self.op_sel >> index & 1), "f32")
-
-    # ---- data-parallel primitives
-
-    def _moved(self, value: Value) -> Value:
-        dpp = self.instruction.dpp
-        assert dpp is not None
-        sources = [int(x) for x in lanes.dpp_sources(dpp, self.r.lanes)]
-        taken = self.w.permute(value, [max(x, 0) for x in sources])
-        bad = self._invalid(sources)
-        if bad is None:
-            return taken
-        zero = self.w.bits(self.w.number("u" + taken.kind[1:], 0, scalar=False), taken.kind)
-        return self.w.select(bad, zero, taken)
-
-    def _static(self, bits: list[bool]) -> Value:
-        from llvmlite import ir
-
-        from mock.isa.jit.values import I1
-        size = self.w.chunk
-        return Value("mask", [ir.Constant(ir.VectorType(I1, size), [ir.Constant(I1, int(x)) for x in bits[i:i + size]])
-                              for i in range(0, len(bits), size)], False)
-
-    def _invalid(self, sources: list[int]) -> Value | None:
-        dpp = self.instruction.dpp
-        assert dpp is not None
-        bad = self._static([x < 0 for x in sources]) if min(sources) < 0 else None
-        if not self.r.full and not dpp.fetch_inactive:
-            inactive = self.w.not_(self.w.permute(self.r.active(), [max(x, 0) for x in sources]))
-            bad = inactive if bad is None else self.w.or_(bad, inactive)
-        return bad
-
-    def _enabled(self) -> Value | None:
-        """Which lanes a DPP instruction writes."""
-        dpp = self.instruction.dpp
-        assert dpp is not None
-        sources = [int(x) for x in lanes.dpp_sources(dpp, self.r.lanes)]
-        chosen = [True] * self.r.lanes
-        if dpp.lanes is None:
-            chosen = [bool(dpp.row_mask >> (i // 16 & 3) & 1 and dpp.bank_mask >> (i % 16 // 4) & 1)
-                      for i in range(self.r.lanes)]
-        keeps = not dpp.bound_control and dpp.lanes is None
-        static = [c and (s >= 0 or not keeps) for c, s in zip(chosen, sources, strict=True)]
-        result = None if all(static) else self._static(static)
-        if not self.r.full:
-            active = self.r.active()
-            result = active if result is None else self.w.and_(result, active)
-            if keeps and not dpp.fetch_inactive:
-                result = self.w.and_(result, self.w.permute(active, [max(x, 0) for x in sources]))
-        return result

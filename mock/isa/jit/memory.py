@@ -13,7 +13,7 @@ from mock.isa.jit.registers import VGPR, Registers
 from mock.isa.jit.values import I1, I32, I64, PTR, Scalar, Unsupported, Value, Words, ir_type, width
 from mock.isa.lanes import swizzle_sources
 from mock.isa.semantics import Atomic, Load, Store
-from mock.isa.state import NULL
+from mock.isa.state import M0, NULL
 
 __all__ = ["MemoryLowering"]
 
@@ -26,15 +26,16 @@ def _signed(value: int, bits: int) -> int:
 
 class MemoryLowering:
     """:param fault: emits the branch that leaves the wave when ``ok`` is false.
+    :param refuse: emits the branch that leaves the instruction to the host where a bit is set (it says what is wrong).
     :param atomics: the module's functions for atomics, by entry, width and mode.
     :param buffers: the function's stack slots.
     """
 
     def __init__(self, registers: Registers, words: Words, context: ir.Value, fields: dict[str, int], fault: Any,
-                 atomics: dict[tuple[int, str, int], ir.Function],
+                 refuse: Any, atomics: dict[tuple[int, str, int], ir.Function],
                  buffers: dict[tuple[str, int, str], ir.Value]) -> None:
         self.r, self.w, self.b = registers, words, registers.b
-        self.context, self.fields, self.fault = context, fields, fault
+        self.context, self.fields, self.fault, self.refuse = context, fields, fault, refuse
         self.module = self.b.module
         self._row = ir.ArrayType(I32, registers.lanes)
         self._atomics, self._buffers = atomics, buffers
@@ -93,8 +94,9 @@ class MemoryLowering:
         f = instruction.fields
         offset = _signed(f["offset"], 13)
         if "addtid" in instruction.mnemonic:
-            raise Unsupported("addtid")
-        if f["saddr"] == NULL:
+            address = self.w.add(self.r.fetch(Operand("saddr", f["saddr"], 2), "u64", None),
+                                 self.w.shl(self._wide(self.w.lane()), 2))
+        elif f["saddr"] == NULL:
             address = self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None)
         else:
             base = self.r.fetch(Operand("saddr", f["saddr"], 2), "u64", None)
@@ -119,8 +121,10 @@ class MemoryLowering:
 
     def _ds(self, instruction: Instruction, offset: int) -> Value:
         if "addtid" in instruction.mnemonic:
-            raise Unsupported("addtid")
-        address = self.r.fetch(Operand("addr", VGPR + instruction.fields["addr"]), "u32", None)
+            start = self.w.and_(Scalar("u32", self.r.read_sgpr(M0)), 0xffff)
+            address = self.w.add(self.w.shl(self.w.lane(), 2), start)
+        else:
+            address = self.r.fetch(Operand("addr", VGPR + instruction.fields["addr"]), "u32", None)
         return self.w.splat(self._wide(self.w.add(address, offset)))     # the sum wraps at 32 bits
 
     # ---- moving data
@@ -132,12 +136,13 @@ class MemoryLowering:
         self._store_rows(places, addresses)
         self._move(write, size, places, where(), count, mask, lds=lds, row=row)
 
-    def _move(self, write: bool, size: int, places: ir.Value, data: ir.Value, count: int, mask: ir.Value, *, lds: bool,
-              row: int = 0) -> None:
+    def _move(self, write: bool, size: int, places: ir.Value, data: ir.Value, count: int | ir.Value, mask: ir.Value, *,
+              lds: bool, row: int = 0) -> None:
         rows = self.b.gep(data, [ir.Constant(I32, row)], source_etype=self._row) if row else data
         name = ("lds_" if lds else "") + ("scatter" if write else "gather") + str(size)
         function = self._function(name, _VOID if lds else I1, PTR, PTR, PTR, I64, I64)
-        ok = self.b.call(function, [self.context, places, rows, mask, ir.Constant(I64, count)])
+        number = ir.Constant(I64, count) if isinstance(count, int) else count
+        ok = self.b.call(function, [self.context, places, rows, mask, number])
         if not lds:
             self.fault(ok)
 
@@ -203,7 +208,7 @@ class MemoryLowering:
               mask: ir.Value) -> None:
         """Dword by dword, since private lanes are interleaved so."""
         f = instruction.fields
-        base = self.w.add(self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None), _signed(f["offset"], 13))
+        base = self.w.add(self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None), f["offset"] & 0xfff)
         split = self._function("flat_split", I64, PTR, PTR, I64)
         for i in range(count):
             places = self.buffer(I64, self.r.lanes, "addresses")
@@ -245,68 +250,104 @@ class MemoryLowering:
 
     # ---- scalar loads
 
-    def scalar_load(self, instruction: Instruction) -> None:
-        if instruction.mnemonic.startswith("s_buffer"):
-            raise Unsupported("scalar buffer loads")
+    def scalar_offset(self, instruction: Instruction) -> Value:
+        """The constant and the SGPR (u64); each part of a scalar address is without its two low bits."""
         f = instruction.fields
-        data = instruction.operand("sdata")
-        assert data is not None
-        offset = _signed(f["offset"], 21)
-        extra: Value = self.w.number("u64", offset)
+        extra: Value = self.w.number("u64", _signed(f["offset"], 21) & -4)
         if f["soffset"] != NULL:
-            extra = self.w.add(extra, self._wide(self.r.fetch(Operand("soffset", f["soffset"]), "u32", None)))
-        base = self.r.fetch(Operand("sbase", f["sbase"] * 2, 2), "u64", None)
-        address = self.w.add(base, self.w.and_(extra, -4)).parts[0]
-        place = self.buffer(I32, data.width, "scalars")
+            register = self.r.fetch(Operand("soffset", f["soffset"]), "u32", None)
+            extra = self.w.add(extra, self._wide(self.w.and_(register, -4)))
+        return extra
+
+    def read_scalars(self, address: ir.Value, place: ir.Value, nbytes: ir.Value) -> ir.Value:
+        """Consecutive bytes to ``place``; was it allowed?"""
         load = self._function("scalar_load", I1, PTR, I64, PTR, I64)
-        self.fault(self.b.call(load, [self.context, address, place, ir.Constant(I64, 4 * data.width)]))
+        return self.b.call(load, [self.context, address, place, nbytes])
+
+    def put_scalars(self, data: Operand, place: ir.Value) -> None:
         for i in range(data.width):
             where = self.b.gep(place, [ir.Constant(I32, i)], source_etype=I32)
             if data.code != NULL:
                 self.r.write_sgpr(data.code + i, self.b.load(where, typ=I32))
 
+    def scalar_load(self, instruction: Instruction) -> None:
+        f = instruction.fields
+        data = instruction.operand("sdata")
+        assert data is not None
+        base = self.w.and_(self.r.fetch(Operand("sbase", f["sbase"] * 2, 2), "u64", None), -4)
+        address = self.w.add(base, self.scalar_offset(instruction)).parts[0]
+        place = self.buffer(I32, data.width, "scalars")
+        self.fault(self.read_scalars(address, place, ir.Constant(I64, 4 * data.width)))
+        self.put_scalars(data, place)
+
     # ---- atomics
 
     def atomic(self, instruction: Instruction, entry: Atomic) -> None:
         f, encoding = instruction.fields, instruction.encoding
-        if "2addr" in instruction.mnemonic or encoding not in ("GLOBAL", "FLAT", "DS"):
+        if encoding not in ("GLOBAL", "FLAT", "DS"):
             raise Unsupported("this form of atomic")
-        wide = entry.kind.endswith("64")
-        kind = "u64" if wide else "u32"
+        step = 2 if entry.kind.endswith("64") else 1
+        mask = self._mask()
         if encoding == "DS":
-            addresses = self._ds(instruction, f["offset0"] | f["offset1"] << 8)
-            sources = [f["data0"], f["data1"]] if entry.compares else [f["data0"]]
             returns = "_rtn" in instruction.mnemonic
+            if "2addr" in instruction.mnemonic:
+                unit = 4 * step * (64 if "stride64" in instruction.mnemonic else 1)
+                # Both operands are read before the first result is written.
+                addresses = [self._ds(instruction, f[f"offset{j}"] * unit) for j in range(2)]
+                kept = [[self._operand(f[f"data{j}"], step)] for j in range(2)]
+                found = [self._exchange(entry, addresses[j], kept[j], [(mask, 1)]) for j in range(2)]
+            else:
+                sources = [f["data0"], f["data1"]] if entry.compares else [f["data0"]]
+                where = self._ds(instruction, f["offset0"] | f["offset1"] << 8)
+                found = [self.exchange(entry, where, sources, [(mask, 1)])]
         else:
+            returns = bool(f["glc"])
+            sources = [f["data"], f["data"] + step] if entry.compares else [f["data"]]
             if encoding == "GLOBAL":
-                addresses = self._global(instruction)
+                found = [self.exchange(entry, self._global(instruction), sources, [(mask, 0)])]
             else:
                 base = self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None)
-                addresses = self.w.splat(self.w.add(base, _signed(f["offset"], 13)))
-            step = 2 if wide else 1
-            sources = [f["data"], f["data"] + step] if entry.compares else [f["data"]]
-            returns = bool(f["glc"])
-        operands = [self.r.fetch(Operand("data", VGPR + s, 2 if wide else 1), kind, None) for s in sources]
+                where = self.w.splat(self.w.add(base, f["offset"] & 0xfff))
+                operands = [self._operand(s, step) for s in sources]
+                places = self.buffer(I64, self.r.lanes, "addresses")
+                self._store_rows(places, where)
+                split = self._function("flat_split", I64, PTR, PTR, I64)
+                shared = self.b.call(split, [self.context, places, mask])
+                sides = [(self.b.and_(mask, self.b.not_(shared)), 0), (shared, 1)]
+                found = [self._exchange(entry, None, operands, sides)]
+        if returns:
+            for i, old in enumerate(found):
+                self.r.put(Operand("vdst", VGPR + f["vdst"] + i * step, step), old.kind, old, self.r.write_mask_of())
+
+    def _operand(self, register: int, dwords: int) -> Value:
+        return self.r.fetch(Operand("data", VGPR + register, dwords), "u64" if dwords == 2 else "u32", None)
+
+    def exchange(self, entry: Atomic, addresses: Value, sources: list[int],
+                 sides: list[tuple[ir.Value, int]]) -> Value:
+        """Lane after lane: memory <- entry(memory, registers of ``sources``); the old values.
+
+        :param sides: (mask of lanes, 1 for LDS) in turn.
+        """
+        step = 2 if entry.kind.endswith("64") else 1
+        return self._exchange(entry, addresses, [self._operand(s, step) for s in sources], sides)
+
+    def _exchange(self, entry: Atomic, addresses: Value | None, operands: list[Value],
+                  sides: list[tuple[ir.Value, int]]) -> Value:
+        """``addresses`` None: they are in their buffer already."""
+        kind = operands[0].kind
         helper = self._atomic_function(entry, kind)
         places = self.buffer(I64, self.r.lanes, "addresses")
-        self._store_rows(places, addresses)
+        if addresses is not None:
+            self._store_rows(places, addresses)
         buffers = []
         for number, operand in enumerate([*operands, operands[0]]):
             buffers.append(self.buffer(ir_type(kind), self.r.lanes, f"atomic{number}"))
             self._store_rows(buffers[-1], operand)
         second = buffers[1] if len(operands) > 1 else buffers[0]
-        mask = self._mask()
-        if encoding == "FLAT":
-            shared = self.b.call(self._function("flat_split", I64, PTR, PTR, I64), [self.context, places, mask])
-            sides = [(self.b.and_(mask, self.b.not_(shared)), 0), (shared, 1)]
-        else:
-            sides = [(mask, int(encoding == "DS"))]
         for chosen, lds in sides:
             self.fault(self.b.call(helper, [self.context, places, buffers[0], second, buffers[-1], chosen,
                                             ir.Constant(I1, lds)]))
-        if returns:
-            old = self._load_rows(buffers[-1], kind)
-            self.r.put(Operand("vdst", VGPR + f["vdst"], 2 if wide else 1), kind, old, self.r.write_mask_of())
+        return self._load_rows(buffers[-1], kind)
 
     def _atomic_function(self, entry: Atomic, kind: str) -> ir.Function:
         """ok = f(context, addresses, data, compare, old, mask, lds): lane after lane, each by compare-and-swap."""

@@ -7,6 +7,7 @@ in code that has to be made quickly, or into stack slots that LLVM promotes to r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ class Registers:
             self._scc_slot, self._exec_slot = self._slot(I1), self._slot(self.mask_type)
         self.full = False           # EXEC is known to be all ones here
         self.words: Words = None    # type: ignore[assignment]
+        self.field: Callable[[str], ir.Value] = None    # type: ignore[assignment]
+        """Reads a 64-bit field of the context."""
         self._scalars: dict[int, ir.Value] = {}             # what is known in this block
         self._vectors: dict[int, list[ir.Value]] = {}
         self._scc: ir.Value | None = None
@@ -121,6 +124,41 @@ class Registers:
             if written:
                 self._vectors.pop(r, None)
         return self._at(Layout.VGPRS + register * self.lanes)
+
+    # ---- registers that are chosen at run time: the state has all of them, and has what is written there
+
+    def spill_vectors(self) -> None:
+        """Every VGPR is up to date in the state."""
+        self.flush()
+        if self.promote:
+            for register in range(self.vgprs):
+                for i, slot in enumerate(self._vgpr_slots(register)):
+                    self.b.store(self.b.load(slot, typ=self.vector), self._row(register, i), align=4 * self.chunk)
+
+    def reload_vectors(self) -> None:
+        """The state's VGPRs are the ones that count."""
+        self._vectors = {}
+        if self.promote:
+            for register in range(self.vgprs):
+                for i, slot in enumerate(self._vgpr_slots(register)):
+                    self.b.store(self.b.load(self._row(register, i), typ=self.vector, align=4 * self.chunk), slot)
+
+    def _row(self, register: int, chunk: int) -> ir.Value:
+        return self._at(Layout.VGPRS + register * self.lanes + chunk * self.chunk)
+
+    def spill_scalars(self, codes: Iterable[int]) -> None:
+        """These SGPRs are up to date in the state."""
+        self.flush()
+        if self.promote:
+            for code in codes:
+                self.b.store(self.b.load(self._sgpr_slot(code), typ=I32), self._at(code))
+
+    def reload_scalars(self, codes: Iterable[int]) -> None:
+        """The state's SGPRs are the ones that count."""
+        for code in codes:
+            self._scalars.pop(code, None)
+            if self.promote:
+                self.b.store(self.b.load(self._at(code), typ=I32), self._sgpr_slot(code))
 
     # ---- between stack slots and memory
 
@@ -360,8 +398,17 @@ class Registers:
         elif code == _VCCZ:
             bit = self.b.icmp_unsigned("==", self.mask_bits(VCC), ir.Constant(self.mask_type, 0))
         else:
-            raise Unsupported("aperture operand")
+            return self._aperture(code, kind)
         return self.words.cast(Scalar("mask", bit), kind)
+
+    def _aperture(self, code: int, kind: str) -> Value:
+        """SHARED_BASE, SHARED_LIMIT, PRIVATE_BASE, PRIVATE_LIMIT: the context has the bases' upper halves."""
+        w = self.words
+        high = Scalar("u64", self.field("shared_high" if code in (235, 236) else "private_high"))
+        if width(kind) < 64:
+            return w.bits(w.cast(high, f"u{width(kind)}"), kind)
+        low = 0xffffffff if code in (236, 238) else 0
+        return w.bits(w.or_(w.shl(high, 32), low), kind)
 
     def put(self, operand: Operand, kind: str, value: Value, active: Value | None, *, half: int = 0) -> None:
         """Store a result of type ``kind``; ``active`` limits vector writes."""

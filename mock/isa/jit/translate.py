@@ -19,14 +19,15 @@ from mock.isa.decode import Instruction, Operand
 from mock.isa.dispatch import TRAP_EN, IllegalInstruction
 from mock.isa.hwregs import MODE_BITS
 from mock.isa.jit.alu import Alu
+from mock.isa.jit.buffers import BufferLowering
 from mock.isa.jit.context import BARRIER, DONE, FAULT, FIELDS, INTERPRET, TERMINATOR, YIELD
 from mock.isa.jit.matrices import multiply
-from mock.isa.jit.memory import MemoryLowering
 from mock.isa.jit.registers import Layout, Registers
+from mock.isa.jit.special import Special
 from mock.isa.jit.values import I8, I32, I64, PTR, Unsupported, Words
 from mock.isa.program import Code, is_terminator
 from mock.isa.semantics import Atomic, Entry, Load, Store, table
-from mock.isa.state import NULL, VCC
+from mock.isa.state import EXEC, NULL, VCC
 from mock.isa.traps import uses_ttmp
 from mock.isa.vocabulary import Mode
 
@@ -148,6 +149,7 @@ class _Translator:
         self.buffers: dict[tuple[str, int, str], ir.Value] = {}
         self.interpreted: list[str] = []
         self.wanted = list(points)
+        self.registers.field = lambda name: self.b.load(self._field(name), typ=I64)
         self.mode = 0           # of the block being written
 
     def run(self) -> Translation:
@@ -330,7 +332,7 @@ class _Translator:
             return
         entry = table().get(name)
         if name.startswith("v_wmma"):
-            multiply(instruction, self.registers, self._lowering(pc).buffer, self.shared)
+            multiply(instruction, self.registers, self._lowering(instruction, pc, mode).buffer, self.shared)
             return
         if isinstance(entry, Entry):
             self._alu(instruction, entry).run()
@@ -340,9 +342,16 @@ class _Translator:
             self.registers.write_sgpr64(instruction.operands[0].code,
                                         self.b.add(base, ir.Constant(I64, pc + instruction.size)))
             return
-        memory = self._lowering(pc)
-        if name.startswith(("s_load_", "s_buffer_load_")):
+        if Special(self.registers, self.registers.words, mode, self.registers.field,
+                   lambda bad: self._refuse(bad, pc, (pc + instruction.size, mode))).run(instruction):
+            return
+        memory = self._lowering(instruction, pc, mode)
+        if name.startswith("s_buffer_load_"):
+            memory.scalar_buffer_load(instruction)
+        elif name.startswith("s_load_"):
             memory.scalar_load(instruction)
+        elif instruction.encoding in ("MUBUF", "MTBUF"):
+            memory.run(instruction)
         elif name in ("ds_swizzle_b32", "ds_bpermute_b32"):
             memory.between_lanes(instruction)
         elif isinstance(entry, (Load, Store)):
@@ -358,9 +367,11 @@ class _Translator:
         rest = b.and_(b.load(place, typ=I32), ir.Constant(I32, ~_USER_PRIO & 0xffffffff))
         b.store(b.or_(rest, ir.Constant(I32, (instruction.fields["simm16"] & 3) << 3)), place)
 
-    def _lowering(self, pc: int) -> MemoryLowering:
-        return MemoryLowering(self.registers, self.registers.words, self.context, FIELDS,
-                              lambda ok: self._fault(ok, pc), self.atomics, self.buffers)
+    def _lowering(self, instruction: Instruction, pc: int, mode: int) -> BufferLowering:
+        return BufferLowering(self.registers, self.registers.words, self.context, FIELDS,
+                              lambda ok: self._fault(ok, pc),
+                              lambda bad: self._refuse(bad, pc, (pc + instruction.size, mode)),
+                              self.atomics, self.buffers)
 
     def _alu(self, instruction: Instruction, entry: Entry) -> Alu:
         return Alu(instruction, entry, self.registers, self.registers.words, self.shared, self.optimise)
@@ -375,12 +386,23 @@ class _Translator:
     def _fault(self, ok: ir.Value, pc: int) -> None:
         on, bad = self.function.append_basic_block("on"), self.function.append_basic_block("fault")
         self.b.cbranch(ok, on, bad)
-        self.b.position_at_end(bad)
-        kept, dirty = self.registers.keep(), set(self.registers._dirty)
-        self._stop(FAULT, pc)
-        self.registers.back(kept)
-        self.registers._dirty.update(dirty)     # what is known goes on elsewhere
+        self._leave_aside(bad, FAULT, pc, None)
         self.b.position_at_end(on)
+
+    def _refuse(self, refused: ir.Value, pc: int, resume: Point) -> None:
+        """Where the bit is set the host executes the instruction: it says what is wrong with it."""
+        on, bad = self.function.append_basic_block("on"), self.function.append_basic_block("refused")
+        self.b.cbranch(refused, bad, on)
+        self._leave_aside(bad, INTERPRET, pc, resume)
+        self.b.position_at_end(on)
+
+    def _leave_aside(self, block: ir.Block, status: int, pc: int, resume: Point | None) -> None:
+        """Stop in a block of its own; what is known goes on elsewhere."""
+        self.b.position_at_end(block)
+        kept, dirty = self.registers.keep(), set(self.registers._dirty)
+        self._stop(status, pc, resume)
+        self.registers.back(kept)
+        self.registers._dirty.update(dirty)
 
     # ---- terminators
 
@@ -413,6 +435,8 @@ class _Translator:
             self._jump(instruction, pc, mode, state)
         elif name in ("s_setreg_imm32_b32", "s_round_mode", "s_denorm_mode", "s_setreg_b32"):
             self._set_mode(instruction, pc, mode, state)
+        elif name.startswith("s_subvector_loop"):
+            self._subvector(instruction, pc, mode)
         else:
             self._stop(TERMINATOR, pc)
 
@@ -465,11 +489,59 @@ class _Translator:
             number, low, bits, value = 1, 4, 4, simm
         else:
             number, low, bits, value = simm & 63, simm >> 6 & 31, (simm >> 11 & 31) + 1, instruction.literal or 0
-        if number != 1 or name == "s_setreg_b32":
+        mask = (1 << bits) - 1 << low & MODE_BITS
+        if number != 1:
             self._stop(TERMINATOR, pc)
+        elif name == "s_setreg_b32":
+            self._set_any_mode(instruction, pc, mode, state, low, mask)
         else:
-            mask = (1 << bits) - 1 << low & MODE_BITS
             self._go(after, mode & ~mask | value << low & mask, state, pc)
+
+    def _set_any_mode(self, instruction: Instruction, pc: int, mode: int, state: tuple[bool, bool], low: int,
+                      mask: int) -> None:
+        """MODE from a register: the modes that were met go on here, the host makes code for others."""
+        b, r, after = self.b, self.registers, pc + instruction.size
+        value = r.fetch(Operand("sdst", instruction.fields["sdst"]), "u32", None).parts[0]
+        bits = b.and_(b.shl(value, ir.Constant(I32, low)), ir.Constant(I32, mask))
+        r.flush()
+        unknown = self.function.append_basic_block("unknown")
+        switch = b.switch(bits, unknown)
+        for new in sorted({m for p, m in self.wanted if p == after and not (m ^ mode) & ~mask} | {mode}):
+            block = self.function.append_basic_block(f"mode_{new:x}")
+            switch.add_case(ir.Constant(I32, new & mask), block)
+            b.position_at_end(block)
+            r.fresh()
+            r.full = state[0]
+            self._go(after, new, state, pc)
+        b.position_at_end(unknown)
+        r.fresh()
+        self._stop(TERMINATOR, pc)
+
+    def _subvector(self, instruction: Instruction, pc: int, mode: int) -> None:
+        """See :func:`mock.isa.control._subvector`."""
+        b, r, register = self.b, self.registers, instruction.fields["sdst"]
+        low, high, saved = r.read_sgpr(EXEC), r.read_sgpr(EXEC + 1), r.read_sgpr(register)
+        zero = ir.Constant(I32, 0)
+        if instruction.mnemonic.endswith("begin"):
+            none_low, none_high = b.icmp_unsigned("==", low, zero), b.icmp_unsigned("==", high, zero)
+            taken = b.and_(none_low, none_high)
+            kept = b.select(none_low, b.select(none_high, saved, zero), high)
+            r.write_sgpr(EXEC + 1, b.select(none_low, high, zero))
+            r.write_sgpr(register, kept)
+        else:
+            second = b.icmp_unsigned("!=", high, zero)
+            taken = b.and_(b.not_(second), b.icmp_unsigned("!=", saved, zero))
+            r.write_sgpr(EXEC, b.select(second, saved, b.select(taken, zero, low)))
+            r.write_sgpr(EXEC + 1, b.select(taken, saved, high))
+            r.write_sgpr(register, b.select(taken, low, saved))
+        r.flush()
+        yes, no = self.function.append_basic_block("taken"), self.function.append_basic_block("next")
+        b.cbranch(taken, yes, no)
+        for block, target in ((yes, _target(instruction, pc)), (no, pc + instruction.size)):
+            b.position_at_end(block)
+            r.fresh()
+            r.full = False
+            self._go(target, mode, (False, True), pc)
 
 
 def translate(flow: Flow, points: Iterable[Point], *, lanes: int, chunk: int, vgprs: int,
