@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from amdrv.facts import ih, mqd_v11
 from mock import isa
+from mock.aql import AqlExecutor
 from mock.block import Block, on_write
 from mock.dispatch import Hang
 from mock.engine import Aborted
@@ -47,6 +48,7 @@ DEQUEUE_DRAIN, DEQUEUE_RESET = 1, 2         # amdgpu_amdkfd_gfx_v11.c, hqd_destr
 KIQ_VALID = 0x80                            # gfx_v11_0.c, gfx_v11_0_kiq_setting
 START = ("CP_MEC_RS64_PRGRM_CNTR_START", "CP_MEC_RS64_PRGRM_CNTR_START_HI")
 FETCH_WORDS = 4096
+AQL_WORDS = 16          # of a packet
 SPIN_SECONDS, SLEEP_SECONDS = 1e-3, 50e-6
 M32 = 0xFFFFFFFF
 
@@ -77,7 +79,8 @@ class ComputeQueue:
         self.name = f"compute {self.me}.{self.pipe}.{self.queue}"
         self.engine = self.board.engine(self.name)
         self.lock = threading.Lock()
-        self.read = self.write = 0          # dword positions that never wrap
+        self.read = self.write = 0          # dword positions that never wrap; in AQL packet indices
+        self.resumed = False                # the read index was taken from memory (AQL)
         self.posted = False
         self.hung: str | None = None
         self.dequeue = 0
@@ -124,6 +127,11 @@ class ComputeQueue:
         return (self.hqd("PQ_BASE") | self.board.regs.field(("CP_HQD_PQ_BASE_HI", self.bank), "ADDR_HI") << 32) << 8
 
     @property
+    def aql(self) -> bool:
+        """Does the ring hold AQL packets? (kfd_mqd_manager_v11.c, init_mqd)"""
+        return bool(self.hqd_field("AQL_CONTROL", "CONTROL0"))
+
+    @property
     def is_kiq(self) -> bool:
         """RLC_CP_SCHEDULERS names the queues that may manage others."""
         value = self.board.regs["RLC_CP_SCHEDULERS"]
@@ -140,9 +148,13 @@ class ComputeQueue:
     def activate(self) -> None:
         """CP_HQD_ACTIVE went to 1."""
         self.hung, self.dequeue, self.eop_write = None, 0, 0
+        self.resumed = False
         wptr = self.hqd("PQ_WPTR_LO") | self.hqd("PQ_WPTR_HI") << 32
-        behind = (wptr - self.hqd("PQ_RPTR")) % self.words
-        self.write, self.read = wptr, wptr - behind
+        if self.aql:                # counts packets; the read index is in memory
+            self.read = self.write = 0
+        else:
+            behind = (wptr - self.hqd("PQ_RPTR")) % self.words
+            self.write, self.read = wptr, wptr - behind
         if self.hqd_field("PERSISTENT_STATE", "PRELOAD_REQ") and self.hqd_field("PERSISTENT_STATE", "PRELOAD_SIZE"):
             self.engine.post(self._preload)
         self.kick()
@@ -181,12 +193,17 @@ class ComputeQueue:
             if register is not None and register != "CP_HQD_ACTIVE":
                 self.board.regs[register, self.bank] = getattr(mqd, field)
 
+    @property
+    def ring_offset(self) -> int:
+        """Where the engine reads, in dwords of the ring."""
+        return self.read * (AQL_WORDS if self.aql else 1) % self.words
+
     def save_mqd(self) -> None:
         """Where the queue stopped, into its MQD."""
         kind = mqd_v11.v11_compute_mqd
         vmid = self.board.regs.field(("CP_MQD_CONTROL", self.bank), "VMID")
         try:
-            for field, value in (("cp_hqd_pq_rptr", self.read % self.words), ("cp_hqd_pq_wptr_lo", self.write & M32),
+            for field, value in (("cp_hqd_pq_rptr", self.ring_offset), ("cp_hqd_pq_wptr_lo", self.write & M32),
                                  ("cp_hqd_pq_wptr_hi", self.write >> 32)):
                 self.board.memory.write("gc", vmid, self.mqd_address + getattr(kind, field).offset,
                                         value.to_bytes(4, "little"), client=Client.CPC)
@@ -194,7 +211,7 @@ class ComputeQueue:
             self.board.note("mqd-save", f"{self.name}: where it stopped could not be saved to its MQD")
 
     def deactivate(self, *, save: bool) -> None:
-        self.set_hqd("PQ_RPTR", self.read % self.words)
+        self.set_hqd("PQ_RPTR", self.ring_offset)
         if save:
             self.save_mqd()
         self.set_hqd("ACTIVE", 0)
@@ -219,6 +236,10 @@ class ComputeQueue:
             self.deactivate(save=True)
 
     def set_write(self, value: int) -> None:
+        if self.aql:
+            self.write = max(self.write, value + 1)         # the last packet's index
+            self.kick()
+            return
         self.write = value
         self.set_hqd("PQ_WPTR_LO", value & M32)
         self.set_hqd("PQ_WPTR_HI", value >> 32)
@@ -251,12 +272,17 @@ class ComputeQueue:
             return
         if self.dequeue and self.active:
             self.deactivate(save=True)
-        elif self.read != self.write and not self._stalled:
+        elif self.read != self.write and not self._stalled and not (self.aql and self.rests_at == self.write):
             self.kick()
 
     _stalled = False
+    rests_at = -1
+    """AQL: the write index that was rung when the engine found nothing more that it may take."""
 
     def _work(self) -> None:
+        if self.aql:
+            AqlExecutor(self).work()
+            return
         executor, wanted = Pm4Executor(self), FETCH_WORDS
         while self.read != self.write and self.runnable():
             self.attention = False
@@ -311,10 +337,8 @@ class ComputeQueue:
             self.interrupt(ih.GFX_11_0_0__SRCID__CP_BAD_OPCODE_ERROR, "OPCODE_ERROR_INT_ENABLE")
         elif isinstance(error, IllegalAccess):
             self.interrupt(ih.GFX_11_0_0__SRCID__CP_PRIV_REG_FAULT, "PRIV_REG_INT_ENABLE")
-        elif isinstance(error, isa.IllegalInstruction):
-            self.sq_interrupt(SQ_ILLEGAL_INSTRUCTION)
-        elif isinstance(error, (Fault, isa.MemoryFault)) and self.dispatching:
-            self.sq_interrupt(SQ_MEMORY_VIOLATION)
+        else:
+            self.sq_error(error)
         notes = "; ".join(getattr(error, "__notes__", ()))
         self.stop(f"{type(error).__name__} {where}, in {packet if packet is not None else 'no packet'}: {error}"
                   + (f" ({notes})" if notes else ""))
@@ -346,8 +370,8 @@ class ComputeQueue:
     def report_read(self) -> None:
         """The read pointer to its register and to memory: at block boundaries, before waits and when the queue is
         empty."""
-        self.set_hqd("PQ_RPTR", self.read % self.words)
-        if self.hqd_field("PQ_CONTROL", "NO_UPDATE_RPTR") or not self.active or self.hung:
+        self.set_hqd("PQ_RPTR", self.ring_offset)
+        if self.aql or self.hqd_field("PQ_CONTROL", "NO_UPDATE_RPTR") or not self.active or self.hung:
             return
         address = self.hqd("PQ_RPTR_REPORT_ADDR") & ~3 | (self.hqd("PQ_RPTR_REPORT_ADDR_HI") & 0xFFFF) << 32
         try:
@@ -365,13 +389,13 @@ class ComputeQueue:
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Poll until true. :raises Aborted, Dequeued:"""
-        if condition():
-            return
-        self.report_read()
-        start = time.monotonic()
-        while not condition():
-            self.check()
-            time.sleep(0 if time.monotonic() - start < SPIN_SECONDS else SLEEP_SECONDS)
+        if not condition():
+            self.report_read()
+            start = time.monotonic()
+            while not condition():
+                self.check()
+                time.sleep(0 if time.monotonic() - start < SPIN_SECONDS else SLEEP_SECONDS)
+        self.board.time.join()
 
     # ---- interrupts
 
@@ -388,6 +412,13 @@ class ComputeQueue:
         else:
             self.board.note("interrupt-off", f"{self.name}: interrupt source {source} while {enable} of "
                                              f"CP_ME{self.me}_PIPE{self.pipe}_INT_CNTL is off")
+
+    def sq_error(self, error: Exception) -> None:
+        """What the shader engines tell of an error in their waves."""
+        if isinstance(error, isa.IllegalInstruction):
+            self.sq_interrupt(SQ_ILLEGAL_INSTRUCTION)
+        elif isinstance(error, (Fault, isa.MemoryFault)) and self.dispatching:
+            self.sq_interrupt(SQ_MEMORY_VIOLATION)
 
     def sq_interrupt(self, kind: int) -> None:
         self.board.ih.post(ih.SOC21_IH_CLIENTID_GRBM_CP, ih.GFX_11_0_0__SRCID__SQ_INTERRUPT_ID, ring_id=self.ring_id,
@@ -581,7 +612,10 @@ class Mec(Block):
         except Fault as error:
             queue.stop(f"the write pointer cannot be polled: {error}")
             return
-        queue.set_write(value)
+        if not queue.aql:
+            queue.set_write(value)
+        elif value:
+            queue.set_write(value - 1)
 
     def doorbell(self, offset: int, value: int, width: int) -> None:
         """A doorbell that NBIO leads to CP; ``offset`` in bytes of BAR2, ``value`` the write pointer in dwords."""
