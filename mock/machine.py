@@ -15,11 +15,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from mock.arch import arch_of
 from mock.board import Board
 from mock.bus import HostBus
 from mock.vram import PAGE, parse_size
+
+if TYPE_CHECKING:
+    from mock.trace.record import Trace
 
 __all__ = ["DEFAULT", "Gpu", "Machine", "RULES"]
 
@@ -113,12 +117,17 @@ class Machine:
     def __init__(self, gpus: Sequence[Gpu] = (Gpu(),)) -> None:
         self.bus = HostBus()
         self.gpus: list[Board] = []
+        self.trace: Trace | None = None
+        """The recording that AMDRV_MOCK_TRACE asks for (:mod:`mock.trace`)."""
         try:
             for number, gpu in enumerate(gpus):
                 board = Board(gpu, self.bus, f"0000:{FIRST_BUS + number:02x}:00.0")
                 self.gpus.append(board)
                 self.bus.add_board(board)
                 board.config.assign(number)
+            if os.environ.get("AMDRV_MOCK_TRACE"):
+                from mock.trace.record import from_environment
+                self.trace = from_environment(self.gpus)
         except BaseException:
             self.close()
             raise
@@ -136,6 +145,9 @@ class Machine:
         """End all threads and give the memory back. Idempotent."""
         for board in self.gpus:
             board.close()
+        if self.trace is not None:
+            self.trace.close()
+            self.trace = None
         self.gpus = []
         self.bus.close()
 

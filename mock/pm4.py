@@ -47,6 +47,8 @@ class Pm4Executor:
         self.depth = 0
         self.indirect_base = 0
         self._open_registers = frozenset(self.board.regs.dword(name) for name in OPEN_REGISTERS)
+        if self.board.trace is not None:
+            self.execute = self.board.trace.packets(queue, self.execute)    # type: ignore[method-assign]
 
     def execute(self, packet: Decoded, vmid: int, base: int, position: int) -> int:
         """:raises BadPacket, IllegalAccess, Hang, Fault, IsaError:"""

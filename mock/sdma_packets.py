@@ -71,6 +71,8 @@ class SdmaExecutor:
         self.vmid = 0
         self.time_offset = 0
         self.in_ib = False
+        if self.board.trace is not None:
+            self.execute = self.board.trace.packets(queue, self.execute)    # type: ignore[method-assign]
 
     def execute(self, packet: Decoded, vmid: int, position: int) -> int:
         """``position``: words from the ring's start, for what depends on alignment. :raises BadPacket, Fault:"""
