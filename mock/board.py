@@ -23,6 +23,7 @@ import numpy as np
 from mock.arch import arch_of
 from mock.block import Block
 from mock.bus import BusError, HostBus
+from mock.clock import CLOCK_HZ, make_clock
 from mock.config_space import BAR_DOORBELLS, BAR_REGISTERS, BAR_VRAM, ConfigSpace
 from mock.engine import Engine, Engines
 from mock.faults import Faults
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from mock.trace.record import Trace
 
 __all__ = ["Board", "CLOCK_HZ"]
-
-CLOCK_HZ = 100_000_000
-"""Golden timestamp counter (Linux 6.1, soc21.c, soc21_get_xclk: spll.reference_freq, 100 MHz on Navi 3x)."""
 
 BLOCKS = (("nbio", "mock.nbio", "Nbio"), ("grbm", "mock.grbm", "Grbm"), ("smuio", "mock.grbm", "Smuio"),
           ("psp", "mock.psp", "Psp"), ("smu", "mock.smu", "Smu"), ("memory", "mock.gmc", "Gmc"),
@@ -74,7 +72,8 @@ class Board:
         self.vram = Vram(gpu.vram_bytes, strict=gpu.is_strict("hdp"), poison=gpu.is_strict("poison"))
         self.engines = Engines(address, self.note)
         self.faults = Faults(self)
-        self._epoch = time.perf_counter_ns()
+        self.time = make_clock(gpu.clock)
+        self.engines.on_job = self.time.begin
         self._lock = threading.RLock()
         self._msi: dict[object, Callable[..., Any]] = {}
         self.trace: Trace | None = None
@@ -253,8 +252,8 @@ class Board:
         return self.log
 
     def clock(self) -> int:
-        """The golden timestamp counter: 100 MHz since the card was made."""
-        return (time.perf_counter_ns() - self._epoch) // (1_000_000_000 // CLOCK_HZ)
+        """The golden timestamp counter: 100 MHz since the card was made, of the host's time or of modelled time."""
+        return self.time.ticks()
 
     def engine(self, name: str) -> Engine:
         """The engine of that name; its thread starts with its first job."""

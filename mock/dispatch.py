@@ -22,6 +22,7 @@ from mock.faultresponse import patience
 from mock.faults import register
 from mock.gfx import ADDRESS_32, ALIGN_UNALIGNED
 from mock.gmc import Client
+from mock.isa.clock import Chip
 from mock.isa.dispatch import LDS_GRANULE
 
 if TYPE_CHECKING:
@@ -128,6 +129,16 @@ def _hw_id2(queue: ComputeQueue) -> int:
     return queue.queue | queue.pipe << 4 | queue.me << 8 | queue.wave_vmid << 24
 
 
+def _enabled_wgps(queue: ComputeQueue) -> int:
+    """Workgroup processors with a compute unit that is there and enabled by COMPUTE_STATIC_THREAD_MGMT."""
+    arch, cus = queue.board.arch, 0
+    for se in range(min(arch.shader_engines, ENGINES_MASKS)):
+        mask = queue.compute(f"STATIC_THREAD_MGMT_SE{se}")
+        cus += sum((mask >> SA_BITS * sa & queue.board.gfx.enabled_cus(se, sa) & (1 << SA_BITS) - 1).bit_count()
+                   for sa in range(arch.arrays_per_engine))
+    return max(-(-cus // 2), 1)
+
+
 def plan(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int) -> tuple[isa.Dispatch, int]:
     """(launch, waves that may need scratch). :raises Hang: what the SPI would wait for without end."""
     regs = queue.board.regs
@@ -214,11 +225,15 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
     space = ShaderAddressSpace(queue, vmid)
     if board.faults.any:
         _injected(queue, dispatch, space)
+    chip = Chip(wgps=_enabled_wgps(queue)) if board.time.modelled else None
     try:
-        counts = isa.execute(dispatch, space, executor=isa.default_executor() if space.plain else "interpreter")
+        counts = isa.execute(dispatch, space, executor=isa.default_executor() if space.plain else "interpreter",
+                             clock=chip)
     finally:
         space.publish()
     board.counters["instructions"] += counts.instructions
+    if counts.clock is not None:
+        board.time.advance(counts.clock.seconds)
 
 
 NOWHERE = 0x6EAD_0000_0000

@@ -66,6 +66,7 @@ class Engine:
                 self._running, self._current = True, epoch
             try:
                 patience.check = self.check
+                self._engines.on_job(self.name)
                 job(*args)
             except Aborted:
                 pass
@@ -128,6 +129,8 @@ class Engines:
         self._lock = threading.Lock()
         self.busy = 0
         """Jobs posted and not done."""
+        self.on_job: Callable[[str], None] = lambda engine: None
+        """Called with the engine's name on its thread, before each job."""
 
     def count(self, change: int) -> None:
         with self._lock:

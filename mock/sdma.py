@@ -246,6 +246,7 @@ class SdmaQueue:
                 return False
             self.engine_check()
             time.sleep(0 if time.monotonic() - start < SPIN_SECONDS else SLEEP_SECONDS)
+        self.board.time.join()
         return True
 
     def interrupt(self, source: int, context: int = 0) -> None:
