@@ -5,6 +5,7 @@
 
 ``AMDRV_MOCK="gfx1100:vram=1G,count=2"`` says the same in words: ``ARCH[:KEY=VALUE,...]``, several cards divided by
 ``;``. Keys: ``vram`` and ``bar0`` (sizes), ``count``, ``harvest`` (workgroup processors fused off, see :class:`Gpu`),
+``clock`` (``wall``, or ``model``: timestamps are of modelled time, see :mod:`mock.clock`),
 ``strict`` (``strict=-hdp-poison`` switches rules off).
 """
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from mock.arch import arch_of
 from mock.board import Board
 from mock.bus import HostBus
+from mock.clock import CLOCKS
 from mock.vram import PAGE, parse_size
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT", "Gpu", "Machine", "RULES"]
 
 DEFAULT = "gfx1100:vram=1G"
+KEYS = ("vram", "bar0", "count", "harvest", "strict", "clock")
 RULES = ("hdp", "poison", "tlb", "gfxoff")
 """Strict rules that can be switched off, one by one: stores through BAR0 wait for the HDP flush (mock.vram), memory
 that nobody wrote is poison (mock.vram), TLBs serve what they have until invalidated (mock.gmc), GFXOFF takes GC's
@@ -43,7 +46,8 @@ class Gpu:
     """One card to be. Sizes are bytes or "1G", "256M".
 
     ``harvest`` maps (shader engine, shader array) to the mask of workgroup processors fused off there; an integer is
-    the mask for every array. ``bar0`` is the size that the platform's firmware gave the resizable BAR0 (default: all
+    the mask for every array. ``clock``: "wall", or "model" for modelled time.
+    ``bar0`` is the size that the platform's firmware gave the resizable BAR0 (default: all
     of VRAM). ``strict`` names rules to switch off, each with a minus: ``"-hdp-poison"``.
     """
 
@@ -52,6 +56,7 @@ class Gpu:
     harvest: int | Mapping[tuple[int, int], int] = field(default_factory=dict)
     bar0: str | int | None = None
     strict: str = ""
+    clock: str = "wall"
 
     def __post_init__(self) -> None:
         arch = arch_of(self.arch)
@@ -71,6 +76,8 @@ class Gpu:
                 if not (0 <= se < arch.shader_engines and 0 <= sa < arch.arrays_per_engine):
                     raise ValueError(f"harvest of shader engine {se}, array {sa}: {self.arch} has "
                                      f"{arch.shader_engines} engines of {arch.arrays_per_engine} arrays")
+        if self.clock not in CLOCKS:
+            raise ValueError(f"clock={self.clock!r}: must be one of {', '.join(CLOCKS)}")
         if self.active_wgps == 0:
             raise ValueError("harvest leaves no workgroup processor")
         for rule in self._relaxed:
@@ -167,13 +174,14 @@ def parse(text: str) -> list[Gpu]:
         options: dict[str, str] = {}
         for item in filter(None, (piece.strip() for piece in rest.split(","))):
             key, equals, value = item.partition("=")
-            if not equals or key not in ("vram", "bar0", "count", "harvest", "strict"):
-                raise ValueError(f"{item!r} is not KEY=VALUE with a key of vram, bar0, count, harvest, strict")
+            if not equals or key not in KEYS:
+                raise ValueError(f"{item!r} is not KEY=VALUE with a key of {', '.join(KEYS)}")
             options[key] = value
         count = options.pop("count", "1")
         if not count.isdigit() or not 1 <= int(count) <= 16:
             raise ValueError(f"count={count!r} must be a number from 1 to 16")
         gpu = Gpu(arch, vram=options.get("vram", "1G"), bar0=options.get("bar0"), strict=options.get("strict", ""),
+                  clock=options.get("clock", "wall"),
                   harvest=_mask(options["harvest"]) if "harvest" in options else {})
         gpus += [gpu] * int(count)
     return gpus

@@ -80,6 +80,8 @@ class SdmaExecutor:
         method = getattr(self, "op_" + packet.name.lower(), None)
         if method is None:
             raise BadPacket(packet.opcode, f"{packet.name} is not modelled")
+        if packet.name.startswith(("COPY_", "CONSTANT_FILL")):
+            self.board.time.copy_begins()
         return method(packet) or 0
 
     # ---- memory
@@ -114,9 +116,18 @@ class SdmaExecutor:
     # ---- copies
 
     def _copy(self, destination: int, source: int, nbytes: int) -> None:
-        to = self.runs(destination, nbytes, write=True)
-        move(to, self.runs(source, nbytes, write=False))
+        to, source_runs = self.runs(destination, nbytes, write=True), self.runs(source, nbytes, write=False)
+        move(to, source_runs)
         self._written(to)
+        self._took(nbytes, source_runs, to)
+
+    def _took(self, nbytes: int, source: list[tuple[int, int]] | None, destination: list[tuple[int, int]]) -> None:
+        """The time of a copy, or of a fill, which reads nothing."""
+        vram = self.board.vram
+
+        def inside(runs: list[tuple[int, int]]) -> bool:
+            return bool(runs) and vram.base <= runs[0][0] < vram.base + vram.size
+        self.board.time.copied(nbytes, from_vram=source is None or inside(source), to_vram=inside(destination))
 
     def op_copy_linear(self, packet: Decoded) -> None:
         nbytes = packet["COUNT"] + 1
@@ -197,6 +208,7 @@ class SdmaExecutor:
                 host_view(host, size)[:] = np.frombuffer(turned * (size // 4 + 1), np.uint8)[:size]
             at += size
         self._written(runs)
+        self._took(nbytes, None, runs)
 
     def op_fence(self, packet: Decoded) -> None:
         self.write(packet["ADDR"] & ~3, packet["DATA"].to_bytes(4, "little"))
