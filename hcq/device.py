@@ -399,6 +399,7 @@ class Device:
             under_way.append((staging, point, start, nbytes))
         while under_way:
             self._take(under_way.popleft(), out)
+        self._check_backend()           # an engine may go on after a fault: then these are not the right bytes
 
     @staticmethod
     def _take(chunk: tuple[Buffer, Point, int, int], out: np.ndarray) -> Buffer:
