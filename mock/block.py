@@ -86,5 +86,8 @@ class Block:
         the board made its blocks. Not called at the board's making: ``__init__`` leaves the power-on state.
         """
 
+    def restored(self) -> None:
+        """The block's plain state and the registers became those of a snapshot: hang up again what hangs on them."""
+
     def stop(self) -> None:
         """End the block's threads; the board is being taken apart."""

@@ -46,22 +46,36 @@ class HostBus:
 
     # ---- the host's side
 
-    def attach(self, host_address: int, size: int) -> int:
+    def attach(self, host_address: int, size: int, *, at: int | None = None) -> int:
         """Put memory of this process on the bus. Page-aligned, both. Returns the bus address.
 
-        The caller keeps the memory alive until :meth:`detach`.
+        The caller keeps the memory alive until :meth:`detach`. ``at`` asks for a bus address (a snapshot's memory must
+        be where it was). :raises ValueError: misaligned, or there is something at ``at``.
         """
         if host_address % PAGE or size % PAGE or size <= 0:
             raise ValueError(f"attach of {size:#x} bytes at {host_address:#x}: address and size must be "
                              f"positive multiples of {PAGE}")
         with self._lock:
-            address = self._next
+            address = self._next if at is None else self._free_at(at, size)
             if address + size + PAGE > RAM_END:
                 address = self._first_fit(size)
             self._next = max(self._next, address + size + PAGE)     # a hole after each: overruns meet nothing
             self._ram[address] = (host_address, size)
             self._table = None
             return address
+
+    def _free_at(self, at: int, size: int) -> int:
+        if at % PAGE or not RAM_BASE <= at <= RAM_END - size - PAGE:
+            raise ValueError(f"attach of {size:#x} bytes at bus address {at:#x}: memory lies in whole pages of "
+                             f"{RAM_BASE:#x}..{RAM_END:#x}")
+        if any(start < at + size and at < start + there for start, (_, there) in self._ram.items()):
+            raise ValueError(f"attach of {size:#x} bytes at bus address {at:#x}: something is attached there")
+        return at
+
+    def attached(self) -> list[tuple[int, int, int]]:
+        """(bus address, host address, bytes) of the memory on the bus, ascending."""
+        with self._lock:
+            return sorted((bus, host, size) for bus, (host, size) in self._ram.items())
 
     def _first_fit(self, size: int) -> int:
         at = RAM_BASE

@@ -35,6 +35,9 @@ class Clock(Protocol):
     def ticks(self) -> int:
         """What the golden counter shows to whoever asks: an engine (by its thread), or the CPU."""
 
+    def set_ticks(self, ticks: int) -> None:
+        """Go on from there (a snapshot)."""
+
     def begin(self, engine: str) -> None:
         """An engine starts a job, on this thread."""
 
@@ -59,6 +62,9 @@ class WallClock:
 
     def ticks(self) -> int:
         return (time.perf_counter_ns() - self._epoch) // (1_000_000_000 // CLOCK_HZ)
+
+    def set_ticks(self, ticks: int) -> None:
+        self._epoch = time.perf_counter_ns() - ticks * (1_000_000_000 // CLOCK_HZ)
 
     def begin(self, engine: str) -> None:
         pass
@@ -98,6 +104,11 @@ class ModelClock:
                 return self._engines[engine] // TICK
             self._latest += TICK
             return self._latest // TICK
+
+    def set_ticks(self, ticks: int) -> None:
+        with self._lock:
+            self._latest = ticks * TICK
+            self._engines.clear()
 
     def begin(self, engine: str) -> None:
         self._local.engine = engine

@@ -42,6 +42,11 @@ class Log:
                 del self._notes[:KEEP // 2]
         return note
 
+    def load(self, notes: list[Note], counts: Counter[str]) -> None:
+        """The log of a snapshot instead of this one."""
+        with self._lock:
+            self._notes, self.counts = list(notes), Counter(counts)
+
     def __iter__(self) -> Iterator[Note]:
         return iter(list(self._notes))
 

@@ -85,6 +85,10 @@ class Nbio(Block):
             board.vram.view[offset:offset + discovery.TABLE_SIZE] = 0
             board.vram.written(offset, discovery.TABLE_SIZE)
 
+    def restored(self) -> None:
+        for dword in self._remapped.values():
+            self.board.regs.on_write_dword(dword, self.hdp_flush)
+
     # ---- readiness
 
     def _ready(self) -> None:

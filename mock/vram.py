@@ -208,6 +208,12 @@ class Vram:
         self.on_flush: list[PagesHook] = []
         """Called at a flush that changed memory, with the numbers of the pages (int64[n], ascending)."""
 
+    def stored_pages(self) -> np.ndarray:
+        """Numbers of the pages that may differ from a new card's, int64[n], ascending."""
+        count = self.size // PAGE
+        stored = self._memory.stored_pages(0, count)
+        return np.arange(count) if stored is None else stored
+
     # ---- the CPU's side
 
     def window(self, offset: int, size: int) -> memoryview:
