@@ -7,6 +7,7 @@ from functools import cache
 
 from mock.isa.decode import Instruction, Operand, decode, opcode_table
 from mock.isa.encoding import LITERAL
+from mock.isa.images import DIMENSIONS
 from mock.isa.opcodes import BUFFER_FORMATS
 from mock.isa.operands import constant, is_constant
 from mock.isa.semantics import Entry, table
@@ -16,8 +17,7 @@ __all__ = ["disassemble", "format_instruction", "format_operand"]
 VGPR, NULL = 256, 124
 _SPECIAL = {106: "vcc_lo", 107: "vcc_hi", 124: "null", 125: "m0", 126: "exec_lo", 127: "exec_hi",
             235: "src_shared_base", 236: "src_shared_limit", 237: "src_private_base", 238: "src_private_limit",
-            251: "src_vccz",
-            252: "src_execz", 253: "src_scc"}
+            239: "src_pops_exiting_wave_id", 251: "src_vccz", 252: "src_execz", 253: "src_scc", 254: "src_lds_direct"}
 _PAIRS = {106: "vcc", 126: "exec"}
 _FLOATS = {240: "0.5", 241: "-0.5", 242: "1.0", 243: "-1.0", 244: "2.0", 245: "-2.0", 246: "4.0", 247: "-4.0",
            248: "0.15915494"}
@@ -25,11 +25,17 @@ _FLOATS = {240: "0.5", 241: "-0.5", 242: "1.0", 243: "-1.0", 244: "2.0", 245: "-
 _NO_SUFFIX = ("v_readfirstlane_b32", "v_nop", "v_pipeflush")
 _MIXED = ("v_fma_mix_f32", "v_fma_mixlo_f16", "v_fma_mixhi_f16")
 _COUNTERS = (("vmcnt", 10, 63), ("expcnt", 0, 7), ("lgkmcnt", 4, 63))
-_MESSAGES = {1: "MSG_INTERRUPT", 2: "MSG_HS_TESSFACTOR", 3: "MSG_DEALLOC_VGPRS", 9: "MSG_GS_ALLOC_REQ",
+_MESSAGES = {1: "MSG_INTERRUPT", 2: "MSG_HS_TESSFACTOR", 3: "MSG_DEALLOC_VGPRS", 5: "MSG_STALL_WAVE_GEN",
+             6: "MSG_HALT_WAVES", 9: "MSG_GS_ALLOC_REQ", 134: "MSG_RTN_GET_TBA_TO_PC",
              128: "MSG_RTN_GET_DOORBELL", 129: "MSG_RTN_GET_DDID", 130: "MSG_RTN_GET_TMA",
              131: "MSG_RTN_GET_REALTIME", 132: "MSG_RTN_SAVE_WAVE", 133: "MSG_RTN_GET_TBA"}
+_DEPCTR = (("hold_cnt", 7, 1), ("sa_sdst", 0, 1), ("va_vdst", 12, 4), ("va_sdst", 9, 3), ("va_ssrc", 8, 1),
+           ("va_vcc", 1, 1), ("vm_vsrc", 2, 3))
+_DEPCTR_REST = 3 << 5
+_DECIMAL = 64               # the largest immediate that is printed so
 _DELAYS = ("NO_DEP", "VALU_DEP_1", "VALU_DEP_2", "VALU_DEP_3", "VALU_DEP_4", "TRANS32_DEP_1", "TRANS32_DEP_2",
            "TRANS32_DEP_3", "FMA_ACCUM_CYCLE_1", "SALU_CYCLE_1", "SALU_CYCLE_2", "SALU_CYCLE_3")
+_GENERATIONS = {0: "UC_VERSION_GFX7", 4: "UC_VERSION_GFX10", 6: "UC_VERSION_GFX11", 9: "UC_VERSION_GFX12"}
 _SKIPS = ("SAME", "NEXT", "SKIP_1", "SKIP_2", "SKIP_3", "SKIP_4")
 
 
@@ -128,19 +134,36 @@ def _scalar_special(instruction: Instruction) -> str | None:
         return _delay(simm)
     if name in ("s_sendmsg", "s_sendmsghalt"):
         return f"{name} {_message(simm)}"
+    if name == "s_waitcnt_depctr":
+        return _depctr(simm)
     if name.startswith(("s_branch", "s_cbranch", "s_nop", "s_sleep", "s_setprio", "s_sethalt", "s_setkill", "s_trap",
                         "s_incperflevel", "s_decperflevel", "s_denorm_mode")):
-        return f"{name} {simm:#x}" if simm > 9 and not name.startswith(("s_branch", "s_cbranch")) else f"{name} {simm}"
+        return f"{name} {simm}" if simm <= _DECIMAL or name.startswith(("s_branch", "s_cbranch")) else \
+            f"{name} {simm:#x}"
     if name in ("s_endpgm", "s_code_end", "s_barrier", "s_wakeup", "s_icache_inv", "s_endpgm_saved", "s_ttracedata",
                 "s_wait_idle"):
         return name if simm == 0 or name != "s_endpgm" else f"{name} {simm}"
     return f"{name} {simm:#x}"
 
 
+def _depctr(simm: int) -> str:
+    """Counters that are not at their largest; a number where bits of no counter would be lost."""
+    if simm & _DEPCTR_REST:
+        return f"s_waitcnt_depctr {simm:#x}"
+    values = [(name, simm >> low & (1 << width) - 1, (1 << width) - 1) for name, low, width in _DEPCTR]
+    shown = [f"depctr_{name}({value})" for name, value, largest in values if value != largest]
+    return "s_waitcnt_depctr " + " ".join(shown or [f"depctr_{name}({value})" for name, value, _ in values])
+
+
 def _version(simm: int) -> str:
-    """A generation number, with flags where nothing else is set."""
+    """A generation, by its name or number, with flags where nothing else is set."""
+    name = _GENERATIONS.get(simm & 255, str(simm & 255))
     flags = [f"UC_VERSION_{flag}_BIT" for bit, flag in ((13, "W64"), (14, "W32"), (15, "MDP")) if simm >> bit & 1]
-    return f"{simm:#x}" if simm & 0x1f00 else "|".join([str(simm & 255), *flags])
+    if simm & 0x1f00:
+        return f"{simm:#x}"
+    for i, flag in enumerate(flags):
+        name = f"({name})|{flag}" if i else f"{name}|{flag}"
+    return name
 
 
 def _signed(value: int, bits: int) -> int:
@@ -157,9 +180,9 @@ def _waitcnt(simm: int) -> str:
 
 def _delay(simm: int) -> str:
     first, skip, second = simm & 15, simm >> 4 & 7, simm >> 7 & 15
-    if max(first, second) >= len(_DELAYS) or skip >= len(_SKIPS) or simm >> 11 or (skip and not second):
-        return f"s_delay_alu {simm:#x}"
-    parts = [f"instid0({_DELAYS[first]})"] if first or not (skip or second) else []
+    if not simm or max(first, second) >= len(_DELAYS) or skip >= len(_SKIPS) or simm >> 11:
+        return f"s_delay_alu {simm:#x}" if simm else "s_delay_alu 0"
+    parts = [f"instid0({_DELAYS[first]})"] if first else []
     if skip:
         parts.append(f"instskip({_SKIPS[skip]})")
     if second:
@@ -168,9 +191,9 @@ def _delay(simm: int) -> str:
 
 
 def _message(simm: int) -> str:
-    if simm in _MESSAGES and simm not in (2, 9):
+    if simm in _MESSAGES:
         return f"sendmsg({_MESSAGES[simm]})"
-    return f"sendmsg({simm}, 0, 0)" if simm < 256 else f"{simm:#x}"
+    return f"sendmsg({simm}, 0, 0)" if simm < 256 else str(simm)
 
 
 def _hwreg(simm: int) -> str:
@@ -190,7 +213,7 @@ def _suffix(instruction: Instruction) -> str:
     name, encoding = instruction.mnemonic, instruction.encoding
     short = encoding in ("VOP1", "VOP2", "VOPC")
     if instruction.dpp is not None:
-        return "_dpp" if short else "_e64_dpp"
+        return "" if encoding == "VOPC" else "_dpp" if short else "_e64_dpp"
     if name in _NO_SUFFIX:
         return ""
     if short:
@@ -210,21 +233,21 @@ def _vector(instruction: Instruction, wave_size: int) -> str:
     vcc = "vcc_lo" if wave_size == 32 else "vcc"
     texts = []
     types = _source_types(instruction)
+    halves = encoding in ("VOP1", "VOP2", "VOPC") and any(
+        o.code >= VGPR + 128 and _is_half(instruction, o, _kind(types, o)) for o in instruction.operands)
     for operand in instruction.operands:
         literal = instruction.literal
-        bit = {"src0": 0, "src1": 1, "vsrc1": 1, "src2": 2}.get(operand.field)
-        kind = types[bit] if bit is not None and bit < len(types) else "f32"
-        if literal is not None and kind in ("f16", "i16", "u16", "b16", "mix"):
+        bit = _SOURCES.get(operand.field)
+        kind = _kind(types, operand)
+        if literal is not None and kind in ("f16", "i16", "u16", "b16", "mix") and name != "v_dot2_bf16_bf16":
             literal &= 0xffff
         text = format_operand(_mask_width(instruction, operand, wave_size), literal)
-        if kind in ("i16", "u16") and operand.code in _FLOATS:
+        if kind in ("i16", "u16") and operand.code in _FLOATS and (name, bit) not in _INTEGERS:
             text = f"{int(constant(operand.code, kind, None)) & 0xffff:#x}"
-        if name == "v_mov_b16" and operand.is_vgpr:
+        if operand.is_vgpr and (name == "v_mov_b16" or (halves and _is_half(instruction, operand, kind))):
             text = _half_register(instruction, operand)
-        if bit is not None and encoding != "VOP3P" and _takes_signs(name, kind):
-            text = f"|{text}|" if instruction.abs >> bit & 1 else text
-            if instruction.neg >> bit & 1:
-                text = f"neg({text})" if is_constant(operand.code) and text[0] != "|" else f"-{text}"
+        if bit is not None and encoding != "VOP3P":
+            text = _signed_operand(instruction, bit, text, is_constant(operand.code))
         elif bit is not None and name in _MIXED:
             text = f"|{text}|" if f["neg_hi"] >> bit & 1 else text
             if f["neg"] >> bit & 1:
@@ -242,15 +265,46 @@ def _vector(instruction: Instruction, wave_size: int) -> str:
     return _join(name + _suffix(instruction), texts, _modifiers(instruction) + _dpp(instruction))
 
 
-def _takes_signs(name: str, kind: str) -> bool:
-    """Are neg and abs of an operand of this type printed?"""
-    return kind[0] in "f2" or "cndmask" in name or "ldexp" in name or name.startswith("v_dot2")
+_INTEGERS = {("v_mov_b16", 0), ("v_ldexp_f16", 1)}       # sources of short DPP forms whose neg LLVM calls sext
+_SOURCES = {"src0": 0, "src1": 1, "vsrc1": 1, "src2": 2}
+
+
+def _kind(types: list[str], operand: Operand) -> str:
+    """A source's type by the semantics."""
+    bit = _SOURCES.get(operand.field)
+    return types[bit] if bit is not None and bit < len(types) else "f32"
+
+
+def _is_half(instruction: Instruction, operand: Operand, kind: str) -> bool:
+    """Is a register operand of a short form half a register wide?"""
+    if operand.field in _SOURCES:
+        return kind in ("f16", "i16", "u16", "b16")
+    entry = table().get(instruction.mnemonic)
+    return isinstance(entry, Entry) and entry.results[0] in ("f16", "i16", "u16", "b16")
+
+
+def _signed_operand(instruction: Instruction, bit: int, text: str, constant_: bool) -> str:
+    """An operand with its neg and abs, where they are printed."""
+    negative, absolute = instruction.neg >> bit & 1, instruction.abs >> bit & 1
+    opcode = instruction.opcode
+    if instruction.encoding in ("VOP3", "VOP3SD") and opcode is not None:
+        form = "" if instruction.dpp is None else "_dpp"
+        if negative and opcode.sign("sext" + form) >> bit & 1:
+            return f"sext({text})"
+        negative &= opcode.sign("neg" + form) >> bit
+        absolute &= opcode.sign("abs" + form) >> bit
+    elif negative and (instruction.mnemonic, bit) in _INTEGERS:
+        return f"sext({text})"
+    text = f"|{text}|" if absolute else text
+    if negative:
+        text = f"neg({text})" if constant_ and text[0] != "|" else f"-{text}"
+    return text
 
 
 def _half_register(instruction: Instruction, operand: Operand) -> str:
     """v1.l or v1.h."""
     number = operand.code - VGPR
-    if instruction.encoding == "VOP1":
+    if instruction.encoding in ("VOP1", "VOP2", "VOPC"):
         return f"v{number & 127}.{'lh'[number >> 7]}"
     return f"v{number}.{'lh'[instruction.fields['op_sel'] >> (3 if operand.field == 'vdst' else 0) & 1]}"
 
@@ -272,40 +326,27 @@ def _source_types(instruction: Instruction) -> list[str]:
     return [t for t in entry.sources if not t.startswith(("d:", "k:"))] if isinstance(entry, Entry) else []
 
 
-def _halves_matter(instruction: Instruction) -> bool:
-    """Does op_sel mean something here that the assembler has a syntax for?"""
-    name = instruction.mnemonic
-    entry = table().get(name)
-    if name.startswith("v_permlane"):
-        return True
-    if name == "v_fmac_f16":
-        return True
-    if name in ("v_maxmin_f16", "v_minmax_f16"):
-        return False
-    # LLVM 19 has none for the long forms of short instructions, although the hardware honours it there.
-    if not isinstance(entry, Entry) or _in_formats(name, ("VOP1", "VOP2", "VOPC")):
-        return False
-    return any(t in ("f16", "i16", "u16", "b16") for t in entry.sources + entry.results)
-
-
 def _modifiers(instruction: Instruction) -> str:
     f, text = instruction.fields, ""
     sources = sum(o.field in ("src0", "src1", "src2") for o in instruction.operands)
     if instruction.encoding == "VOP3":
-        if f["op_sel"] and _halves_matter(instruction):
-            destination = f["op_sel"] >> 3
+        opcode = instruction.opcode
+        printed = opcode.sign("op_sel" if instruction.dpp is None else "op_sel_dpp") if opcode is not None else 0
+        if f["op_sel"] & printed:
+            chosen = f["op_sel"] & printed
             if instruction.mnemonic.startswith("v_permlane"):
-                text += f" op_sel:{_bits(f['op_sel'], 2)}"
+                text += f" op_sel:{_bits(chosen, 2)}"
             else:
                 if instruction.mnemonic == "v_fmac_f16":
                     sources = 3         # the destination is one
-                text += f" op_sel:{_bits(f['op_sel'] & (1 << sources) - 1 | destination << sources, sources + 1)}"
+                text += f" op_sel:{_bits(chosen & (1 << sources) - 1 | chosen >> 3 << sources, sources + 1)}"
     elif instruction.encoding == "VOP3P":
         high = f["op_sel_hi"] | f["op_sel_hi2"] << 2
         default = 0 if instruction.mnemonic in _MIXED else (1 << sources) - 1
         if "wmma" in instruction.mnemonic:
-            if f["op_sel"] and instruction.mnemonic.startswith(("v_wmma_f16", "v_wmma_bf16")):
-                text += f" op_sel:{_bits(f['op_sel'], sources)}"
+            if instruction.mnemonic.startswith(("v_wmma_f16", "v_wmma_bf16")):
+                text += f" op_sel:{_bits(f['op_sel'], sources)}" if f["op_sel"] else ""
+                text += f" op_sel_hi:{_bits(high, sources)}" if high != default else ""
         else:
             if f["op_sel"] & (1 << sources) - 1:
                 text += f" op_sel:{_bits(f['op_sel'], sources)}"
@@ -334,7 +375,7 @@ def _dpp(instruction: Instruction) -> str:
     elif c in (0x140, 0x141):
         control = ("row_mirror", "row_half_mirror")[c & 1]
     else:
-        control = f"{names.get(c >> 4, 'dpp_ctrl')}:{c & 15}"
+        control = f"{names[c >> 4]}:{c & 15}"
     return (f" {control} row_mask:{dpp.row_mask:#x} bank_mask:{dpp.bank_mask:#x}"
             + (" bound_ctrl:1" if dpp.bound_control else "") + fetch)
 
@@ -355,7 +396,7 @@ def _smem(instruction: Instruction) -> str:
         if operand.field != "soffset":
             texts.append(format_operand(operand, None))
     if instruction.mnemonic.startswith("s_atc"):
-        texts.insert(0, str(f["sdata"]))
+        texts.insert(0, str(f["sdata"]) if f["sdata"] <= _DECIMAL else f"{f['sdata']:#x}")
     number = f"-{-offset:#x}" if offset < 0 else f"{offset:#x}"
     modifiers = ""
     if f["soffset"] != NULL:
@@ -374,7 +415,29 @@ def _ds(instruction: Instruction) -> str:
         modifiers = "".join(f" offset{i}:{f[f'offset{i}']}" for i in (0, 1) if f[f"offset{i}"])
     else:
         modifiers = f" offset:{offset}" if offset else ""
+        if instruction.mnemonic == "ds_swizzle_b32" and offset:
+            modifiers = f" offset:{_swizzle(offset)}"
     return _join(instruction.mnemonic, texts, modifiers + (" gds" if f["gds"] else ""))
+
+
+def _swizzle(offset: int) -> str:
+    """The pattern by its name: a permutation of quads, or what AND, OR and XOR masks do to a lane's number."""
+    if offset >> 8 == 0x80:
+        return "swizzle(QUAD_PERM," + ",".join(str(offset >> 2 * i & 3) for i in range(4)) + ")"
+    if offset >> 15:
+        return str(offset)
+    keep, force, flip = offset & 31, offset >> 5 & 31, offset >> 10 & 31
+    group = 32 - keep
+    if keep == 31 and not force and flip.bit_count() == 1:
+        return f"swizzle(SWAP,{flip})"
+    if keep == 31 and not force and flip and not flip & flip + 1:
+        return f"swizzle(REVERSE,{flip + 1})"
+    if group > 1 and not group & group - 1 and force < group and not flip:
+        return f"swizzle(BROADCAST,{group},{force})"
+    bits = [((x & keep | force) ^ flip) for x in (0, 31)]       # of lanes 0 and 31
+    letters = {(0, 0): "0", (1, 1): "1", (0, 1): "p", (1, 0): "i"}
+    return 'swizzle(BITMASK_PERM,"' + "".join(letters[bits[0] >> i & 1, bits[1] >> i & 1]
+                                              for i in range(4, -1, -1)) + '")'
 
 
 def _flat(instruction: Instruction) -> str:
@@ -452,7 +515,13 @@ def _export(instruction: Instruction) -> str:
 
 def _image(instruction: Instruction) -> str:
     f = instruction.fields
-    return _join(instruction.mnemonic, [format_operand(o, None) for o in instruction.operands],
-                 f" dmask:{f['dmask']:#x} dim:{f['dim']}" + _cache(f))
-
-
+    addresses = [format_operand(o, None) for o in instruction.operands if o.field == "vaddr"]
+    texts = [format_operand(o, None) for o in instruction.operands if o.field != "vaddr"]
+    texts.insert(1, f"[{', '.join(addresses)}]" if f["nsa"] else addresses[0])
+    modifiers = ""
+    if "bvh" not in instruction.mnemonic:
+        modifiers += f" dmask:{f['dmask']:#x}" if f["dmask"] else ""
+        modifiers += f" dim:SQ_RSRC_IMG_{DIMENSIONS[f['dim']].name}" + (" unorm" if f["unrm"] else "") + _cache(f)
+        modifiers += " r128" if f["r128"] else ""
+    modifiers += "".join(f" {name}" for name in ("a16", "tfe", "lwe", "d16") if f[name])
+    return _join(instruction.mnemonic, texts, modifiers)

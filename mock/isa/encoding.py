@@ -6,14 +6,29 @@ Formats"; the opcode numbers are in :mod:`mock.isa.opcodes`, which ``tools/autog
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cache
 
-__all__ = ["DPP16", "DPP8", "DPP8_FI", "ENCODINGS", "LITERAL", "Encoding", "find"]
+__all__ = ["DPP16", "DPP8", "DPP8_FI", "ENCODINGS", "KINDS", "LITERAL", "Encoding", "find", "kind_of"]
 
 LITERAL = 255
 """Source code: a 32-bit literal follows."""
 DPP8, DPP8_FI, DPP16 = 233, 234, 250
 """Source codes of src0 in VOP1/VOP2/VOPC/VOP3/VOP3P: a DPP word follows and names the real src0 VGPR."""
+
+KINDS = ((0, "SGPR"), (106, "VCC"), (108, "TTMP"), (124, "null"), (125, "M0"), (126, "EXEC"), (128, "integer"),
+         (209, "reserved"), (233, "DPP8"), (235, "aperture"), (239, "POPS wave id"), (240, "float"), (249, "reserved"),
+         (250, "DPP16"), (251, "VCCZ or EXECZ"), (253, "SCC"), (254, "LDS direct"), (255, "literal"), (256, "VGPR"),
+         (384, "VGPR's upper half or v128 up"))
+"""Kinds of codes in the source space: the first code of each, and what it is."""
+
+
+@cache
+def kind_of(code: int) -> int:
+    """Index into :data:`KINDS`."""
+    return bisect_right(KINDS, code, key=lambda kind: kind[0]) - 1
+
 
 Fields = dict[str, tuple[int, int]]     # name -> (lowest bit, width)
 

@@ -100,8 +100,16 @@ def _try(name: str, op: int, rng: random.Random) -> Instruction | None:
             control = rng.choice([0x1b, 0xe4, 0x101, 0x113, 0x122, 0x140, 0x141, 0x153, 0x161])
             word = rng.randrange(8) | control << 8 | rng.randrange(4) << 18 | rng.getrandbits(8) << 24
             word |= rng.randrange(16) << 20 if rng.random() < 0.5 else 0
+        entry = opcode_table(name).get(op)
+        word &= ~entry.sign("dpp16") if entry is not None and values["src0"] == DPP16 else -1
         tail = word.to_bytes(4, "little")
-    data = encoding.pack(**values).to_bytes(encoding.size, "little") + tail + literal.to_bytes(4, "little")
+    if name == "VOPD":
+        values.update({"vsrc1" + half: 0 for half in "xy" if values["op" + half] == 8})
+    bits = encoding.pack(**values)
+    opcode = opcode_table(name).get(op) if name != "VOPD" else None
+    if opcode is not None:          # bits that the instruction leaves unused are zero
+        bits = bits & ~opcode.fixed | opcode.value
+    data = bits.to_bytes(encoding.size, "little") + tail + literal.to_bytes(4, "little")
     try:
         found = decode(data + bytes(12))
     except (IllegalInstruction, ValueError):

@@ -4,7 +4,8 @@
 
 Every opcode value of every format is put into a word whose register fields hold telling numbers, and
 ``llvm-mc --disassemble`` names the instruction; from the registers in its text follows which fields the
-instruction uses and how many registers wide each is. Writes ``mock/isa/opcodes.py``.
+instruction uses and how many registers wide each is. Then single bits of the other fields are flipped, which tells
+those that must stay, and each operand is given one code of every kind. Writes ``mock/isa/opcodes.py``.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mock.isa.encoding import ENCODINGS
+from mock.isa.encoding import DPP8, DPP8_FI, DPP16, ENCODINGS, KINDS, LITERAL, Encoding
 
 __all__ = ["disassemble", "generate"]
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "mock" / "isa" / "opcodes.py"
-_SENTINEL = 0xbf800000          # s_nop; its immediate numbers the items, from _FIRST on
+_SENTINEL = 0xbf800000          # s_nop; its immediate numbers the items, from _FIRST on (no item may look like that)
 _FIRST = 0x1000
 _V = 256                        # source code of v0
 
@@ -51,7 +53,7 @@ def _disassemble(llvm_mc: str, items: list[tuple[int, int]], attributes: str) ->
         if not row or row == ".text":
             continue
         sentinel = re.fullmatch(r"s_nop (0x[0-9a-f]+)", row)
-        if sentinel and int(sentinel[1], 16) >= _FIRST:
+        if sentinel and _FIRST <= int(sentinel[1], 16) < _FIRST + len(items):
             if pending:
                 found[int(sentinel[1], 16) - _FIRST], pending = pending, []
         else:
@@ -86,7 +88,8 @@ _TELLING: dict[str, tuple[dict[str, int], list[dict[str, int]]]] = {
            [{}, {"data1": 0}, {"vdst": 0}, {"vdst": 0, "data1": 0}, {"data0": 0, "data1": 0},
             {"vdst": 0, "data0": 0, "data1": 0}, {"addr": 0, "data0": 0, "data1": 0},
             {"vdst": 0, "addr": 0, "data1": 0},
-            {"gds": 1, "data0": 0, "data1": 0}, {"gds": 1, "addr": 0, "data1": 0},
+            {"gds": 1, "data0": 0, "data1": 0}, {"gds": 1, "vdst": 0, "data0": 0, "data1": 0},
+            {"gds": 1, "addr": 0, "data1": 0},
             {"gds": 1, "vdst": 0, "addr": 0, "data1": 0},
             {"gds": 1, "vdst": 0, "addr": 0, "data0": 0, "data1": 0}, {"vdst": 0, "addr": 0, "data0": 0, "data1": 0},
             {"gds": 1}, {"gds": 1, "data1": 0}, {"gds": 1, "data0": 0, "data1": 0}, {"gds": 1, "addr": 0, "data1": 0},
@@ -111,13 +114,13 @@ _VOP3SD = ("v_add_co_ci_u32", "v_sub_co_ci_u32", "v_subrev_co_ci_u32", "v_add_co
 def _pattern(name: str, text: str, values: dict[str, int]) -> str:
     """Operands in the order of the text: field, and width in registers when it is not 1."""
     by_number: dict[tuple[str, int], str] = {}
-    for field, value in values.items():
-        if field in ("seg", "sve", "offen", "op_sel_hi", "op_sel_hi2", "simm16", "dmask", "dim", "format", "glc", "gds",
-                     "r128", "unrm") or (value == 0 and field not in ("sdst",)) or field == "saddr":
+    for name_, value in values.items():
+        if name_ in ("seg", "sve", "offen", "op_sel_hi", "op_sel_hi2", "simm16", "dmask", "dim", "format", "glc", "gds",
+                     "r128", "unrm") or (value == 0 and name_ not in ("sdst",)) or name_ == "saddr":
             continue
-        number = value * _SCALED.get(field, 1)
+        number = value * _SCALED.get(name_, 1)
         for kind in "vs":
-            by_number[kind, number % _V] = field
+            by_number[kind, number % _V] = name_
     operands = []
     for kind, low, low2, high in re.findall(r"\b([vs])(?:(\d+)(?:\.[lh])?\b|\[(\d+):(\d+)\])", text.partition(" ")[2]):
         first = int(low or low2)
@@ -130,10 +133,34 @@ def _pattern(name: str, text: str, values: dict[str, int]) -> str:
     return ",".join(operands)
 
 
-def _scan(llvm_mc: str, name: str) -> dict[int, tuple[str, str]]:
+@dataclass
+class _Found:
+    """What LLVM told of one opcode. ``fields`` are those of the encoding that it was found with."""
+
+    mnemonic: str
+    pattern: str
+    fields: dict[str, int]
+    fixed: int = 0              # bits that must be as they were
+    kinds: dict[str, int] = field(default_factory=dict)     # operand field -> which of KINDS it may be
+    signs: dict[str, int] = field(default_factory=dict)     # of _SIGNS: sources that it is printed for
+
+    def line(self, op: int, encoding: Encoding) -> str:
+        value = encoding.pack(op=op, **self.fields) & self.fixed
+        parts = [f"{op:x}", self.mnemonic, self.pattern or "-", f"{self.fixed:x}" + (f"={value:x}" if value else "")]
+        kinds = ",".join(f"{name}:{bits:x}" for name, bits in self.kinds.items())
+        shown: dict[str, int] = {}
+        for name in ("neg", "sext", "abs", "op_sel"):
+            plain, dpp = self.signs.get(name, 0), self.signs.get(name + "_dpp", 0)
+            shown |= ({name: plain} if plain else {}) | ({name + "_dpp": dpp} if dpp != plain else {})
+        shown |= {name: bits for name, bits in self.signs.items() if name == "dpp16"}
+        signs = ",".join(f"{name}:{bits:x}" for name, bits in shown.items())
+        return " ".join([*parts, kinds or "-", signs]).rstrip(" -")
+
+
+def _scan(llvm_mc: str, name: str) -> dict[int, _Found]:
     encoding = ENCODINGS[name]
     telling, variants = _TELLING[name]
-    found: dict[int, tuple[str, str]] = {}
+    found: dict[int, _Found] = {}
     width = encoding.fields["op"][1]
     for variant in variants:
         values = {**telling, **variant}
@@ -145,8 +172,95 @@ def _scan(llvm_mc: str, name: str) -> dict[int, tuple[str, str]]:
             mnemonic = re.sub(r"_(e32|e64)$", "", text.split()[0])
             if name in ("VOP3", "VOP3SD") and (mnemonic in _VOP3SD) != (name == "VOP3SD"):
                 continue
-            found[op] = mnemonic, _pattern(name, text, values)
+            found[op] = _Found(mnemonic, _pattern(name, text, values), values)
+    _flip(llvm_mc, name, found)
+    _try_kinds(llvm_mc, name, found)
     return found
+
+
+def _mnemonic(text: str) -> str:
+    return re.sub(r"(_e32|_e64)?(_dpp)?$", "", text.split()[0])
+
+
+def _flip(llvm_mc: str, name: str, found: dict[int, _Found]) -> None:
+    """Each bit outside the operands the other way round: is it still this instruction, and what does it print?"""
+    encoding = ENCODINGS[name]
+    questions: list[tuple[_Found, str, int, int]] = []
+    items = []
+    for op, item in found.items():
+        own = {x.partition(":")[0].rstrip("!") for x in item.pattern.split(",")} | {"op", *_EXTRA.get(name, ())}
+        if "bvh" in item.mnemonic:
+            own -= {"dim", "dmask", "tfe"}
+        base = encoding.pack(op=op, **item.fields)
+        dpp = encoding.pack(op=op, **item.fields | {"src0": DPP8}) if "src0" in own and name.startswith("VOP3") else 0
+        prefix = {"": (min(encoding.shift, 32), 32 - min(encoding.shift, 32))}
+        rest = set(range(8 * encoding.size)).difference(*(range(low, low + width) for low, width in
+                                                          [*encoding.fields.values(), *prefix.values()]))
+        for part, (low, width) in [*encoding.fields.items(), *(("reserved", (bit, 1)) for bit in sorted(rest))]:
+            for bit in range(low, low + width) if part not in own else ():
+                questions.append((item, part, bit - low, 1 << bit))
+                items.append((base ^ 1 << bit, encoding.size))
+                if dpp and part in ("abs", "neg", "op_sel"):
+                    questions.append((item, part, bit - low, 0))
+                    items.append((dpp ^ 1 << bit | _DPP_WORD << 64, encoding.size + 4))
+        if "src0" in own and name.startswith("VOP"):
+            base = encoding.pack(op=op, **item.fields | {"src0": DPP16})
+            for bit in range(17, 24):       # of the DPP word, behind its control
+                questions.append((item, "dpp16", bit, 0))
+                items.append((base | (_DPP16_WORD ^ 1 << bit) << 8 * encoding.size, encoding.size + 4))
+    for (item, part, bit, mask), text in zip(questions, disassemble(llvm_mc, items), strict=True):
+        if text is None or _mnemonic(text) != item.mnemonic:
+            item.fixed |= mask
+            if part == "dpp16":
+                item.signs[part] = item.signs.get(part, 0) | 1 << bit
+            continue
+        for sign, (owner, needle) in _SIGNS.items():
+            if part == owner and re.search(needle, text):
+                key = sign if mask else sign + "_dpp"
+                item.signs[key] = item.signs.get(key, 0) | 1 << bit
+
+
+_DPP_WORD, _DPP16_WORD = 0x05ffe410, 0xff00e410
+_SIGNS = {"neg": ("neg", r"-[|vs]|neg\("), "sext": ("neg", r"sext\("), "abs": ("abs", r"\|"),
+          "op_sel": ("op_sel", r"op_sel:")}
+"""What is printed for a bit of a field: name -> (field, how the text shows it)."""
+
+
+def _try_kinds(llvm_mc: str, name: str, found: dict[int, _Found]) -> None:
+    """One code of every kind in each operand that takes codes: which does LLVM take?"""
+    encoding = ENCODINGS[name]
+    questions, items = [], []
+    for op, item in found.items():
+        own = [x.partition(":")[0].rstrip("!") for x in item.pattern.split(",")] if item.pattern else []
+        scalar = [x.partition(":")[0].rstrip("!") for x in item.pattern.split(",") if "!" in x.partition(":")[0]]
+        for part in dict.fromkeys([*own, *_EXTRA.get(name, ())]):
+            if part not in _CODES and part not in scalar:
+                continue
+            width = encoding.fields[part][1]
+            for i, (first, _) in enumerate(KINDS):
+                if first >= 1 << width:
+                    continue
+                fields = {**item.fields, part: first}
+                size, bits = encoding.size, encoding.pack(op=op, **fields)
+                if first in (DPP8, DPP8_FI, DPP16, LITERAL) and part not in ("vdst", "sdst", "saddr"):
+                    if part == "soffset" or (first != LITERAL and (part != "src0" or not name.startswith("VOP"))):
+                        continue
+                    bits |= (0x12345678 if first == LITERAL else 0xff00e410) << 8 * size
+                    size += 4
+                questions.append((item, part, i))
+                items.append((bits, size))
+                if name == "VOP3P" and part in ("src1", "src2"):
+                    questions.append((item, part + "_dpp", i))
+                    items.append((encoding.pack(op=op, **fields | {"src0": DPP8}) | _DPP_WORD << 64, 12))
+    for (item, part, i), text in zip(questions, disassemble(llvm_mc, items), strict=True):
+        item.kinds.setdefault(part, 0)
+        if text is not None and _mnemonic(text) == item.mnemonic:
+            item.kinds[part] |= 1 << i
+
+
+_CODES = {"src0", "src1", "src2", "ssrc0", "ssrc1", "sdst", "sdata", "soffset", "saddr"}
+_EXTRA = {"GLOBAL": ("saddr",), "SCRATCH": ("saddr",),      # what the pattern leaves out, or what changes it
+          "MIMG": ("vdata", "vaddr", "srsrc", "nsa", "dim", "dmask", "a16", "tfe")}
 
 
 def _own(name: str, bits: int) -> bool:
@@ -172,13 +286,16 @@ def _scan_vopd(llvm_mc: str) -> tuple[dict[int, str], dict[int, str]]:
 
 def generate(llvm_mc: str) -> str:
     """The text of ``mock/isa/opcodes.py``."""
-    parts = ['"""Opcodes of gfx1100. Generated by tools/autogen/isa.py from LLVM\'s disassembler; do not edit.\n\n'
+    parts = ['# ruff: noqa: E501\n'
+             '"""Opcodes of gfx1100. Generated by tools/autogen/isa.py from LLVM\'s disassembler; do not edit.\n\n'
              "A line: opcode, mnemonic, operand fields in assembler order (with their width in registers where it is\n"
-             "not 1, and `!` where a field that could hold a VGPR holds an SGPR).\n"
+             "not 1, and `!` where a field that could hold a VGPR holds an SGPR), bits that must be zero (or equal\n"
+             "another number), which kinds of codes (KINDS in encoding.py, a bit each) an operand may be, and which\n"
+             "sources' neg, abs and op_sel bits are printed, and how.\n"
              '"""\n\nOPCODES: dict[str, str] = {']
     for name in _TELLING:
         found = sorted(_scan(llvm_mc, name).items())
-        lines = [f"{op:x} {mnemonic} {pattern}".strip() for op, (mnemonic, pattern) in found]
+        lines = [item.line(op, ENCODINGS[name]) for op, item in found]
         parts.append(f'    "{name}": """\n' + "\n".join(lines) + '\n""",')
     for half, table in zip("XY", _scan_vopd(llvm_mc), strict=True):
         lines = [f"{op:x} {mnemonic}" for op, mnemonic in sorted(table.items())]
