@@ -233,8 +233,14 @@ class Stranger:
         self.wait("RLC_RLCS_BOOTLOAD_STATUS", 1 << 31, 1 << 31)
         self.hub("GC")
         self._compute()
-        self._copy()
+        self.copy = self._copy(0)
         return self
+
+    def more_queues(self) -> None:
+        """A second compute queue, and the second copy engine."""
+        self.compute2 = Queue(self, COMPUTE_DOORBELL + 0x10 + 4)
+        self._by_registers(self.compute2, 2)
+        self.copy2 = self._copy(1)
 
     def _interrupts(self) -> None:
         """Ring 0 in video memory, and the MSI."""
@@ -418,23 +424,24 @@ class Stranger:
         self.write("CP_HQD_ACTIVE", 1)
         self.select()
 
-    def _copy(self) -> None:
-        self.write("SDMA0_QUEUE0_RB_CNTL", 0)
-        self.copy = Queue(self, SDMA_DOORBELL, unit=4)
-        queue, p = self.copy, "SDMA0_QUEUE0_"
-        self.update("SDMA0_F32_CNTL", HALT=0, TH1_RESET=0, TH0_RESET=0)
-        self.update("SDMA0_CNTL", TRAP_ENABLE=1)
+    def _copy(self, engine: int) -> Queue:
+        p = f"SDMA{engine}_QUEUE0_"
+        self.write(p + "RB_CNTL", 0)
+        queue = Queue(self, SDMA_DOORBELL + 4 * engine, unit=4)
+        self.update(f"SDMA{engine}_F32_CNTL", HALT=0, TH1_RESET=0, TH0_RESET=0)
+        self.update(f"SDMA{engine}_CNTL", TRAP_ENABLE=1)
         self.write(p + "MINOR_PTR_UPDATE", 1)
         for low, high, value in (("RB_RPTR", "RB_RPTR_HI", 0), ("RB_WPTR", "RB_WPTR_HI", 0),
                                  ("RB_BASE", "RB_BASE_HI", queue.base >> 8),
                                  ("RB_RPTR_ADDR_LO", "RB_RPTR_ADDR_HI", queue.report_at),
                                  ("RB_WPTR_POLL_ADDR_LO", "RB_WPTR_POLL_ADDR_HI", queue.pointer_at)):
             self.pair(p + low, p + high, value)
-        self.write(p + "DOORBELL_OFFSET", OFFSET=SDMA_DOORBELL)
+        self.write(p + "DOORBELL_OFFSET", OFFSET=queue.doorbell)
         self.write(p + "DOORBELL", ENABLE=1)
         self.write(p + "MINOR_PTR_UPDATE", 0)
         self.write(p + "RB_CNTL", RB_SIZE=RING_WORDS.bit_length() - 1, RPTR_WRITEBACK_ENABLE=1, RB_PRIV=1, RB_ENABLE=1)
         self.write(p + "IB_CNTL", IB_ENABLE=1)
+        return queue
 
     def done(self, slot: int, value: int) -> None:
         self._until(lambda: self.read("GRBM_STATUS") + 1 and int(self.signals[slot]) == value, f"signal {slot}")
@@ -530,11 +537,25 @@ def sdma_trap() -> list[int]:
     return [6, 0]
 
 
+def sdma_wait(address: int, value: int) -> list[int]:
+    """POLL_REGMEM: until the word there is at least the value, however long."""
+    return [8 | 5 << 28 | 1 << 31, *halves(address), value, 0xFFFFFFFF, 0xFFF << 16 | 10]
+
+
+def sdma_fill(address: int, value: int, nbytes: int) -> list[int]:
+    """CONSTANT_FILL by dwords."""
+    return [11 | 2 << 30, *halves(address), value, nbytes - 1]
+
+
 VECTOR_ADD = (0xF4080100, 0xF8000000, 0xF4040200, 0xF8000010, 0xD6460000, 0x04010C02, 0x30000082, 0xBF89FC07,
               0xDC520000, 0x01040000, 0xDC520000, 0x02060000, 0xBF8903F7, 0x06020501, 0xDC6A0000, 0x00080100,
               0xBFB00000)
 """c[i] = a[i] + b[i], fp32, workgroups of 64, the addresses of a, b and c in the arguments; its assembly is beside the
 same words in tests/mock_engines/test_mock_mec.py."""
+
+
+ADD_INTEGERS = tuple(0x4A020501 if word == 0x06020501 else word for word in VECTOR_ADD)
+"""The same with v_add_nc_u32."""
 
 
 def machine_of(text: str) -> mock.Machine:
