@@ -42,6 +42,8 @@ class HostBus:
         self._ram: dict[int, tuple[int, int]] = {}      # bus address -> (host address, size)
         self._next = RAM_BASE
         self._boards: list[Board] = []
+        self._others: dict[int, list[Board]] = {}
+        self._count = 0
         self._table: tuple[list[int], np.ndarray, np.ndarray, np.ndarray, list[Board | None]] | None = None
 
     # ---- the host's side
@@ -102,6 +104,21 @@ class HostBus:
     def bars_changed(self) -> None:
         """A card's BAR moved, or it stopped or started to decode memory."""
         self._table = None
+
+    def has_host(self, host: int) -> bool:
+        """Does the bus still lead to memory at a host pointer?"""
+        with self._lock:
+            return any(start <= host < start + size for start, size in self._ram.values()) or any(
+                board.vram.base <= host < board.vram.base + board.vram.size for board in self._boards)
+
+    def others(self, board: Board) -> list[Board]:
+        """The cards but one; the same list as long as none comes or goes."""
+        found = self._others.get(id(board))
+        if found is None or len(self._boards) != self._count:
+            self._count = len(self._boards)
+            self._others = {id(each): [other for other in self._boards if other is not each] for each in self._boards}
+            found = self._others.get(id(board), [])
+        return found
 
     @property
     def boards(self) -> list[Board]:

@@ -10,7 +10,6 @@ What cannot start hangs, as on silicon: :class:`Hang` says why. A wave that faul
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -18,12 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mock import isa
+from mock.actor import current
 from mock.faultresponse import patience
 from mock.faults import register
 from mock.gfx import ADDRESS_32, ALIGN_UNALIGNED
 from mock.gmc import Client
 from mock.isa.clock import Chip
-from mock.isa.dispatch import LDS_GRANULE
+from mock.isa.dispatch import LDS_GRANULE, LOAD, STORE
+from mock.wavememory import CodeMemory, WaveMemory
 
 if TYPE_CHECKING:
     from mock.mec import ComputeQueue
@@ -38,7 +39,6 @@ ENGINES_MASKS = 8           # COMPUTE_STATIC_THREAD_MGMT_SE0..7
 SA_BITS = 16                # compute units of one array in a mask
 MAX_WORK_ITEMS = 1024
 SLEEP_SECONDS = 200e-6      # between looks of a launch that waits for its end
-KEEP_PAGES = 256            # arrays of written pages before they are put together
 
 
 register("illegal-instruction", "the first wave of a launch meets bits that are no instruction", "queue")
@@ -57,8 +57,9 @@ class ShaderAddressSpace:
         self.queue, self.vmid = queue, vmid
         self.memory = queue.board.memory
         self.rules = queue.board.gfx.shader_memory(vmid)
-        self._lock = threading.Lock()           # an executor may have several threads
-        self.pages: list[np.ndarray] = []       # host pages that were written
+        self.waves = WaveMemory(self.memory, vmid, current())
+        self.code = CodeMemory(self.waves)
+        """Where executors fetch instructions."""
         self.drop_low_bits = self.rules.alignment != ALIGN_UNALIGNED
         """The executor takes addresses down to their element's size, as the DWORD alignment modes do."""
         self.before_atomic = None if queue.board.config.atomics_enabled else self._before_atomic
@@ -70,18 +71,31 @@ class ShaderAddressSpace:
 
     def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
         """uint64[n] -> uint64[n]. :raises Fault:"""
+        return self.translate_as(addresses, STORE if write else LOAD)
+
+    def translate_as(self, addresses: np.ndarray, kind: int) -> np.ndarray:
+        """The same for a kind of access (:mod:`mock.isa.dispatch`). :raises Fault:"""
         self.queue.check()
         patience.check = self.queue.check       # this thread may be an executor's own
         addresses = np.asarray(addresses, np.uint64)
         if self.rules.address_mode == ADDRESS_32:
             addresses = addresses & np.uint64(0xFFFFFFFF)
-        hosts = self.memory.translate("gc", self.vmid, addresses, write=write, nbytes=nbytes, client=Client.TCP)
-        if write:
-            with self._lock:
-                self.pages.append(np.unique(hosts & ~np.uint64(0xFFF)))
-                if len(self.pages) > KEEP_PAGES:
-                    self.pages[:] = [np.unique(np.concatenate(self.pages))]
-        return hosts
+        return self.waves.many(addresses, kind)
+
+    def translate_page(self, address: int, kind: int) -> int:
+        """For one address; the pointer holds for its page, until :attr:`generation` grows. :raises Fault:"""
+        self.queue.check()
+        patience.check = self.queue.check
+        return self.waves.page(address & 0xFFFFFFFF if self.rules.address_mode == ADDRESS_32 else address, kind)
+
+    @property
+    def served(self) -> bool:
+        """Loads were given other bytes than stores go to."""
+        return self.waves.served
+
+    def invalidate(self, bits: int) -> None:
+        """Cache instructions that waves executed (:meth:`mock.wavememory.WaveMemory.invalidate`)."""
+        self.waves.invalidate(bits)
 
     def _before_atomic(self, addresses: np.ndarray) -> None:
         self.memory.check_atomic("gc", self.vmid, addresses, client=Client.TCP)
@@ -101,11 +115,8 @@ class ShaderAddressSpace:
         return self.memory.generation("gc", self.vmid)
 
     def publish(self) -> None:
-        """Stores of the waves become visible to the CPU."""
-        with self._lock:
-            pages, self.pages = self.pages, []
-        if pages:
-            self.memory.publish(np.unique(np.concatenate(pages)))
+        """The waves have ended."""
+        self.waves.publish()
 
 
 def _three(values: Iterable[int]) -> tuple[int, int, int]:

@@ -166,9 +166,11 @@ class Gfx(Block):
         tma = regs["SQ_SHADER_TMA_LO", vmid] | high["ADDR_HI"].get(regs["SQ_SHADER_TMA_HI", vmid]) << 32
         return tba << TRAP_SHIFT, tma << TRAP_SHIFT
 
-    def cache_operation(self, engine: str, vmid: int, control: int) -> None:
-        """A packet asked for caches to be written back or invalidated; ``control`` is GCR_CNTL."""
+    def cache_operation(self, engine: str, vmid: int, control: int, base: int = 0, size: int = 0) -> None:
+        """A packet asked for caches to be written back or invalidated; ``control`` is GCR_CNTL, ``base`` and ``size``
+        (bytes) are of operations that are confined to a range."""
         self.board.counters["cache_operations"] += 1
+        self.board.memory.coherence.operate(control, vmid, base, size)
         for function in self.on_cache:
             function(engine, vmid, control)
 

@@ -32,8 +32,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from amdrv.facts import vm
+from mock.actor import current
 from mock.block import Block
 from mock.bus import BusError
+from mock.coherence import Coherence, page_view
 from mock.hub import ENGINES, FB_SHIFT, PAGE, REACH_BITS, VA_BITS, VMIDS, BusFault, Client, Fault, Hub
 from mock.pagetable import ENTRY_BYTES, PAGE_SHIFT
 from mock.tablecount import TableCount
@@ -69,6 +71,8 @@ class Gmc(Block):
         """Called with (hub, vmid) after a TLB forgot something: software TLBs above this one follow."""
         self.tables = TableCount(board, self)
         board.after_flush.append(self.tables.count)
+        self.coherence = Coherence(board, self)
+        self.gl2, self.caches = self.coherence.gl2, self.coherence.caches
 
     # ---- the engines' side
 
@@ -84,16 +88,11 @@ class Gmc(Block):
             return addresses.copy()
         if len(addresses) == 1 and not (address := int(addresses[0])) >> VA_BITS \
                 and (address & PAGE - 1) + nbytes <= PAGE:
-            host = self.hubs[hub].page_to_host(vmid, address >> PAGE_SHIFT, write, execute, client)
+            found = self.hubs[hub].page_to_host(vmid, address >> PAGE_SHIFT, write, execute, client)
+            host = self.coherence.settle_one(hub, found, write)
             return np.array([host + (address & PAGE - 1)], np.uint64)
-        pages = self._pages(hub, vmid, addresses, write)
-        the_hub = self.hubs[hub]
-        if len(pages) > CHUNK:
-            unique, inverse = np.unique(pages, return_inverse=True)
-            hosts = np.concatenate([the_hub.pages_to_hosts(vmid, unique[i:i + CHUNK], write, execute, client)
-                                    for i in range(0, len(unique), CHUNK)])[inverse]
-        else:
-            hosts = the_hub.pages_to_hosts(vmid, pages, write, execute, client)
+        pointers = self.pages_to_hosts(hub, vmid, addresses, write=write, execute=execute, client=client)
+        hosts = self.coherence.settle(hub, pointers, write)
         inside = addresses & PAGE_MASK
         if nbytes > 1:
             crossing = inside + np.uint64(nbytes - 1) >= np.uint64(PAGE)
@@ -103,6 +102,19 @@ class Gmc(Block):
                         raise ValueError(f"an access of {nbytes} bytes at {int(address):#x} crosses a page and is not "
                                          "contiguous on the host; split it")
         return hosts + inside
+
+    def pages_to_hosts(self, hub: str, vmid: int, addresses: np.ndarray, *, write: bool, execute: bool = False,
+                       client: int = Client.TCP) -> np.ndarray:
+        """Addresses uint64[n] -> pointers to the pages that hold them, with the flag CACHED. :raises Fault:"""
+        pages = self._pages(hub, vmid, addresses, write)
+        the_hub = self.hubs[hub]
+        if len(pages) > CHUNK:
+            unique, inverse = np.unique(pages, return_inverse=True)
+            hosts: np.ndarray = np.concatenate([
+                the_hub.pages_to_hosts(vmid, unique[i:i + CHUNK], write, execute, client)
+                for i in range(0, len(unique), CHUNK)])[inverse]
+            return hosts
+        return the_hub.pages_to_hosts(vmid, pages, write, execute, client)
 
     def _pages(self, hub: str, vmid: int, addresses: np.ndarray, write: bool) -> np.ndarray:
         """Page numbers of 48-bit addresses; bits 63:48 must repeat bit 47 (the VM hole)."""
@@ -122,7 +134,8 @@ class Gmc(Block):
             return []
         first, last = address >> PAGE_SHIFT, address + nbytes - 1 >> PAGE_SHIFT
         if first == last and not address >> VA_BITS:
-            host = self.hubs[hub].page_to_host(vmid, first, write, execute, client)
+            found = self.hubs[hub].page_to_host(vmid, first, write, execute, client)
+            host = self.coherence.settle_one(hub, found, write)
             return [(host + (address & PAGE - 1), nbytes)]
         self._pages(hub, vmid, np.array([address, address + nbytes - 1], np.uint64), write)
         the_hub = self.hubs[hub]
@@ -130,6 +143,7 @@ class Gmc(Block):
         hosts = np.concatenate([the_hub.pages_to_hosts(
             vmid, np.arange(at, min(at + CHUNK, last + 1), dtype=np.uint64) & np.uint64(limit), write, execute, client)
             for at in range(first, last + 1, CHUNK)])
+        hosts = self.coherence.settle(hub, hosts, write)
         cuts = np.flatnonzero(np.diff(hosts) != np.uint64(PAGE)) + 1
         starts = np.concatenate([[0], cuts])
         ends = np.concatenate([cuts, [len(hosts)]])
@@ -169,36 +183,55 @@ class Gmc(Block):
                         for host, size in self.runs(hub, vmid, address, nbytes, write=False, client=client))
 
     def write(self, hub: str, vmid: int, address: int, data: bytes | bytearray | memoryview, *,
-              client: int = Client.CPC) -> None:
-        """:raises Fault: before anything was written."""
+              client: int = Client.CPC, through: bool = True) -> None:
+        """:param through: past GL2, into memory as well (cache policy BYPASS).
+
+        :raises Fault: before anything was written.
+        """
         data = bytes(data)
         at = 0
         for host, size in self.runs(hub, vmid, address, len(data), write=True, client=client):
             (ctypes.c_char * size).from_address(host).raw = data[at:at + size]
-            self.written(host, size)
+            self.written(host, size, through=through)
             at += size
 
     def read_words(self, hub: str, vmid: int, address: int, count: int, *, client: int = Client.CPC) -> np.ndarray:
         """uint32[count]."""
         return np.frombuffer(self.read(hub, vmid, address, 4 * count, client=client), np.uint32)
 
-    def written(self, host: int, nbytes: int) -> None:
-        """An engine stored ``nbytes`` at a host pointer: what lies in a card's VRAM becomes visible to the CPU."""
-        vram = self.board.vram
+    def written(self, host: int, nbytes: int, *, through: bool = True) -> None:
+        """An engine stored ``nbytes`` at a host pointer: what lies in a card's VRAM becomes visible to the CPU.
+
+        :param through: False for stores that stay in GL2 until they are written back.
+        """
+        vram, gl2 = self.board.vram, self.gl2
         if vram.base <= host < vram.base + vram.size:
-            vram.written(host - vram.base, nbytes)
+            offset = host - vram.base
+            if through or not gl2.on:
+                vram.written(offset, nbytes)
+            else:
+                gl2.stored(np.arange(offset >> PAGE_SHIFT, (offset + nbytes - 1 >> PAGE_SHIFT) + 1), current())
             return
-        for board in self.board.bus.boards:
-            if board.vram.base <= host < board.vram.base + board.vram.size:
-                board.vram.written(host - board.vram.base, nbytes)
+        if through and gl2.through(host, nbytes):
+            return
+        for board in self.board.bus.boards or [self.board]:
+            vram = board.vram
+            if vram.base <= host < vram.base + vram.size:
+                vram.written(host - vram.base, nbytes)
+            elif (offset := vram.image_offset(host)) >= 0:
+                vram.store_outside(offset, nbytes)
 
     def publish(self, host_pages: np.ndarray) -> None:
-        """A kernel may have stored anywhere in these pages (host pointers): the CPU sees it."""
+        """A kernel may have stored anywhere in these pages (host pointers), past GL2: the CPU sees it."""
         for board in {id(b): b for b in [self.board, *self.board.bus.boards]}.values():
             base, size = np.uint64(board.vram.base), np.uint64(board.vram.size)
             inside = (host_pages >= base) & (host_pages < base + size)
             if inside.any():
                 board.vram.publish(((host_pages[inside] - base) >> np.uint64(PAGE_SHIFT)).astype(np.int64))
+            if board.vram.gl2 is not None:
+                for host in host_pages[~inside].tolist():
+                    if (offset := board.vram.image_offset(int(host))) >= 0:
+                        board.vram.store_outside(offset, PAGE)
 
     # ---- the walker's side
 
@@ -208,11 +241,24 @@ class Gmc(Block):
             offset = addresses - np.uint64(self.hubs["gc"].current().fb_offset)
             if (offset >= np.uint64(self.board.vram.size)).any():
                 raise BusError(int(addresses[int(np.argmax(offset))]), ENTRY_BYTES, "beyond the card's VRAM")
-            return self._qwords[(offset >> np.uint64(3)).astype(np.int64)]
+            values: np.ndarray = self._qwords[(offset >> np.uint64(3)).astype(np.int64)]
+            return self._entries_in_memory(offset, values) if self.gl2.differs else values
         if (addresses >> np.uint64(REACH_BITS)).any():
             raise BusError(int(addresses.max()), ENTRY_BYTES, f"beyond the {REACH_BITS} bits that the card reaches")
         hosts = self.board.dma_many(addresses, ENTRY_BYTES, write=False)
         return np.array([ctypes.c_uint64.from_address(int(host)).value for host in hosts], np.uint64)
+
+    def _entries_in_memory(self, offsets: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """The walker goes past GL2."""
+        vram = self.board.vram
+        pages = (offsets >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+        for page in np.unique(pages).tolist():
+            pointer = vram.outside(page, False, "a table walk")
+            if pointer != vram.base + page * PAGE:
+                there = pages == page
+                entries = page_view(pointer).view(np.uint64)
+                values[there] = entries[((offsets[there] & PAGE_MASK) >> np.uint64(3)).astype(np.int64)]
+        return values
 
     def zero_page(self) -> int:
         base = -(-int(self._spare.ctypes.data) // PAGE) * PAGE
@@ -294,6 +340,7 @@ class Gmc(Block):
             self.board.regs[hub.prefix + "MC_VM_FB_LOCATION_TOP"] = top >> FB_SHIFT
             hub.config = None
         self.tables.reset()
+        self.coherence.forget()
         for name in self.hubs:
             for vmid in range(VMIDS):
                 self.invalidated(name, vmid)

@@ -29,9 +29,11 @@ from mock.tlb import Tlb
 if TYPE_CHECKING:
     from mock.gmc import Gmc
 
-__all__ = ["BusFault", "Client", "ENGINES", "FB_SHIFT", "Fault", "Hub", "PAGE", "REACH_BITS", "VA_BITS", "VMIDS"]
+__all__ = ["BusFault", "CACHED", "Client", "ENGINES", "FB_SHIFT", "Fault", "Hub", "PAGE", "REACH_BITS", "VA_BITS",
+           "VMIDS"]
 
 PAGE = 1 << PAGE_SHIFT
+CACHED = 1              # flag in the pointer of a page: its accesses go through GL2 (GC hub, MTYPE other than UC)
 VMIDS = 16
 ENGINES = 18            # invalidation engines (Linux 6.1, gfxhub_v3_0.c, gfxhub_v3_0_program_invalidation)
 VA_BITS = 48
@@ -46,6 +48,9 @@ PERM_VALID, PERM_READ, PERM_WRITE, PERM_EXECUTE = 1, 2, 4, 8
 PERMISSION_KINDS = ((PERM_VALID, "VALID"), (PERM_READ, "READ"), (PERM_WRITE, "WRITE"), (PERM_EXECUTE, "EXECUTE"))
 RETRY = "RETRY_PERMISSION_OR_INVALID_PAGE_FAULT"
 IV_WRITE, IV_RETRY = 0x20, 0x80         # in the second word of a fault's IH entry (Linux 6.1, gmc_v10_0.c)
+
+
+MTYPE_MASK = np.uint64(7)
 
 
 class Client:
@@ -87,6 +92,7 @@ class _Config(NamedTuple):
     identity: tuple[int, int, int]  # first and last page, physical offset in bytes
     contexts: tuple[Context, ...]
     plain: bool                     # everything on, as drivers have it
+    direct_flag: int                # CACHED, when what goes past the page tables is cached
 
 
 class Hub:
@@ -145,7 +151,8 @@ class Hub:
             contexts=tuple(contexts),
             plain=bool(self.field(tlb, "ENABLE_L1_TLB") and self.field("VM_L2_CNTL", "ENABLE_L2_CACHE")
                        and self.field(tlb, "ENABLE_ADVANCED_DRIVER_MODEL")
-                       and self.field(tlb, "SYSTEM_ACCESS_MODE") == NOT_IN_SYS))
+                       and self.field(tlb, "SYSTEM_ACCESS_MODE") == NOT_IN_SYS),
+            direct_flag=CACHED if self.name == "gc" and self.field(tlb, "MTYPE") != vm.MTYPE_UC else 0)
 
     def current(self) -> _Config:
         config = self.config
@@ -206,8 +213,15 @@ class Hub:
                             return host
             elif config.fb[0] <= page <= config.fb[1] and config.aperture[0] <= page <= config.aperture[1] \
                     and (offset := page - config.fb[0] << PAGE_SHIFT) < self.board.vram.size:
-                return self.board.vram.base + offset
+                return self.board.vram.base + offset | config.direct_flag
         return int(self.pages_to_hosts(vmid, np.array([page], np.uint64), write, execute, client)[0])
+
+    def peek(self, vmid: int, page: int) -> int:
+        """The pointer of a page, with its flag, or 0: no fault, and nobody is told."""
+        try:
+            return int(self._pages_to_hosts(vmid, np.array([page], np.uint64), False, False, Client.CPC)[0])
+        except Fault:
+            return 0
 
     def _pages_to_hosts(self, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int) -> np.ndarray:
         config = self.current()
@@ -249,7 +263,7 @@ class Hub:
         offsets = (pages - np.uint64(first)) << np.uint64(PAGE_SHIFT)
         in_fb = (pages >= np.uint64(first)) & (pages <= np.uint64(last)) & (offsets < np.uint64(vram.size))
         if in_fb.all():
-            return np.uint64(vram.base) + offsets
+            return np.uint64(vram.base | config.direct_flag) + offsets
         low, high, base = config.agp
         in_agp = (pages >= np.uint64(low)) & (pages <= np.uint64(high)) & ~in_fb
         lost = ~(in_fb | in_agp)
@@ -259,7 +273,7 @@ class Hub:
                              f"({first << PAGE_SHIFT:#x}..{(last << PAGE_SHIFT) + PAGE - 1:#x}) nor in AGP",
                              client, None)
         hosts = np.empty(len(pages), np.uint64)
-        hosts[in_fb] = np.uint64(vram.base) + offsets[in_fb]
+        hosts[in_fb] = np.uint64(vram.base | config.direct_flag) + offsets[in_fb]
         addresses = np.uint64(base) + ((pages[in_agp] - np.uint64(low)) << np.uint64(PAGE_SHIFT))
         hosts[in_agp] = self._bus(addresses, vmid, int(pages[in_agp][0]), write, client)
         return hosts
@@ -311,6 +325,7 @@ class Hub:
             return
         with self.lock:
             self.bus_seen = generation
+            self.gmc.coherence.bus_changed()
             for vmid, tlb in self.tlbs.items():
                 tlb.forget_hosts(vm.PTE_SYSTEM)
                 self.gmc.invalidated(self.name, vmid)
@@ -382,6 +397,9 @@ class Hub:
         hosts[local] = np.uint64(self.board.vram.base) + offset
         if system.any():
             hosts[system] = self._bus(address[system], vmid, int(pages[system][0]), write, client)
+        if self.name == "gc":
+            mtype = entries >> np.uint64(vm.PTE_MTYPE_SHIFT) & MTYPE_MASK
+            hosts += ((mtype != np.uint64(vm.MTYPE_UC)) & ~sparse).astype(np.uint64)        # CACHED
         return hosts
 
     def _bus(self, addresses: np.ndarray, vmid: int, page: int, write: bool, client: int) -> np.ndarray:

@@ -6,13 +6,12 @@
 ``AMDRV_MOCK="gfx1100:vram=1G,count=2"`` says the same in words: ``ARCH[:KEY=VALUE,...]``, several cards divided by
 ``;``. Keys: ``vram`` and ``bar0`` (sizes), ``count``, ``harvest`` (workgroup processors fused off, see :class:`Gpu`),
 ``clock`` (``wall``, or ``model``: timestamps are of modelled time, see :mod:`mock.clock`),
-``strict`` (``strict=-hdp-poison`` switches rules off).
+``strict`` (``strict=-hdp,-tlb`` switches rules of :mod:`mock.rules` off).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -22,6 +21,7 @@ from mock.arch import arch_of
 from mock.board import Board
 from mock.bus import HostBus
 from mock.clock import CLOCKS
+from mock.rules import RULES, relaxed
 from mock.vram import PAGE, parse_size
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ __all__ = ["DEFAULT", "Gpu", "Machine", "RULES"]
 
 DEFAULT = "gfx1100:vram=1G"
 KEYS = ("vram", "bar0", "count", "harvest", "strict", "clock")
-RULES = ("hdp", "poison", "tlb", "gfxoff")
-"""Strict rules that can be switched off, one by one: stores through BAR0 wait for the HDP flush (mock.vram), memory
-that nobody wrote is poison (mock.vram), TLBs serve what they have until invalidated (mock.gmc), GFXOFF takes GC's
-registers away (mock.smu)."""
-
 MIB = 1 << 20
 MIN_VRAM = 64 * MIB
 FIRST_BUS = 3       # the bus behind the first root port with a card, as desktop boards have it
@@ -48,7 +43,7 @@ class Gpu:
     ``harvest`` maps (shader engine, shader array) to the mask of workgroup processors fused off there; an integer is
     the mask for every array. ``clock``: "wall", or "model" for modelled time.
     ``bar0`` is the size that the platform's firmware gave the resizable BAR0 (default: all
-    of VRAM). ``strict`` names rules to switch off, each with a minus: ``"-hdp-poison"``.
+    of VRAM). ``strict`` names rules of :mod:`mock.rules` to switch off, each with a minus: ``"-hdp,-poison"``.
     """
 
     arch: str = "gfx1100"
@@ -80,18 +75,10 @@ class Gpu:
             raise ValueError(f"clock={self.clock!r}: must be one of {', '.join(CLOCKS)}")
         if self.active_wgps == 0:
             raise ValueError("harvest leaves no workgroup processor")
-        for rule in self._relaxed:
-            if rule not in RULES:
-                raise ValueError(f"strict={self.strict!r}: no rule {rule!r}; there are {', '.join(RULES)}")
-
-    @property
-    def _relaxed(self) -> list[str]:
-        if self.strict and not re.fullmatch(r"(-\w+)+", self.strict):
-            raise ValueError(f"strict={self.strict!r}: must name rules to switch off, each with a minus: -hdp-poison")
-        return self.strict.split("-")[1:]
+        relaxed(self.strict)
 
     def is_strict(self, rule: str) -> bool:
-        return rule not in self._relaxed
+        return rule not in relaxed(self.strict)
 
     @property
     def vram_bytes(self) -> int:
@@ -173,6 +160,9 @@ def parse(text: str) -> list[Gpu]:
         arch, _, rest = part.strip().partition(":")
         options: dict[str, str] = {}
         for item in filter(None, (piece.strip() for piece in rest.split(","))):
+            if item.startswith("-") and "strict" in options:
+                options["strict"] += item
+                continue
             key, equals, value = item.partition("=")
             if not equals or key not in KEYS:
                 raise ValueError(f"{item!r} is not KEY=VALUE with a key of {', '.join(KEYS)}")

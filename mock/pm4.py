@@ -14,6 +14,7 @@ import numpy as np
 
 from amdrv.facts import ih, pm4
 from mock import atomics
+from mock.actor import acting
 from mock.dispatch import launch
 from mock.gmc import VMIDS, Client
 from mock.packets import BadPacket, Decoded, decode_pm4
@@ -26,6 +27,8 @@ __all__ = ["IllegalAccess", "Pm4Executor"]
 
 M32, M64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 E = pm4.ENUMS
+BYPASS = E["CACHE_POLICY"]["BYPASS"]
+COHER_UNIT = 256                # bytes that COHER_BASE and COHER_SIZE count
 MAX_DEPTH = 3                   # indirect buffers within indirect buffers
 OPEN_REGISTERS = ("BIF_BX_PF0_GPU_HDP_FLUSH_REQ",)
 """What a queue without PRIV_STATE may write beyond those spaces: queues of user processes flush HDP by themselves
@@ -53,6 +56,7 @@ class Pm4Executor:
     def execute(self, packet: Decoded, vmid: int, base: int, position: int) -> int:
         """:raises BadPacket, IllegalAccess, Hang, Fault, IsaError:"""
         self.vmid = vmid
+        acting(self.queue.name, packet)
         method = getattr(self, "op_" + packet.name.lower(), None)
         if method is None:
             raise BadPacket(packet.opcode, f"{packet.name} is not for the compute micro engine")
@@ -66,9 +70,10 @@ class Pm4Executor:
     def read(self, address: int, nbytes: int) -> int:
         return int.from_bytes(self.memory.read("gc", self.vmid, address, nbytes, client=Client.CPC), "little")
 
-    def write(self, address: int, value: int, nbytes: int) -> None:
+    def write(self, address: int, value: int, nbytes: int, *, through: bool = False) -> None:
+        """``through``: past GL2 into memory too, as cache policy BYPASS has it."""
         self.memory.write("gc", self.vmid, address, (value & ((1 << 8 * nbytes) - 1)).to_bytes(nbytes, "little"),
-                          client=Client.CPC)
+                          client=Client.CPC, through=through)
 
     def read_register(self, dword: int) -> int:
         known = self.board.regs.names.by_dword.get(dword)
@@ -153,7 +158,8 @@ class Pm4Executor:
     def op_acquire_mem(self, packet: Decoded) -> None:
         word = next(w for w in pm4.PACKETS["ACQUIRE_MEM"].words if w.name == "GCR_CNTL")
         control = sum(packet[field] << place[1] for field, place in word.fields.items())
-        self.board.gfx.cache_operation(self.queue.name, self.vmid, control)
+        self.board.gfx.cache_operation(self.queue.name, self.vmid, control, packet["COHER_BASE"] * COHER_UNIT,
+                                       packet["COHER_SIZE"] * COHER_UNIT)
 
     def op_prime_utcl2(self, packet: Decoded) -> None:
         """Translations in advance; what is not mapped is not a fault here."""
@@ -175,16 +181,17 @@ class Pm4Executor:
         if control:
             self.board.gfx.cache_operation(queue.name, self.vmid, control)
         data, address = packet["DATA_SEL"], packet["ADDRESS"]
-        kinds = E["RELEASE_DATA"]
+        kinds, through = E["RELEASE_DATA"], packet["CACHE_POLICY"] == BYPASS
         if data == kinds["LOW_32"]:
-            self.write(address & ~3, packet["DATA_LO"], 4)
+            self.write(address & ~3, packet["DATA_LO"], 4, through=through)
         elif data != kinds["NONE"]:
             if address & 7:
                 self.board.note("release-alignment", f"{queue.name}: RELEASE_MEM of 64 bits at {address:#x}; the low "
                                                      "three address bits are ignored")
             if data not in (kinds["DATA_64"], kinds["GPU_CLOCK"], kinds["SYSTEM_CLOCK"]):
                 raise self._bad(packet, f"data selection {data} is not modelled")
-            self.write(address & ~7, packet["DATA"] if data == kinds["DATA_64"] else self.board.clock(), 8)
+            self.write(address & ~7, packet["DATA"] if data == kinds["DATA_64"] else self.board.clock(), 8,
+                       through=through)
         if packet["INT_SEL"] in (E["RELEASE_INT"]["INTERRUPT_ONLY"], E["RELEASE_INT"]["INTERRUPT_AFTER_WRITE"]):
             queue.interrupt(ih.GFX_11_0_0__SRCID__CP_EOP_INTERRUPT, "TIME_STAMP_INT_ENABLE", packet["INT_CTXID"])
 
@@ -249,13 +256,13 @@ class Pm4Executor:
             for i, value in enumerate(packet.tail):
                 self.write_register(packet["DST_ADDR_LO"] + i * step, value)
         elif kind in (1, 2, 5):         # memory through GRBM, L2, memory
-            address = packet["DST_ADDR"] & ~3
+            address, through = packet["DST_ADDR"] & ~3, packet["CACHE_POLICY"] == BYPASS
             if step:
                 self.memory.write("gc", self.vmid, address, np.array(packet.tail, np.uint32).tobytes(),
-                                  client=Client.CPC)
+                                  client=Client.CPC, through=through)
             else:
                 for value in packet.tail:
-                    self.write(address, value, 4)
+                    self.write(address, value, 4, through=through)
         else:
             raise self._bad(packet, f"destination {kind} is not modelled")
 
@@ -281,7 +288,7 @@ class Pm4Executor:
             if size == 8:
                 self.write_register(packet["DST_ADDR_LO"] + 1, value >> 32)
         elif destination in (kinds["MEM"], kinds["MEM_GRBM"], kinds["TC_L2"]):
-            self.write(packet["DST_ADDR"] & ~3, value, size)
+            self.write(packet["DST_ADDR"] & ~3, value, size, through=packet["DST_CACHE_POLICY"] == BYPASS)
         else:
             raise self._bad(packet, f"destination {destination} is not modelled")
 
@@ -320,7 +327,7 @@ class Pm4Executor:
         else:
             move(runs, self.memory.runs("gc", self.vmid, packet["SRC_ADDR"], nbytes, write=False, client=Client.CPC))
         for host, size in runs:
-            self.memory.written(host, size)
+            self.memory.written(host, size, through=packet["DST_CACHE_POLICY"] == BYPASS)
 
     # ---- indirect buffers
 

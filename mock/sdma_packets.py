@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from amdrv.facts import ih, sdma6
+from amdrv.facts import ih, sdma6, vm
 from mock import atomics
+from mock.actor import acting
 from mock.packets import BadPacket, Decoded, decode_sdma
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ FOREVER = 0xFFF                 # RETRY_COUNT of POLL_REGMEM
 IB_ALIGN_WORDS, IB_ALIGN_BYTES = 8, 32
 FILL_DWORD = sdma6.ENUMS["FILL_SIZE"]["DWORD"]
 M32, M64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+
+POLICIES = ("DST_CACHE_POLICY", "DST1_CACHE_POLICY", "LINEAR_CACHE_POLICY", "CACHE_POLICY", "L2_POLICY")
+"""What packets call the cache policy of their stores; its low two bits are GL2's."""
+L2_POLICY, BYPASS = 3, 3
 
 _COMPARE = {number: name for name, number in sdma6.ENUMS["COMPARE"].items()}
 
@@ -77,12 +82,26 @@ class SdmaExecutor:
     def execute(self, packet: Decoded, vmid: int, position: int) -> int:
         """``position``: words from the ring's start, for what depends on alignment. :raises BadPacket, Fault:"""
         self.vmid, self.position = vmid, position
+        acting(self.queue.name, packet)
+        self.through = self._writes_through(packet)
         method = getattr(self, "op_" + packet.name.lower(), None)
         if method is None:
             raise BadPacket(packet.opcode, f"{packet.name} is not modelled")
         if packet.name.startswith(("COPY_", "CONSTANT_FILL")):
             self.board.time.copy_begins()
         return method(packet) or 0
+
+    def _writes_through(self, packet: Decoded) -> bool:
+        """Do stores go past GL2 into memory at once? By the packet's cache policy where it is valid (CPV), otherwise by
+        the engine's (Linux 6.1, sdma_v6_0.c, sdma_v6_0_gfx_resume; sdma_common.h: the default is BYPASS)."""
+        fields = packet.fields
+        if fields.get("CPV"):
+            for name in POLICIES:
+                if name in fields:
+                    return fields[name] & L2_POLICY == BYPASS
+        if fields.get("MTYPE") == vm.MTYPE_UC:
+            return True
+        return self.board.regs.field(f"SDMA{self.queue.instance}_UTCL1_PAGE", "WR_L2_POLICY") == BYPASS
 
     # ---- memory
 
@@ -93,14 +112,14 @@ class SdmaExecutor:
         return int.from_bytes(self.read(address, nbytes), "little")
 
     def write(self, address: int, data: bytes) -> None:
-        self.memory.write("gc", self.vmid, address, data, client=self.queue.client)
+        self.memory.write("gc", self.vmid, address, data, client=self.queue.client, through=self.through)
 
     def runs(self, address: int, nbytes: int, *, write: bool) -> list[tuple[int, int]]:
         return self.memory.runs("gc", self.vmid, address, nbytes, write=write, client=self.queue.client)
 
     def _written(self, runs: list[tuple[int, int]]) -> None:
         for host, size in runs:
-            self.memory.written(host, size)
+            self.memory.written(host, size, through=self.through)
 
     def _bad(self, packet: Decoded, why: str) -> BadPacket:
         return BadPacket(packet.opcode, f"{packet}: {why}")
@@ -336,8 +355,9 @@ class SdmaExecutor:
         pass
 
     def op_gcr_req(self, packet: Decoded) -> None:
-        control = packet["GCR_CONTROL_15_0"] | packet["GCR_CONTROL_18_16"] << 16
-        self.board.gfx.cache_operation(self.queue.name, packet["VMID"], control)
+        base = packet["BASE_VA"]
+        self.board.gfx.cache_operation(self.queue.name, packet["VMID"], packet["GCR_CONTROL"], base,
+                                       max(packet["LIMIT_VA"] - base, 0))
 
     def op_gpuvm_inv(self, packet: Decoded) -> None:
         """Its own request to the GC hub's invalidation engines."""

@@ -5,8 +5,11 @@ Engines use ``view``, the memory itself, through host pointers. The CPU's loads 
 
 * :meth:`flush` (the HDP flush): bytes where image and twin differ were written by the CPU; they go to memory. Without
   it an engine reads what was there before.
-* :meth:`written` and :meth:`publish` (an engine completed something): bytes that an engine wrote go to the image, at
-  once, as on silicon, where the CPU's reads go to memory.
+* :meth:`written` and :meth:`publish` (an engine's stores reached memory): bytes that an engine wrote go to the image,
+  at once, as on silicon, where the CPU's reads go to memory. Stores that stay in GL2 come later (:mod:`mock.gl2`,
+  which also keeps what the CPU stores from pages that GL2 holds: ``view`` is GL2's side, the twin is memory itself).
+* A host that orders its stores by fences only may have some in its write-combining buffers still: of several pages, a
+  flush without a fence finds the last one only.
 
 Only pages in a window that was handed out (:meth:`window`) or that were touched by single accesses have an image;
 where the operating system tells which pages were stored to, only those are compared. A page
@@ -27,12 +30,16 @@ import tempfile
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mock.actor import current
 from mock.writetracking import WriteTracker, track
+
+if TYPE_CHECKING:
+    from mock.gl2 import Gl2
 
 __all__ = ["PAGE", "POISON", "Vram", "parse_size"]
 
@@ -201,10 +208,13 @@ class Vram:
         self._single: set[int] = set()                              # pages stored to by single accesses
         self._gone: deque[tuple[int, int]] = deque()                # windows that went, and are not looked at yet
         self._posted: list[tuple[int, int]] = []                    # those of them with stores that await a flush
-        self._lock = threading.RLock()
+        self._lock = self.lock = threading.RLock()
         self._compare = _memcmp()
         self.gone = False           # a card that left the bus
+        self.gl2: Gl2 | None = None
         self._tracker: WriteTracker | None = None       # of the image
+        self._combining: list[tuple[int, int]] = []     # runs of pages that a flush without a fence left behind
+        self.lingering = 0          # how many pages that was, ever
         self.on_flush: list[PagesHook] = []
         """Called at a flush that changed memory, with the numbers of the pages (int64[n], ascending)."""
 
@@ -270,7 +280,7 @@ class Vram:
             image.bytes[offset:offset + width] = data
 
     def _has_image(self, page: int) -> bool:
-        return bool(self._handed[page]) or page in self._single
+        return bool(self._handed[page]) or page in self._single or (self.gl2 is not None and page in self.gl2.waiting)
 
     def _images(self) -> tuple[_Mapping, _Mapping]:
         if self._image is None or self._twin is None:
@@ -281,8 +291,14 @@ class Vram:
     def _fresh(self, first: int, end: int) -> np.ndarray:
         """Which pages of [first, end) have no image until now."""
         fresh = self._handed[first:end] == 0
-        fresh[[page - first for page in self._single if first <= page < end]] = False
+        fresh[[page - first for page in self._beside() if first <= page < end]] = False
         return np.flatnonzero(fresh) + first
+
+    def _beside(self) -> Collection[int]:
+        """Pages with an image beside those of windows."""
+        if self.gl2 is None or not self.gl2.waiting:
+            return self._single
+        return self._single.union(self.gl2.waiting)
 
     def _refresh(self, pages: np.ndarray) -> None:
         """Make image and twin equal memory in ``pages``."""
@@ -335,30 +351,77 @@ class Vram:
     def _imaged(self) -> list[tuple[int, int]]:
         """Runs of the pages whose image may differ from the twin."""
         found: list[tuple[int, int]] = [(p, p + 1) for p in self._single]
+        found += self._combining            # the operating system has told of these before
         for first, end in self._windows():
             found += self._stored(first, end)
         return found
 
     # ---- the flush, and what engines say
 
-    def flush(self) -> int:
-        """HDP flush: the CPU's stores reach memory. Returns how many pages changed."""
+    def flush(self, *, drained: bool = True) -> int:
+        """HDP flush: the CPU's stores reach memory. Returns how many pages changed.
+
+        :param drained: the CPU's write-combining buffers are empty; otherwise only the last page of several has left
+            them, and one that is alone has not.
+        """
         if self._image is None or self.gone:
             return 0
         changed: list[np.ndarray] = []
         with self._lock:
             image, twin = self._images()
-            for first, end in self._imaged():
+            stored = self._imaged()
+            if not drained:
+                stored, held_back = self._still_combining(stored)
+            arrival = None if self.gl2 is None else self.gl2.arrival()
+            for first, end in stored:
                 for low in range(first, end, CHUNK):
                     high = min(low + CHUNK, end)
                     if not self._equal(image, twin, low, high):
-                        changed.append(_merge(image, self._memory, twin, low, high))
-            self._flushed()
+                        if self.gl2 is None or arrival is None:
+                            changed.append(_merge(image, self._memory, twin, low, high))
+                        else:
+                            changed.append(self._arrive(self.gl2, arrival, low, high))
+            if drained:
+                self._flushed()
+            else:
+                self._combining += held_back
         pages = np.unique(np.concatenate(changed)) if changed else np.empty(0, np.int64)
         if len(pages):
             for hook in self.on_flush:
                 hook(pages)
         return len(pages)
+
+    def _still_combining(self, stored: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """(runs that have left the write-combining buffers, runs of one page that have not)."""
+        image, twin = self._images()
+        pages = [page for first, end in stored for page in range(first, end)
+                 if not self._equal(image, twin, page, page + 1)]
+        if not pages:
+            return [], []
+        last = max(pages)
+        out = [(last, last + 1)] if len(pages) > 1 else []
+        kept = [(page, page + 1) for page in pages if (page, page + 1) not in out]
+        self.lingering += len(kept)
+        return out, kept
+
+    def _arrive(self, gl2: Gl2, arrival: Any, low: int, high: int) -> np.ndarray:
+        """The CPU's stores to pages of [low, high) reach memory: what GL2 holds keeps its bytes."""
+        image, twin = self._images()
+        differ = (image.pages[low:high].view(np.uint64) != twin.pages[low:high].view(np.uint64)).any(axis=1)
+        held = gl2.holds(low, high)
+        for first, end in _runs(np.flatnonzero(differ & ~held) + low):
+            gl2.before_change(first, end, arrival.by)
+            _merge(image, self._memory, twin, first, end)
+        for first, end in _runs(np.flatnonzero(differ & held) + low):
+            if not any(gl2.entangled(page) for page in range(first, end)):
+                twin.pages[first:end] = image.pages[first:end]
+                gl2.waiting.update(dict.fromkeys(range(first, end), arrival))
+                continue
+            for page in range(first, end):
+                before = twin.pages[page].copy()
+                twin.pages[page] = image.pages[page]
+                gl2.arrived(page, before, arrival)
+        return np.flatnonzero(differ) + low
 
     def _flushed(self) -> None:
         """No store is posted any more."""
@@ -366,14 +429,69 @@ class Vram:
             self._release(first, end)
         self._posted.clear()
         self._single.clear()
+        self._combining.clear()
         self._release_gone()
+
+    # ---- pages, for GL2 and for those who go past it
+
+    def page(self, number: int) -> np.ndarray:
+        """uint8[4096], as GL2's clients see it."""
+        return self._memory.pages[number]
+
+    def twin_page(self, number: int) -> np.ndarray | None:
+        """What lies in memory; None where nobody outside has ever looked, and it is the same."""
+        return self._twin.pages[number] if self._twin is not None and self._has_image(number) else None
+
+    def image_page(self, number: int) -> np.ndarray | None:
+        return self._image.pages[number] if self._image is not None and self._has_image(number) else None
+
+    def outside(self, number: int, write: bool, who: str) -> int:
+        """Host pointer of a page for an access that goes past GL2 (uncached, from another card, by a table walker)."""
+        gl2 = self.gl2
+        if gl2 is not None and self._image is not None and self._twin is not None and self._has_image(number):
+            dirty = gl2.is_dirty(number)
+            if write and (dirty or gl2.marks[number] == gl2.epoch):
+                return self._image.base + number * PAGE
+            if not write and (dirty or number in gl2.waiting):
+                if dirty:
+                    gl2.told_dirty(number, who)
+                return self._twin.base + number * PAGE
+        if write and gl2 is not None:
+            gl2.before_change(number, number + 1, current())
+        return self.base + number * PAGE
+
+    def image_offset(self, host: int) -> int:
+        """Offset in video memory of a pointer that :meth:`outside` gave into the image; -1 for others."""
+        if self._image is None or not self._image.base <= host < self._image.base + self.size:
+            return -1
+        return host - self._image.base
+
+    def store_outside(self, offset: int, size: int) -> None:
+        """An access past GL2 stored these bytes to the image: they reach memory."""
+        gl2 = self.gl2
+        if gl2 is None or self._image is None or self._twin is None:
+            return
+        with self._lock:
+            arrival = gl2.arrival()
+            for page in range(offset // PAGE, (offset + size - 1) // PAGE + 1):
+                low, high = max(offset, page * PAGE), min(offset + size, (page + 1) * PAGE)
+                before = self._twin.pages[page].copy()
+                self._twin.bytes[low:high] = self._image.bytes[low:high]
+                if gl2.marks[page] == gl2.epoch or gl2.is_dirty(page):
+                    gl2.arrived(page, before, arrival)
+                else:
+                    self._memory.bytes[low:high] = self._image.bytes[low:high]
+
+    def publish_pages(self, pages: np.ndarray) -> None:
+        """Engines' stores to these pages (int64[n], ascending) reach memory."""
+        self.publish(pages)
 
     def written(self, offset: int, size: int) -> None:
         """An engine wrote exactly these bytes of memory: the CPU sees them now. Cheap where there is no image."""
         if self._image is None or not size or self.gone:
             return
         first, end = offset // PAGE, (offset + size - 1) // PAGE + 1
-        if not self._handed[first:end].any() and self._single.isdisjoint(range(first, end)):
+        if not self._handed[first:end].any() and not any(first <= page < end for page in self._beside()):
             return
         with self._lock:
             image, twin = self._images()
@@ -399,8 +517,8 @@ class Vram:
             else:
                 wanted = np.unique(np.asarray(pages, dtype=np.int64))
                 keep = self._handed[wanted] > 0
-                if self._single:
-                    keep |= np.isin(wanted, np.fromiter(self._single, np.int64))
+                if beside := self._beside():
+                    keep |= np.isin(wanted, np.fromiter(beside, np.int64))
                 runs = list(_runs(wanted[keep]))
             for first, end in runs:
                 for low in range(first, end, CHUNK):
@@ -409,10 +527,12 @@ class Vram:
                         _merge(self._memory, image, twin, low, high)
 
     def drop_posted(self) -> None:
-        """A reset of the card: stores that were not flushed are lost."""
+        """A reset of the card: stores that were not flushed, or not written back, are lost."""
         if self._image is None:
             return
         with self._lock:
+            if self.gl2 is not None:
+                self.gl2.forget()
             image, twin = self._images()
             for first, end in self._imaged():
                 if not self._equal(image, twin, first, end):
@@ -423,6 +543,8 @@ class Vram:
     def lose(self) -> None:
         """The memory lost its refresh: poison everywhere, for engines and CPU alike, windows included."""
         with self._lock:
+            if self.gl2 is not None:
+                self.gl2.forget()
             for mapping in (self._memory, self._image, self._twin):
                 if mapping is not None:
                     mapping.refill()

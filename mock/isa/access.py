@@ -8,11 +8,12 @@ scatters in C. Accesses are made in dwords where addresses are aligned and in by
 from __future__ import annotations
 
 import ctypes
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
 
-from mock.isa.dispatch import Memory, MemoryFault
+from mock.isa.dispatch import LOAD, STORE, Memory, MemoryFault
 
 __all__ = ["Accessor", "HostMemory"]
 
@@ -31,21 +32,75 @@ class _Span:
 
 
 class HostMemory:
-    """Addresses are this process's own pointers. Nothing protects the process from wrong ones but a range check."""
+    """Addresses are this process's own pointers.
+
+    Where the system tells what is mapped (Linux, /proc/self/maps), pointers to nothing, and writes to what is read-only,
+    are faults; elsewhere nothing protects the process but a range check.
+    """
+
+    def __init__(self) -> None:
+        self._ranges: tuple[_Ranges, _Ranges] | None = None      # readable, writable
 
     def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
-        if addresses.size and (addresses.min() < 0x10000 or addresses.max() >= _SPAN):
-            bad = addresses[(addresses < 0x10000) | (addresses >= _SPAN)][0]
-            raise MemoryFault(f"{'write' if write else 'read'} of {nbytes} bytes at {int(bad):#x}: no pointer of this "
-                              f"process; check the kernel's arguments")
-        return addresses
+        if not addresses.size:
+            return addresses
+        lowest, highest = int(addresses.min()), int(addresses.max())
+        if lowest >= 0x10000 and highest < _SPAN:
+            for again in (False, True):
+                if self._ranges is None or again:
+                    self._ranges = _mapped()        # what was mapped since is there only now
+                ranges = self._ranges[int(write)]
+                if ranges.hold(lowest, highest + nbytes) or ranges.inside(addresses, nbytes).all():
+                    return addresses
+            bad = int(addresses[~ranges.inside(addresses, nbytes)][0])
+        else:
+            bad = lowest if lowest < 0x10000 else highest
+        raise MemoryFault(f"{'write' if write else 'read'} of {nbytes} bytes at {bad:#x}: no {'writable ' * write}memory "
+                          f"of this process; check the kernel's arguments")
+
+
+class _Ranges:
+    """Sorted [begin, end) that do not touch."""
+
+    def __init__(self, ranges: list[tuple[int, int]]) -> None:
+        merged: list[list[int]] = []
+        for begin, end in sorted(ranges):
+            if merged and begin <= merged[-1][1]:
+                merged[-1][1] = max(end, merged[-1][1])
+            else:
+                merged.append([begin, end])
+        self._begins, self._ends = [r[0] for r in merged], [r[1] for r in merged]
+        self._table = np.array(merged, np.uint64).reshape(-1, 2)
+
+    def hold(self, begin: int, end: int) -> bool:
+        at = bisect_right(self._begins, begin) - 1
+        return at >= 0 and end <= self._ends[at]
+
+    def inside(self, addresses: np.ndarray, nbytes: int) -> np.ndarray:
+        """Which of the accesses are?"""
+        at = np.searchsorted(self._table[:, 0], addresses, side="right") - 1
+        found: np.ndarray = (at >= 0) & (addresses + np.uint64(nbytes) <= self._table[at, 1])
+        return found
+
+
+def _mapped() -> tuple[_Ranges, _Ranges]:
+    """What of this process's memory can be read and what written: everything, where nobody tells."""
+    try:
+        with open("/proc/self/maps") as file:
+            lines = [line.split(maxsplit=2) for line in file]
+    except OSError:
+        return _Ranges([(0, _SPAN)]), _Ranges([(0, _SPAN)])
+    parts = [(int(x, 16) for x in place.split("-")) for place, _, _ in lines]
+    spans = [((begin, end), access) for (begin, end), (_, access, _) in zip(parts, lines, strict=True)]
+    return (_Ranges([span for span, access in spans if access[0] == "r"]),
+            _Ranges([span for span, access in spans if access[:2] == "rw"]))
 
 
 class Accessor:
-    """Vector access to one :class:`Memory`."""
+    """Vector access to one :class:`Memory`; ``kind`` of its loads, for memories that tell them apart."""
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
+    def __init__(self, memory: Memory, kind: int = LOAD) -> None:
+        self.memory, self.kind = memory, kind
         self.u8 = np.asarray(_Span(np.uint8))
         self.u16 = np.asarray(_Span(np.uint16))
         self.u32 = np.asarray(_Span(np.uint32))
@@ -67,7 +122,11 @@ class Accessor:
         return b"".join(parts)
 
     def _index(self, addresses: np.ndarray, nbytes: int, unit: int, write: bool) -> Any:
-        pointers = self.memory.translate(addresses, nbytes, write)
+        translate_as = getattr(self.memory, "translate_as", None)
+        if translate_as is None:
+            pointers = self.memory.translate(addresses, nbytes, write)
+        else:
+            pointers = translate_as(addresses, STORE if write else self.kind)
         return (pointers.astype(np.int64) - _BASE) >> unit
 
     def load(self, addresses: np.ndarray, kind: type, count: int) -> list[np.ndarray]:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mock.isa.control import cache_instruction
 from mock.isa.decode import Instruction, Operand
+from mock.isa.dispatch import CACHE_INSTRUCTIONS
 from mock.isa.memory import Where, _active, _atomic_step, _load_step, _store_step
 from mock.isa.operands import fetch
 from mock.isa.semantics import Atomic, Load, Store, table
@@ -69,8 +71,8 @@ class _Address:
 def bind_buffer(instruction: Instruction, machine: Machine) -> Step | None:
     from mock.isa.formats import bind_format
     name = instruction.mnemonic
-    if name.startswith(("buffer_gl0_inv", "buffer_gl1_inv")):
-        return lambda s: None
+    if name in CACHE_INSTRUCTIONS:
+        return cache_instruction(name, machine)
     if "format" in name:
         return bind_format(instruction, machine)
     if "_lds_" in name:
@@ -86,7 +88,7 @@ def bind_buffer(instruction: Instruction, machine: Machine) -> Step | None:
         return Where(_active(s, locate(s)[0], mask))
     step: Step
     if isinstance(entry, Load):
-        step = _load_step(entry, [where], data, machine.space)
+        step = _load_step(entry, [where], data, machine.space.coherent if instruction.fields["glc"] else machine.space)
     elif isinstance(entry, Store):
         step = _store_step(entry, [where], [data], machine.space)
     else:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mock.isa.decode import Instruction, Operand
-from mock.isa.dispatch import PRIV, TRAP_EN, IllegalInstruction, Trap
+from mock.isa.dispatch import CACHE_INSTRUCTIONS, PRIV, TRAP_EN, IllegalInstruction, Trap
 from mock.isa.hwregs import bind_getreg, bind_message, bind_rtn_message, bind_setprio, bind_setreg, send_interrupt
 from mock.isa.operands import constant, fetch, is_constant, put
 from mock.isa.relative import SGPRS_INDEXED
@@ -32,7 +32,7 @@ BARRIER: Exits = [(-1, "barrier")]
 
 _NOTHING = ("s_nop", "s_clause", "s_delay_alu", "s_waitcnt", "s_wait_idle", "s_wait_event", "s_sleep",
             "s_set_inst_prefetch", "s_incperflevel", "s_decperflevel", "s_ttracedata", "s_wakeup",
-            "s_version", "s_gl1_inv", "s_dcache_inv", "s_setkill", "buffer_gl0_inv", "buffer_gl1_inv", "ds_nop",
+            "s_version", "s_setkill", "ds_nop",
             "s_atc_probe")
 
 
@@ -53,9 +53,31 @@ def bind_scalar(instruction: Instruction, machine: Machine) -> Step | None:
         return _scalar_load(instruction, machine)
     if name.startswith("s_movrel"):
         return _movrel(instruction)
+    if name in CACHE_INSTRUCTIONS:
+        return cache_instruction(name, machine)
     if name.startswith(_NOTHING):
         return lambda s: None
     return None
+
+
+def cache_instruction(name: str, machine: Machine) -> Step:
+    """The memory, where it has caches, forgets what one of them holds."""
+    bits = CACHE_INSTRUCTIONS[name]
+
+    def step(s: State) -> None:
+        invalidate = getattr(machine.accessor.memory, "invalidate", None)
+        if invalidate is not None:
+            invalidate(bits)
+    return step
+
+
+def _fetch_anew(after: int, machine: Machine) -> Callable[[State], Exits]:
+    forget = cache_instruction("s_icache_inv", machine)
+
+    def step(s: State) -> Exits:
+        forget(s)
+        return [(after, None)]
+    return step
 
 
 def _scalar_load(instruction: Instruction, machine: Machine) -> Step:
@@ -84,12 +106,12 @@ def _scalar_load(instruction: Instruction, machine: Machine) -> Step:
             for i in range(count):
                 row = np.zeros(s.waves, np.uint32)
                 if inside[i].any():
-                    row[inside[i]] = machine.accessor.load(np.broadcast_to(address, (s.waves,))[inside[i]] + U64(4 * i),
+                    row[inside[i]] = machine.scalars.load(np.broadcast_to(address, (s.waves,))[inside[i]] + U64(4 * i),
                                                            np.uint32, 1)[0]
                 _write(s, destination + i, row)
             return
         address = np.broadcast_to((base(s) & ~U64(3)) + extra, (s.waves,))
-        for i, value in enumerate(machine.accessor.load(address, np.uint32, count)):
+        for i, value in enumerate(machine.scalars.load(address, np.uint32, count)):
             _write(s, destination + i, value)
 
     def _write(s: State, code: int, value: np.ndarray) -> None:
@@ -148,7 +170,9 @@ def bind_terminator(instruction: Instruction, pc: int, machine: Machine) -> Term
         return bind_setreg(instruction, after, machine)
     if name.startswith("s_subvector_loop"):
         return _subvector(instruction, target, after)
-    if name == "s_icache_inv" or (name == "s_sethalt" and not simm & 1):
+    if name == "s_icache_inv":
+        return _fetch_anew(after, machine)
+    if name == "s_sethalt" and not simm & 1:
         return lambda s: [(after, None)]
     if name in ("s_sethalt", "s_sendmsghalt"):
         return _halt(name, simm, address, machine)

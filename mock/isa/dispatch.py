@@ -16,8 +16,17 @@ import numpy as np
 if TYPE_CHECKING:
     from mock.isa.clock import ClockReport
 
-__all__ = ["Counts", "Dispatch", "HungWave", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "SqInterrupt",
-           "Trap", "LDS_GRANULE", "PRIV", "TRAP_EN", "Rsrc1", "Rsrc2", "initial_mode", "violates_memory"]
+__all__ = ["CACHE_INSTRUCTIONS", "COHERENT_LOAD", "Counts", "Dispatch", "FETCH", "HungWave", "IllegalInstruction",
+           "IsaError", "LDS_GRANULE", "LOAD", "Memory", "MemoryFault", "PRIV", "Rsrc1", "Rsrc2", "SCALAR_LOAD", "STORE",
+           "SqInterrupt", "TRAP_EN", "Trap", "initial_mode", "violates_memory"]
+
+LOAD, STORE, SCALAR_LOAD, COHERENT_LOAD, FETCH = range(5)
+"""Kinds of access: a vector load; a store or an atomic; a scalar load; a vector load with glc; an instruction fetch. A
+memory that tells them apart (caches) has ``translate_as(addresses, kind)``, ``translate_page(address, kind)``, ``code``
+(a memory for fetches), ``served`` (loads were given other bytes than stores go to: pointers for loads do not outlive a
+store) and ``invalidate(bits)`` for cache instructions, as :data:`CACHE_INSTRUCTIONS` has them."""
+
+CACHE_INSTRUCTIONS = {"buffer_gl0_inv": 1, "buffer_gl1_inv": 2, "s_gl1_inv": 2, "s_dcache_inv": 4, "s_icache_inv": 8}
 
 LDS_GRANULE = 512
 """Bytes per unit of COMPUTE_PGM_RSRC2.LDS_SIZE (LLVM, User Guide for AMDGPU Backend, compute_pgm_rsrc2)."""

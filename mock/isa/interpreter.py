@@ -20,7 +20,17 @@ from mock.isa import bind, control, hazards, memory
 from mock.isa.access import Accessor
 from mock.isa.buffers import bind_buffer
 from mock.isa.decode import Instruction
-from mock.isa.dispatch import TRAP_EN, Counts, Dispatch, HungWave, IllegalInstruction, IsaError, Memory, initial_mode
+from mock.isa.dispatch import (
+    SCALAR_LOAD,
+    TRAP_EN,
+    Counts,
+    Dispatch,
+    HungWave,
+    IllegalInstruction,
+    IsaError,
+    Memory,
+    initial_mode,
+)
 from mock.isa.hwregs import ILLEGAL_INST
 from mock.isa.program import Block, Code, is_terminator
 from mock.isa.relative import bind_relative
@@ -58,7 +68,8 @@ class Machine:
                  watchdog: float = _WATCHDOG) -> None:
         self.dispatch = dispatch
         self.accessor = Accessor(memory_)
-        self.code = Code(self.accessor, dispatch.code_address)
+        self.scalars = Accessor(memory_, SCALAR_LOAD)
+        self.code = Code(Accessor(getattr(memory_, "code", memory_)), dispatch.code_address)
         self.counts = Counts()
         self.lds = memory.Lds(0, 0) if lds is None else lds
         self.space = memory.Space(self.accessor, self.lds)
@@ -72,7 +83,8 @@ class Machine:
     def prepare(self, dispatch: Dispatch, memory_: Memory) -> None:
         """Another dispatch of the code at the same address, by the same wave size."""
         self.dispatch, self.counts = dispatch, Counts()
-        self.accessor.memory = memory_
+        self.accessor.memory = self.scalars.memory = memory_
+        self.code.accessor.memory = getattr(memory_, "code", memory_)
 
     def release(self) -> None:
         """Let go of what belongs to the dispatch that has ended."""

@@ -16,6 +16,7 @@ from mock.isa import lanes
 from mock.isa.access import Accessor
 from mock.isa.atomics import perform
 from mock.isa.decode import Instruction, Operand
+from mock.isa.dispatch import COHERENT_LOAD
 from mock.isa.operands import Fetch, fetch
 from mock.isa.semantics import Atomic, Load, Store, table
 from mock.isa.state import NULL, State
@@ -85,6 +86,11 @@ class Space:
     def __init__(self, accessor: Accessor, lds: Lds) -> None:
         self.accessor, self.lds = accessor, lds
 
+    @property
+    def coherent(self) -> Space:
+        """The same for loads with glc."""
+        return _CoherentSpace(self)
+
     def load(self, s: State, where: Where, kind: type, count: int) -> list[np.ndarray]:
         """``count`` consecutive elements at each address."""
         if where.lds is None:
@@ -135,6 +141,20 @@ class Space:
         parts = np.ascontiguousarray(value).view(np.uint8).reshape(len(addresses), size)
         for i in range(size):
             self.accessor.store(where.byte(offset + i), [np.ascontiguousarray(parts[:, i])])
+
+
+class _CoherentSpace(Space):
+    def __init__(self, space: Space) -> None:
+        self._space, self._accessor = space, Accessor(space.accessor.memory, COHERENT_LOAD)
+
+    @property
+    def accessor(self) -> Accessor:     # type: ignore[override]
+        self._accessor.memory = self._space.accessor.memory
+        return self._accessor
+
+    @property
+    def lds(self) -> Lds:               # type: ignore[override]
+        return self._space.lds
 
 
 class Where:
@@ -274,7 +294,8 @@ def bind_memory(instruction: Instruction, space: Space) -> Step | None:
     locate = find(instruction)
     data = VGPR + instruction.fields["data"]
     if isinstance(entry, Load):
-        return _load_step(entry, [locate], VGPR + instruction.fields["vdst"], space)
+        return _load_step(entry, [locate], VGPR + instruction.fields["vdst"],
+                          space.coherent if instruction.fields["glc"] else space)
     if isinstance(entry, Store):
         return _store_step(entry, [locate], [data], space)
     if isinstance(entry, Atomic):

@@ -176,7 +176,7 @@ def test_cards_reach_each_other() -> None:
 
 
 def test_parse() -> None:
-    two = parse("gfx1100:vram=128M,count=2,harvest=0x8; gfx1100:vram=256M,strict=-hdp-poison")
+    two = parse("gfx1100:vram=128M,count=2,harvest=0x8; gfx1100:vram=256M,strict=-hdp,-poison,bar0=256M")
     assert [gpu.vram_bytes >> 20 for gpu in two] == [128, 128, 256]
     assert two[0].compute_units == 72 and two[2].compute_units == 96
     assert not two[2].is_strict("hdp") and two[0].is_strict("hdp")
@@ -196,7 +196,7 @@ def test_parse() -> None:
     ("gfx1100:harvest=9.0:1", "harvest of shader engine 9, array 0"),
     ("gfx1100:harvest=x", "harvest='x' must be a mask such as 0x8, or SE.SA:MASK"),
     ("gfx1100:strict=hdp", "strict='hdp': must name rules to switch off, each with a minus"),
-    ("gfx1100:strict=-colour", "no rule 'colour'; there are hdp, poison")])
+    ("gfx1100:strict=-colour", "no rule 'colour'; there are hdp, wc, tlb, gl2")])
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
     monkeypatch.setenv("AMDRV_MOCK", text)
     with pytest.raises(ValueError, match=r"AMDRV_MOCK=.*an example is gfx1100:vram=1G,count=2") as error:

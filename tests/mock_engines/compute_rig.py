@@ -32,8 +32,12 @@ def packet(opcode: int, *body: int) -> list[int]:
     return [3 << 30 | (len(body) - 1) << 16 | opcode << 8, *body]
 
 
-def release(address: int, value: int, *, data: int = 2, interrupt: int = 0, context: int = 0) -> list[int]:
-    return packet(0x49, 0x14 | 5 << 8, data << 29 | interrupt << 24, *lohi(address), *lohi(value), context)
+GL2_WB, BYPASS = 1 << 21, 3 << 25       # of RELEASE_MEM (nvd.h)
+
+
+def release(address: int, value: int, *, data: int = 2, interrupt: int = 0, context: int = 0,
+            caches: int = GL2_WB | BYPASS) -> list[int]:
+    return packet(0x49, 0x14 | 5 << 8 | caches, data << 29 | interrupt << 24, *lohi(address), *lohi(value), context)
 
 
 def wait_memory(address: int, value: int, *, function: int = 5) -> list[int]:

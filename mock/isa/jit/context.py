@@ -28,26 +28,28 @@ PAGE = 4096
 _NAMES = ("instructions", "lds", "lds_bytes", "code", "scratch", "scratch_wave_bytes", "scratch_slots", "shared_high",
           "private_high", "miss", "states", "state_bytes", "sgprs", "lane_ids", "exec_masks", "waves", "group", "end",
           "wave", "alive", "fresh", "grid_x", "grid_y", "start_x", "start_y", "start_z", "id_x", "id_y", "id_z", "info",
-          "pc", "slot", "function")
+          "pc", "slot", "function", "served", "invalidated")
 FIELDS = {name: 8 * i for i, name in enumerate(_NAMES)}
 """Byte offsets of the context's 64-bit fields."""
-READ_TLB, WRITE_TLB = PAGE, PAGE + 16 * TLB_ENTRIES
-SIZE = PAGE + 32 * TLB_ENTRIES
+READ_TLB, WRITE_TLB, SCALAR_TLB, COHERENT_TLB = (PAGE + 16 * TLB_ENTRIES * i for i in range(4))
+"""For loads, stores and atomics, scalar loads, and loads with glc: a memory with caches leads them apart."""
+SIZE = PAGE + 64 * TLB_ENTRIES
 
 Miss = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32)
 
 
 class Context:
-    """One thread's block of shared memory. ``translate(page, write)`` gives a host pointer or 0."""
+    """One thread's block of shared memory. ``translate(address, kind)`` gives a host pointer or 0; kinds are those of
+    :mod:`mock.isa.dispatch`."""
 
-    def __init__(self, translate: Callable[[int, bool], int]) -> None:
+    def __init__(self, translate: Callable[[int, int], int]) -> None:
         self._raw = np.zeros(SIZE + 64, np.uint8)
         skip = -int(self._raw.ctypes.data) % 64
         self._bytes = self._raw[skip:skip + SIZE]
         self.fields = self._bytes[:PAGE].view(np.uint64)
         self._tlbs = self._bytes[PAGE:].view(np.uint64)
         self.address = int(self._bytes.ctypes.data)
-        self._callback = Miss(lambda page, write: translate(page, bool(write)))
+        self._callback = Miss(translate)
         self["miss"] = ctypes.cast(self._callback, ctypes.c_void_p).value or 0
 
     def __getitem__(self, name: str) -> int:
@@ -66,13 +68,13 @@ def _field(name: str, register: str, label: str) -> str:
             f"  %{register} = load i64, ptr %{label}_p\n")
 
 
-def _tlb(name: str, table: int, write: int) -> str:
+def _tlb(name: str, table: int, kind: int) -> str:
     return f"""
 define i64 @{name}_miss(ptr %ctx, ptr %entry, i64 %page) noinline cold {{
   %fp = getelementptr i8, ptr %ctx, i64 {FIELDS["miss"]}
   %f = load ptr, ptr %fp
   %address = shl i64 %page, 12
-  %p = call i64 %f(i64 %address, i32 {write})
+  %p = call i64 %f(i64 %address, i32 {kind})
   %bad = icmp eq i64 %p, 0
   br i1 %bad, label %out, label %keep
 keep:
@@ -116,9 +118,34 @@ out:
 """
 
 
-def _bytewise(write: bool) -> str:
+def _forget() -> str:
+    """A cache instruction: Python is told at the next miss, and what a cache may have served is asked for again."""
+    return f"""
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+
+define void @cache_instruction(ptr %ctx, i64 %bits) noinline {{
+  %ip = getelementptr i8, ptr %ctx, i64 {FIELDS["invalidated"]}
+  %old = load i64, ptr %ip
+  %new = or i64 %old, %bits
+  store i64 %new, ptr %ip
+  %sp = getelementptr i8, ptr %ctx, i64 {FIELDS["served"]}
+  %served = load i64, ptr %sp
+  %fresh = icmp eq i64 %served, 0
+  br i1 %fresh, label %out, label %forget
+forget:
+  store i64 0, ptr %sp
+  %tlbs = getelementptr i8, ptr %ctx, i64 {READ_TLB}
+  call void @llvm.memset.p0.i64(ptr %tlbs, i8 0, i64 {SIZE - READ_TLB}, i1 false)
+  br label %out
+out:
+  ret void
+}}
+"""
+
+
+def _bytewise(tlb: str) -> str:
     """Accesses that cross a page, byte by byte between memory and a buffer."""
-    name, tlb = ("slow_write", "tlb_write") if write else ("slow_read", "tlb_read")
+    write, name = tlb == "tlb_write", tlb.replace("tlb", "slow")
     source, target = ("%b", "%p") if write else ("%p", "%b")
     return f"""
 define i1 @{name}(ptr %ctx, i64 %a, ptr %buffer, i64 %n) noinline {{
@@ -253,10 +280,10 @@ def _mask_vector(lanes: int) -> str:
     return f"  %mt = trunc i64 %mask to i{lanes}\n  %mv = bitcast i{lanes} %mt to <{lanes} x i1>\n"
 
 
-def _lanes_loop(name: str, size: int, lanes: int, write: bool, vector: bool) -> str:
+def _lanes_loop(name: str, size: int, lanes: int, tlb: str, vector: bool) -> str:
     """``count`` elements of ``size`` bytes for each lane of ``mask``: memory <-> data[c * lanes + lane] (i32)."""
     kind = f"i{8 * size}"
-    tlb, slow = ("tlb_write", "slow_write") if write else ("tlb_read", "slow_read")
+    write, slow = tlb == "tlb_write", tlb.replace("tlb", "slow")
     narrow = f"  %n{{0}} = trunc i32 %v to {kind}\n" if size < 4 else ""
     value = "%n" if size < 4 else "%v"
     if write:
@@ -476,7 +503,7 @@ define i1 @scalar_load(ptr %ctx, i64 %a, ptr %out, i64 %bytes) noinline {{
   %crosses = icmp ugt i64 %last, {PAGE}
   br i1 %crosses, label %slow, label %quick
 quick:
-  %q = call i64 @tlb_read(ptr %ctx, i64 %a)
+  %q = call i64 @tlb_scalar(ptr %ctx, i64 %a)
   %bad = icmp eq i64 %q, 0
   br i1 %bad, label %fault, label %copy
 copy:
@@ -484,7 +511,7 @@ copy:
   call void @llvm.memcpy.p0.p0.i64(ptr %out, ptr %p, i64 %bytes, i1 false)
   ret i1 true
 slow:
-  %ok = call i1 @slow_read(ptr %ctx, i64 %a, ptr %out, i64 %bytes)
+  %ok = call i1 @slow_scalar(ptr %ctx, i64 %a, ptr %out, i64 %bytes)
   ret i1 %ok
 fault:
   ret i1 false
@@ -733,10 +760,14 @@ def support_ir(lanes: int) -> str:
              f"declare i1 @llvm.vector.reduce.or.v{lanes}i1(<{lanes} x i1>)",
              "declare void @llvm.masked.scatter.v16i32.v16p0(<16 x i32>, <16 x ptr>, i32, <16 x i1>)",
              "declare <16 x i32> @llvm.masked.gather.v16i32.v16p0(<16 x ptr>, i32, <16 x i1>, <16 x i32>)",
-             _tlb("tlb_read", READ_TLB, 0), _tlb("tlb_write", WRITE_TLB, 1), _bytewise(False), _bytewise(True)]
+             _forget()]
+    for kind, (tlb, table) in enumerate((("tlb_read", READ_TLB), ("tlb_write", WRITE_TLB), ("tlb_scalar", SCALAR_TLB),
+                                         ("tlb_coherent", COHERENT_TLB))):
+        parts += [_tlb(tlb, table, kind), _bytewise(tlb)]
     for size in (1, 2, 4):
-        parts += [_pack(size, lanes), _lanes_loop(f"gather{size}", size, lanes, False, True),
-                  _lanes_loop(f"scatter{size}", size, lanes, True, True),
+        parts += [_pack(size, lanes), _lanes_loop(f"gather{size}", size, lanes, "tlb_read", True),
+                  _lanes_loop(f"coherent_gather{size}", size, lanes, "tlb_coherent", True),
+                  _lanes_loop(f"scatter{size}", size, lanes, "tlb_write", True),
                   _lds_loop(f"lds_gather{size}", size, lanes, False),
                   _lds_loop(f"lds_scatter{size}", size, lanes, True)]
     parts += [_scalar_load(), _flat(lanes), _scheduler(lanes), '!0 = !{!"branch_weights", i32 1000, i32 1}']

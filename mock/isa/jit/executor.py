@@ -15,7 +15,7 @@ import numpy as np
 from mock.isa import interpreter
 from mock.isa.access import Accessor
 from mock.isa.decode import Instruction
-from mock.isa.dispatch import PRIV, Counts, Dispatch, HungWave, IsaError, Memory, Rsrc2, initial_mode
+from mock.isa.dispatch import PRIV, STORE, Counts, Dispatch, HungWave, IsaError, Memory, Rsrc2, initial_mode
 from mock.isa.interpreter import Machine
 from mock.isa.jit.compiler import Compiled
 from mock.isa.jit.context import FAULT, INTERPRET, TERMINATOR, YIELD, Context
@@ -44,7 +44,7 @@ class _Launch:
                  check_hazards: bool = True) -> None:
         self.dispatch, self.memory, self.watchdog = dispatch, memory, watchdog
         self.lanes = dispatch.wave_size
-        self.code = Code(Accessor(memory), dispatch.code_address)
+        self.code = Code(Accessor(getattr(memory, "code", memory)), dispatch.code_address)
         self.mode = initial_mode(dispatch)
         self.vgprs = vgpr_count(dispatch)
         rsrc2 = Rsrc2(dispatch.rsrc2)
@@ -108,14 +108,33 @@ class _Runner:
             c[name] = value
         self._machine: Machine | None = None
         self._generation = getattr(launch.memory, "generation", None)
+        self._page: Callable[[int, int], int] | None = getattr(launch.memory, "translate_page", None)
 
-    def _translate(self, address: int, write: bool) -> int:
+    def _translate(self, address: int, kind: int) -> int:
         """The TLB's callback. Exceptions stay here; the wave that asked stops with FAULT."""
         try:
-            return int(self.launch.memory.translate(np.array([address], np.uint64), 1, write)[0])
+            if self._page is None:
+                return int(self.launch.memory.translate(np.array([address], np.uint64), 1, kind == STORE)[0])
+            self._cache_instructions()
+            pointer = self._page(address, kind)
+            if self.launch.memory.served:       # type: ignore[attr-defined]
+                if kind == STORE:
+                    self.context.forget()       # what loads got for this page may be a cache's
+                else:
+                    self.context["served"] = 1
+            return pointer
         except BaseException as error:
             self.fault = error
             return 0
+
+    def _cache_instructions(self) -> None:
+        """Tell the memory of those that waves executed since the last look."""
+        bits = self.context["invalidated"]
+        if bits:
+            self.context["invalidated"] = 0
+            invalidate = getattr(self.launch.memory, "invalidate", None)
+            if invalidate is not None:
+                invalidate(bits)
 
     def run(self, begin: int, end: int) -> None:
         """Workgroups [begin, end) of the box."""
@@ -126,6 +145,7 @@ class _Runner:
             if launch.error is not None:
                 return
             reason = launch.prepare().run(c.address)
+            self._cache_instructions()
             if reason == 0:
                 return
             self._look_around()

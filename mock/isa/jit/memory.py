@@ -39,6 +39,7 @@ class MemoryLowering:
         self.module = self.b.module
         self._row = ir.ArrayType(I32, registers.lanes)
         self._atomics, self._buffers = atomics, buffers
+        self._coherent = False      # a load with glc
 
     # ---- support functions
 
@@ -127,6 +128,10 @@ class MemoryLowering:
             address = self.r.fetch(Operand("addr", VGPR + instruction.fields["addr"]), "u32", None)
         return self.w.splat(self._wide(self.w.add(address, offset)))     # the sum wraps at 32 bits
 
+    def cache_instruction(self, bits: int) -> None:
+        function = self._function("cache_instruction", _VOID, PTR, I64)
+        self.b.call(function, [self.context, ir.Constant(I64, bits)])
+
     # ---- moving data
 
     def _transfer(self, write: bool, size: int, addresses: Value, where: Callable[[], ir.Value], count: int,
@@ -139,7 +144,8 @@ class MemoryLowering:
     def _move(self, write: bool, size: int, places: ir.Value, data: ir.Value, count: int | ir.Value, mask: ir.Value, *,
               lds: bool, row: int = 0) -> None:
         rows = self.b.gep(data, [ir.Constant(I32, row)], source_etype=self._row) if row else data
-        name = ("lds_" if lds else "") + ("scatter" if write else "gather") + str(size)
+        name = ("lds_" if lds else "coherent_" if self._coherent and not write else "") \
+            + ("scatter" if write else "gather") + str(size)
         function = self._function(name, _VOID if lds else I1, PTR, PTR, PTR, I64, I64)
         number = ir.Constant(I64, count) if isinstance(count, int) else count
         ok = self.b.call(function, [self.context, places, rows, mask, number])
@@ -151,6 +157,7 @@ class MemoryLowering:
         if size > 4:
             raise Unsupported("wide elements")
         f = instruction.fields
+        self._coherent = bool(f.get("glc"))
         two = "2addr" in instruction.mnemonic
         mask = self._mask()
         total = count * (2 if two else 1)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from llvmlite import ir
 
 from mock.isa.decode import Instruction, Operand
-from mock.isa.dispatch import TRAP_EN, IllegalInstruction
+from mock.isa.dispatch import CACHE_INSTRUCTIONS, TRAP_EN, IllegalInstruction
 from mock.isa.hwregs import MODE_BITS
 from mock.isa.jit.alu import Alu
 from mock.isa.jit.buffers import BufferLowering
@@ -40,7 +40,7 @@ TWICE_LIMIT = 1500
 
 _NOTHING = ("s_nop", "s_clause", "s_delay_alu", "s_waitcnt", "s_wait_idle", "s_wait_event", "s_sleep",
             "s_set_inst_prefetch", "s_incperflevel", "s_decperflevel", "s_ttracedata", "s_wakeup", "s_version",
-            "s_gl1_inv", "s_dcache_inv", "s_setkill", "buffer_gl0_inv", "buffer_gl1_inv", "ds_nop", "s_atc_probe")
+            "s_setkill", "ds_nop", "s_atc_probe")
 
 _MSG_INTERRUPT = 1
 _USER_PRIO = 3 << 3             # of STATUS
@@ -330,6 +330,9 @@ class _Translator:
             return
         if name.startswith(_NOTHING) or name == "s_sendmsg":
             return
+        if name in CACHE_INSTRUCTIONS:
+            self._lowering(instruction, pc, mode).cache_instruction(CACHE_INSTRUCTIONS[name])
+            return
         entry = table().get(name)
         if name.startswith("v_wmma"):
             multiply(instruction, self.registers, self._lowering(instruction, pc, mode).buffer, self.shared)
@@ -418,8 +421,10 @@ class _Translator:
             self._go(_target(instruction, pc), mode, state, pc)
         elif uses_ttmp(instruction):
             self._stop(TERMINATOR, pc)
-        elif name.startswith("s_cbranch_cdbg") or name == "s_icache_inv" or \
-                (name == "s_sethalt" and not instruction.fields["simm16"] & 1):
+        elif name == "s_icache_inv":
+            self._lowering(instruction, pc, mode).cache_instruction(CACHE_INSTRUCTIONS[name])
+            self._go(after, mode, state, pc)
+        elif name.startswith("s_cbranch_cdbg") or (name == "s_sethalt" and not instruction.fields["simm16"] & 1):
             self._go(after, mode, state, pc)
         elif name.startswith("s_cbranch"):
             taken, not_taken = self.function.append_basic_block("taken"), self.function.append_basic_block("next")

@@ -1,0 +1,158 @@
+"""The caches of a card's shaders (GL0, GL1, scalar and instruction cache), and the operations that packets ask for.
+
+A cache that read a page keeps its bytes: when somebody else is about to change them, the page is copied first, and
+until the cache is invalidated the copy is what waves read. While nobody changes what caches hold, nothing is copied and
+nothing is slower. A launch sees its own stores (they go through), later ones need the invalidation: their waves may
+run on another shader array.
+
+Facts: LLVM, User Guide for AMDGPU Backend, Memory Model GFX10-GFX11 (GL0 by compute unit, GL1 by shader array, scalar
+cache beside GL0 and above GL1; stores and atomics are GL2's; buffer_gl0_inv, buffer_gl1_inv); Mesa 25.0,
+ac_shader_util.c (GFX11: GLC means device scope for loads; SLC and DLC are hints only); Linux 6.1, nvd.h
+(PACKET3_ACQUIRE_MEM_GCR_CNTL: bits, ranges); amdrv.facts.pm4 (COHER_BASE and COHER_SIZE count 256 bytes). GLM holds
+metadata of images and GLK_WB concerns scalar stores, which gfx11 has not: both are inert. So are GL2_US and SEQ (every
+operation here is done in order, before the next packet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from mock.actor import Actor, current
+from mock.gl2 import PAGE, PagePool
+
+__all__ = ["CODE", "Control", "Copy", "FIRST_LAST", "GL0", "GL1", "GLI", "GLK", "RANGE", "ReadCaches", "SCALAR",
+           "VECTOR", "decode_control"]
+
+GL0, GL1, GLK, GLI = range(4)
+VECTOR, SCALAR, CODE = (GL0, GL1), (GLK, GL1), (GLI,)
+"""Which caches a load goes through, the nearest first."""
+
+NAMES = ("GL0", "GL1", "the scalar cache", "the instruction cache")
+NEEDED = {GL0: "GLV_INV", GL1: "GL1_INV", GLK: "GLK_INV", GLI: "GLI_INV"}
+RANGE, FIRST_LAST = 2, 3        # GLI_INV, GL1_RANGE, GL2_RANGE: only a range, only its first and last page
+
+
+class Control(NamedTuple):
+    """GCR_CNTL, as ACQUIRE_MEM and SDMA's GCR_REQ carry it. ``gli``, ``gl1_range``, ``gl2_range``: the raw fields."""
+
+    gli: int
+    gl1_range: int
+    glk_inv: bool
+    glv_inv: bool
+    gl1_inv: bool
+    gl2_range: int
+    gl2_discard: bool
+    gl2_inv: bool
+    gl2_wb: bool
+    range_is_pa: bool
+
+
+def decode_control(control: int) -> Control:
+    """nvd.h, PACKET3_ACQUIRE_MEM_GCR_CNTL_*."""
+    return Control(gli=control & 3, gl1_range=control >> 2 & 3, glk_inv=bool(control >> 7 & 1),
+                   glv_inv=bool(control >> 8 & 1), gl1_inv=bool(control >> 9 & 1), gl2_range=control >> 11 & 3,
+                   gl2_discard=bool(control >> 13 & 1), gl2_inv=bool(control >> 14 & 1),
+                   gl2_wb=bool(control >> 15 & 1), range_is_pa=bool(control >> 18 & 1))
+
+
+class Copy:
+    """What caches hold of a page that has changed since."""
+
+    __slots__ = ("by", "data", "pointer", "told")
+
+    def __init__(self, data: np.ndarray, by: Actor) -> None:
+        self.data, self.by, self.told = data, by, False
+        self.pointer = int(data.ctypes.data)
+
+
+class ReadCaches:
+    """Of one card's shaders, over the pages of its video memory. ``on``: which caches are modelled."""
+
+    def __init__(self, memory: np.ndarray, note: Callable[[str, str], None], pool: PagePool,
+                 on: tuple[int, ...]) -> None:
+        self._memory, self._note, self._pool = memory.reshape(-1, PAGE), note, pool
+        self.on = on
+        marks = [np.zeros(len(self._memory), np.uint32) for _ in NAMES]
+        self._marks = marks
+        self.marks = [memoryview(mark) for mark in marks]      # type: ignore[arg-type]
+        self.epochs = [1] * len(NAMES)
+        self.copies: list[dict[int, Copy]] = [{} for _ in NAMES]
+        self.any_copies = False
+        """Some cache has a copy: only then loads must be looked at."""
+
+    def touch(self, cache: int, page: int) -> None:
+        self.marks[cache][page] = self.epochs[cache]
+
+    def touch_many(self, cache: int, pages: np.ndarray) -> None:
+        self._marks[cache][pages] = self.epochs[cache]
+
+    def held(self, page: int) -> bool:
+        marks, epochs = self.marks, self.epochs
+        return any(marks[cache][page] == epochs[cache] for cache in self.on)
+
+    def before_change(self, first: int, end: int, by: Actor | None = None) -> None:
+        """Somebody is about to store to pages [first, end) of video memory."""
+        for cache in self.on:
+            marks = self._marks[cache][first:end]
+            held = marks == self.epochs[cache]
+            if held.any():
+                for page in (np.flatnonzero(held) + first).tolist():
+                    self._keep(page, by)
+
+    def before_change_of(self, pages: np.ndarray, by: Actor | None = None) -> None:
+        """The same of pages int64[n]."""
+        for cache in self.on:
+            held = self._marks[cache][pages] == self.epochs[cache]
+            if held.any():
+                for page in np.unique(pages[held]).tolist():
+                    self._keep(page, by)
+
+    def _keep(self, page: int, by: Actor | None) -> None:
+        copy: Copy | None = None
+        for cache in self.on:
+            if self.marks[cache][page] == self.epochs[cache] and page not in self.copies[cache]:
+                if copy is None:
+                    data = self._pool.take()
+                    data[:] = self._memory[page]
+                    copy = Copy(data, by or current())
+                self.copies[cache][page] = copy
+                self.any_copies = True
+
+    def find(self, path: tuple[int, ...], page: int) -> Copy | None:
+        """What a load gets that goes through the caches of ``path``, if it is not GL2's bytes."""
+        for cache in path:
+            copy = self.copies[cache].get(page)
+            if copy is not None:
+                return copy
+        return None
+
+    def tell(self, path: tuple[int, ...], page: int, copy: Copy, address: int, reader: str) -> None:
+        """A note, once a copy, when other bytes are served than GL2 has."""
+        if copy.told or np.array_equal(copy.data, self._memory[page]):
+            return
+        copy.told = True
+        cache = next(cache for cache in path if self.copies[cache].get(page) is copy)
+        rule = {GL0: "glv", GL1: "glv" if path == VECTOR else "glk", GLK: "glk", GLI: "gli"}[cache]
+        self._note(rule, f"{reader} reads {address:#x} from {NAMES[cache]}, which holds the page as it was before "
+                         f"{copy.by} stored there; {NEEDED[cache]} is missing in between")
+
+    def invalidate(self, cache: int, pages: np.ndarray | None = None) -> None:
+        """``pages``: only these of video memory."""
+        if pages is None:
+            self.epochs[cache] += 1
+            copies, self.copies[cache] = self.copies[cache], {}
+            gone = list(copies.values())
+        else:
+            self._marks[cache][pages] = 0
+            gone = [self.copies[cache].pop(page) for page in pages.tolist() if page in self.copies[cache]]
+        if gone:
+            self.any_copies = any(self.copies)
+            left = {id(copy) for copies in self.copies for copy in copies.values()}
+            self._pool.give(copy.data for copy in gone if id(copy) not in left)
+
+    def invalidate_all(self) -> None:
+        for cache in range(len(NAMES)):
+            self.invalidate(cache)
