@@ -2,7 +2,7 @@
 
     disasm   every kernel: its descriptor and its code
     trace    what each instruction of one wave changed
-    bench    how long it took, and which instructions ran how often
+    bench    how long it took, and which instructions ran how often; with --clock, how long a card would take, and why
     coverage which of the formats' opcodes are executed (takes no file)
 
 ``--args`` are the kernel's arguments, in order: ``buffer:BYTES`` (zeros), ``range:N`` (float32 0, 1, 2, ...),
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mock.isa import IsaError, run
+from mock.isa.clock import report
 from mock.isa.coverage import table_text
 from mock.isa.decode import Instruction
 from mock.isa.disassembler import disassemble
@@ -143,12 +144,19 @@ def _trace(options: argparse.Namespace, code: CodeObject) -> None:
 
 def _bench(options: argparse.Namespace, code: CodeObject) -> None:
     start = time.perf_counter()
-    counts = _launch(options, code, **({"count_mnemonics": True} if options.executor == "interpreter" else {}))
+    more: dict[str, Any] = {"count_mnemonics": True} if options.executor == "interpreter" else {}
+    if options.clock or options.svg:
+        more["clock"] = True
+    counts = _launch(options, code, **more)
     seconds = time.perf_counter() - start
     print(f"{counts.instructions} wave instructions, {counts.waves} waves, {counts.workgroups} workgroups in "
           f"{seconds:.3f} s: {counts.instructions / seconds / 1e6:.2f} M/s")
     for name, count in counts.by_mnemonic.most_common(30):
         print(f"{count:12}  {name}")
+    if counts.clock is not None:
+        print(report.text(counts.clock))
+        if options.svg:
+            options.svg.write_text(report.picture(counts.clock, options.kernel or options.file.name))
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -175,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command.add_argument("--breakpoint", type=lambda x: int(x, 16), help="stop after this offset (hexadecimal)")
         else:
             command.add_argument("--executor", default="interpreter", choices=("interpreter", "jit"))
+            command.add_argument("--clock", action="store_true", help="modelled time on a Radeon RX 7900 XTX")
+            command.add_argument("--svg", type=Path, help="write the roofline to this file")
     commands.add_parser("coverage")
     options = parser.parse_args(arguments)
     if options.command == "coverage":

@@ -1,0 +1,70 @@
+"""The modelled clock on what clang compiles, and what people see of it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_kernels import pack
+
+import mock.isa as isa
+from mock.isa.__main__ import main
+from mock.isa.clock import ClockReport
+
+N = 4096
+
+
+@pytest.fixture
+def saxpy(compile_kernels: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "kernel.co"
+    path.write_bytes(compile_kernels("ordinary.cl", "O2"))
+    return path
+
+
+def pages(count: int) -> np.ndarray:
+    """float32 at a page boundary: lines are counted by address."""
+    raw = np.zeros(count + 1024, np.float32)
+    skip = -int(raw.ctypes.data) % 4096 // 4
+    return raw[skip:skip + count]
+
+
+@pytest.mark.parametrize("level", ["O0", "O2"])
+def test_compiled_kernels_by_both_executors(compile_kernels: Any, level: str) -> None:
+    pytest.importorskip("llvmlite")
+    code, x, y = compile_kernels("ordinary.cl", level), pages(N), pages(N)
+    reports: list[ClockReport] = []
+    for executor in ("interpreter", "jit"):
+        counts = isa.run(code, kernel="saxpy", grid=(N // 256,), block=(256,),
+                         kernarg=pack(x, y, 2.0, N), executor=executor, clock=True)
+        assert counts.clock is not None and not counts.clock.incomplete
+        reports.append(counts.clock)
+    assert reports[0] == reports[1]
+    if level == "O2":
+        assert reports[0].transactions["l0_lines"] == 2 * N * 4 // 128
+
+
+def test_data_dependent_paths_are_followed(compile_kernels: Any) -> None:
+    """Collatz: as many turns as the data says; later ones cost time."""
+    code, steps = compile_kernels("ordinary.cl", "O2"), pages(N).view(np.uint32)
+    cycles = []
+    for start in (2, 27):
+        first = np.full(N, start, np.uint32)
+        counts = isa.run(code, kernel="collatz", grid=(N // 256,), block=(256,),
+                         kernarg=pack(first, steps, N), clock=True)
+        assert counts.clock is not None and counts.clock.scale == pytest.approx(1)
+        cycles.append(counts.clock.cycles - counts.clock.launch_cycles)
+    assert steps[0] == 111 and cycles[1] > 3 * cycles[0]
+
+
+def test_the_command_says_what_limits(saxpy: Path, tmp_path: Path, capsys: Any) -> None:
+    picture = tmp_path / "roofline.svg"
+    main(["bench", str(saxpy), "--kernel", "saxpy", "--grid", "16", "--block", "256", "--clock", "--svg", str(picture),
+          "--args", f"random:{N}", f"random:{N}", "f32:2", f"i32:{N}"])
+    said = capsys.readouterr().out
+    assert "modelled: " in said and "limit: dispatch" in said
+    assert "fp32 (dual issue)" in said and "of 960 GB/s" in said and "occupancy" in said
+    root = ET.parse(picture).getroot()
+    assert root.tag.endswith("svg") and any("saxpy" in (e.text or "") for e in root)
