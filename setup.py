@@ -14,13 +14,15 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["amdrv", "amdrv.*", "hcq", "hcq.*", "compiler", "compiler.*", "mock", "mock.*",
                                     "tools", "tools.*"]),
-    package_data={"amdrv": ["regs/tables/*"], "tools": ["boot_diff/data/*", "boot_diff/*.toml"]},
+    package_data={"amdrv": ["regs/tables/*"],
+                  "tools": ["boot_diff/data/*", "boot_diff/*.toml", "ioctl_sniff/decoders/*", "ioctl_sniff/*.toml",
+                            "ioctl_sniff/*.c", "ioctl_sniff/*.h"]},
     install_requires=["numpy>=1.26", "llvmlite>=0.45", "cffi", "rich", "msgpack>=1.0",
                       "pyudev; sys_platform == 'linux'"],
     extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy",
                             "ctypeslib2>=2.4"]},
     entry_points={
-        "console_scripts": ["amdrv-info=tools.amdrv_info.__main__:main"],
+        "console_scripts": ["amdrv-info=tools.amdrv_info.__main__:main", "ioctl-sniff=tools.ioctl_sniff.__main__:main"],
         "hcq.backends": ["AM=amdrv.backend:open_backend"],
     },
 )

@@ -1,0 +1,173 @@
+"""ioctl-sniff on a real kernel's devices: everything seen, nothing changed, by either mechanism."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.ioctl_sniff import run
+from tools.ioctl_sniff.capture import Capture
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ioctls of Linux")
+Target = tuple[Path, list[str]]
+Sniff = Callable[..., Any]
+WATCH = ["-d", "/dev/ptmx", "-d", "/dev/loop*"]
+
+
+def test_a_plain_conversation(target: Target, sniff: Sniff) -> None:
+    program, how = target
+    ran = sniff(*how, program, "plain")
+    assert ran.status == 3                      # the program's own: it saw what it sees without us
+    assert ran.said.count("followed by") == 1
+    (opened,) = ran.named("open")
+    master = opened["result"]
+    assert (opened["text"], opened["error"]) == ("/dev/ptmx", "")
+    (put,) = ran.named("TIOCSWINSZ")
+    assert put["interface"] == "tty" and put["device"] == "/dev/ptmx" and put["fd"] == master
+    assert put["before"] == {"ws_row": 24, "ws_col": 80, "ws_xpixel": 0, "ws_ypixel": 0}
+    first, second = ran.named("TIOCGWINSZ")
+    assert (first["before"]["ws_col"], first["after"]["ws_col"]) == (0, 80)
+    assert second["fd"] != master and second["device"] == "/dev/ptmx"       # through dup
+    (wild,) = ran.named("TCGETS")
+    assert (wild["error"], wild["argument"], wild["before"], wild["after"]) == ("EFAULT", 8, None, None)
+    times = [call["time"] for call in ran.calls]
+    assert times == sorted(times)
+
+
+def test_threads_lose_nothing(target: Target, sniff: Sniff) -> None:
+    program, how = target
+    ran = sniff(*how, program, "threads")
+    rows = [call["before"]["ws_row"] for call in ran.named("TIOCSWINSZ")]
+    assert ran.status == 0 and sorted(rows) == [row for row in range(4) for _ in range(100)]
+    assert len({call["tid"] for call in ran.named("TIOCSWINSZ")}) == 4
+
+
+def test_children_are_followed(target: Target, sniff: Sniff) -> None:
+    program, how = target
+    ran = sniff(*how, program, "children", "24")
+    puts = ran.named("TIOCSWINSZ")
+    assert sorted(call["before"]["ws_row"] for call in puts) == list(range(24))
+    assert len({call["pid"] for call in puts}) == 24 and len(ran.named("fork")) == 24
+    assert {call["parent"] for call in ran.named("fork")} == {ran.named("open")[0]["pid"]}
+
+
+@pytest.mark.slow
+def test_a_thousand_children(dynamic: Path, sniff: Sniff) -> None:
+    ran = sniff(dynamic, "children", "1000", timeout=300)
+    assert sorted(call["before"]["ws_row"] for call in ran.named("TIOCSWINSZ")) == list(range(1000))
+    assert "cut short" not in ran.said
+
+
+def test_exec_with_an_environment_of_its_own(target: Target, sniff: Sniff) -> None:
+    program, how = target
+    ran = sniff(*how, program, "exec")
+    assert ran.status == 3 and len(ran.named("TIOCGWINSZ")) == 2 and len(ran.named("exec")) == 1
+
+
+def test_a_target_that_crashes(target: Target, sniff: Sniff) -> None:
+    program, how = target
+    ran = sniff(*how, program, "crash")
+    assert ran.status == 128 + signal.SIGSEGV and len(ran.named("TIOCGWINSZ")) == 1
+
+
+def test_a_target_that_is_killed(dynamic: Path, tmp_path: Path) -> None:
+    """Its capture ends where it died, and can be read."""
+    capture = tmp_path / "capture"
+    command = [sys.executable, "-m", "tools.ioctl_sniff", *WATCH, "-q", "-c", "-w", str(capture), str(dynamic),
+               "killed"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        taken = next(event for event in Capture.read(capture) if event.kind == "start")
+        os.kill(taken.pid, signal.SIGKILL)
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + signal.SIGKILL and "TIOCSWINSZ" in out
+    events = list(Capture.read(capture))
+    assert len([event for event in events if event.kind == "ioctl"]) >= 1000 and "Traceback" not in err
+
+
+def test_a_loop_device(target: Target, sniff: Sniff) -> None:
+    program, how = target
+    ran = sniff(*how, program, "loop")
+    if ran.status == 77:
+        pytest.skip("no free loop device, or not root")
+    (put,), (got,) = ran.named("LOOP_SET_STATUS64"), ran.named("LOOP_GET_STATUS64")
+    assert put["before"]["lo_flags"] == {"value": 4, "means": "LO_FLAGS_AUTOCLEAR"}
+    assert (got["before"]["lo_file_name"], got["after"]["lo_file_name"]) == ("", "a disk")
+    assert got["after"]["lo_offset"] == 4096
+
+
+def test_attach_to_a_running_process(dynamic: Path, tmp_path: Path) -> None:
+    """It stays alive after we let go, and what it did meanwhile is there."""
+    with subprocess.Popen([str(dynamic), "killed"], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        capture = tmp_path / "capture"
+        command = [sys.executable, "-m", "tools.ioctl_sniff", *WATCH, "-c", "-w", str(capture), "-p", str(child.pid)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
+            deadline = time.monotonic() + 30
+            try:
+                while not capture.is_file() or capture.stat().st_blocks < 64:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                watcher.send_signal(signal.SIGINT)
+                out, err = watcher.communicate(timeout=30)
+                assert "TIOCSWINSZ" in out and "runs already" in err
+                time.sleep(0.1)
+                assert child.poll() is None
+            finally:
+                watcher.kill()
+                child.kill()
+
+
+def test_doorbells_are_trapped_and_carried_out(dynamic: Path, sniff: Sniff, tmp_path: Path) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("stores are stepped over on x86-64 only")
+    page = tmp_path / "page"
+    page.write_bytes(bytes(4096))
+    ran = sniff("-d", page, "--trap-all", dynamic, "doorbells", page)
+    assert ran.status == 0
+    assert [(call["numbers"][1], call["numbers"][2], call["result"]) for call in ran.named("doorbell")] == [
+        (16, 4, 0x11223344), (32, 8, 0x5566778899AABBCC), (16, 4, 0x11223345)]
+    written = page.read_bytes()
+    assert written[16:20] == bytes.fromhex("45332211") and written[32:40] == bytes.fromhex("ccbbaa9988776655")
+    assert not any(written[40:]) and not any(written[20:32])
+
+
+def test_the_mechanism_is_chosen_and_said(dynamic: Path, static: Path, sniff: Sniff, tmp_path: Path) -> None:
+    assert "followed by preload (a dynamic program)" in sniff(dynamic, "plain").said
+    assert "followed by ptrace (a static program)" in sniff(static, "plain").said
+    script = tmp_path / "script"
+    script.write_text(f"#!{dynamic}\n")
+    script.chmod(0o755)
+    assert run.choose([str(script)])[0] == "preload"
+    script.write_text("no program at all")
+    assert run.choose([str(script)])[0] == "ptrace"
+
+
+def test_what_cannot_be_run(sniff: Sniff, tmp_path: Path) -> None:
+    for arguments, said in ((["/no/such/program"], "there is no such program"), (["-p", "999999999"], "no process"),
+                            (["--type", "300", "true"], "no ioctl type byte"), (["--match", "(", "true"], "no regular"),
+                            (["--decoder", str(tmp_path), "true"], "directory"), ([], "what shall be watched")):
+        ran = sniff(*arguments)
+        assert ran.status == 1 and said in ran.said and "Traceback" not in ran.said, (arguments, ran.said)
+
+
+def test_filters(dynamic: Path, sniff: Sniff) -> None:
+    assert {call["name"] for call in sniff("--match", "^TIOCS", dynamic, "plain").calls} == {"TIOCSWINSZ"}
+    assert {call["name"] for call in sniff("--errors", dynamic, "plain").calls} == {"TCGETS"}
+    assert not sniff("--calls", "--type", "K", dynamic, "plain").calls
+    assert len(sniff("--calls", "--type", "T", dynamic, "plain").calls) == 4
+
+
+def test_the_call_stack(dynamic: Path, sniff: Sniff) -> None:
+    (put,) = sniff("--stack", "--mechanism", "preload", dynamic, "plain").named("TIOCSWINSZ")
+    assert str(dynamic) in put["text"]
