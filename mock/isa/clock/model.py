@@ -181,16 +181,19 @@ def _conclude(dispatch: Dispatch, occupancy: Occupancy, sample: _Sample, pages: 
 
 def _shares(dispatch: Dispatch, sample: _Sample, pages: set[int], total: int, active: int, share: int,
             scale: float) -> Shares:
-    """How much of what the processors fetch is the same: what they touch one by one, over what all touch."""
-    each = [{line for t in group for e in t.events if isinstance(e, tuple) for line in e[0]}
-            for group in sample.workgroups]
+    """How much of what the processors fetch is the same: what they touch one by one, over what all touch. Scratch is
+    left out: nobody shares it, and an executor may use less of it than there is."""
+    scratch = range(dispatch.scratch_address,
+                    dispatch.scratch_address + dispatch.scratch_slots * dispatch.scratch_wave_bytes)
+    each = [{line for t in group for e in t.events if isinstance(e, tuple) for line in e[0]
+             if line * c.LINE not in scratch} for group in sample.workgroups]
     stored = [{line for t in group for line in t.stored()} for group in sample.workgroups]
     union: set[int] = set().union(*each)
     if not union:
         return Shares(active)
     first = dispatch.code_address >> 12
     last = dispatch.code_address + max(sample.code_end - 1, 0) >> 12
-    touched = sum(1 for page in pages if not first <= page <= last) * (PAGE // c.LINE)
+    touched = sum(1 for page in pages if not first <= page <= last and page * PAGE not in scratch) * (PAGE // c.LINE)
     alone = sum(map(len, each)) / len(each) * total * scale
     lines = min(touched, alone) if touched else alone
     processors = active * len(union) * share / len(each) * scale
