@@ -146,7 +146,8 @@ pieces = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.binary(max_size=40)), 
 events = st.lists(st.builds(
     Event, st.sampled_from(["ioctl", "open", "mmap", "device", "fork"]), st.integers(0, 9), st.integers(0, 9),
     st.integers(-1, 9), st.integers(1, 2**60), st.integers(0, 2**31), st.integers(0, 130),
-    st.integers(-2**63, 2**63 - 1), st.tuples(*[st.integers(0, 2**64 - 1)] * 4), pieces, pieces, st.text(max_size=20)), max_size=8)
+    st.integers(-2**63, 2**63 - 1), st.tuples(*[st.integers(0, 2**64 - 1)] * 4), pieces, pieces,
+    st.text(max_size=20)), max_size=8)
 
 
 @given(events)
