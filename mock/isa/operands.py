@@ -87,7 +87,7 @@ def _fetch_plain(operand: Operand, kind: str, literal: int | None, half: int) ->
         zero = dtype(0)
         return lambda s: zero
     if code in (_VCCZ, _EXECZ, _SCC) or _SHARED_BASE <= code <= _PRIVATE_LIMIT:
-        return _fetch_special(code, dtype, width)
+        return _fetch_special(code, dtype, width, half)
     if code >= 128:
         raise ValueError(f"operand code {code} is reserved")
     if width == 64:
@@ -114,19 +114,22 @@ def _fetch_vgpr(register: int, kind: str, half: int) -> Fetch:
     return lambda s: s.vgpr[register].view(dtype)[:, half::2]
 
 
-def _fetch_special(code: int, dtype: type, width: int) -> Fetch:
+def _fetch_special(code: int, dtype: type, width: int, half: int) -> Fetch:
+    """Bits that read as 0 or 1, and the apertures' bounds, as integers whatever the operand's type."""
+    unsigned = DTYPES[f"u{width}"]
+
     def read(s: State) -> Any:
         if code == _SCC:
-            return s.scc.astype(np.uint32).astype(dtype)
+            return s.scc.astype(np.uint64)
         if code == _EXECZ:
-            return (s.sgpr[EXEC:EXEC + s.lanes // 32] == 0).all(axis=0).astype(dtype)
+            return (s.sgpr[EXEC:EXEC + s.lanes // 32] == 0).all(axis=0).astype(np.uint64)
         if code == _VCCZ:
-            return (s.sgpr[106:106 + s.lanes // 32] == 0).all(axis=0).astype(dtype)
+            return (s.sgpr[106:106 + s.lanes // 32] == 0).all(axis=0).astype(np.uint64)
         base = s.per_wave["shared_base" if code in (_SHARED_BASE, _SHARED_LIMIT) else "private_base"]
         if code in (_SHARED_LIMIT, _PRIVATE_LIMIT):
             base = base | np.uint64(0xffffffff)
-        return base.view(dtype) if width == 64 else (base >> np.uint64(32)).astype(dtype)
-    return read
+        return base if width == 64 else base >> np.uint64(32)
+    return lambda s: (read(s) >> np.uint64(16 * half)).astype(unsigned).view(dtype)
 
 
 def put(operand: Operand, kind: str, *, half: int = 0, everywhere: bool = False) -> Put:

@@ -379,7 +379,7 @@ class Registers:
                 return w.bits(w.join(self.vgpr(register), self.vgpr(register + 1)), kind)
             whole = self.vgpr(register)
         elif code in (_VCCZ, _EXECZ, _SCC) or 235 <= code <= 238:
-            return self._special(code, kind)
+            return self._special(code, kind, half)
         elif code >= 128:
             raise Unsupported(f"operand code {code}")
         elif bits == 64:
@@ -390,7 +390,8 @@ class Registers:
             return w.bits(whole, kind)
         return w.bits(w.cast(w.shr(whole, 16) if half else whole, "u16"), kind)
 
-    def _special(self, code: int, kind: str) -> Value:
+    def _special(self, code: int, kind: str, half: int) -> Value:
+        """Bits that read as 0 or 1, and the apertures' bounds, as integers whatever the operand's type."""
         if code == _SCC:
             bit = self.read_scc()
         elif code == _EXECZ:
@@ -398,15 +399,17 @@ class Registers:
         elif code == _VCCZ:
             bit = self.b.icmp_unsigned("==", self.mask_bits(VCC), ir.Constant(self.mask_type, 0))
         else:
-            return self._aperture(code, kind)
-        return self.words.cast(Scalar("mask", bit), kind)
+            return self._aperture(code, kind, half)
+        unsigned = "u" + kind[1:]
+        whole = self.words.number(unsigned, 0) if half else self.words.cast(Scalar("mask", bit), unsigned)
+        return self.words.bits(whole, kind)
 
-    def _aperture(self, code: int, kind: str) -> Value:
+    def _aperture(self, code: int, kind: str, half: int) -> Value:
         """SHARED_BASE, SHARED_LIMIT, PRIVATE_BASE, PRIVATE_LIMIT: the context has the bases' upper halves."""
         w = self.words
         high = Scalar("u64", self.field("shared_high" if code in (235, 236) else "private_high"))
         if width(kind) < 64:
-            return w.bits(w.cast(high, f"u{width(kind)}"), kind)
+            return w.bits(w.cast(w.shr(high, 16 * half), f"u{width(kind)}"), kind)
         low = 0xffffffff if code in (236, 238) else 0
         return w.bits(w.or_(w.shl(high, 32), low), kind)
 

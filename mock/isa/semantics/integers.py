@@ -170,16 +170,16 @@ def define(t: Table) -> None:
 
 
 def _define_movement(t: Table) -> None:
-    t.op("v_mov_b32", "b32 -> b32", lambda v, a: a)
-    t.op("v_mov_b16", "b16 -> b16", lambda v, a: a)
+    t.op("v_mov_b32", "u32 -> u32", lambda v, a: a)
+    t.op("v_mov_b16", "u16 -> u16", lambda v, a: a)
     t.op("v_cndmask_b32", "b32 b32 mask -> b32", lambda v, a, b, m: v.select(m, b, a))
     t.op("v_cndmask_b16", "b16 b16 mask -> b16", lambda v, a, b, m: v.select(m, b, a))
-    t.op("v_swap_b32", "b32 d:b32 -> b32 src:b32", lambda v, a, d: (a, d))
-    t.op("v_readfirstlane_b32", "b32 -> b32", lambda v, a: v.read_lane(a, v.first_active()))
-    t.op("v_readlane_b32", "b32 u32 -> b32", lambda v, a, n: v.read_lane(a, n))
-    t.op("v_writelane_b32", "b32 u32 d:b32 -> all:b32",
+    t.op("v_swap_b32", "u32 d:u32 -> u32 src:u32", lambda v, a, d: (a, d))
+    t.op("v_readfirstlane_b32", "u32 -> u32", lambda v, a: v.read_lane(a, v.first_active()))
+    t.op("v_readlane_b32", "u32 u32 -> u32", lambda v, a, n: v.read_lane(a, n))
+    t.op("v_writelane_b32", "u32 u32 d:u32 -> all:u32",
          lambda v, a, n, d: v.select(v.eq(v.lane(), v.and_(n, v.lanes - 1)), a, d))
-    t.op("v_permlane64_b32", "b32 -> b32", lambda v, a: v.gather_lanes(a, v.xor(v.lane(), 32 if v.lanes == 64 else 0)))
+    t.op("v_permlane64_b32", "u32 -> u32", lambda v, a: v.gather_lanes(a, v.xor(v.lane(), 32 if v.lanes == 64 else 0)))
     t.op("v_nop", "->", lambda v: ())
     t.op("v_pipeflush", "->", lambda v: ())
 
@@ -317,7 +317,7 @@ def _define_bits(t: Table) -> None:
     t.op("v_lshl_or_b32", "u32 u32 u32 -> u32", lambda v, a, n, c: v.or_(v.shl(a, n), c))
     for name, cross in (("v_permlane16_b32", False), ("v_permlanex16_b32", True)):
         # op_sel: bit 0 fetches from inactive lanes, bit 1 gives 0 for them instead of leaving the destination.
-        t.op(name, "b32 u32 u32 d:b32 -> b32",
+        t.op(name, "u32 u32 u32 d:u32 -> u32",
              lambda v, a, low, high, d, cross=cross, op_sel=0: v.take_active(
                  a, _dual_read_permlane(v, a, low, high, cross=cross), d, inactive=bool(op_sel & 1),
                  zero=bool(op_sel & 2)), modifiers=True)
