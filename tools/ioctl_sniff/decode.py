@@ -247,6 +247,8 @@ def _many(abi: Abi, hint: Hint, values: Mapping[str, Any], content: bytes, memor
     kind = hint.type
     if hint.case:
         kind = abi.case(hint.type, int(values.get(hint.case, -1)))
+        if not kind and not hint.in_bytes and not hint.length.field:
+            return Item(name, None, "...")      # how much of it is the call's nobody knows
         if not kind:
             length = hint.length.of(values) if hint.in_bytes else len(content)
             return _plain(name, content[:length])

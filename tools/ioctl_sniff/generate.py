@@ -247,7 +247,7 @@ def _records(unit: Any, source: Source, named: set[str]) -> dict[str, Any]:
         if cursor.kind in kinds and cursor.is_definition() and not cursor.is_anonymous() and "(" not in name:
             kind = cursor.type
         elif cursor.kind == cindex.CursorKind.TYPEDEF_DECL \
-                and cursor.underlying_typedef_type.get_declaration().kind in kinds:
+                and cursor.underlying_typedef_type.get_canonical().get_declaration().kind in kinds:
             kind = cursor.underlying_typedef_type.get_canonical()
         else:
             continue

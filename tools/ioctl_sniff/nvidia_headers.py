@@ -43,8 +43,8 @@ ARGUMENTS = {
 FIELDS = {
     "NVOS54_PARAMETERS.cmd": "enum @control", "NVOS54_PARAMETERS.params": "-> case control(cmd){paramsSize}",
     "NVOS54_PARAMETERS.hClient": "hex", "NVOS54_PARAMETERS.hObject": "hex",
-    "NVOS21_PARAMETERS.hClass": "enum @class", "NVOS21_PARAMETERS.pAllocParms": "-> case alloc(hClass){paramsSize}",
-    "NVOS64_PARAMETERS.hClass": "enum @class", "NVOS64_PARAMETERS.pAllocParms": "-> case alloc(hClass){paramsSize}",
+    "NVOS21_PARAMETERS.hClass": "enum @class", "NVOS21_PARAMETERS.pAllocParms": "-> case alloc(hClass)",
+    "NVOS64_PARAMETERS.hClass": "enum @class", "NVOS64_PARAMETERS.pAllocParms": "-> case alloc(hClass)",
     "NVOS32_PARAMETERS.function": "enum NVOS32_FUNCTION_",
     "nv_ioctl_rm_api_version_t.versionString": "text", "nv_ioctl_register_fd_t.ctl_fd": "fd",
     "nv_ioctl_xfer_t.ptr": "-> case escape(cmd){size}",
@@ -78,17 +78,16 @@ def nvidia(root: Path) -> dict[str, Any]:
     all_ = generate(source)
     constants, records = all_["constants"], all_["records"]
     constants |= statuses(inc)
-    control = {name: record for name in constants
-               if (found := re.fullmatch(r"(NV\w{4}_CTRL)_CMD_(\w+)", name))
-               and (record := next((each for each in (f"{found[1]}_{found[2]}_PARAMS", f"{name}_PARAMS")
-                                    if each in records), None))}
+    commands = {name: value for name, value in constants.items() if is_command(name, value)}
+    control = {name: record for name in commands
+               if (record := next((each for each in (name.replace("_CTRL_CMD_", "_CTRL_") + "_PARAMS", f"{name}_PARAMS")
+                                   if each in records), None))}
     class_names = class_list(root, constants)
     alloc = {name: record for name, record in resources(root).items() if name in class_names and record in records}
     escapes = {name: constants[name] for name in ARGUMENTS if name in constants}
     arguments = {name: record for name, record in ARGUMENTS.items() if record in records and name in escapes}
     fields = {key: hint for key, hint in FIELDS.items() if key.split(".")[0] in records}
     kept = closure(records, [*arguments.values(), *control.values(), *alloc.values()])
-    commands = {name: constants[name] for name in constants if re.fullmatch(r"NV\w{4}_CTRL_CMD_\w+", name)}
     wanted = {name: value for name, value in constants.items()
               if name.startswith(("NV_OK", "NV_ERR_", "NVOS32_FUNCTION_"))}
     return {"name": "nvidia", "source": source.origin, "devices": source.devices,
@@ -115,6 +114,16 @@ def uvm(root: Path) -> dict[str, Any]:
             "records": closure(records, [each[2] for each in ioctls]), "constants": {}}
 
 
+def is_command(name: str, value: int) -> bool:
+    """Whether a constant is a control's number: a class above an interface and a message."""
+    found = re.fullmatch(r"NV([0-9A-F]{4}|_\w+?)_CTRL_(CMD_)?\w+", name)
+    if not found or name.endswith(("_MESSAGE_ID", "_INTERFACE_ID")):
+        return False
+    if re.fullmatch("[0-9A-F]{4}", found[1]):
+        return value >> 16 == int(found[1], 16) and (bool(found[2]) if value >> 16 == 0 else value & 0xFFFF > 0)
+    return bool(found[2]) and value >> 16 > 0
+
+
 def version(root: Path) -> str:
     text = (root / "version.mk").read_text() if (root / "version.mk").is_file() else ""
     found = re.search(r"NVIDIA_VERSION\s*=\s*(\S+)", text)
@@ -128,12 +137,13 @@ def statuses(inc: Path) -> dict[str, int]:
 
 
 def class_list(root: Path, constants: dict[str, int]) -> dict[str, int]:
-    """{class: number}: the names that the class headers define for the number in the header's name or its line."""
-    found: dict[str, int] = {}
+    """{class: number}: those that can be allocated first, then what the class headers define for their own number."""
+    found: dict[str, int] = {name: constants[name] for name in resources(root) if name in constants}
     for path in sorted((root / "src/common/sdk/nvidia/inc/class").glob("cl*.h")):
         for name, value in re.findall(r"^#define\s+([A-Z][A-Z0-9_]+)\s+\(?(0x[0-9a-fA-F]{1,8})U?\)?",
                                       path.read_text(), re.M):
-            if path.stem[2:].lower() == f"{int(value, 16):04x}" and name in constants:
+            if path.stem[2:].lower() == f"{int(value, 16):04x}" and name in constants \
+                    and not name.endswith("_MESSAGE_ID"):
                 found.setdefault(name, int(value, 16))
     generated = root / "src/nvidia/generated/g_allclasses.h"
     if generated.is_file():
