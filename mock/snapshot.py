@@ -140,11 +140,9 @@ def _rest(machine: Machine, timeout: float) -> None:
 def _settle(board: Board) -> None:
     """The CPU's posted stores and the caches' contents reach memory."""
     board.vram.flush()
-    coherence = getattr(board.memory, "coherence", None)
-    if coherence is not None:
-        coherence.gl2.write_back()
-        coherence.gl2.invalidate()
-        coherence.caches.invalidate_all()
+    board.memory.gl2.write_back()
+    board.memory.gl2.invalidate()
+    board.memory.caches.invalidate_all()
 
 
 def _board_state(board: Board) -> dict[str, Any]:

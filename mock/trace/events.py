@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amdrv.facts import ih
+from amdrv.facts import ih, pm4
 from mock.registers import Names, names_of
 from mock.trace.record import FORMAT, VERSION
 
@@ -18,7 +18,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "read": ("dword", "value", "count", "until"), "write": ("dword", "value"),
     "bar-read": ("bar", "offset", "width", "value"), "bar-write": ("bar", "offset", "width", "value"),
     "config-read": ("offset", "width", "value"), "config-write": ("offset", "width", "value"),
-    "packet": ("engine", "vmid", "position", "name", "fields", "tail", "duration", "error"),
+    "packet": ("engine", "vmid", "position", "name", "fields", "tail", "words", "duration",
+               "error"),
     "walk": ("hub", "vmid", "page", "pages", "duration", "error"),
     "fault": ("hub", "vmid", "address", "write", "client", "why"), "note": ("rule", "text"),
     "interrupt": ("client", "source", "ring_id", "vmid", "data", "stored"), "msi": ("vector", "sent"),
@@ -78,6 +79,19 @@ class TraceFile:
         """The register of a read or write."""
         return self.names[event.card].describe(event.detail["dword"])
 
+    def _tail(self, event: Event) -> str:
+        """The words after a packet's fields; registers by name where the packet sets them."""
+        d = event.detail
+        if not d["words"]:
+            return ""
+        words = [f"{word:#x}" for word in d["tail"]]
+        if d["name"] in pm4.REGISTER_SPACES and "REG_OFFSET" in d["fields"]:
+            first = pm4.REGISTER_SPACES[d["name"]][0] + d["fields"]["REG_OFFSET"]
+            names = self.names[event.card]
+            words = [f"{names.describe(first + i)}={word}" for i, word in enumerate(words)]
+        more = f" and {d['words'] - len(words)} words" if d["words"] > len(words) else ""
+        return f" {' '.join(words)}{more}"
+
     def describe(self, event: Event, *, values: bool = True) -> str:
         """An event as a line, without its time."""
         d = event.detail
@@ -91,9 +105,8 @@ class TraceFile:
             return f"{event.kind} {where} {8 * d['width']} bits = {d['value']:#x}"
         if event.kind == "packet":
             inside = " ".join(f"{key}={value:#x}" for key, value in d["fields"].items())
-            tail = f" + {d['tail']} words" if d["tail"] else ""
             wrong = f" -> {d['error']}" if d["error"] else ""
-            return f"{d['engine']}: {d['name']}({inside}){tail}{wrong}"
+            return f"{d['engine']}: {d['name']}({inside}){self._tail(event)}{wrong}"
         if event.kind == "walk":
             wrong = f" -> {d['error']}" if d["error"] else ""
             return f"walk {d['hub']} VMID {d['vmid']} {d['page'] << 12:#x}, {d['pages']} pages{wrong}"

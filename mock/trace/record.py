@@ -27,6 +27,7 @@ __all__ = ["FORMAT", "VERSION", "Trace", "from_environment"]
 
 FORMAT, VERSION = "amdrv mock trace", 1
 BUFFER = 256 << 10
+TAIL = 32                       # words of a packet's tail that are kept
 _numbers: dict[str, itertools.count[int]] = {}      # of the machines of this process that write to a path
 
 
@@ -160,7 +161,8 @@ class Trace:
             finally:
                 position = rest[-1] if rest else 0
                 fields = {key: value for key, value in packet.fields.items() if value} if packet.fields else {}
-                self.event("packet", card, name, vmid, position, packet.name, fields, len(packet.tail),
+                tail = [int(word) for word in packet.tail[:TAIL]]
+                self.event("packet", card, name, vmid, position, packet.name, fields, tail, len(packet.tail),
                            self.now() - at, why, at=at)
         return traced
 

@@ -134,6 +134,7 @@ def test_engines_of_all_cards_at_once(drivers: list[Stranger]) -> None:
         driver.compute.ring()
     for driver in drivers:
         driver.done(2, 1)
+    for driver in drivers:
         assert driver.load(driver.share, 4) == rounds.to_bytes(4, "little")     # type: ignore[attr-defined]
 
 

@@ -25,7 +25,7 @@ from stranger import (
 
 from mock.trace import events, views
 from mock.trace.__main__ import main
-from mock.trace.events import TraceError
+from mock.trace.events import Event, TraceError
 
 MACHINE = "gfx1100:vram=64M"
 
@@ -107,6 +107,12 @@ def test_everything_is_recorded(watch: Any) -> None:
     assert [event.detail["name"] for event in bad] == ["WRITE_DATA"]
     copy = next(event for event in file.events if event.kind == "packet" and event.detail["name"] == "COPY_LINEAR")
     assert copy.track == "sdma 0.0" and copy.detail["fields"]["COUNT"] == 63 and copy.duration > 0
+    written = next(event for event in file.events if event.kind == "packet" and event.detail["name"] == "WRITE_DATA")
+    assert written.detail["tail"] == [0x1234] and file.describe(written).endswith(") 0x1234")
+    launch = Event("packet", 0, 0, {"engine": "compute 1.0.0", "name": "SET_SH_REG", "fields": {"REG_OFFSET": 0x20C},
+                                    "tail": [1, 2], "words": 40, "error": ""})
+    assert file.describe(launch) == ("compute 1.0.0: SET_SH_REG(REG_OFFSET=0x20c) COMPUTE_PGM_LO=0x1 "
+                                     "COMPUTE_PGM_HI=0x2 and 38 words")
     times = [event.time for event in file.events]
     assert times == sorted(times)
 
