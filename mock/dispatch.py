@@ -18,6 +18,7 @@ import numpy as np
 
 from mock import isa
 from mock.actor import current
+from mock.clock import CLOCK_HZ
 from mock.faultresponse import patience
 from mock.faults import register
 from mock.gfx import ADDRESS_32, ALIGN_UNALIGNED
@@ -236,7 +237,9 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
     space = ShaderAddressSpace(queue, vmid)
     if board.faults.any:
         _injected(queue, dispatch, space)
-    chip = Chip(wgps=_enabled_wgps(queue)) if board.time.modelled else None
+    chip = None
+    if board.time.modelled:
+        chip = Chip(wgps=_enabled_wgps(queue), begin=board.time.ticks() / CLOCK_HZ)
     try:
         counts = isa.execute(dispatch, space, executor=isa.default_executor() if space.plain else "interpreter",
                              clock=chip)

@@ -26,6 +26,7 @@ __kernel void spin(__global float* out, int n) {
     for (int i = 0; i < n; i++) x = __builtin_fmaf(x, x, 1.0f);
     out[GLOBAL] = x;
 }
+__kernel void now(__global ulong* out) { out[GLOBAL] = __builtin_amdgcn_s_sendmsg_rtnl(0x83); }
 """
 BYTES = 4 << 20
 
@@ -76,6 +77,15 @@ def test_longer_kernels_take_longer_by_the_model_alone(am: hcq.Device, code: byt
     short, long = (timed(am, spin, (out, n), 1, 32) for n in (100, 1100))
     per_turn = (long - short) * c.CLOCK_HZ / 1000
     assert c.LATENCY["valu"] <= per_turn < 4 * c.LATENCY["valu"]
+
+
+def test_kernels_that_look_at_the_clock_see_the_time_of_the_timestamps(am: hcq.Device, code: bytes) -> None:
+    now, out = am.program(code, "now"), am.alloc(8 * 256)
+    begin, end, done = am.signal(), am.signal(), am.signal()
+    hcq.ComputeQueue(am).timestamp(begin).exec(now, (out,), 4, 64).timestamp(end).signal(done, 1).submit()
+    done.wait(1)
+    seen = out.copyout().view(np.uint64)
+    assert begin.value < seen.min() <= seen.max() <= end.value
 
 
 def test_copies_have_the_bandwidth_of_their_way(am: hcq.Device) -> None:

@@ -273,3 +273,33 @@ def test_long_loops_are_sampled_by_their_beginning() -> None:
 def test_faults_are_the_runs_own() -> None:
     with pytest.raises(isa.MemoryFault):
         clock(code_of(["v_mov_b32 v0, 0", "v_mov_b32 v1, 0", "global_load_b32 v2, v[0:1], off", "s_endpgm"]))
+
+
+def looks(executor: str) -> np.ndarray:
+    """SHADER_CYCLES before and after a chain of 32 dependent instructions, by each wave."""
+    chain = ["v_fma_f32 v1, v1, v20, v21"] * 32
+    code = code_of(["s_load_b64 s[4:5], s[0:1], 0x0", "s_waitcnt lgkmcnt(0)",
+                    "s_getreg_b32 s6, hwreg(HW_REG_SHADER_CYCLES, 0, 20)", *chain, "v_readfirstlane_b32 s8, v1",
+                    "s_getreg_b32 s7, hwreg(HW_REG_SHADER_CYCLES, 0, 20)", "s_sub_i32 s6, s7, s6",
+                    "v_lshlrev_b32 v2, 2, v0", "v_mov_b32 v3, s6", "global_store_b32 v2, v3, s[4:5]", "s_endpgm"])
+    out = np.zeros(64, np.uint32)
+    clock(code, grid=1, block=64, kernarg=struct.pack("<Q", out.ctypes.data), executor=executor)
+    return out
+
+
+def test_code_that_looks_at_the_clock_sees_modelled_cycles() -> None:
+    found = looks("interpreter")
+    assert np.array_equal(found, looks("jit"))
+    assert len(set(found.tolist())) == 1
+    assert 32 * c.LATENCY["valu"] <= found[0] < 32 * c.LATENCY["valu"] + 16
+
+
+def test_scalar_loads_go_through_their_own_cache() -> None:
+    data = np.zeros(4096, np.uint8)
+    aligned = -(-int(data.ctypes.data) // 64) * 64
+    code = code_of(["s_load_b64 s[4:5], s[0:1], 0x0", "s_waitcnt lgkmcnt(0)", "s_load_b256 s[12:19], s[4:5], 0x0",
+                    "s_load_b256 s[12:19], s[4:5], 0x20", "s_load_b32 s12, s[4:5], 0x40", "s_waitcnt lgkmcnt(0)",
+                    "s_endpgm"])
+    report = clock(code, grid=1, block=32, kernarg=struct.pack("<Q", aligned))
+    assert report.transactions["scalar_lines"] == 4
+    assert report.cycles - report.launch_cycles > 2 * c.SCALAR_LATENCY["vram"]

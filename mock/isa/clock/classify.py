@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mock.isa.clock.constants import LATENCY, PASSES
+from mock.isa.clock.relevance import reads_clock
 from mock.isa.decode import SCC, VGPR, Instruction
 from mock.isa.hazards import uses
 from mock.isa.program import is_terminator
@@ -43,6 +44,7 @@ class Op:
     slots: int = 1          # cycles until the wave may issue again
     operations: int = 0     # arithmetic of all lanes; an FMA is two
     kind: str = ""          # of the operations: fp32, fp16, ...
+    stamps: bool = False    # it reads the clock
 
 
 def classify(instruction: Instruction, wave_size: int) -> Op:
@@ -63,7 +65,7 @@ def classify(instruction: Instruction, wave_size: int) -> Op:
         return _program(instruction, reads)
     if is_terminator(name) and name.startswith(("s_setpc", "s_swappc", "s_call", "s_subvector")):
         return Op(BRANCH, 1, LATENCY["salu"], reads, writes)
-    return Op(SALU, PASSES["salu"], LATENCY["salu"], reads, writes)
+    return Op(SALU, PASSES["salu"], LATENCY["salu"], reads, writes, stamps=reads_clock(instruction))
 
 
 def _program(instruction: Instruction, reads: tuple[int, ...]) -> Op:

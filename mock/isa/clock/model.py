@@ -27,6 +27,7 @@ from mock.isa.clock.occupancy import Occupancy, occupancy_of
 from mock.isa.clock.record import Recorder, Trace, batch_of
 from mock.isa.clock.relevance import relevance_of
 from mock.isa.clock.simulate import Result, Shares, simulate
+from mock.isa.clock.stamps import ClockedMachine
 from mock.isa.dispatch import Counts, Dispatch, Memory
 
 __all__ = ["BUDGET", "Chip", "ClockReport", "measure"]
@@ -42,6 +43,7 @@ class Chip:
 
     wgps: int = c.WGPS
     clock_hz: int = c.CLOCK_HZ
+    begin: float = 0.0              # seconds of modelled time at which it starts, for code that reads the clock
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,37 @@ class ClockReport:
 
 
 class _Footprint:
-    """A memory that notes which pages an executor asks for."""
+    """A memory that notes which pages an executor asks for, but for those of code."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Any) -> None:
         self._memory = memory
+        self.code = getattr(memory, "code", memory)
         self.pages: set[int] = set()
+        if hasattr(memory, "translate_as"):
+            self.translate_as = self._translate_as
+        if hasattr(memory, "translate_page"):
+            self.translate_page = self._translate_page
 
-    def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
-        hosts = self._memory.translate(addresses, nbytes, write)
+    def _note(self, addresses: np.ndarray) -> None:
         if len(addresses) == 1:
             self.pages.add(int(addresses[0]) >> 12)
         else:
             self.pages.update(np.unique(np.asarray(addresses, np.uint64) >> np.uint64(12)).tolist())
+
+    def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
+        hosts: np.ndarray = self._memory.translate(addresses, nbytes, write)
+        self._note(addresses)
         return hosts
+
+    def _translate_as(self, addresses: np.ndarray, kind: int) -> np.ndarray:
+        hosts: np.ndarray = self._memory.translate_as(addresses, kind)
+        self._note(addresses)
+        return hosts
+
+    def _translate_page(self, address: int, kind: int) -> int:
+        host = int(self._memory.translate_page(address, kind))
+        self.pages.add(address >> 12)
+        return host
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._memory, name)
@@ -97,7 +117,7 @@ class _Footprint:
 @dataclass
 class _Sample:
     workgroups: list[list[Trace]] = field(default_factory=list)
-    code_end: int = 0
+    reads_clock: bool = False
     incomplete: str = ""
 
     @property
@@ -122,9 +142,21 @@ def measure(dispatch: Dispatch, memory: Memory, run: Callable[[Memory], Counts],
     occupancy = occupancy_of(dispatch)
     sample = _record(dispatch, memory, occupancy, chip)
     footprint = _Footprint(memory)
-    counts = run(footprint)     # type: ignore[arg-type]
+    if sample.reads_clock:
+        counts = _run_clocked(dispatch, footprint, occupancy, sample, chip)
+    else:
+        counts = run(footprint)
     counts.clock = _conclude(dispatch, occupancy, sample, footprint.pages, counts, chip)
     return counts
+
+
+def _run_clocked(dispatch: Dispatch, memory: Memory, occupancy: Occupancy, sample: _Sample, chip: Chip) -> Counts:
+    """By an interpreter that gives looks at the clock their modelled time."""
+    total = dispatch.grid[0] * dispatch.grid[1] * dispatch.grid[2]
+    active = min(chip.wgps, total)
+    shares = _shares(dispatch, sample, set(), total, active, -(-total // active), 1.0)
+    stamps = simulate(sample.workgroups, occupancy, shares).stamps
+    return ClockedMachine(dispatch, memory, stamps, round(chip.begin * chip.clock_hz) + c.DISPATCH_CYCLES).run()
 
 
 def _record(dispatch: Dispatch, memory: Memory, occupancy: Occupancy, chip: Chip) -> _Sample:
@@ -141,7 +173,7 @@ def _record(dispatch: Dispatch, memory: Memory, occupancy: Occupancy, chip: Chip
         alone = replace(dispatch, interrupt=None)
         recorder = Recorder(alone, memory, relevance_of(_code(dispatch, memory)),
                             max(SHORTEST, BUDGET // (chosen * waves)))
-        sample.code_end = recorder.relevance.end
+        sample.reads_clock = recorder.relevance.reads_clock
         recorder.record(batch_of(dispatch, [k * active for k in range(chosen)]))
     except Exception as error:      # whatever it is, the run that follows meets it and says so
         sample.incomplete = f"{type(error).__name__}: {error}"
@@ -156,7 +188,7 @@ def _record(dispatch: Dispatch, memory: Memory, occupancy: Occupancy, chip: Chip
 def _code(dispatch: Dispatch, memory: Memory) -> Any:
     from mock.isa.access import Accessor
     from mock.isa.program import Code
-    return Code(Accessor(memory), dispatch.code_address)
+    return Code(Accessor(getattr(memory, "code", memory)), dispatch.code_address)
 
 
 def _conclude(dispatch: Dispatch, occupancy: Occupancy, sample: _Sample, pages: set[int], counts: Counts,
@@ -191,9 +223,7 @@ def _shares(dispatch: Dispatch, sample: _Sample, pages: set[int], total: int, ac
     union: set[int] = set().union(*each)
     if not union:
         return Shares(active)
-    first = dispatch.code_address >> 12
-    last = dispatch.code_address + max(sample.code_end - 1, 0) >> 12
-    touched = sum(1 for page in pages if not first <= page <= last and page * PAGE not in scratch) * (PAGE // c.LINE)
+    touched = sum(1 for page in pages if page * PAGE not in scratch) * (PAGE // c.LINE)
     alone = sum(map(len, each)) / len(each) * total * scale
     lines = min(touched, alone) if touched else alone
     processors = active * len(union) * share / len(each) * scale

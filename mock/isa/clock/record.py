@@ -6,6 +6,7 @@ no trace; of their instructions only those that decide a path or an address are 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,9 +17,10 @@ from mock.isa.access import PAGE, Accessor
 from mock.isa.clock import constants as c
 from mock.isa.clock.classify import BRANCH, LDS, SMEM, VMEM, Op, classify
 from mock.isa.clock.coalesce import lds_cycles, lines_of
-from mock.isa.clock.relevance import Relevance
+from mock.isa.clock.relevance import Relevance, reads_clock
+from mock.isa.clock.stamps import clock_step
 from mock.isa.decode import Instruction
-from mock.isa.dispatch import Dispatch, Memory, Rsrc2
+from mock.isa.dispatch import COHERENT_LOAD, SCALAR_LOAD, Dispatch, Memory, Rsrc2
 from mock.isa.interpreter import Machine
 from mock.isa.semantics import Atomic, Load, Store, table
 from mock.isa.state import M0, State
@@ -33,20 +35,28 @@ _SCALAR_SHIFT = c.SCALAR_LINE.bit_length() - 1
 
 
 class ShadowMemory:
-    """Another memory, as it is now: what is written goes to copies of its pages."""
+    """Another memory, as it is now behind its caches: what is written goes to copies of its pages."""
 
     def __init__(self, memory_: Memory) -> None:
         self.memory = memory_
+        self.code = getattr(memory_, "code", memory_)
         self.drop_low_bits = bool(getattr(memory_, "drop_low_bits", False))
         self._copies: dict[int, np.ndarray] = {}
+        self._kinds = getattr(memory_, "translate_as", None)
         self.on_atomic: Callable[[np.ndarray], None] = lambda addresses: None
 
     def before_atomic(self, addresses: np.ndarray) -> None:
         self.on_atomic(addresses)
 
+    def _read(self, addresses: np.ndarray, nbytes: int) -> np.ndarray:
+        if self._kinds is not None:
+            found: np.ndarray = self._kinds(addresses, COHERENT_LOAD)
+            return found
+        return self.memory.translate(addresses, nbytes, False)
+
     def translate(self, addresses: np.ndarray, nbytes: int, write: bool) -> np.ndarray:
         if not write and not self._copies:
-            return self.memory.translate(addresses, nbytes, False)
+            return self._read(addresses, nbytes)
         pages = addresses >> U64(12)
         unique, inverse = np.unique(pages, return_inverse=True)
         bases = np.zeros(len(unique), U64)
@@ -60,14 +70,15 @@ class ShadowMemory:
         result = base + (addresses & U64(PAGE - 1))
         outside = base == 0
         if outside.any():
-            result[outside] = self.memory.translate(addresses[outside], nbytes, False)
+            result[outside] = self._read(addresses[outside], nbytes)
         return result
 
     def _copy(self, page: int) -> np.ndarray:
         raw = np.empty(PAGE + 64, np.uint8)
         skip = -int(raw.ctypes.data) % 64
         copy = raw[skip:skip + PAGE]
-        copy[:] = np.frombuffer(Accessor(self.memory).bytes(page * PAGE, PAGE), np.uint8)
+        pointer = int(self._read(np.array([page * PAGE], U64), PAGE)[0])
+        copy[:] = np.frombuffer(ctypes.string_at(pointer, PAGE), np.uint8)
         return copy
 
 
@@ -107,6 +118,18 @@ class _Accessor(Accessor):
         if self.recorder is not None and self.recorder.noting:
             self.recorder.note_flat(addresses, values[0].dtype.itemsize * len(values))
         super().store(addresses, values)
+
+
+class _Scalars(Accessor):
+    """Scalar loads, and what they asked for."""
+
+    def __init__(self, memory_: Memory, kind: int) -> None:
+        super().__init__(memory_, kind)
+        self.seen: list[np.ndarray] = []
+
+    def load(self, addresses: np.ndarray, kind: type, count: int) -> list[np.ndarray]:
+        self.seen.append(np.asarray(addresses, U64))
+        return super().load(addresses, kind, count)
 
 
 class Trace:
@@ -154,7 +177,7 @@ class Recorder(Machine):
         accessor = _Accessor(shadow)
         accessor.recorder = self
         self.accessor = accessor
-        self.code.accessor = Accessor(shadow)
+        self.scalars = _Scalars(shadow, SCALAR_LOAD)
         space = _Space(accessor, self.lds)
         space.recorder = self
         self.space = space
@@ -181,6 +204,8 @@ class Recorder(Machine):
     # ---- the machine's parts
 
     def _step(self, instruction: Instruction, pc: int) -> Step:
+        if reads_clock(instruction):
+            return clock_step(instruction, self._guess)
         step = super()._step(instruction, pc)
         entry = table().get(instruction.mnemonic)
         needed = self.relevance.needed is None or pc in self.relevance.needed
@@ -231,6 +256,10 @@ class Recorder(Machine):
         """End the waves here: they have run long enough. All of a state's waves are about as far."""
         s.pc = -2
         return []
+
+    def _guess(self, s: State) -> np.ndarray:
+        """The time, while it is not known: an instruction is taken for four cycles."""
+        return np.array([4 * self.traces[w].instructions for w in s.per_wave["id"].tolist()], np.int64)
 
     # ---- noting
 
@@ -343,20 +372,13 @@ class Recorder(Machine):
         data = instruction.operand("sdata")
         nbytes = 4 * (data.width if data is not None else 1)
 
-        def noted(s: State) -> None:
-            self._where, self._atomic, self._state, self.noting = [], None, None, False
-            seen: list[np.ndarray] = []
-            accessor = self.accessor
-            plain = Accessor.load
+        scalars = self.scalars
+        assert isinstance(scalars, _Scalars)
 
-            def load(addresses: np.ndarray, kind: type, count: int) -> list[np.ndarray]:
-                seen.append(np.asarray(addresses, U64))
-                return plain(accessor, addresses, kind, count)
-            accessor.load = load        # type: ignore[method-assign]
-            try:
-                step(s)
-            finally:
-                del accessor.load
+        def noted(s: State) -> None:
+            scalars.seen.clear()
+            step(s)
+            seen = scalars.seen
             lines: list[list[int]] = [[] for _ in range(s.waves)]
             if seen and len(seen[0]) == s.waves:
                 lines = lines_of(seen[0], np.arange(s.waves), nbytes, s.waves, _SCALAR_SHIFT)

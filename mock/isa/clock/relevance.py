@@ -11,41 +11,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mock.isa.decode import VGPR, Instruction
-from mock.isa.dispatch import IllegalInstruction
 from mock.isa.hazards import uses
 from mock.isa.program import Block, Code, is_terminator
 from mock.isa.semantics import Atomic, Load, Store, table
 
-__all__ = ["Relevance", "relevance_of", "space_of"]
+__all__ = ["SHADER_CYCLES", "Relevance", "reads_clock", "relevance_of", "space_of"]
 
 _MEMORY = ("DS", "GLOBAL", "FLAT", "SCRATCH", "MUBUF", "MTBUF")
 _INDIRECT = ("v_movrel", "v_swaprel", "s_setpc", "s_swappc", "s_call", "s_rfe")
 _ADDRESS = ("addr", "saddr", "vaddr", "srsrc", "soffset")
 EXEC = 126
+SHADER_CYCLES, GET_REALTIME = 29, 0x83
 
 
 @dataclass
 class Relevance:
     """``needed``: PCs that must be executed, None when everything must. ``end``: where the code ends, in bytes.
-    ``data_dependent``: some live value comes from vector memory, so that the path depends on what is stored there."""
+    ``data_dependent``: some live value comes from vector memory, so that the path depends on what is stored there.
+    ``reads_clock``: the code looks at the time."""
 
     needed: set[int] | None
     end: int
     data_dependent: bool
+    reads_clock: bool
 
 
 def relevance_of(code: Code) -> Relevance:
     blocks, indirect = _blocks(code)
     end = max((b.end for b in blocks.values()), default=0)
+    times = any(reads_clock(i) for b in blocks.values() for i in b.instructions)
     if indirect:
-        return Relevance(None, end, True)
+        return Relevance(None, end, True, times)
     kills = not any(_writes_exec(i) for b in blocks.values() for i in b.instructions)
     spaces: set[str] = set()
     while True:
         needed, loaded = _solve(blocks, kills, spaces)
         if loaded <= spaces:
-            return Relevance(needed, end, bool(loaded))
+            return Relevance(needed, end, bool(loaded), times)
         spaces |= loaded
+
+
+def reads_clock(instruction: Instruction) -> bool:
+    """SHADER_CYCLES, or the real-time counter (RDNA3 ISA, "Hardware registers", "Send message")."""
+    name = instruction.mnemonic
+    return (name == "s_getreg_b32" and instruction.fields["simm16"] & 63 == SHADER_CYCLES) or \
+        (name.startswith("s_sendmsg_rtn") and instruction.fields["ssrc0"] == GET_REALTIME)
 
 
 def space_of(instruction: Instruction) -> str:
@@ -59,10 +69,9 @@ def _blocks(code: Code) -> tuple[dict[int, Block], bool]:
         pc = work.pop()
         if pc in blocks:
             continue
-        try:
-            block = blocks[pc] = code.block(pc)
-        except IllegalInstruction:
+        if code.known(pc) is None:
             continue
+        block = blocks[pc] = code.block(pc)
         indirect = indirect or any(i.mnemonic.startswith(_INDIRECT) for i in block.instructions)
         work += successors(block)
     return blocks, indirect

@@ -61,6 +61,7 @@ class Result:
     stalls: dict[str, float] = field(default_factory=dict)      # wave cycles, by what was waited for
     counts: dict[str, float] = field(default_factory=dict)      # transactions, hits and bytes
     operations: dict[str, float] = field(default_factory=dict)
+    stamps: dict[tuple[int, int], list[int]] = field(default_factory=dict)      # (workgroup, wave): when it looked
     wave_cycles: float = 0.0
     instructions: int = 0
 
@@ -245,8 +246,8 @@ class _Processor:
         self.result = Result(busy=dict.fromkeys(("valu", "trans", "wmma", "salu", "lds", "l0", "smem"), 0.0),
                              stalls=dict.fromkeys(STALLS, 0.0),
                              counts=dict.fromkeys(("l0_lines", "l0_hits", "gl1_hits", "gl2_lines", "gl2_hits",
-                                                   "mall_lines", "vram_lines", "stored_lines", "atomic_lines",
-                                                   "lds_instructions", "lds_cycles"), 0.0))
+                                                   "mall_lines", "vram_lines", "scalar_lines", "stored_lines",
+                                                   "atomic_lines", "lds_instructions", "lds_cycles"), 0.0))
         self.memory = _Memory(shares, self.result.counts)
         slots = occupancy.slots_per_simd
         self.simds = [_Simd(i // 2, slots) for i in range(c.SIMDS_PER_WGP)]
@@ -363,6 +364,8 @@ class _Processor:
                 busy["salu"] += op.passes
                 for r in op.writes:
                     ready[r] = start + op.latency
+                if op.stamps:
+                    result.stamps.setdefault((trace.group, trace.wave), []).append(int(start))
                 stalls["unit"] += start - t
                 t = start + 1
             elif unit == BRANCH:
@@ -413,6 +416,7 @@ class _Processor:
             start = max(self.smem_unit, t)
             self.smem_unit = start + max(len(event), 1)
             result.busy["smem"] += max(len(event), 1)
+            result.counts["scalar_lines"] += len(event)
             done = memory.scalar_load(event, start)
             wave.lgkm.append((max(done, wave.lgkm[-1][0]) if wave.lgkm else done, True))
         else:
