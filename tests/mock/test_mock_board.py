@@ -290,7 +290,7 @@ def test_reset_aborts_engines(card: Any) -> None:
 
 
 def test_faults_are_named(card: Any) -> None:
-    with pytest.raises(ValueError, match="no fault 'nope'; there are bad-packet, card-lost, "):
+    with pytest.raises(ValueError, match=r"no fault 'nope'; there are .*bad-packet, card-lost, "):
         card.board.faults.inject("nope")
     with pytest.raises(ValueError, match=r"fault 'smu-busy' has no setting colour; its settings: message"):
         card.board.faults.inject("smu-busy", colour=1)

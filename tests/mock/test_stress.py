@@ -50,7 +50,7 @@ COMPUTE_IRQ, SDMA_IRQ = 0xB5, 0x31
 class Place:
     """Memory of one worker: where it is, and what it should hold."""
 
-    kind: str                   # "own", "peer", "host"
+    kind: str                   # "own", "cached", "peer", "host"
     address: int
     model: np.ndarray
     offset: int = 0             # in video memory
@@ -84,6 +84,9 @@ class Worker:
             base = other.board.config.bar_address(0) if peer else 0
             driver.map(address, base + offset, SIZE, UNCACHED | (SYSTEM if peer else 0))
             self.places.append(Place("peer" if peer else "own", address, np.zeros(SIZE, np.uint8), offset, other))
+        cached, address = driver.vram(SIZE), PEER + (CARDS * CARDS + self.number << 32)
+        driver.map(address, cached, SIZE, 0)        # MTYPE NC: through GL2 and the shaders' caches
+        self.places.append(Place("cached", address, np.zeros(SIZE, np.uint8), cached, driver))
         for _ in range(2):
             view = driver.host(SIZE)
             self.places.append(Place("host", int(view.ctypes.data), np.zeros(SIZE, np.uint8), view=view))
@@ -156,16 +159,19 @@ class Worker:
         return sdma_fill(place.address + at, value, size)
 
     def batch(self) -> None:
-        """Steps on the card, one after the other over all queues; then stores of the CPU."""
+        """Steps on the card, one after the other over all queues; then stores of the CPU. The first and the last step
+        make the card's caches forget and write back: the CPU looks at memory before and after."""
         driver, signal = self.driver, self.driver.signal_at(8)
         count = int(self.rng.integers(*STEPS))
         for number in range(count):
-            kind, queue = self.queues[int(self.rng.integers(len(self.queues)))]
+            edge = number in (0, count - 1)
+            kind, queue = self.queues[int(self.rng.integers(2 if edge else len(self.queues)))]
             told = bool(self.rng.integers(8) == 0) or number == count - 1
             self.interrupts += told
             before, after = self.steps & 0x7FFFFFFF, self.steps + 1 & 0x7FFFFFFF
             if kind == "compute":
-                body = [self._write, self._move, lambda n=number: self._kernel(n)][int(self.rng.integers(3))]()
+                step = [self._write, self._move, lambda n=number: self._kernel(n)][int(self.rng.integers(3))]
+                body = acquire() if edge else step()
                 queue.put(wait_memory(signal, before) + body + release(signal, after, interrupt=told))
             else:
                 body = (self._copy if self.rng.integers(3) else self._fill)()
