@@ -248,6 +248,9 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
     board.counters["instructions"] += counts.instructions
     if counts.clock is not None:
         board.time.advance(counts.clock.seconds)
+        if counts.clock.incomplete:
+            board.note("clock", f"{queue.name}: the modelled time of a launch is from a sample that ended early: "
+                                f"{counts.clock.incomplete}")
 
 
 NOWHERE = 0x6EAD_0000_0000

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mock.isa.decode import VGPR, Instruction
+from mock.isa.dispatch import IllegalInstruction
 from mock.isa.hazards import uses
 from mock.isa.program import Block, Code, is_terminator
 from mock.isa.semantics import Atomic, Load, Store, table
@@ -69,9 +70,10 @@ def _blocks(code: Code) -> tuple[dict[int, Block], bool]:
         pc = work.pop()
         if pc in blocks:
             continue
-        if code.known(pc) is None:
-            continue
-        block = blocks[pc] = code.block(pc)
+        try:
+            block = blocks[pc] = code.block(pc)
+        except IllegalInstruction:
+            continue            # whoever really gets there is told so
         indirect = indirect or any(i.mnemonic.startswith(_INDIRECT) for i in block.instructions)
         work += successors(block)
     return blocks, indirect
