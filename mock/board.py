@@ -82,6 +82,8 @@ class Board:
         """True after a surprise removal: every read returns all ones, writes go nowhere."""
         self.resetting = False
         """True while the card is being reset: its firmware cannot be ready yet."""
+        self._host = threading.local()      # of each of the host's threads: was its last access a fence?
+        self._weak = False
         self.config = ConfigSpace(self)
         geometry = (self.arch.shader_engines, self.arch.arrays_per_engine, 2 * self.arch.wgps_per_array)
         self.regs = Registers(gpu.arch, self.config.bar_bytes(BAR_REGISTERS) // 4, geometry, self.note)
@@ -138,6 +140,7 @@ class Board:
         """One read. BAR5 takes aligned 4 bytes, BAR2 4 or 8, BAR0 1 to 8. Anything else: a note, and all ones."""
         if self.engines.busy:
             time.sleep(0)       # a bare polling loop lets the engines move
+        self._host.fenced = False
         if index == BAR_REGISTERS and width == 4 and not offset & 3 and 0 <= offset < 4 * self.regs.count:
             if self.faults.any:
                 self.faults.event("register-read", dword=offset >> 2)
@@ -154,6 +157,12 @@ class Board:
 
     def write_bar(self, index: int, offset: int, width: int, value: int) -> None:
         """One posted write of exactly ``width`` bytes; see :meth:`read_bar` for the widths."""
+        try:
+            self._write_bar(index, offset, width, value)
+        finally:
+            self._host.fenced = False
+
+    def _write_bar(self, index: int, offset: int, width: int, value: int) -> None:
         if index == BAR_REGISTERS and width == 4 and not offset & 3 and 0 <= offset < 4 * self.regs.count:
             if self.faults.any:
                 self.faults.event("register-write", dword=offset >> 2)
@@ -169,7 +178,15 @@ class Board:
             if self.nbio.frame_buffer_on(FB_WRITE_EN):
                 self.vram.cpu_write(offset, width, value)
         else:
+            if self._weak and not self._fenced and self.nbio.doorbell_client(offset >> 2) in ("cp", "sdma"):
+                self.note("wc", f"doorbell {offset >> 2:#x} without a fence before it: the CPU's stores for the queue "
+                                "may come later than the doorbell")
             self.nbio.write_doorbell(offset, width, value)
+
+    @property
+    def _fenced(self) -> bool:
+        """Was this thread's last access a fence? Engines' own requests find nothing in the CPU's buffers."""
+        return getattr(self._host, "fenced", True)
 
     def _decodes(self, index: int, offset: int, width: int, what: str) -> bool:
         size = self.bar_size(index)
@@ -202,8 +219,13 @@ class Board:
         return lambda: self._msi.pop(token, None) and None
 
     def fence(self) -> None:
-        """Earlier stores of the CPU through BAR0 before later ones, write-combining drained: nothing is held back
-        here, since stores reach the image in program order."""
+        """Earlier stores of the CPU through BAR0 before later ones, write-combining drained."""
+        self._host.fenced = True
+
+    def order_by_fences(self) -> None:
+        """From here on the host is one whose stores only :meth:`fence` orders, as a portable driver must take it;
+        otherwise a register access drains the write-combining buffers, as on x86 (rule ``wc`` of :mod:`mock.rules`)."""
+        self._weak = self.gpu.is_strict("wc")
 
     def reset(self) -> None:
         """Secondary bus reset, as a host does it: configuration space starts anew but for the BARs, which the host
@@ -242,7 +264,11 @@ class Board:
 
     def hdp_flush(self) -> None:
         """The CPU's posted stores through BAR0 reach memory."""
-        self.vram.flush()
+        before = self.vram.lingering
+        self.vram.flush(drained=not self._weak or self._fenced)
+        if self.vram.lingering != before:
+            self.note("wc", f"HDP flush without a fence before it: stores to {self.vram.lingering - before} pages of "
+                            "video memory are still in the CPU's write-combining buffers")
         self.memory.tables.count()
         for hook in self.after_flush:
             hook()

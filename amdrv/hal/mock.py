@@ -156,6 +156,7 @@ class _Device:
         self._regions: dict[int, _Region] = {}
         self._interrupt: _Interrupt | None = None
         self._open = True
+        board.order_by_fences()     # this HAL promises no more
         command = self.config.read(COMMAND, 2)
         self.config.write(COMMAND, 2, (command | COMMAND_MEMORY) & ~COMMAND_MASTER)
 
