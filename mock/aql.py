@@ -110,6 +110,8 @@ class AqlExecutor:
     def __init__(self, queue: ComputeQueue) -> None:
         self.queue, self.board, self.memory = queue, queue.board, queue.board.memory
         self.vmid = queue.vmid
+        if self.board.trace is not None:
+            self._process = self.board.trace.aql(queue, self._process)      # type: ignore[method-assign]
         hqd = queue.hqd
         self.read_id = hqd("PQ_RPTR_REPORT_ADDR") & ~3 | (hqd("PQ_RPTR_REPORT_ADDR_HI") & 0xFFFF) << 32
         self.write_id = hqd("PQ_WPTR_POLL_ADDR") & ~3 | (hqd("PQ_WPTR_POLL_ADDR_HI") & 0xFFFF) << 32

@@ -83,8 +83,8 @@ class Trace:
     def close(self) -> None:
         """Take the hooks away and end the file. Idempotent."""
         for board in self._boards:
-            for holder in (board, board.log, board.ih, *board.memory.hubs.values()):
-                for name in vars(holder).pop("_traced", ()):
+            for holder in (board, board.log, board.ih, getattr(board, "mes", None), *board.memory.hubs.values()):
+                for name in vars(holder).pop("_traced", ()) if holder is not None else ():
                     vars(holder).pop(name, None)
             board.trace = None
         self._boards.clear()
@@ -105,6 +105,9 @@ class Trace:
         self._replace(board, "raise_msi", partial(self._msi, board.raise_msi, card))
         self._replace(board, "hdp_flush", partial(self._timed, board.hdp_flush, "flush", card))
         self._replace(board, "reset_blocks", partial(self._timed, board.reset_blocks, "reset", card))
+        mes = getattr(board, "mes", None)
+        if mes is not None:
+            self._replace(mes, "frame", partial(self._frame, mes.frame))
         for hub in board.memory.hubs.values():
             self._replace(hub, "_walk_tables", partial(self._walk, hub._walk_tables, card, hub))
             self._replace(hub, "report", partial(self._fault, hub.report, card))
@@ -165,6 +168,33 @@ class Trace:
                 self.event("packet", card, name, vmid, position, packet.name, fields, tail, len(packet.tail),
                            self.now() - at, why, at=at)
         return traced
+
+    def aql(self, queue: Any, process: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        """The same for AQL packets, whose 64 bytes are kept as words."""
+        def traced(packet: Any) -> bool:
+            return bool(self._around(lambda: process(packet), queue.board, queue.name, queue.vmid, packet.number,
+                                     f"AQL_{packet.name}", packet.data))
+        return traced
+
+    def _frame(self, process: Callable[..., Any], queue: Any, data: bytes) -> Any:
+        """The same for frames of the scheduler."""
+        from mock import mes_frames
+        opcode = mes_frames.Header.from_buffer_copy(data).opcode
+        name = next((name for name, number in mes_frames.OPCODES.items() if number == opcode), f"{opcode:#x}")
+        return self._around(lambda: process(queue, data), queue.board, queue.name, 0, 0, f"MES_{name}", data)
+
+    def _around(self, work: Callable[[], Any], board: Board, engine: str, vmid: int, position: int, name: str,
+                data: bytes) -> Any:
+        at, why = self.now(), ""
+        try:
+            return work()
+        except BaseException as error:
+            why = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            words = [int.from_bytes(data[i:i + 4], "little") for i in range(0, len(data), 4)]
+            self.event("packet", self._cards[id(board)], engine, vmid, position, name, {}, words[:TAIL], len(words),
+                       self.now() - at, why, at=at)
 
     def _walk(self, walk: Callable[..., Any], card: int, hub: Hub, context: Any, vmid: int, tlb: Any, wanted: Any,
               *rest: Any) -> Any:

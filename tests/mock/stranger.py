@@ -369,7 +369,7 @@ class Stranger:
         self.update("CP_MEC_RS64_CNTL", MEC_PIPE0_RESET=0, MEC_PIPE0_ACTIVE=1, MEC_HALT=0)
         self.write("CP_ME1_PIPE0_INT_CNTL", TIME_STAMP_INT_ENABLE=1, OPCODE_ERROR_INT_ENABLE=1, PRIV_REG_INT_ENABLE=1)
         self.signals = self.host(PAGE).view(np.uint64)
-        if self.hqd == "registers":
+        if self.hqd in ("registers", "aql"):
             self.compute = Queue(self, COMPUTE_DOORBELL)
             self._by_registers(self.compute, 0)
         else:
@@ -403,6 +403,9 @@ class Stranger:
                                                  DOORBELL_OFFSET=queue.doorbell)
         made.cp_hqd_pq_control = packed("CP_HQD_PQ_CONTROL", RPTR_BLOCK_SIZE=5, PRIV_STATE=privileged,
                                         QUEUE_SIZE=RING_WORDS.bit_length() - 2)
+        if self.hqd == "aql":
+            made.cp_hqd_aql_control = packed("CP_HQD_AQL_CONTROL", CONTROL0=1)
+            made.cp_hqd_pq_control |= packed("CP_HQD_PQ_CONTROL", NO_UPDATE_RPTR=1, SLOT_BASED_WPTR=2, QUEUE_FULL_EN=1)
         made.cp_hqd_ib_control = packed("CP_HQD_IB_CONTROL", MIN_IB_AVAIL_SIZE=3)
         made.cp_mqd_control = packed("CP_MQD_CONTROL", PRIV_STATE=1)
         made.cp_hqd_eop_control = packed("CP_HQD_EOP_CONTROL", EOP_SIZE=8)

@@ -117,6 +117,24 @@ def test_everything_is_recorded(watch: Any) -> None:
     assert times == sorted(times)
 
 
+def test_aql_packets_are_recorded(watch: Any) -> None:
+    with watch("aql.trace") as machine:
+        driver = Stranger(machine.gpus[0], machine.bus, hqd="aql").boot()
+        queue = driver.compute
+        queue.pointers[1] = 0                       # amd_queue_t begins where the read index is
+        for number in range(2):
+            queue.words[16 * number:16 * number + 16] = [3, *[0] * 15]      # BARRIER_AND of no signals
+        queue.pointers[8] = 2
+        driver.board.write_bar(2, 4 * queue.doorbell, 8, 1)     # the last packet's index
+        driver._until(lambda: driver.read("GRBM_STATUS") + 1 and int(queue.pointers[0]) == 2)
+        path = machine.trace.path
+    file = events.read(path)
+    found = [event for event in file.events if event.kind == "packet"]
+    assert [(event.track, event.detail["name"], event.detail["position"]) for event in found] == [
+        ("compute 1.0.0", "AQL_BARRIER_AND", 0), ("compute 1.0.0", "AQL_BARRIER_AND", 1)]
+    assert found[0].detail["tail"] == [3, *[0] * 15]
+
+
 def test_an_unwatched_machine_has_no_hooks() -> None:
     with machine_of(MACHINE) as machine:
         board = machine.gpus[0]
