@@ -34,8 +34,8 @@ class _Span:
 class HostMemory:
     """Addresses are this process's own pointers.
 
-    Where the system tells what is mapped (Linux, /proc/self/maps), pointers to nothing, and writes to what is read-only,
-    are faults; elsewhere nothing protects the process but a range check.
+    Where the system tells what is mapped (Linux, /proc/self/maps), pointers to nothing, and writes to what is
+    read-only, are faults; elsewhere nothing protects the process but a range check.
     """
 
     def __init__(self) -> None:
@@ -55,8 +55,8 @@ class HostMemory:
             bad = int(addresses[~ranges.inside(addresses, nbytes)][0])
         else:
             bad = lowest if lowest < 0x10000 else highest
-        raise MemoryFault(f"{'write' if write else 'read'} of {nbytes} bytes at {bad:#x}: no {'writable ' * write}memory "
-                          f"of this process; check the kernel's arguments")
+        what = f"{'write' if write else 'read'} of {nbytes} bytes at {bad:#x}"
+        raise MemoryFault(f"{what}: no {'writable ' * write}memory of this process; check the kernel's arguments")
 
 
 class _Ranges:

@@ -1,12 +1,16 @@
-"""How much of the ISA is there: opcodes a format, decoded and executed. ``python -m mock.isa coverage`` prints it."""
+"""How much of the ISA is there: opcodes a format, decoded and executed. ``python -m mock.isa coverage`` prints it, with
+``--write docs/isa.md`` puts it into the page."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 from mock.isa.decode import opcode_table
 from mock.isa.opcodes import OPCODES
 from mock.isa.semantics import table
 
-__all__ = ["coverage", "missing", "table_text"]
+__all__ = ["coverage", "missing", "table_text", "write_table"]
 
 # Executed outside the semantics table: control flow, hardware registers, messages, indexed registers, formats.
 _ELSEWHERE = ("s_", "v_movrel", "v_swaprel", "ds_swizzle", "ds_permute", "ds_bpermute", "ds_append", "ds_consume",
@@ -14,7 +18,7 @@ _ELSEWHERE = ("s_", "v_movrel", "v_swaprel", "ds_swizzle", "ds_permute", "ds_bpe
               "buffer_store_d16", "tbuffer_")
 _REASONS = {"VINTERP": "no pixel pipeline", "LDSDIR": "no pixel pipeline", "MIMG": "no image unit"}
 _NO_UNIT = {"ds_gws": "no global wave sync", "ds_ordered": "no global data share", "ds_add_gs": "graphics streams",
-            "ds_sub_gs": "graphics streams", "ds_bvh": "no ray tracing unit", "s_rfe": "no trap handler",
+            "ds_sub_gs": "graphics streams", "ds_bvh": "no ray tracing unit",
             "s_code_end": "marks the end of code", "s_endpgm_saved": "no context save"}
 
 
@@ -38,7 +42,7 @@ def coverage() -> list[tuple[str, int, int, str]]:
         absent = missing(encoding)
         count = len(opcode_table(encoding))
         rows.append((encoding, count, count - len(absent), ", ".join(sorted(set(absent.values())))))
-    return rows
+    return [*rows, ("EXP", 1, 0, "no export unit")]
 
 
 def table_text() -> str:
@@ -47,3 +51,12 @@ def table_text() -> str:
     lines += [f"| {name} | {count} | {done} | {why} |" for name, count, done, why in coverage()]
     total = sum(count for _, count, _, _ in coverage()), sum(done for _, _, done, _ in coverage())
     return "\n".join([*lines, f"| all | {total[0]} | {total[1]} | |"])
+
+
+def write_table(page: Path) -> None:
+    """Put the table in the place of the one that the page has. :raises ValueError: it has none."""
+    text = page.read_text()
+    found = re.search(r"\| format \| opcodes \|.*?\n\| all \|[^\n]*", text, re.S)
+    if found is None:
+        raise ValueError(f"{page} has no table that begins with '| format | opcodes |'")
+    page.write_text(text[:found.start()] + table_text() + text[found.end():])

@@ -7,10 +7,10 @@ from functools import cache
 
 from mock.isa.decode import Instruction, Operand, decode, opcode_table
 from mock.isa.encoding import LITERAL
+from mock.isa.halves import SOURCES, is_half, source_kind
 from mock.isa.images import DIMENSIONS
 from mock.isa.opcodes import BUFFER_FORMATS
 from mock.isa.operands import constant, is_constant
-from mock.isa.semantics import Entry, table
 
 __all__ = ["disassemble", "format_instruction", "format_operand"]
 
@@ -232,19 +232,17 @@ def _vector(instruction: Instruction, wave_size: int) -> str:
     name, f, encoding = instruction.mnemonic, instruction.fields, instruction.encoding
     vcc = "vcc_lo" if wave_size == 32 else "vcc"
     texts = []
-    types = _source_types(instruction)
-    halves = encoding in ("VOP1", "VOP2", "VOPC") and any(
-        o.code >= VGPR + 128 and _is_half(instruction, o, _kind(types, o)) for o in instruction.operands)
+    halves = any(o.code >= VGPR + 128 and is_half(instruction, o) for o in instruction.operands)
     for operand in instruction.operands:
         literal = instruction.literal
-        bit = _SOURCES.get(operand.field)
-        kind = _kind(types, operand)
+        bit = SOURCES.get(operand.field)
+        kind = source_kind(instruction, operand)
         if literal is not None and kind in ("f16", "i16", "u16", "b16", "mix") and name != "v_dot2_bf16_bf16":
             literal &= 0xffff
         text = format_operand(_mask_width(instruction, operand, wave_size), literal)
         if kind in ("i16", "u16") and operand.code in _FLOATS and (name, bit) not in _INTEGERS:
             text = f"{int(constant(operand.code, kind, None)) & 0xffff:#x}"
-        if operand.is_vgpr and (name == "v_mov_b16" or (halves and _is_half(instruction, operand, kind))):
+        if operand.is_vgpr and (name == "v_mov_b16" or (halves and is_half(instruction, operand))):
             text = _half_register(instruction, operand)
         if bit is not None and encoding != "VOP3P":
             text = _signed_operand(instruction, bit, text, is_constant(operand.code))
@@ -266,21 +264,6 @@ def _vector(instruction: Instruction, wave_size: int) -> str:
 
 
 _INTEGERS = {("v_mov_b16", 0), ("v_ldexp_f16", 1)}       # sources of short DPP forms whose neg LLVM calls sext
-_SOURCES = {"src0": 0, "src1": 1, "vsrc1": 1, "src2": 2}
-
-
-def _kind(types: list[str], operand: Operand) -> str:
-    """A source's type by the semantics."""
-    bit = _SOURCES.get(operand.field)
-    return types[bit] if bit is not None and bit < len(types) else "f32"
-
-
-def _is_half(instruction: Instruction, operand: Operand, kind: str) -> bool:
-    """Is a register operand of a short form half a register wide?"""
-    if operand.field in _SOURCES:
-        return kind in ("f16", "i16", "u16", "b16")
-    entry = table().get(instruction.mnemonic)
-    return isinstance(entry, Entry) and entry.results[0] in ("f16", "i16", "u16", "b16")
 
 
 def _signed_operand(instruction: Instruction, bit: int, text: str, constant_: bool) -> str:
@@ -318,12 +301,6 @@ def _mask_width(instruction: Instruction, operand: Operand, wave_size: int) -> O
 
 def _bits(value: int, count: int) -> str:
     return "[" + ",".join(str(value >> i & 1) for i in range(count)) + "]"
-
-
-def _source_types(instruction: Instruction) -> list[str]:
-    """The explicit sources' types, by the semantics' signature."""
-    entry = table().get(instruction.mnemonic)
-    return [t for t in entry.sources if not t.startswith(("d:", "k:"))] if isinstance(entry, Entry) else []
 
 
 def _modifiers(instruction: Instruction) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mock.isa.decode import Instruction, Operand
 from mock.isa.disassembler import format_operand
-from mock.isa.dispatch import IllegalInstruction, IsaError
+from mock.isa.dispatch import IsaError
 from mock.isa.program import Block, Code
 from mock.isa.semantics import Atomic, Entry, Store, table
 
@@ -73,10 +73,9 @@ def find(code: Code, entry: int = 0) -> list[Hazard]:
         pc = work.pop()
         block = blocks.get(pc)
         if block is None:
-            try:
-                block = blocks[pc] = code.block(pc)
-            except IllegalInstruction:
+            if code.known(pc) is None:
                 continue            # whoever really gets there is told so
+            block = blocks[pc] = code.block(pc)
         state = dict(incoming[pc])
         for instruction, at in zip(block.instructions, block.pcs, strict=True):
             _check(instruction, at, state, found, code)
@@ -163,6 +162,10 @@ def _advance(instruction: Instruction, pc: int, state: Pending) -> None:
         state.clear()
         return
     kinds = _pending_kinds(instruction)
+    if not kinds and instruction.encoding == "DS":      # a store is counted too, and in order
+        for key, (age, load_pc) in list(state.items()):
+            if key[0] == _LDS:
+                state[key] = min(age + 1, _SIXTY_THREE), load_pc
     for kind in kinds:
         counter = (_VM,) if kind == _VM else (_LDS, _SMEM, _FLAT_LDS)
         for key, (age, load_pc) in list(state.items()):

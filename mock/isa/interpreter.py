@@ -31,6 +31,7 @@ from mock.isa.dispatch import (
     Memory,
     initial_mode,
 )
+from mock.isa.halves import is_half
 from mock.isa.hwregs import ILLEGAL_INST
 from mock.isa.program import Block, Code, is_terminator
 from mock.isa.relative import bind_relative
@@ -154,10 +155,9 @@ class Machine:
     def _check_registers(self, instruction: Instruction) -> None:
         """The wave has as many VGPRs as rsrc1 asks for, in the hardware's granules."""
         count = vgpr_count(self.dispatch)
-        short = instruction.encoding in ("VOP1", "VOP2", "VOPC") and "16" in instruction.mnemonic
         for operand in instruction.operands:
             first = operand.code - 256
-            if short and first >= 128:
+            if first >= 128 and is_half(instruction, operand):
                 first -= 128            # the upper half of a register
             if first + operand.width > count and first >= 0:
                 raise ValueError(f"v{first + operand.width - 1} is beyond the wave's {count} VGPRs")

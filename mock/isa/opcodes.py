@@ -815,6 +815,7 @@ ff v_cmpx_class_f64 src0:2,src1 dffc000000008600 src0:ece6f,src1:fce7f neg:1,neg
 199 v_rndne_f64 vdst:2,src0:2 c7fffe0000000600 src0:ece6f neg:1,neg_dpp:0,abs:1,abs_dpp:0,dpp16:fe0000
 19a v_floor_f64 vdst:2,src0:2 c7fffe0000000600 src0:ece6f neg:1,neg_dpp:0,abs:1,abs_dpp:0,dpp16:fe0000
 19b v_pipeflush - ffffffff000087ff
+19c v_mov_b16 vdst,src0 dffffe000000b600 src0:fef7f sext_dpp:1,op_sel:9
 1a0 v_fract_f32 vdst,src0 c7fffe0000000600 src0:fef7f neg:1,abs:1
 1a1 v_trunc_f32 vdst,src0 c7fffe0000000600 src0:fef7f neg:1,abs:1
 1a2 v_ceil_f32 vdst,src0 c7fffe0000000600 src0:fef7f neg:1,abs:1

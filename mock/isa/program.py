@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 from mock.isa.access import PAGE, Accessor
 from mock.isa.decode import Instruction, decode
-from mock.isa.dispatch import IllegalInstruction
+from mock.isa.dispatch import IllegalInstruction, violates_memory
 
 __all__ = ["Block", "Code", "is_terminator"]
 
+_ADDRESSES = (1 << 64) - 1
 _TERMINATORS = ("s_branch", "s_cbranch", "s_endpgm", "s_setpc", "s_swappc", "s_call", "s_trap", "s_barrier", "s_rfe",
                 "s_code_end", "s_setreg", "s_round_mode", "s_denorm_mode", "s_subvector_loop", "s_sethalt",
                 "s_icache_inv", "s_sendmsghalt")
@@ -54,11 +55,26 @@ class Code:
 
     def _page(self, number: int) -> bytes:
         if number not in self._pages:
-            self._pages[number] = self.accessor.bytes(number * PAGE, PAGE)
+            try:
+                self._pages[number] = self.accessor.bytes(number * PAGE, PAGE)
+            except Exception as error:
+                error.add_note(f"fetching instructions at pc {number * PAGE:#x}")
+                raise
         return self._pages[number]
 
+    def known(self, pc: int) -> Instruction | None:
+        """What is at ``pc``; None where nothing can be fetched or decoded, which whoever runs there is told."""
+        try:
+            return self.instruction(pc)
+        except IllegalInstruction:
+            return None
+        except Exception as error:
+            if violates_memory(error):
+                return None
+            raise
+
     def bytes(self, pc: int, n: int) -> bytes:
-        address = self.address + pc
+        address = self.address + pc & _ADDRESSES
         number, at = divmod(address, PAGE)
         found = self._page(number)[at:at + n]
         while len(found) < n:
@@ -68,7 +84,7 @@ class Code:
 
     def instruction(self, pc: int) -> Instruction:
         """Decode at ``pc``. The page after is only touched when the instruction reaches into it."""
-        address = self.address + pc
+        address = self.address + pc & _ADDRESSES
         rest = PAGE - address % PAGE
         head = self.bytes(pc, min(rest, self._LONGEST))
         if rest >= self._LONGEST:
@@ -87,12 +103,11 @@ class Code:
     def _decode_block(self, pc: int, limit: int) -> Block:
         block = Block(pc)
         while len(block.instructions) < limit:
-            try:
-                instruction = self.instruction(pc)
-            except IllegalInstruction:
+            instruction = self.known(pc)
+            if instruction is None:
                 if block.instructions:
                     return block        # whoever gets that far meets it there
-                raise
+                instruction = self.instruction(pc)
             block.instructions.append(instruction)
             block.pcs.append(pc)
             pc += instruction.size

@@ -28,6 +28,7 @@ _R_ABS32_LO, _R_ABS32_HI, _R_ABS64, _R_REL32, _R_REL64, _R_ABS32, _R_REL32_LO, _
 _PRIVATE_BUFFER, _DISPATCH_PTR, _QUEUE_PTR, _KERNARG_PTR, _DISPATCH_ID, _FLAT_SCRATCH, _PRIVATE_SIZE = range(7)
 _SGPRS = (4, 2, 2, 2, 2, 2, 1)
 _WAVE32 = 10
+_LARGEST = 1 << 29              # bytes of an image
 _MOST_USER_SGPRS = 16           # of compute (LLVM, User Guide for AMDGPU Backend, "SGPR register set up order")
 LDS_LIMIT = 1 << 16
 
@@ -60,12 +61,19 @@ class CodeObject:
             raise IsaError("not a code object: no 64-bit ELF for AMDGPU; "
                            "compile with -target amdgcn-amd-amdhsa -mcpu=gfx1100")
         self.data = data
+        self.places: dict[int, int] = {}
+        try:
+            self._load()
+        except (struct.error, ValueError, IndexError, OverflowError) as error:
+            raise IsaError(f"the code object is damaged or cut short: {error}") from None
+
+    def _load(self) -> None:
+        data = self.data
         kind, = struct.unpack_from("<H", data, 16)
         program, sections = struct.unpack_from("<QQ", data, 32)
         _, program_count, section_size, section_count, _ = struct.unpack_from("<HHHHH", data, 54)
         self.sections = [struct.unpack_from("<IIQQQQIIQQ", data, sections + i * section_size)
                          for i in range(section_count)]
-        self.places: dict[int, int] = {}
         if kind == _ET_REL:
             self._load_sections()
         else:
@@ -80,6 +88,8 @@ class CodeObject:
         return int(self.image.ctypes.data)
 
     def _reserve(self, nbytes: int) -> None:
+        if not 0 <= nbytes <= _LARGEST:
+            raise ValueError(f"it would take {nbytes} bytes of memory")
         # Code is fetched in pages, and instruction prefetch reads ahead of it: whole pages and one more.
         raw = np.zeros(nbytes + 3 * 4096, np.uint8)
         skip = -int(raw.ctypes.data) % 4096
@@ -88,7 +98,7 @@ class CodeObject:
     def _load_segments(self, program: int, count: int) -> None:
         headers = [struct.unpack_from("<IIQQQQQQ", self.data, program + i * 56) for i in range(count)]
         loads = [h for h in headers if h[0] == _PT_LOAD]
-        self._reserve(max(h[3] + h[6] for h in loads))
+        self._reserve(max((h[3] + h[6] for h in loads), default=-1))
         for _, _, offset, address, _, size, _, _ in loads:
             self.image[address:address + size] = np.frombuffer(self.data, np.uint8, size, offset)
 
@@ -149,11 +159,15 @@ class CodeObject:
         if result is None:
             raise IsaError(f"relocation type {kind} is not known; link the object with ld.lld first")
         size, bits = result
+        if where + size > len(self.image):
+            raise ValueError(f"a relocation at {where:#x} is outside of the image")
         self.image[where:where + size] = np.frombuffer((bits & (1 << 8 * size) - 1).to_bytes(size, "little"), np.uint8)
 
     def _descriptor(self, name: str, at: int) -> KernelDescriptor:
         group, private, kernarg, _, offset = struct.unpack_from("<IIIIq", self.image.data, at)
         rsrc3, rsrc1, rsrc2, properties = struct.unpack_from("<IIIH", self.image.data, at + 44)
+        if not 0 <= at + offset < len(self.image):
+            raise ValueError(f"kernel {name} begins at {at + offset:#x}, outside of the image")
         return KernelDescriptor(name, self.base + at, self.base + at + offset, group, private, kernarg, rsrc1, rsrc2,
                                 rsrc3, properties)
 

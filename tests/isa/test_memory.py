@@ -259,7 +259,7 @@ def test_scalar_loads(assembler: Assembler) -> None:
 
 
 def test_bad_pointer_names_pc_and_instruction(assembler: Assembler) -> None:
-    with pytest.raises(isa.MemoryFault, match=r"write of 4 bytes at 0x10: no pointer of this process") as caught:
+    with pytest.raises(isa.MemoryFault, match=r"write of 4 bytes at 0x10: no writable memory of this") as caught:
         run(assembler("v_mov_b32_e32 v2, 16\nv_mov_b32_e32 v3, 0\nglobal_store_b32 v[2:3], v0, off\ns_endpgm"))
     assert any("global_store_b32 v[2:3], v0, off" in note and note.startswith("at pc 0x")
         for note in caught.value.__notes__)

@@ -140,6 +140,7 @@ class _Found:
     mnemonic: str
     pattern: str
     fields: dict[str, int]
+    attributes: str = ""        # of LLVM's that it needs
     fixed: int = 0              # bits that must be as they were
     kinds: dict[str, int] = field(default_factory=dict)     # operand field -> which of KINDS it may be
     signs: dict[str, int] = field(default_factory=dict)     # of _SIGNS: sources that it is printed for
@@ -162,27 +163,32 @@ def _scan(llvm_mc: str, name: str) -> dict[int, _Found]:
     telling, variants = _TELLING[name]
     found: dict[int, _Found] = {}
     width = encoding.fields["op"][1]
-    for variant in variants:
+    for variant, attributes in [*((v, "") for v in variants), *((v, _HALVES) for v in variants if name == "VOP3")]:
         values = {**telling, **variant}
         missing = [op for op in range(1 << width) if op not in found]
         items = [(encoding.pack(op=op, **values), encoding.size) for op in missing]
-        for op, text in zip(missing, disassemble(llvm_mc, items), strict=True):
+        for op, text in zip(missing, disassemble(llvm_mc, items, attributes=attributes), strict=True):
             if text is None or not _own(name, encoding.pack(op=op, **values)):
                 continue
             mnemonic = re.sub(r"_(e32|e64)$", "", text.split()[0])
             if name in ("VOP3", "VOP3SD") and (mnemonic in _VOP3SD) != (name == "VOP3SD"):
                 continue
-            found[op] = _Found(mnemonic, _pattern(name, text, values), values)
-    _flip(llvm_mc, name, found)
-    _try_kinds(llvm_mc, name, found)
+            found[op] = _Found(mnemonic, _pattern(name, text, values), values, attributes=attributes)
+    for attributes in sorted({item.attributes for item in found.values()}):
+        some = {op: item for op, item in found.items() if item.attributes == attributes}
+        _flip(llvm_mc, name, some, attributes)
+        _try_kinds(llvm_mc, name, some, attributes)
     return found
+
+
+_HALVES = "+real-true16"        # LLVM 19 knows v_mov_b16_e64 only then
 
 
 def _mnemonic(text: str) -> str:
     return re.sub(r"(_e32|_e64)?(_dpp)?$", "", text.split()[0])
 
 
-def _flip(llvm_mc: str, name: str, found: dict[int, _Found]) -> None:
+def _flip(llvm_mc: str, name: str, found: dict[int, _Found], attributes: str) -> None:
     """Each bit outside the operands the other way round: is it still this instruction, and what does it print?"""
     encoding = ENCODINGS[name]
     questions: list[tuple[_Found, str, int, int]] = []
@@ -208,7 +214,8 @@ def _flip(llvm_mc: str, name: str, found: dict[int, _Found]) -> None:
             for bit in range(17, 24):       # of the DPP word, behind its control
                 questions.append((item, "dpp16", bit, 0))
                 items.append((base | (_DPP16_WORD ^ 1 << bit) << 8 * encoding.size, encoding.size + 4))
-    for (item, part, bit, mask), text in zip(questions, disassemble(llvm_mc, items), strict=True):
+    answers = disassemble(llvm_mc, items, attributes=attributes)
+    for (item, part, bit, mask), text in zip(questions, answers, strict=True):
         if text is None or _mnemonic(text) != item.mnemonic:
             item.fixed |= mask
             if part == "dpp16":
@@ -226,7 +233,7 @@ _SIGNS = {"neg": ("neg", r"-[|vs]|neg\("), "sext": ("neg", r"sext\("), "abs": ("
 """What is printed for a bit of a field: name -> (field, how the text shows it)."""
 
 
-def _try_kinds(llvm_mc: str, name: str, found: dict[int, _Found]) -> None:
+def _try_kinds(llvm_mc: str, name: str, found: dict[int, _Found], attributes: str) -> None:
     """One code of every kind in each operand that takes codes: which does LLVM take?"""
     encoding = ENCODINGS[name]
     questions, items = [], []
@@ -252,7 +259,7 @@ def _try_kinds(llvm_mc: str, name: str, found: dict[int, _Found]) -> None:
                 if name == "VOP3P" and part in ("src1", "src2"):
                     questions.append((item, part + "_dpp", i))
                     items.append((encoding.pack(op=op, **fields | {"src0": DPP8}) | _DPP_WORD << 64, 12))
-    for (item, part, i), text in zip(questions, disassemble(llvm_mc, items), strict=True):
+    for (item, part, i), text in zip(questions, disassemble(llvm_mc, items, attributes=attributes), strict=True):
         item.kinds.setdefault(part, 0)
         if text is not None and _mnemonic(text) == item.mnemonic:
             item.kinds[part] |= 1 << i

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from llvmlite import ir
 
 from mock.isa.decode import Instruction, Operand
-from mock.isa.dispatch import CACHE_INSTRUCTIONS, TRAP_EN, IllegalInstruction
+from mock.isa.dispatch import CACHE_INSTRUCTIONS, TRAP_EN
 from mock.isa.hwregs import MODE_BITS
 from mock.isa.jit.alu import Alu
 from mock.isa.jit.buffers import BufferLowering
@@ -98,9 +98,8 @@ def discover(code: Code, entries: Iterable[int]) -> Flow:
             continue
         flow.leaders.add(pc)
         while pc not in flow.instructions:
-            try:
-                instruction = code.instruction(pc)
-            except IllegalInstruction:
+            instruction = code.known(pc)
+            if instruction is None:
                 flow.illegal.add(pc)
                 break
             flow.instructions[pc] = instruction
