@@ -26,6 +26,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "flush": ("duration",), "reset": ("duration",)}
 """{kind: what an event of it has after time and card}"""
 
+INDIRECT = (("BIF_BX_PF0_RSMU_INDEX", "BIF_BX_PF0_RSMU_DATA"), ("BIF_BX0_PCIE_INDEX", "BIF_BX0_PCIE_DATA"),
+            ("BIF_BX0_PCIE_INDEX2", "BIF_BX0_PCIE_DATA2"))
+"""Pairs by which registers are reached at their byte address (:mod:`mock.nbio`)."""
 ACCESSES = ("read", "write", "bar-read", "bar-write", "config-read", "config-write")
 DRIVER = "driver"
 """The track of what the host did."""
@@ -76,8 +79,21 @@ class TraceFile:
         return [names_of(card["arch"]) for card in self.header["cards"]]
 
     def register(self, event: Event) -> str:
-        """The register of a read or write."""
-        return self.names[event.card].describe(event.detail["dword"])
+        """The register of a read or write; of one through an index register, the one that is reached."""
+        return self.names[event.card].describe(event.detail.get("reached", event.detail["dword"]))
+
+    def resolve(self) -> None:
+        """Find what accesses to data registers reach: the index that was written last is in the events."""
+        pairs = [{names.find(data)[1]: names.find(index)[1] for index, data in INDIRECT} for names in self.names]
+        index: dict[tuple[int, int], int] = {}
+        for event in self.events:
+            if event.kind not in ("read", "write"):
+                continue
+            dword = event.detail["dword"]
+            if event.kind == "write" and dword in pairs[event.card].values():
+                index[event.card, dword] = event.detail["value"]
+            elif (place := pairs[event.card].get(dword)) is not None and (event.card, place) in index:
+                event.detail["reached"] = index[event.card, place] >> 2
 
     def _tail(self, event: Event) -> str:
         """The words after a packet's fields; registers by name where the packet sets them."""
@@ -96,10 +112,12 @@ class TraceFile:
         """An event as a line, without its time."""
         d = event.detail
         if event.kind in ("read", "write"):
-            known = self.names[event.card].by_dword.get(d["dword"])
-            text = known[1].describe(d["value"]) if known else f"dword {d['dword']:#x} = {d['value']:#010x}"
+            names, dword = self.names[event.card], d.get("reached", d["dword"])
+            known = names.by_dword.get(dword)
+            text = known[1].describe(d["value"]) if known else f"dword {dword:#x} = {d['value']:#010x}"
             times = f" x{d['count']}" if d.get("count", 1) > 1 else ""
-            return f"{event.kind} {text}{times}"
+            way = f" through {names.describe(d['dword'])}" if "reached" in d else ""
+            return f"{event.kind} {text}{way}{times}"
         if event.kind.startswith(("bar-", "config-")):
             where = f"BAR{d['bar']}+{d['offset']:#x}" if "bar" in d else f"config {d['offset']:#x}"
             return f"{event.kind} {where} {8 * d['width']} bits = {d['value']:#x}"
@@ -178,4 +196,6 @@ def read(path: str | Path) -> TraceFile:
         except (TypeError, ValueError, KeyError):
             raise TraceError(f"{path}: event {len(events) + 1} is damaged: {str(record)[:60]}") from None
     events.sort(key=lambda event: event.time)
-    return TraceFile(path, header, events, truncated)
+    file = TraceFile(path, header, events, truncated)
+    file.resolve()
+    return file

@@ -177,6 +177,8 @@ def test_show(watch: Any, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["show", path, *options]) == 0
         return capsys.readouterr().out.splitlines()
     assert any("write CP_HQD_ACTIVE = 0x00000001 (ACTIVE=1)" in line for line in show("--register", "CP_HQD_*"))
+    assert any("write S2A_DOORBELL_ENTRY_0_CTRL = " in line and "through BIF_BX_PF0_RSMU_DATA" in line
+               for line in show("--register", "S2A_*"))
     assert all("WRITE_DATA" in line for line in show("--track", "compute*", "--grep", "WRITE_DATA"))
     assert len(show("--kind", "packet", "--track", "sdma 0.0")) == 3
     assert len(show("--limit", "7")) == 7
