@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from compiler.buffer import Buffer
+from compiler.choices import Choice, optimized
+from compiler.heuristics import choose
 from compiler.linearize import Instruction, linearize
 from compiler.match import graph_rewrite
-from compiler.optimize import optimize
+from compiler.optimize import merge_ranges
+from compiler.render.addresses import divide_addresses
 from compiler.render.legalize import legalizer
 from compiler.render.llvm import Source, Target, render
 from compiler.render.objects import compile_ir
@@ -60,9 +63,18 @@ _SCHEDULES = 4096
 _LITTLE = 1 << 14       # instructions of a run on a CPU, below which the compiler's time matters more
 
 
-def build_program(sink: UOp, target: Target) -> Program:
-    """Optimise, legalise, linearise and compile a kernel; nothing is loaded."""
-    legal = graph_rewrite(optimize(sink, target.gpu), legalizer(target.gpu))
+def build_program(sink: UOp, target: Target, choices: Sequence[Choice] | None = None) -> Program:
+    """Optimise, legalise, linearise and compile a kernel; nothing is loaded.
+
+    :param choices: optional rewrites; by default what :func:`compiler.heuristics.choose` says.
+    """
+    if choices is None:
+        choices = choose(merge_ranges(sink), target.gpu)
+    best = optimized(sink, choices, target.gpu) or optimized(sink, (), target.gpu)
+    assert best is not None
+    legal = graph_rewrite(best, legalizer(target.gpu))
+    if target.gpu:
+        legal = divide_addresses(legal)
     instructions = linearize(legal)
     source = render(f"k_{legal.key.hex()[:24]}", instructions, target)
     return Program(

@@ -36,6 +36,8 @@ class End:
 
 Instruction = UOp | Begin | End
 
+_NO_ITEMS = frozenset({Ops.RANGE, Ops.SINK, Ops.PARAM, Ops.CONST, Ops.SHARED})
+
 
 @dataclass
 class Block:
@@ -82,7 +84,7 @@ def build_blocks(sink: UOp) -> tuple[Block, dict[UOp, Block]]:
     home = {}
     for node in order:
         home[node] = place(node.ranges)
-        if node.op not in (Ops.RANGE, Ops.REDUCE, Ops.SINK, Ops.PARAM, Ops.CONST):
+        if node.op not in _NO_ITEMS and node.op is not Ops.REDUCE:
             home[node].items.append(node)
     for block in sorted(blocks.values(), key=lambda b: b.depth):
         assert block.parent is not None
@@ -105,7 +107,7 @@ def linearize(sink: UOp, choose: Callable[[list[UOp | Block]], int] = _first) ->
 
     def item_of(node: UOp, block: Block) -> UOp | Block | None:
         """The item of ``block`` that ``node``'s value comes from; None if it comes from outside or needs nothing."""
-        if node.op in (Ops.PARAM, Ops.CONST, Ops.RANGE):
+        if node.op in _NO_ITEMS:
             return None
         where = home[node]
         return maker.get(node, node) if where is block else None

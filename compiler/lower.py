@@ -26,8 +26,10 @@ Known = dict[UOp, UOp] | None
 class Axis(IntEnum):
     """What a range is for; part of the RANGE's arg."""
 
-    GLOBAL = auto()     # independent iterations: threads of a CPU, work-items of a GPU
+    GLOBAL = auto()     # independent iterations: threads of a CPU; work-items of a GPU, or workgroups if some are LOCAL
     REDUCE = auto()     # a loop that accumulates
+    LOCAL = auto()      # the work-items of a workgroup
+    UNROLL = auto()     # copies side by side: gone once :mod:`compiler.expand` has made them
 
     def __repr__(self) -> str:
         return self.name

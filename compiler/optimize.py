@@ -1,28 +1,25 @@
-"""Rewrites of a kernel that change how it runs, not what it computes.
+"""Rewrites of a kernel's ranges: how it runs, not what it computes.
 
-``merge_ranges`` is always good: two nested ranges that every index walks as one become one. ``upcast`` is a choice:
-a work-item computes a small tile of outputs, and loads what they share once. ``flatten_grid`` is required on a GPU,
-where a kernel has one range of work-items.
+``merge_ranges`` is always good: two nested ranges that every index walks as one become one. ``split`` takes a range
+apart, and is what the choices of :mod:`compiler.choices` are made of. ``flatten_grid`` is required on a GPU, where a
+kernel has one range of work-items, or up to three of workgroups and one of work-items.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import count, pairwise
 from math import prod
 
+from compiler.expand import closes, expand
 from compiler.lower import Axis
 from compiler.symbolic import build, simplify, terms
 from compiler.uop import Ops, UOp
 
-__all__ = ["choose_tile", "flatten_grid", "merge_ranges", "optimize", "upcast"]
-
-_WORK_ITEMS = 1 << 14
-"""A tile may not leave a GPU fewer work-items than this."""
-_WORTH_TILES = 1 << 18
-"""Iterations on a CPU below which a tile costs more to compile than it saves."""
+__all__ = ["flat_of", "flatten_grid", "merge_ranges", "new_ranges", "ranges_of", "respell", "split", "upcast"]
 
 
-def _ranges(sink: UOp, axis: Axis) -> list[UOp]:
+def ranges_of(sink: UOp, axis: Axis) -> list[UOp]:
     return sorted((n for n in sink.toposort() if n.op is Ops.RANGE and n.arg[1] is axis), key=lambda n: n.arg)
 
 
@@ -49,7 +46,7 @@ def merge_ranges(sink: UOp) -> UOp:
         changed = False
         order = sink.toposort()
         pairs = []
-        outer = _ranges(sink, Axis.GLOBAL)
+        outer = ranges_of(sink, Axis.GLOBAL)
         pairs += list(pairwise(outer))
         for node in order:
             if node.op is Ops.REDUCE:
@@ -98,71 +95,82 @@ def _replace(sink: UOp, a: UOp, b: UOp, joined: UOp, table: dict[UOp, UOp]) -> U
 
 
 def flatten_grid(sink: UOp) -> UOp:
-    """One GLOBAL range over all work-items; the ranges it stands for come back by division."""
-    outer = _ranges(sink, Axis.GLOBAL)
-    if len(outer) < 2:
-        return sink
-    total = 1
-    for r in outer:
-        total *= r.src[0].arg
-    flat = UOp(Ops.RANGE, outer[0].dtype, (outer[0].like(total),), outer[0].arg)
+    """One GLOBAL range over all work-items; the ranges it stands for come back by division.
+
+    Where work-items are LOCAL, GLOBAL ranges are workgroups, of which there may be three; of LOCAL ranges one is left.
+    """
+    local = ranges_of(sink, Axis.LOCAL)
+    outer = ranges_of(sink, Axis.GLOBAL)
+    table = _flat(outer[:-2] if local else outer) | _flat(local)
+    return simplify(sink.substitute(table)) if table else sink
+
+
+def flat_of(ranges: Sequence[UOp]) -> UOp:
+    """The number of an iteration of several ranges, the last one being the innermost."""
+    total, stride = ranges[-1].like(0), 1
+    for r in reversed(ranges):
+        total = total + r * stride
+        stride *= r.src[0].arg
+    return total
+
+
+def _flat(ranges: list[UOp]) -> dict[UOp, UOp]:
+    """Each of the ranges, by division of one range that takes their place."""
+    if len(ranges) < 2:
+        return {}
+    flat = UOp(Ops.RANGE, ranges[0].dtype, (ranges[0].like(prod(r.src[0].arg for r in ranges)),), ranges[0].arg)
     table: dict[UOp, UOp] = {}
     stride = 1
-    for r in reversed(outer):
+    for r in reversed(ranges):
         n = r.src[0].arg
         quotient = flat // stride if stride > 1 else flat
-        table[r] = quotient % n if r is not outer[0] else quotient
+        table[r] = quotient % n if r is not ranges[0] else quotient
         stride *= n
-    return simplify(sink.substitute(table))
+    return table
+
+
+def respell(sink: UOp, table: dict[UOp, tuple[UOp, tuple[UOp, ...]]]) -> UOp:
+    """Ranges in other terms: each as an expression, and the ranges that are open, and are closed, in its place."""
+    done: dict[UOp, UOp] = {}
+    for node in sink.toposort():
+        if node in table:
+            done[node] = table[node][0]
+        elif any(r in table for r in closes(node)):
+            ranges = closes(node)
+            src = [done[s] for s in node.src[:len(node.src) - len(ranges)]]
+            for r in ranges:
+                src += table[r][1] if r in table else [done[r]]
+            arg = len(src) - len(node.src) + node.arg if node.op in (Ops.BARRIER, Ops.AFTER) else node.arg
+            done[node] = UOp(node.op, node.dtype, tuple(src), arg)
+        else:
+            done[node] = node.replace(tuple(done[s] for s in node.src))
+    return done[sink]
+
+
+def new_ranges(sink: UOp) -> Iterator[int]:
+    """Numbers that no range has."""
+    return count(1 + max((n.arg[0] for n in sink.toposort() if n.op is Ops.RANGE), default=-1))
+
+
+def split(sink: UOp, r: UOp, parts: Sequence[tuple[int, Axis]]) -> tuple[UOp, list[UOp]]:
+    """``r`` as several ranges, the outermost first: what ``parts`` leave of it keeps its kind, then each part.
+
+    :return: the kernel and the ranges, without those of one iteration (None in their place would be of no use).
+    """
+    inner = prod(n for n, _ in parts)
+    n = r.src[0].arg
+    assert n % inner == 0, f"{inner} does not divide {n}"
+    number = new_ranges(sink)
+    made = [UOp(Ops.RANGE, r.dtype, (r.like(n // inner),), r.arg)] if n > inner else []
+    made += [UOp(Ops.RANGE, r.dtype, (r.like(k),), (next(number), axis)) for k, axis in parts if k > 1]
+    return respell(sink, {r: (flat_of(made), tuple(made))}), made
 
 
 def upcast(sink: UOp, tile: dict[UOp, int]) -> UOp:
     """Compute ``tile[r]`` neighbours of each of these GLOBAL ranges in one iteration.
 
-    The stores are copied, once for each place in the tile, with ``k*r + place`` for ``r``. The reductions of the
-    copies go over the same ranges and so share their loops; loads that are equal are one node to begin with.
+    The reductions of the copies go over the same ranges and so share their loops; loads that are equal are one node.
     """
-    stores = sink.src
     for r, factor in tile.items():
-        n = r.src[0].arg
-        assert n % factor == 0, f"a tile of {factor} does not divide {n}"
-        outer = UOp(Ops.RANGE, r.dtype, (r.like(n // factor),), r.arg)
-        places = [outer * factor + k if n > factor else r.like(k) for k in range(factor)]
-        stores = tuple(s.substitute({r: place}) for place in places for s in stores)
-    return simplify(sink.replace(stores))
-
-
-def choose_tile(sink: UOp, gpu: bool) -> dict[UOp, int]:
-    """A tile for kernels like matrix products: two output axes, each of which leaves some of the loads alone.
-
-    On a GPU small enough that many work-items remain. On a CPU wide along an axis that loads and stores walk by
-    ones, for those become vectors.
-    """
-    outer = _ranges(sink, Axis.GLOBAL)
-    reduces = [n for n in sink.toposort() if n.op is Ops.REDUCE]
-    if len(outer) < 2 or not reduces or len(sink.src) > 4:
-        return {}
-    loads = [n for r in reduces for n in r.toposort() if n.op is Ops.LOAD and n.ranges & set(r.src[1:])]
-    total = 1
-    for r in outer:
-        total *= r.src[0].arg
-    walked = total * max(prod(x.src[0].arg for x in r.src[1:]) for r in reduces)
-    tile: dict[UOp, int] = {}
-    for r in reversed(outer) if gpu or walked >= _WORTH_TILES else ():
-        if not any(r not in load.ranges for load in loads) or not any(r in load.ranges for load in loads):
-            continue
-        wide = not gpu and all(terms(load.src[0].src[1])[0].get(r, 0) in (0, 1) for load in loads)
-        sizes = (16, 8, 4) if wide else (4, 2)
-        factor = next((f for f in sizes if r.src[0].arg % f == 0 and total // f >= (_WORK_ITEMS if gpu else 64)), 1)
-        if factor > 1 and len(tile) < 2:
-            tile[r] = factor
-            total //= factor
-    return tile
-
-
-def optimize(sink: UOp, gpu: bool) -> UOp:
-    """The rewrites for a target, in order."""
-    sink = merge_ranges(sink)
-    if tile := choose_tile(sink, gpu):
-        sink = upcast(sink, tile)
-    return flatten_grid(sink) if gpu else sink
+        sink, _ = split(sink, r, [(factor, Axis.UNROLL)])
+    return expand(sink)

@@ -74,6 +74,14 @@ class Ops(IntEnum):
     STORE = auto()          # (INDEX, value, *loads that must come first)
     REDUCE = auto()         # (value, *ranges), arg: ADD | MUL | MAX; closes the ranges
     SINK = auto()           # the stores of one kernel
+    # kernel graph, GPU: what optional rewrites bring in
+    SHARED = auto()         # arg: (number, elements); memory of the workgroup
+    BARRIER = auto()        # (*nodes, *ranges), arg: n; once they are done in the whole workgroup; closes the last n
+    AFTER = auto()          # (x, *others, *ranges), arg: n; x, once the others are done; closes the last n
+    CARRY = auto()          # (first, next, range): first in the range's first iteration, then next of the one before
+    VECTOR = auto()         # (x, ..., *ranges): the lanes of one value; closes the ranges
+    ELEMENT = auto()        # (vector, number): one lane of it
+    WMMA = auto()           # (a, b[, c]): 16x16x16 matrix product of a wave's fragments, added to c; dtype of c
 
     def __repr__(self) -> str:
         return self.name
@@ -313,7 +321,7 @@ class UOp:
 
     @property
     def ranges(self) -> frozenset[UOp]:
-        """The open ranges that the value depends on: those below, less those that a REDUCE closed."""
+        """The open ranges that the value depends on: those below, less those that were closed (by a REDUCE, say)."""
         if self._ranges is None:
             for node in self.toposort(lambda n: n._ranges is None):
                 if node._ranges is None:
@@ -321,6 +329,13 @@ class UOp:
                         node._ranges = frozenset((node,))
                     elif node.op is Ops.REDUCE:
                         node._ranges = node.src[0]._ranges - frozenset(node.src[1:])
+                    elif node.op is Ops.VECTOR:
+                        node._ranges = frozenset().union(*(s._ranges for s in node.src if s.op is not Ops.RANGE)) \
+                            - frozenset(node.src)
+                    elif node.op in (Ops.BARRIER, Ops.AFTER):
+                        kept = len(node.src) - node.arg
+                        node._ranges = frozenset().union(*(s._ranges for s in node.src[:kept])) \
+                            - frozenset(node.src[kept:])
                     else:
                         node._ranges = frozenset().union(*(s._ranges for s in node.src))
         return self._ranges

@@ -10,9 +10,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 
 from compiler import dtypes
 from compiler.dtypes import DType
+from compiler.expand import summands
 from compiler.linearize import Begin, End, Instruction
 from compiler.lower import Axis
 from compiler.uop import Ops, UOp
@@ -75,14 +77,30 @@ _IDENTITY = {Ops.ADD: lambda t: t.cast(0), Ops.MUL: lambda t: t.cast(1), Ops.MAX
 
 # functions that the runtime's launch does not provide: without these LLVM reserves registers and kernarg for them
 _NO_INPUTS = " ".join(f'"amdgpu-no-{x}"' for x in (
-    "dispatch-ptr", "queue-ptr", "implicitarg-ptr", "dispatch-id", "workgroup-id-y", "workgroup-id-z", "workitem-id-y",
-    "workitem-id-z", "hostcall-ptr", "heap-ptr", "multigrid-sync-arg", "default-queue", "completion-action",
+    "dispatch-ptr", "queue-ptr", "implicitarg-ptr", "dispatch-id", "workitem-id-y", "workitem-id-z",
+    "hostcall-ptr", "heap-ptr", "multigrid-sync-arg", "default-queue", "completion-action",
     "lds-kernel-id", "flat-scratch-init"))
 
 
+_LDS = "ptr addrspace(3)"
+# a fence for the workgroup's memory alone: nothing is waited for, or invalidated, on behalf of global memory
+_LDS_ONLY = '!mmra !2'
+
+
 class _Writer:
-    def __init__(self, target: Target, block: int) -> None:
+    """:param groups: the GLOBAL ranges that workgroups stand for, the one of x first; without them a work-item is an
+    iteration.
+    """
+
+    def __init__(self, target: Target, block: int, groups: Sequence[UOp], absorbed: set[UOp]) -> None:
         self.target, self.block = target, block
+        self.groups, self.absorbed = groups, absorbed
+        self.metadata = ['!{i32 1, !"amdhsa_code_object_version", i32 500}', "!{float 2.5}",
+                         '!{!"amdgpu-synchronize-as", !"local"}', f"!{{i32 {block}, i32 1, i32 1}}",
+                         '!{!"llvm.loop.unroll.disable"}']
+        self.late: dict[UOp, tuple[UOp, ...]] = {}      # stores for the end of a loop
+        self.postponed: set[UOp] = set()
+        self.bases: set[UOp] = set()                    # addresses that others start from
         self.lines: list[str] = []
         self.names: dict[UOp, str] = {}
         self.current: dict[UOp, str] = {}       # a reduction's accumulator at this point
@@ -91,7 +109,8 @@ class _Writer:
         self.count = 0
         self.declared: set[str] = set()
         self.outermost: UOp | None = None
-        self.patches: list[tuple[int, UOp, str, str]] = []
+        self.patches: list[tuple[str, str]] = []
+        self.carried: dict[UOp, list[UOp]] = {}
         self.pointer = "ptr addrspace(1)" if target.gpu else "ptr"
         self.contract = "contract "
 
@@ -111,6 +130,10 @@ class _Writer:
             return self.current[node]
         if node.op is Ops.PARAM:
             return f"%p{node.arg}"
+        if node.op is Ops.SHARED:
+            return f"@shared{node.arg[0]}"
+        if node.op is Ops.AFTER:
+            return self.value(node.src[0])
         return self.names[node]
 
     def call(self, function: str, result: str, *args: tuple[str, str]) -> str:
@@ -123,6 +146,12 @@ class _Writer:
         r = item.range
         number = self.loops[r] = len(self.loops)
         t, bound = _type(r.dtype), self.value(r.src[0])
+        if self.target.gpu and (r in self.groups or r.arg[1] is Axis.LOCAL):
+            what = "workitem.id.x" if r.arg[1] is Axis.LOCAL else f"workgroup.id.{'xyz'[self.groups.index(r)]}"
+            self.declared.add(f"declare i32 @llvm.amdgcn.{what}()")
+            name = self.put(f"call range(i32 0, {r.src[0].arg}) i32 @llvm.amdgcn.{what}()")
+            self.names[r] = name if r.dtype.bits == 32 else self.put(f"zext nneg i32 {name} to i64")
+            return
         if self.target.gpu and r.arg[1] is Axis.GLOBAL:
             group = self.call("llvm.amdgcn.workgroup.id.x", "i32")
             item_id = self.call("llvm.amdgcn.workitem.id.x", "i32")
@@ -145,10 +174,16 @@ class _Writer:
         i = self.names[r] = f"%i{number}"
         self.lines.append(f"  {i} = phi {t} [ {low}, %{before} ], [ %n{number}, %next{number} ]")
         for k, reduce in enumerate(item.reduces):
-            start = self.current.get(reduce) or _constant(reduce.dtype, _IDENTITY[reduce.arg](reduce.dtype))
+            identity = _constant(reduce.dtype, _IDENTITY[reduce.arg](reduce.dtype)) if width(reduce) == 1 \
+                else "zeroinitializer"
+            start = self.current.get(reduce) or identity
             name = self.current[reduce] = f"%a{number}_{k}"
-            self.lines.append(f"  {name} = phi {_type(reduce.dtype)} [ {start}, %{before} ], "
+            self.lines.append(f"  {name} = phi {_wide_type(reduce)} [ {start}, %{before} ], "
                               f"[ @{number}_{k}@, %next{number} ]")
+        for k, carry in enumerate(self.carried.get(r, ())):
+            name = self.names[carry] = f"%c{number}_{k}"
+            self.lines.append(f"  {name} = phi {_wide_type(carry)} [ {self.value(carry.src[0])}, %{before} ], "
+                              f"[ @c{number}_{k}@, %next{number} ]")
         more = self.put(f"icmp slt {t} {i}, {bound}")
         self.lines.append(f"  br i1 {more}, label %body{number}, label %exit{number}")
         self.enter(f"body{number}")
@@ -156,29 +191,117 @@ class _Writer:
     def end(self, item: End) -> None:
         r = item.range
         number = self.loops[r]
+        if self.target.gpu and (r in self.groups or r.arg[1] is Axis.LOCAL):
+            return
         if self.target.gpu and r.arg[1] is Axis.GLOBAL:
             if r.src[0].arg % self.block:
                 self.lines.append(f"  br label %exit{number}")
                 self.enter(f"exit{number}")
             return
+        late = self.late.pop(r, ())
+        mine = [reduce for reduce in item.reduces if reduce.src[-1] is r]
+        totals = {reduce: self.current[reduce] for reduce in item.reduces}
+        parts = {reduce: self.additions(reduce) for reduce in mine}
+        longest = max((len(p) for p in parts.values()), default=0)
+        pause = -(-longest // 2) if late else longest
+        for reduce in mine:
+            for part in parts[reduce][:pause]:
+                totals[reduce] = self.accumulate(reduce.arg, totals[reduce], part)
+        if late:        # in the middle of the accumulations, which need not wait for what is stored
+            reads = 2 * sum(n.op is Ops.VECTOR and self.space(n.src[0].src[0]) is _LDS for n in late)
+            self.take_turns(len(mine) * pause, reads)
+            self.declared.add("declare void @llvm.amdgcn.sched.barrier(i32)")
+            self.lines.append("  call void @llvm.amdgcn.sched.barrier(i32 0)")
+            for node in late:
+                self.emit(node)
+        for reduce in mine:
+            for part in parts[reduce][pause:]:
+                totals[reduce] = self.accumulate(reduce.arg, totals[reduce], part)
+        if late:
+            self.take_turns(len(mine) * (longest - pause), reads)
         for k, reduce in enumerate(item.reduces):
-            mine = f"%a{number}_{k}"
-            after = self.current[reduce]
-            if reduce.src[-1] is r:
-                after = self.binary(reduce.arg, reduce.dtype, self.value(reduce.src[0]), after)
-            self.current[reduce] = mine
-            self.patches.append((number, reduce, f"@{number}_{k}@", after))
+            self.current[reduce] = f"%a{number}_{k}"
+            self.patches.append((f"@{number}_{k}@", totals[reduce]))
+        self.patches += [(f"@c{number}_{k}@", self.value(c.src[1])) for k, c in enumerate(self.carried.get(r, ()))]
         self.lines.append(f"  br label %next{number}")
         self.enter(f"next{number}")
         self.lines.append(f"  %n{number} = add nuw nsw {_type(r.dtype)} %i{number}, 1")
-        self.lines.append(f"  br label %loop{number}")
+        again = f"  br label %loop{number}"
+        if self.groups and r.arg[1] is Axis.REDUCE:     # unrolled already as far as it should be
+            self.metadata.append(f'distinct !{{!{len(self.metadata)}, !4}}')
+            again += f", !llvm.loop !{len(self.metadata) - 1}"
+        self.lines.append(again)
         self.enter(f"exit{number}")
 
     def enter(self, label: str) -> None:
         self.label = label
         self.lines.append(f"{label}:")
 
+    def take_turns(self, products: int, reads: int) -> None:
+        """Ask LLVM to spread reads from LDS among matrix products, so that neither unit waits for the other."""
+        if not reads or not products:
+            return
+        self.declared.add("declare void @llvm.amdgcn.sched.group.barrier(i32, i32, i32)")
+        each = -(-reads // products)
+        for left in range(reads, 0, -each):
+            for kind, count in ((0x100, min(each, left)), (0x8, 1)):     # DS read, MFMA/WMMA (LLVM: SchedGroupMask)
+                self.lines.append(f"  call void @llvm.amdgcn.sched.group.barrier(i32 {kind}, i32 {count}, i32 0)")
+
+    def additions(self, reduce: UOp) -> list[UOp]:
+        """What is added to the accumulator in an iteration, one by one."""
+        value = reduce.src[0].src[0] if reduce.src[0].op is Ops.AFTER else reduce.src[0]
+        if value.op is Ops.WMMA:
+            chain = [value]
+            while len(chain[-1].src) > 2:
+                chain.append(chain[-1].src[2])
+            return chain[::-1]
+        return summands(value, reduce.arg) if value in self.absorbed else [value]
+
+    def accumulate(self, op: Ops, total: str, value: UOp) -> str:
+        return self.wmma(value, total) if value.op is Ops.WMMA else \
+            self.binary(op, value.dtype, self.value(value), total)
+
     # values
+
+    def wmma(self, node: UOp, c: str) -> str:
+        """One matrix instruction of the wave (RDNA3 ISA, "Wave Matrix Multiply Accumulate")."""
+        kind = node.src[0].dtype
+        inputs = [self.value(s) for s in node.src[:2]]
+        if kind is dtypes.int8 or kind is dtypes.uint8:
+            words = [self.put(f"bitcast <16 x i8> {x} to <4 x i32>") for x in inputs]
+            name = "llvm.amdgcn.wmma.i32.16x16x16.iu8.v8i32.v4i32"
+            signed = "true" if kind is dtypes.int8 else "false"
+            return self.call(name, "<8 x i32>", ("i1", signed), ("<4 x i32>", words[0]), ("i1", signed),
+                             ("<4 x i32>", words[1]), ("<8 x i32>", c), ("i1", "false"))
+        t = _wide_type(node.src[0])
+        short = "f16" if kind is dtypes.float16 else "bf16"
+        v = "v16f16" if kind is dtypes.float16 else "v16i16"
+        if node.dtype is dtypes.float32:
+            return self.call(f"llvm.amdgcn.wmma.f32.16x16x16.{short}.v8f32.{v}", "<8 x float>",
+                             (t, inputs[0]), (t, inputs[1]), ("<8 x float>", c))
+        return self.call(f"llvm.amdgcn.wmma.{short}.16x16x16.{short}.{v}.{v}", t, (t, inputs[0]), (t, inputs[1]),
+                         (t, c), ("i1", "false"))
+
+    def vector(self, node: UOp) -> str:
+        """Lanes together: one load if they lie side by side in memory, else put in one by one."""
+        t = _wide_type(node)
+        first = node.src[0]
+        if all(s.op is Ops.LOAD and len(s.src) == 1 and s in self.absorbed for s in node.src):
+            return self.put(f"load {t}, {self.space(first.src[0])} {self.address(first.src[0])}, "
+                            f"align {_alignment(first.src[0])}")
+        name = "poison"
+        for i, s in enumerate(node.src):
+            name = self.put(f"insertelement {t} {name}, {_type(s.dtype)} {self.value(s)}, i32 {i}")
+        return name
+
+    def barrier(self) -> None:
+        self.declared.add("declare void @llvm.amdgcn.s.barrier()")
+        self.lines += [f'  fence syncscope("workgroup") release, {_LDS_ONLY}',
+                       "  call void @llvm.amdgcn.s.barrier()",
+                       f'  fence syncscope("workgroup") acquire, {_LDS_ONLY}']
+
+    def space(self, index: UOp) -> str:
+        return _LDS if _root(index).op is Ops.SHARED else self.pointer
 
     def address(self, node: UOp, gate: str | None = None) -> str:
         param, index = node.src
@@ -186,10 +309,20 @@ class _Writer:
         if gate is not None:        # element 0 is always there to be read
             position = self.put(f"select i1 {gate}, {_type(index.dtype)} {position}, {_type(index.dtype)} 0")
         element = "i8" if param.dtype.kind == "b" else _type(param.dtype)
+        space = self.space(node)
         if self.target.gpu and index.dtype.bits == 32 and index.op is not Ops.CONST:
-            # an index that is not negative: the base stays in scalar registers
-            position = self.put(f"zext nneg i32 {position} to i64")
-            return self.put(f"getelementptr inbounds {element}, {self.pointer} {self.value(param)}, i64 {position}")
+            base, offset = _offset(index) if gate is None else (index, 0)
+            if offset and base.vmin >= 0:
+                position = self.value(base)
+            else:
+                offset = 0
+            if space is not _LDS:
+                position = self.put(f"zext nneg i32 {position} to i64")
+            place = self.put(f"getelementptr inbounds {element}, {space} {self.value(param)}, "
+                             f"i{32 if space is _LDS else 64} {position}")
+            return self.put(f"getelementptr inbounds {element}, {space} {place}, i32 {offset}") if offset else place
+        if space is _LDS:
+            return self.put(f"getelementptr inbounds {element}, {space} {self.value(param)}, i32 {position}")
         return self.put(f"getelementptr inbounds {element}, {self.pointer} {self.value(param)}, "
                         f"{_type(index.dtype)} {position}")
 
@@ -246,7 +379,7 @@ class _Writer:
         gate = self.value(node.src[1]) if len(node.src) > 1 else None
         address = self.address(node.src[0], gate)
         memory = "i8" if node.dtype.kind == "b" else _type(node.dtype)
-        value = self.put(f"load {memory}, {self.pointer} {address}, align {node.dtype.itemsize}")
+        value = self.put(f"load {memory}, {self.space(node.src[0])} {address}, align {node.dtype.itemsize}")
         if node.dtype.kind == "b":
             value = self.put(f"icmp ne i8 {value}, 0")
         if gate is not None:
@@ -258,20 +391,36 @@ class _Writer:
         value, dtype = self.value(node.src[1]), node.dtype
         if dtype.kind == "b":
             value = self.put(f"zext i1 {value} to i8")
-        memory = "i8" if dtype.kind == "b" else _type(dtype)
-        self.lines.append(
-            f"  store {memory} {value}, {self.pointer} {self.address(node.src[0])}, align {dtype.itemsize}"
-        )
+        memory = "i8" if dtype.kind == "b" else _wide_type(node.src[1])
+        align = dtype.itemsize if width(node.src[1]) == 1 else _alignment(node.src[0])
+        self.lines.append(f"  store {memory} {value}, {self.space(node.src[0])} {self.address(node.src[0])}, "
+                          f"align {align}")
 
     def instruction(self, node: UOp) -> None:
         op = node.op
-        if op is Ops.INDEX:
+        if op is Ops.INDEX and node in self.bases:
+            self.names[node] = self.address(node)
+        if op in (Ops.INDEX, Ops.AFTER, Ops.CARRY) or node in self.absorbed or node in self.postponed:
+            return
+        self.emit(node)
+
+    def emit(self, node: UOp) -> None:
+        op = node.op
+        if op is Ops.BARRIER:
+            self.barrier()
             return
         if op is Ops.STORE:
             self.store(node)
             return
         if op is Ops.LOAD:
             name = self.load(node)
+        elif op is Ops.VECTOR:
+            name = self.vector(node)
+        elif op is Ops.ELEMENT:
+            name = self.put(f"extractelement {_wide_type(node.src[0])} {self.value(node.src[0])}, "
+                            f"i32 {node.src[1].arg}")
+        elif op is Ops.WMMA:
+            name = self.wmma(node, self.value(node.src[2]) if len(node.src) > 2 else "zeroinitializer")
         elif op is Ops.CAST:
             name = self.cast(node)
         elif op is Ops.BITCAST:
@@ -288,7 +437,104 @@ class _Writer:
         else:
             name = self.binary(op, node.dtype, self.value(node.src[0]), self.value(node.src[1]), flags=_no_wrap(node),
                                signed=not all(s.dtype.is_int and s.vmin >= 0 for s in node.src))
+            if _of_wave(node):      # every lane has it: addresses and loads from it may be scalar
+                name = self.call("llvm.amdgcn.readfirstlane.i32", "i32", ("i32", name))
         self.names[node] = name
+
+
+def _root(node: UOp) -> UOp:
+    """The memory of an address."""
+    while node.op in (Ops.INDEX, Ops.AFTER):
+        node = node.src[0]
+    return node
+
+
+def width(node: UOp) -> int:
+    """Elements of a node's value: more than one for those of matrix instructions."""
+    if node.op in (Ops.REDUCE, Ops.AFTER, Ops.CARRY):
+        return width(node.src[0])
+    if node.op is Ops.WMMA:
+        return 8 if node.dtype.bits == 32 else 16
+    return len(node.src) if node.op is Ops.VECTOR else 1
+
+
+def _wide_type(node: UOp) -> str:
+    n = width(node)
+    return f"<{n} x {_type(node.dtype)}>" if n > 1 else _type(node.dtype)
+
+
+def _of_wave(node: UOp) -> bool:
+    """Is it the number of a wave in its workgroup, or a part of that?"""
+    return node.op is Ops.IDIV and node.dtype.bits == 32 and node.src[0].op is Ops.RANGE \
+        and node.src[0].arg[1] is Axis.LOCAL and node.src[1].op is Ops.CONST and node.src[1].arg % 32 == 0
+
+
+def _offset(index: UOp) -> tuple[UOp, int]:
+    """An index as what varies, and a constant."""
+    if index.op is Ops.ADD and index.src[1].op is Ops.CONST:
+        return index.src[0], index.src[1].arg
+    return index, 0
+
+
+def _alignment(index: UOp) -> int:
+    """Bytes that divide the address of an INDEX, up to 16, as which all memory is aligned."""
+    factor = 16
+    while index.op in (Ops.INDEX, Ops.AFTER):
+        if index.op is Ops.INDEX:
+            factor = gcd(factor, index.dtype.itemsize * _known_factor(index.src[1]))
+        index = index.src[0]
+    return factor
+
+
+def _known_factor(node: UOp) -> int:
+    """A number that divides the value, as a power of two up to 16."""
+    if node.op is Ops.CONST:
+        return gcd(16, node.arg)
+    if node.op is Ops.ADD:
+        return gcd(*(_known_factor(s) for s in node.src))
+    if node.op is Ops.MUL:
+        return gcd(16, _known_factor(node.src[0]) * _known_factor(node.src[1]))
+    return 1
+
+
+def _absorbed(nodes: Sequence[UOp]) -> set[UOp]:
+    """Nodes that need no instruction of their own: parts of chains that a reduction adds one by one, and loads that
+    a vector takes together."""
+    users: dict[UOp, int] = {}
+    for n in nodes:
+        for s in n.src:
+            users[s] = users.get(s, 0) + 1
+    out: set[UOp] = set()
+    for n in nodes:
+        if n.op is Ops.VECTOR and _together(n) and all(users[s] == 1 for s in n.src):
+            out.update(n.src)
+        if n.op is not Ops.REDUCE:
+            continue
+        value = n.src[0].src[0] if n.src[0].op is Ops.AFTER else n.src[0]
+        if value.op is n.arg:
+            parts = summands(value, n.arg)
+            chain, node = [], value
+            while node.op is n.arg:
+                chain.append(node)
+                node = node.src[0]
+            if all(p.op is Ops.MUL for p in parts) and all(users[c] == 1 for c in chain):
+                out.update(chain)
+        node = value
+        while node.op is Ops.WMMA and users[node] == 1:
+            out.add(node)
+            if len(node.src) < 3:
+                break
+            node = node.src[2]
+    return out
+
+
+def _together(node: UOp) -> bool:
+    """Are a vector's lanes loads of elements side by side?"""
+    if any(s.op is not Ops.LOAD or len(s.src) > 1 or s.src[0].src[0] is not node.src[0].src[0].src[0]
+           for s in node.src):
+        return False
+    places = [_offset(s.src[0].src[1]) for s in node.src]
+    return all(b is places[0][0] and c == places[0][1] + k for k, (b, c) in enumerate(places))
 
 
 def _no_wrap(node: UOp) -> str:
@@ -307,13 +553,26 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
     nodes = [x for x in program if isinstance(x, UOp)]
     outer = [x.range for x in program if isinstance(x, Begin) and x.range.arg[1] is Axis.GLOBAL]
     iterations = outer[0].src[0].arg if outer else 1
-    assert not target.gpu or len(outer) <= 1, "a GPU kernel has one flat range of work-items"
-    block = min(256, -(-iterations // 32) * 32) if target.gpu else 1
-    writer = _Writer(target, block)
+    local = [x.range for x in program if isinstance(x, Begin) and x.range.arg[1] is Axis.LOCAL]
+    assert len(local) <= 1 and (not local or target.gpu), "work-items of a workgroup have one flat range, on a GPU"
+    assert not target.gpu or len(outer) <= (3 if local else 1), "a GPU kernel has one flat range of work-items"
+    groups = outer[::-1] if local else []
+    block = local[0].src[0].arg if local else min(256, -(-iterations // 32) * 32) if target.gpu else 1
+    reduces = [r for x in program if isinstance(x, Begin) for r in x.reduces]
+    writer = _Writer(target, block, groups, _absorbed([*nodes, *dict.fromkeys(reduces)]))
+    writer.bases = {s for n in nodes if n.op is Ops.INDEX for s in n.src if s.op is Ops.INDEX}
+    for reduce in dict.fromkeys(reduces):
+        if reduce.src[0].op is Ops.AFTER:
+            late = tuple(s for s in reduce.src[0].src[1:] if s not in writer.postponed)
+            writer.late[reduce.src[-1]] = writer.late.get(reduce.src[-1], ()) + late
+            writer.postponed.update(late)
+    for node in nodes:
+        if node.op is Ops.CARRY:
+            writer.carried.setdefault(node.src[2], []).append(node)
     writer.outermost = outer[0] if outer else None
     params = sorted({s for n in nodes for s in n.src if s.op is Ops.PARAM}, key=lambda n: n.arg)
-    written = {n.src[0].src[0] for n in nodes if n.op is Ops.STORE}
-    alone = target.gpu and not outer
+    written = {_root(n.src[0]) for n in nodes if n.op is Ops.STORE}
+    alone = target.gpu and not outer and not local
     for item in program:
         if isinstance(item, Begin):
             writer.begin(item)
@@ -328,22 +587,32 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
         body = [line.replace("%entry ]", "%start ]") for line in writer.lines]
         writer.lines = [*first, *body, "  br label %done", "done:"]
     text = "\n".join(writer.lines)
-    for _, _, mark, after in writer.patches:
+    for mark, after in writer.patches:
         text = text.replace(mark, after)
     arguments = [f"{writer.pointer} noalias {'' if p in written else 'readonly '}align 16 %p{p.arg}" for p in params]
     if target.gpu:
         head = f"define amdgpu_kernel void @{name}({', '.join(arguments)}) #0"
         attributes = (
-            f'nounwind "amdgpu-flat-work-group-size"="1,{max(block, 32)}" "uniform-work-group-size"="true" {_NO_INPUTS}'
+            f'nounwind "amdgpu-flat-work-group-size"="{block if local else 1},{max(block, 32)}" '
+            f'"uniform-work-group-size"="true" {_NO_INPUTS}' + "".join(
+                f' "amdgpu-no-workgroup-id-{axis}"' for axis in "xyz"[max(len(groups), 1):])
         )
+        if local:
+            head = head.replace(" #0", " #0 !reqd_work_group_size !3")
     else:
         t = _type(outer[0].dtype) if outer else "i32"
         head = f"define void @{name}({', '.join([*arguments, f'{t} %low', f'{t} %high'])}) #0"
         attributes = "nounwind"
-    tail = ['!llvm.module.flags = !{!0}', '!0 = !{i32 1, !"amdhsa_code_object_version", i32 500}',
-            '!1 = !{float 2.5}'] if target.gpu else []
-    whole = "\n".join([f'target triple = "{target.triple}"', *sorted(writer.declared), f"{head} {{", "entry:", text,
-                       "  ret void", "}", f"attributes #0 = {{ {attributes} }}", *tail, ""])
+    tail = ["!llvm.module.flags = !{!0}", *(f"!{n} = {text}" for n, text in enumerate(writer.metadata))] \
+        if target.gpu else []
+    shared = dict.fromkeys(r for n in nodes for s in n.src if (r := _root(s)).op is Ops.SHARED)
+    memory = [f"@shared{m.arg[0]} = internal addrspace(3) global [{m.arg[1]} x {_type(m.dtype)}] poison, align 16"
+              for m in shared]
+    whole = "\n".join([f'target triple = "{target.triple}"', *memory, *sorted(writer.declared), f"{head} {{", "entry:",
+                       text, "  ret void", "}", f"attributes #0 = {{ {attributes} }}", *tail, ""])
+    if local:
+        x, y, z = [*(g.src[0].arg for g in groups), 1, 1, 1][:3]
+        return Source(name, whole, len(params), (x, y, z), (block, 1, 1), iterations, _work(program))
     return Source(name, whole, len(params), (-(-iterations // block), 1, 1), (block, 1, 1), iterations, _work(program))
 
 

@@ -30,7 +30,10 @@ def host_target() -> Target:
 def target_machine(target: Target, fast: bool = False) -> Any:
     llvm = _llvm()
     options = {"reloc": "pic"} if target.gpu else {"reloc": "static", "codemodel": "jitdefault", "jit": True}
-    return llvm.Target.from_triple(target.triple).create_target_machine(cpu=target.cpu, features=target.features,
+    features = target.features
+    if target.gpu:      # a half in a register of its own: packing two saves registers, which we have, and costs moves
+        features = ",".join(filter(None, (features, "-real-true16")))
+    return llvm.Target.from_triple(target.triple).create_target_machine(cpu=target.cpu, features=features,
                                                                         opt=1 if fast else 3, **options)
 
 

@@ -13,9 +13,10 @@ import pytest
 from compiler import Tensor, dtypes
 from compiler.cache import DiskCache, directory
 from compiler.engine import build_program
+from compiler.heuristics import choose
 from compiler.linearize import Begin, Block, End, Instruction, linearize
 from compiler.lower import Axis
-from compiler.optimize import choose_tile, merge_ranges, upcast
+from compiler.optimize import merge_ranges, upcast
 from compiler.render.llvm import Target, render
 from compiler.render.objects import compile_ir, host_target
 from compiler.runtime.cpu import CpuRuntime
@@ -139,9 +140,10 @@ def test_tiles_are_chosen_for_large_products() -> None:
     (item,) = kernels(
         Tensor.zeros(1024, 64).contiguous().realize() @ Tensor.zeros(64, 1024).contiguous().realize().detach()
     )
-    assert list(choose_tile(item.sink, gpu=True).values()) == [4, 4]
+    kinds = [(c.kind, c.amounts) for c in choose(item.sink, gpu=True)]
+    assert kinds == [("upcast", (8,)), ("local", (2,)), ("upcast", (4,)), ("local", (32,)), ("unroll", (8,))]
     (item,) = kernels(Tensor(arrays((8, 6))[0]) @ Tensor(arrays((6, 8))[0]))
-    assert not choose_tile(item.sink, gpu=True)
+    assert not choose(item.sink, gpu=True)
 
 
 @pytest.mark.parametrize("outer,threads", [(7, 3), (64, 2), (1, 4)])

@@ -1,0 +1,82 @@
+"""Optional rewrites of a kernel, as a list of choices that a heuristic or a search makes.
+
+============  =====================  =============================================================================
+kind          amounts                what it does
+============  =====================  =============================================================================
+``upcast``    n                      an iteration of GLOBAL range ``axis`` computes n neighbours, side by side
+``local``     n                      n iterations of GLOBAL range ``axis`` are work-items of one workgroup
+``unroll``    n                      n iterations of REDUCE range ``axis`` are done in one turn of its loop
+``matrix``    rows, columns of       a product of matrices by matrix instructions (:mod:`compiler.matrix`)
+              waves, of tiles; depth
+``shared``    0 or 1                 what a workgroup loads in common goes through its own memory; with 1, the next
+                                     tile is under way meanwhile (:mod:`compiler.shared`, :mod:`compiler.pipeline`)
+============  =====================  =============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compiler.expand import expand
+from compiler.lower import Axis
+from compiler.matrix import SIDE, find_product, to_matrix
+from compiler.optimize import flatten_grid, merge_ranges, split
+from compiler.pipeline import rotate
+from compiler.shared import loads_to_stage, stage
+from compiler.symbolic import simplify
+from compiler.uop import Ops, UOp
+
+__all__ = ["Choice", "apply", "optimized"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One optional rewrite. ``axis`` is the number of a range: RANGE's ``arg[0]``."""
+
+    kind: str
+    axis: int
+    amounts: tuple[int, ...]
+
+
+_KINDS = {"upcast": (Axis.GLOBAL, Axis.UNROLL), "local": (Axis.GLOBAL, Axis.LOCAL),
+          "unroll": (Axis.REDUCE, Axis.UNROLL)}
+
+
+def _apply(sink: UOp, choice: Choice) -> UOp | None:
+    if choice.kind in _KINDS:
+        had, gets = _KINDS[choice.kind]
+        (n,) = choice.amounts
+        r = next((x for x in sink.toposort() if x.op is Ops.RANGE and x.arg == (choice.axis, had)), None)
+        if r is None or n < 2 or r.src[0].arg % n:
+            return None
+        return split(sink, r, [(n, gets)])[0]
+    if choice.kind == "matrix":
+        product = find_product(sink)
+        rows, columns, down, across, depth = choice.amounts
+        if product is None or product.m.src[0].arg % (SIDE * rows * down) \
+                or product.n.src[0].arg % (SIDE * columns * across) or product.k.src[0].arg % (SIDE * depth):
+            return None
+        return to_matrix(sink, product, (rows, columns), (down, across), depth)
+    assert choice.kind == "shared", choice
+    sink = simplify(sink)
+    return stage(sink, loads_to_stage(sink), bool(choice.amounts[0]))
+
+
+def apply(sink: UOp, choices: Sequence[Choice]) -> UOp | None:
+    """The kernel with these choices, in this order; None if one of them cannot be."""
+    for choice in choices:
+        made = _apply(sink, choice)
+        if made is None:
+            return None
+        sink = made
+    return rotate(expand(simplify(sink))) if choices else sink
+
+
+def optimized(sink: UOp, choices: Sequence[Choice], gpu: bool) -> UOp | None:
+    """The kernel ready to be made legal: ranges merged, choices applied, and on a GPU its grid flat.
+
+    Choices number the ranges that :func:`merge_ranges` leaves.
+    """
+    made = apply(merge_ranges(sink), choices)
+    return made if made is None or not gpu else flatten_grid(made)

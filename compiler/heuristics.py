@@ -1,0 +1,115 @@
+"""Which optional rewrites a kernel gets when nobody searches: a few rules, written by hand."""
+
+from __future__ import annotations
+
+from math import prod
+
+from compiler.choices import Choice
+from compiler.lower import Axis
+from compiler.matrix import SIDE, Product, find_product
+from compiler.optimize import ranges_of
+from compiler.symbolic import terms
+from compiler.uop import Ops, UOp
+
+__all__ = ["choose"]
+
+_WORK_ITEMS = 1 << 14
+"""A tile of a kernel without workgroups of its own may not leave a GPU fewer work-items than this."""
+_WAVES = 192
+"""Waves that a tile should leave a GPU: one for each SIMD of the 48 workgroup processors of Navi 31."""
+_WORTH_TILES = 1 << 18
+"""Iterations on a CPU below which a tile costs more to compile than it saves."""
+_WAVE = 32
+
+
+def choose(sink: UOp, gpu: bool) -> list[Choice]:
+    """For a kernel as :func:`compiler.optimize.merge_ranges` leaves it."""
+    reduces = [n for n in sink.toposort() if n.op is Ops.REDUCE]
+    outer = ranges_of(sink, Axis.GLOBAL)
+    if len(outer) < 2 or not reduces or len(sink.src) > 4:
+        return []
+    if gpu and (product := find_product(sink)) is not None and (found := _matrix(product, outer)):
+        return found
+    if gpu and (found := _product(sink, reduces, outer)):
+        return found
+    return _tile(reduces, outer, gpu)
+
+
+def _matrix(product: Product, outer: list[UOp]) -> list[Choice]:
+    """Large tiles where enough workgroups remain; each wave should have something to do while another one waits."""
+    rest = prod(r.src[0].arg for r in outer if r is not product.m and r is not product.n)
+    best: tuple[int, list[Choice]] | None = None
+    for waves, tile in (((2, 2), (4, 2)), ((2, 2), (2, 2)), ((2, 2), (2, 1)), ((2, 2), (1, 1)), ((1, 2), (1, 1)),
+                        ((1, 1), (1, 1))):
+        rows, columns = SIDE * waves[0] * tile[0], SIDE * waves[1] * tile[1]
+        m, n, k = (r.src[0].arg for r in (product.m, product.n, product.k))
+        if m % rows or n % columns:
+            continue
+        depth = next(d for d in (2, 1) if k % (SIDE * d) == 0)
+        groups = m // rows * (n // columns) * rest
+        choices = [Choice("matrix", 0, (*waves, *tile, depth))]
+        if waves != (1, 1):
+            choices.append(Choice("shared", 0, (int(depth > 1 and k > SIDE * depth),)))
+        if groups * waves[0] * waves[1] >= 2 * _WAVES:
+            return choices
+        if best is None or groups > best[0]:
+            best = groups, choices
+    return [] if best is None else best[1]
+
+
+def _strides(reduces: list[UOp]) -> tuple[list[UOp], list[dict[UOp, int]]]:
+    """Loads that a reduction walks over, and how far each range steps in them."""
+    loads = list(dict.fromkeys(n for r in reduces for n in r.toposort()
+                               if n.op is Ops.LOAD and n.ranges & set(r.src[1:])))
+    return loads, [terms(load.src[0].src[1])[0] for load in loads]
+
+
+def _product(sink: UOp, reduces: list[UOp], outer: list[UOp]) -> list[Choice]:
+    """Matrix products without matrix instructions, on a GPU: a wave is a row of lanes along an axis that memory has
+    side by side; each lane computes a few rows and columns; what a wave's lanes have in common are scalars."""
+    loads, strides = _strides(reduces)
+    if len({r.src[1:] for r in reduces}) != 1 or any(len(load.src) > 1 for load in loads):
+        return []
+    k = reduces[0].src[-1]
+    lanes = next((r for r in reversed(outer) if any(s.get(r) == 1 for s in strides)
+                  and all(s.get(r, 0) == 0 or s[r] == 1 for s in strides)), None)
+    rows = next((r for r in reversed(outer) if r is not lanes and lanes is not None
+                 and any(r in load.ranges and lanes not in load.ranges for load in loads)
+                 and any(r not in load.ranges for load in loads)), None)
+    if lanes is None or rows is None or lanes.src[0].arg % _WAVE:
+        return []
+    total = prod(r.src[0].arg for r in outer)
+    for across, down in ((4, 8), (2, 8), (4, 4), (2, 4), (1, 8), (1, 4)):
+        if lanes.src[0].arg % (_WAVE * across) == 0 and rows.src[0].arg % down == 0 \
+                and total // (across * down * _WAVE) >= _WAVES:
+            break
+    else:
+        return []
+    choices = [Choice("upcast", rows.arg[0], (down,)), Choice("upcast", lanes.arg[0], (across,)),
+               Choice("local", lanes.arg[0], (_WAVE,))]
+    if rows.src[0].arg % (2 * down) == 0:
+        choices.insert(1, Choice("local", rows.arg[0], (2,)))
+    depth = next((d for d in (8, 4, 2) if k.src[0].arg % d == 0), 1)
+    return [*choices, Choice("unroll", k.arg[0], (depth,))] if depth > 1 else choices
+
+
+def _tile(reduces: list[UOp], outer: list[UOp], gpu: bool) -> list[Choice]:
+    """A tile for kernels like matrix products: two output axes, each of which leaves some of the loads alone.
+
+    On a GPU small enough that many work-items remain. On a CPU wide along an axis that loads and stores walk by
+    ones, for those become vectors.
+    """
+    loads, strides = _strides(reduces)
+    total = prod(r.src[0].arg for r in outer)
+    walked = total * max(prod(x.src[0].arg for x in r.src[1:]) for r in reduces)
+    choices: list[Choice] = []
+    for r in reversed(outer) if gpu or walked >= _WORTH_TILES else ():
+        if not any(r not in load.ranges for load in loads) or not any(r in load.ranges for load in loads):
+            continue
+        wide = not gpu and all(s.get(r, 0) in (0, 1) for s in strides)
+        sizes = (16, 8, 4) if wide else (4, 2)
+        factor = next((f for f in sizes if r.src[0].arg % f == 0 and total // f >= (_WORK_ITEMS if gpu else 64)), 1)
+        if factor > 1 and len(choices) < 2:
+            choices.append(Choice("upcast", r.arg[0], (factor,)))
+            total //= factor
+    return choices

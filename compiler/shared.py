@@ -1,0 +1,244 @@
+"""Tiles in a workgroup's memory (LDS): what its work-items load in common is loaded once, and read from there.
+
+:func:`stage` replaces loads. The elements that the workgroup needs at one turn of the loops around a load are a tile:
+its coordinates are the LOCAL and UNROLL ranges in the load's index, which is a sum. The work-items copy the tile
+together, 16 bytes each at a time, wait for one another, and load their own parts. Rows are padded by 16 bytes where
+that takes work-items that read neighbouring rows to different banks (RDNA3 ISA, "LDS bank conflicts": a wave reads
+128 bits a lane in four quarters, and eight lanes of 16 bytes meet all 32 banks if their rows differ by an odd number
+of 16 bytes). A tile whose readers want another direction side by side than memory has is transposed on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from compiler.lower import Axis
+from compiler.optimize import flat_of, new_ranges
+from compiler.symbolic import build, simplify, terms
+from compiler.uop import Ops, UOp
+
+__all__ = ["loads_to_stage", "shared_bytes", "stage"]
+
+_UNIT = 16          # bytes that one work-item moves at a time
+_LIMIT = 64 << 10   # LLVM, AMDGPU: AddressableLocalMemorySize of gfx11
+
+
+@dataclass(frozen=True)
+class _Dim:
+    """One direction of a tile: ``size`` places, ``step`` elements apart in memory; ``at`` is the reader's place."""
+
+    size: int
+    step: int
+    at: UOp
+    wanted: bool        # do readers want its places side by side?
+
+
+def _tile(load: UOp) -> list[_Dim] | None:
+    """The directions of the tile that a workgroup loads, the widest step first; None if it is none."""
+    parts, _ = terms(load.src[0].src[1])
+    mine: list[tuple[UOp, int]] = []
+    for x, k in parts.items():
+        inside = [r for r in x.ranges if r.arg[1] in (Axis.LOCAL, Axis.UNROLL)]
+        if inside and (x.op is not Ops.RANGE or k <= 0):
+            return None
+        if inside:
+            mine.append((x, k))
+    if len(load.src) > 1 or not mine:
+        return None
+    mine.sort(key=lambda p: -p[1])
+    dims: list[_Dim] = []
+    for r, k in mine:
+        n = r.src[0].arg
+        wanted = r.arg[1] is Axis.UNROLL
+        if dims and dims[-1].step == k * n and dims[-1].wanted == wanted:      # goes on where the last one ends
+            last = dims.pop()
+            dims.append(_Dim(last.size * n, k, last.at * n + r, wanted))
+        else:
+            dims.append(_Dim(n, k, r, wanted))
+    return dims
+
+
+def loads_to_stage(sink: UOp) -> list[UOp]:
+    """Loads of elements that several work-items of a workgroup need."""
+    order = sink.toposort()
+    local = {r for r in order if r.op is Ops.RANGE and r.arg[1] is Axis.LOCAL}
+    return [n for n in order if n.op is Ops.LOAD and n.src[0].src[0].op is Ops.PARAM and len(local - n.ranges) > 0
+            and _tile(n) is not None]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a tile's elements are: the last direction in ``order`` side by side."""
+
+    dims: list[_Dim]
+    order: list[int]
+    blocks: list[int]       # how many places of each direction one work-item copies at a time
+    row: int                # elements from row to row, padding included
+    skew: int               # elements of padding after every eight rows
+    unit: int               # elements of 16 bytes
+
+    @property
+    def size(self) -> int:
+        rows = prod(d.size for d in self.dims) // self.dims[self.order[-1]].size
+        return rows * self.row + (rows // 8) * self.skew
+
+    def place(self, at: Sequence[UOp]) -> UOp:
+        """The index in the tile's memory of an element, by its place in each direction."""
+        row = at[0].like(0)
+        for i in self.order[:-1]:
+            row = row * self.dims[i].size + at[i]
+        total = row * self.row + at[self.order[-1]]
+        return total + (row // 8) * self.skew if self.skew else total
+
+
+def _layout(dims: list[_Dim], itemsize: int, items: int) -> _Layout | None:
+    unit = _UNIT // itemsize
+    blocks = [1] * len(dims)
+    order = list(range(len(dims)))
+    last = len(dims) - 1
+    wanted = [i for i, d in enumerate(dims) if d.wanted]
+    inner = last if last in wanted or not wanted else max(wanted, key=lambda i: dims[i].size)
+    # rows of neighbouring work-items next to one another
+    order.sort(key=lambda i: (i == last, not dims[i].wanted))
+    if dims[last].step == 1:
+        blocks[last] = next(v for v in (unit, unit // 2, unit // 4, 1) if v and dims[last].size % v == 0)
+    if inner != last:       # transposed: pairs of neighbours for the readers, of which one store makes a dword
+        order.remove(inner)
+        order.append(inner)
+        blocks[inner] = max(1, 4 // itemsize)
+        if dims[inner].size % blocks[inner]:
+            return None
+    chunks = prod(d.size // b for d, b in zip(dims, blocks, strict=True))
+    while chunks % items and items % chunks and blocks[last] > 1:
+        blocks[last] //= 2
+        chunks *= 2
+    if chunks % items and items % chunks:
+        return None
+    length = dims[order[-1]].size
+    pad = unit if length % unit == 0 and length // unit % 2 == 0 else 0
+    return _Layout(dims, order, blocks, length + pad, unit if inner != last else 0, unit)
+
+
+def shared_bytes(sink: UOp) -> int:
+    return sum(n.arg[1] * n.dtype.itemsize for n in sink.toposort() if n.op is Ops.SHARED)
+
+
+def stage(sink: UOp, loads: Sequence[UOp], ahead: bool = False) -> UOp | None:
+    """``loads`` by way of tiles in the workgroup's memory; None where that cannot be.
+
+    :param ahead: two tiles in turns. While one is read, the next turn's elements are under way; they are stored at
+        the turn's end, and one barrier a turn is enough.
+    """
+    order = sink.toposort()
+    local = sorted((r for r in order if r.op is Ops.RANGE and r.arg[1] is Axis.LOCAL), key=lambda r: r.arg)
+    loops = {frozenset(r for r in load.ranges if r.arg[1] is Axis.REDUCE) for load in loads}
+    if not local or not loads or len(loops) != 1:
+        return None
+    loop = sorted(next(iter(loops)), key=lambda r: r.arg)
+    reduces = [n for n in order if n.op is Ops.REDUCE]
+    if ahead and (len(loop) != 1 or len(reduces) != 1 or loop[0] not in reduces[0].src[1:]):
+        return None
+    plan = _Plan(sink, loads, flat_of(local), prod(r.src[0].arg for r in local), 2 if ahead else 1)
+    if any(layout is None for layout in plan.layouts) or plan.nbytes > _LIMIT:
+        return None
+    if not ahead:
+        pointers = plan.memory
+        if loop:        # not before all have read the last turn's
+            enter = UOp(Ops.BARRIER, plan.item.dtype, (loop[-1],), 0)
+            pointers = [UOp(Ops.AFTER, m.dtype, (m, enter), 0) for m in plan.memory]
+        stores, ranges = plan.stores(pointers, {}, 0)
+        return sink.substitute(plan.reads(UOp(Ops.BARRIER, plan.item.dtype, (*stores, *ranges), len(ranges)), None))
+    turn = loop[0]
+    # the last turn loads the first tile again, for nobody
+    following = turn.lt(turn.src[0].arg - 1).where(turn + 1, turn.like(0))
+    first, opened = plan.stores(plan.memory, {turn: turn.like(0)}, 0)
+    later, ranges = plan.stores(plan.memory, {turn: following}, (turn + 1) % 2)
+    values = tuple(s.src[1] for s in later)
+    # the next turn's loads start, then all meet: this turn's tile is stored, the other one is not read any more
+    meet = UOp(Ops.BARRIER, plan.item.dtype, (turn, *first, *values, *opened, *ranges), len(opened) + len(ranges))
+    later = [s.replace((s.src[0].replace((UOp(Ops.AFTER, s.dtype, (s.src[0].src[0], meet), 0), s.src[0].src[1])),
+                        s.src[1])) for s in later]
+    table = plan.reads(meet, turn % 2)
+    (reduce,) = reduces
+    value = reduce.src[0].substitute(table)
+    value = UOp(Ops.AFTER, value.dtype, (value, *later, *ranges), len(ranges))
+    return sink.substitute({reduce: reduce.replace((value, *reduce.src[1:]))})
+
+
+class _Plan:
+    """Tiles for loads: memory, layouts, and the code that fills and reads them."""
+
+    def __init__(self, sink: UOp, loads: Sequence[UOp], item: UOp, items: int, copies: int) -> None:
+        self.loads, self.item, self.items = loads, item, items
+        self.number = new_ranges(sink)
+        self.layouts: list[_Layout | None] = []
+        self.memory: list[UOp] = []
+        self.sizes: list[int] = []
+        for n, load in enumerate(loads):
+            dims = _tile(load)
+            layout = None if dims is None else _layout(dims, load.dtype.itemsize, items)
+            size = 0 if layout is None else -(-layout.size // layout.unit) * layout.unit
+            self.layouts.append(layout)
+            self.sizes.append(size)
+            self.memory.append(UOp(Ops.SHARED, load.dtype, (), (n, size * copies)))
+        self.nbytes = sum(m.arg[1] * m.dtype.itemsize for m in self.memory)
+
+    def stores(self, pointers: Sequence[UOp], at: dict[UOp, UOp], which: UOp | int) -> tuple[list[UOp], list[UOp]]:
+        """The stores that fill tile ``which``, with the loops ``at`` these places, and the UNROLL ranges open in
+        them."""
+        stores: list[UOp] = []
+        ranges: list[UOp] = []
+        for load, layout, size, pointer in zip(self.loads, self.layouts, self.sizes, pointers, strict=True):
+            assert layout is not None
+            source = load.substitute(at) if at else load
+            offset = which * size if isinstance(which, UOp) else self.item.like(which * size)
+            store, opened = _copy(source, layout, self.item, self.items, pointer, offset, self.number)
+            stores.append(store)
+            ranges += opened
+        return stores, ranges
+
+    def reads(self, barrier: UOp, which: UOp | None) -> dict[UOp, UOp]:
+        table = {}
+        for load, layout, size, memory in zip(self.loads, self.layouts, self.sizes, self.memory, strict=True):
+            assert layout is not None
+            place = layout.place([d.at for d in layout.dims])
+            place = simplify(place if which is None else which * size + place)
+            pointer = UOp(Ops.AFTER, load.dtype, (memory, barrier), 0)
+            table[load] = UOp(Ops.LOAD, load.dtype, (UOp(Ops.INDEX, load.dtype, (pointer, place)),))
+        return table
+
+
+def _copy(load: UOp, layout: _Layout, item: UOp, items: int, memory: UOp, offset: UOp,
+          number: Iterator[int]) -> tuple[UOp, list[UOp]]:
+    """The store by which work-items fill a tile, and the UNROLL ranges that are open in it."""
+    dims, blocks = layout.dims, layout.blocks
+    chunks = prod(d.size // b for d, b in zip(dims, blocks, strict=True))
+
+    def unroll(n: int) -> UOp:
+        return UOp(Ops.RANGE, item.dtype, (item.like(n),), (next(number), Axis.UNROLL)) if n > 1 else item.like(0)
+
+    turns = unroll(max(1, chunks // items))
+    rest = turns * items + item if chunks >= items else item % chunks
+    inside = [unroll(b) for b in blocks]
+    at = []
+    for i, d in reversed(list(enumerate(dims))):
+        count = d.size // blocks[i]
+        at.append((rest % count if i else rest) * blocks[i] + inside[i])
+        rest = rest // count
+    at.reverse()
+    index = load.src[0].src[1]
+    parts, constant = terms(index)
+    base = build({x: k for x, k in parts.items() if not any(r.arg[1] in (Axis.LOCAL, Axis.UNROLL) for r in x.ranges)},
+                 constant, index)
+    for place, d in zip(at, dims, strict=True):
+        base = base + place.cast(index.dtype) * d.step
+    value = UOp(Ops.LOAD, load.dtype, (UOp(Ops.INDEX, load.dtype, (load.src[0].src[0], simplify(base))),))
+    side = inside[layout.order[-1]]
+    if side.op is Ops.RANGE:
+        value = UOp(Ops.VECTOR, load.dtype, (value, side))
+        at = [x.substitute({side: side.like(0)}) for x in at]
+    place = simplify(offset + layout.place(at))
+    store = UOp(Ops.STORE, load.dtype, (UOp(Ops.INDEX, load.dtype, (memory, place)), value))
+    return store, [r for r in (turns, *inside) if r.op is Ops.RANGE and r is not side]
