@@ -1,8 +1,9 @@
 """One workgroup processor, instruction by instruction.
 
 Waves issue in order. An instruction issues when the wave may issue again, the ALU results that it reads are there, and
-its unit is free; waits hold the wave until its memory operations have come back. Where several waves could issue, the
-one that has been ready for longest goes first. All of it is deterministic: there is no state beside the arguments.
+its ALU is free; memory instructions go into the queue of their unit, and waits hold the wave until they have come back.
+Where several waves could issue, the one that has been ready for longest goes first. All of it is deterministic: there
+is no state beside the arguments.
 """
 
 from __future__ import annotations
@@ -433,8 +434,7 @@ class _Processor:
                 done = memory.store(cu, lines, start)
             outstanding = wave.vm if counter == "vm" else wave.vs
             outstanding.append(max(done, outstanding[-1]) if outstanding else done)
-        result.stalls["unit"] += start - t
-        return start + 1
+        return t + 1            # it waits in the unit's queue, and the wave goes on
 
     def wait(self, wave: _Wave, vm: int, lgkm: int, vs: int, t: float) -> float:
         stalls, now = self.result.stalls, t
