@@ -31,10 +31,12 @@ SYSTEM, UNCACHED = 2, 3 << 48
 PEER = 1 << 42                  # where a driver maps the others' memory
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[mock.Machine]:
-    monkeypatch.setenv("AMDRV_MOCK", f"gfx1100:vram=64M,count={CARDS}")
-    with mock.Machine.from_environment() as made:
+@pytest.fixture(scope="module")
+def machine() -> Iterator[mock.Machine]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AMDRV_MOCK", f"gfx1100:vram=64M,count={CARDS}")
+        made = mock.Machine.from_environment()
+    with made:
         yield made
 
 
@@ -47,8 +49,13 @@ def address(view: np.ndarray) -> int:
     return int(view.ctypes.data)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def drivers(machine: mock.Machine) -> list[Stranger]:
+    """A driver on each card, that maps everybody's share; each test has a signal's slot of its own."""
+    return connected(machine)
+
+
+def connected(machine: mock.Machine) -> list[Stranger]:
     found = [Stranger(board, machine.bus).boot() for board in machine.gpus]
     for driver in found:
         driver.share = driver.vram(64 << 10)        # type: ignore[attr-defined]
@@ -65,7 +72,7 @@ def test_cards_are_apart(machine: mock.Machine) -> None:
     boards = machine.gpus
     assert [board.address for board in boards] == [f"0000:{3 + n:02x}:00.0" for n in range(CARDS)]
     for board in boards:
-        board.write_config(4, 2, 2)
+        board.write_config(4, 2, 6)
     windows = sorted((bus, bus + size) for board in boards for _index, bus, size in board.decoded_bars())
     assert all(end <= start for (_, end), (start, _) in pairwise(windows))
     boards[1].write_bar(5, 4 * 0x100, 4, 5)
@@ -78,6 +85,8 @@ def test_cards_are_apart(machine: mock.Machine) -> None:
 def test_copies_in_both_directions(drivers: list[Stranger]) -> None:
     """Every engine pushes to and pulls from every other card."""
     rng = np.random.default_rng(2)
+    for driver in drivers:
+        driver.entries()
     for me, driver in enumerate(drivers):
         for number, other in enumerate(drivers):
             data = rng.integers(0, 256, 8192, np.uint8).tobytes()
@@ -93,8 +102,9 @@ def test_copies_in_both_directions(drivers: list[Stranger]) -> None:
             assert other.load(other.share + 40960, 8192) == data        # type: ignore[attr-defined]
             assert driver.load(driver.share + 49152, 8192) == data[::-1]        # type: ignore[attr-defined]
     for driver in drivers:
-        driver._until(lambda driver=driver: driver.read("IH_RB_WPTR") == 32 * CARDS)
-        assert len(driver.entries()) == CARDS and driver.messages >= 1
+        found: list[tuple[int, int]] = []
+        driver._until(lambda driver=driver, found=found: found.extend(driver.entries()) or len(found) == CARDS)
+        assert driver.messages >= 1
 
 
 def test_a_kernel_computes_with_two_other_cards_memory(drivers: list[Stranger]) -> None:
@@ -138,8 +148,12 @@ def test_engines_of_all_cards_at_once(drivers: list[Stranger]) -> None:
         assert driver.load(driver.share, 4) == rounds.to_bytes(4, "little")     # type: ignore[attr-defined]
 
 
-def test_a_card_that_stops_decoding_is_gone_for_its_peers(drivers: list[Stranger]) -> None:
-    one, other = drivers[:2]
+def test_a_card_that_stops_decoding_is_gone_for_its_peers() -> None:
+    with machine_of("gfx1100:vram=64M,count=2") as machine:
+        gone(*connected(machine))
+
+
+def gone(one: Stranger, other: Stranger) -> None:
     other.board.write_config(4, 2, 4)
     one.compute.put(write_data(PEER + (1 << 32), 1))
     one.compute.ring()
@@ -195,11 +209,13 @@ def test_interrupts_are_each_cards_own(drivers: list[Stranger]) -> None:
 
     def note(_vector: int) -> None:
         threads.add(threading.current_thread().name)
+    for driver in drivers:
+        driver.entries()                # re-armed
     drivers[2].board.on_msi(note)
     before = [driver.messages for driver in drivers]
-    drivers[2].compute.put(release(drivers[2].signal_at(0), 1, interrupt=True))
+    drivers[2].compute.put(release(drivers[2].signal_at(4), 1, interrupt=True))
     drivers[2].compute.ring()
-    drivers[2].done(0, 1)
+    drivers[2].done(4, 1)
     drivers[2]._until(lambda: drivers[2].messages > before[2])
     assert [driver.messages - b for driver, b in zip(drivers, before, strict=True)] == [0, 0, 1, 0]
     assert len(threads) == 1 and drivers[2].board.address in threads.pop()

@@ -204,7 +204,7 @@ def test_bad_files(booted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
         snapshot.load(tmp_path / "nothing")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(0, 255))
 def test_any_damage_is_one_clear_error(booted: Any, at: int, value: int) -> None:
     """One byte changed anywhere: an error of ours or, where zlib cannot tell, a machine."""
