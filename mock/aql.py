@@ -32,10 +32,10 @@ from mock.faults import register
 from mock.gmc import Client, Fault
 from mock.isa.dispatch import LDS_GRANULE
 from mock.packets import BadPacket, Truncated, decode_pm4
-from mock.pm4 import IllegalAccess, Pm4Executor
+from mock.pm4 import IllegalAccess
 
 if TYPE_CHECKING:
-    from mock.mec import ComputeQueue
+    from mock.hqd import ComputeQueue
 
 __all__ = ["PACKET_BYTES", "AqlError", "AqlExecutor", "Packet"]
 
@@ -291,7 +291,7 @@ class AqlExecutor:
         inner = decode_pm4(words)
         if inner.name != "INDIRECT_BUFFER" or int.from_bytes(packet.data[20:24], "little") != PM4_IB_REMAIN:
             raise AqlError(BAD_VENDOR, f"{packet}: holds {inner}, or dw_cnt_remain is not {PM4_IB_REMAIN}")
-        Pm4Executor(self.queue).execute(inner, self.vmid, self.queue.base, 0)
+        self.queue.executor().execute(inner, self.vmid, self.queue.base, 0)
 
     def _complete(self, signal: int, start: int) -> None:
         properties = self.number(self.amd_queue + QUEUE_PROPERTIES, 4)

@@ -28,7 +28,7 @@ from mock.isa.dispatch import LDS_GRANULE, LOAD, STORE
 from mock.wavememory import CodeMemory, WaveMemory
 
 if TYPE_CHECKING:
-    from mock.mec import ComputeQueue
+    from mock.hqd import ComputeQueue
 
 __all__ = ["Hang", "ShaderAddressSpace", "launch", "plan"]
 

@@ -1,41 +1,25 @@
-"""The compute micro engines: hardware queue descriptors, doorbells, and the threads that run the queues.
+"""The compute micro engines: pipes, hardware queue slots, doorbells, resets.
 
-Facts: Linux 6.1, gfx_v11_0.c (kiq_init_register: what an HQD needs; compute_mqd_init; config_gfx_rs64: start address,
-then a pulse of the pipe's reset; cp_compute_enable; cp_set_doorbell_range; ring_set_wptr_compute),
-amdgpu_amdkfd_gfx_v11.c (hqd_load, hqd_destroy), kfd_mqd_manager_v11.c; v11_structs.h through amdrv.facts.mqd_v11.
+Facts: Linux 6.1, gfx_v11_0.c (config_gfx_rs64: start address, then a pulse of the pipe's reset; cp_compute_enable;
+cp_set_doorbell_range), amdgpu_amdkfd_gfx_v11.c (hqd_load, hqd_destroy). What a queue does is in :mod:`mock.hqd`.
 
 Micro engine 1 and 2 have four pipes of eight queues each. A pipe runs when its firmware is loaded and the autoload is
 complete, a start address was latched by the falling edge of its RESET in CP_MEC_RS64_CNTL, MEC_HALT is off and its
-ACTIVE bit is on. A queue runs while CP_HQD_ACTIVE is 1. When it is activated with PRELOAD_REQ, its COMPUTE_* state is
-taken from the MQD at CP_MQD_BASE_ADDR, as CP does when it connects a queue. CP_HQD_PQ_WPTR counts dwords without
-wrapping; CP_HQD_PQ_RPTR, and what is reported to memory, is the offset in the ring.
-
-Each queue is a thread: one that waits does not hold the others. A fault, a bad packet or a launch that cannot start
-stops the queue, which stays active (hung) until it is dequeued or reset.
-
-Inert: CP_MQD_CONTROL but for VMID, CP_HQD_QUANTUM, priorities, IB_CONTROL, cache policies, UNORD_DISPATCH,
-TUNNEL_DISPATCH, KMD_QUEUE, CP_DEBUG (what CPG does after a fault).
+ACTIVE bit is on. The queues of the graphics pipes (:mod:`mock.gfxring`) and of the scheduler (:mod:`mock.mes`) are
+``others``: doorbells, resets and queue packets reach them from here.
 """
 
 from __future__ import annotations
 
-import ctypes
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from amdrv.facts import ih, mqd_v11
-from mock import isa
-from mock.aql import AqlExecutor
+from amdrv.facts import mqd_v11
 from mock.block import Block, on_write
-from mock.dispatch import Hang
-from mock.engine import Aborted
-from mock.faults import register
 from mock.gmc import Client, Fault
-from mock.packets import BadPacket, Decoded, Truncated, decode_pm4
-from mock.pm4 import IllegalAccess, Pm4Executor
+from mock.hqd import DEQUEUE_RESET, Bank, ComputeQueue, Dequeued
+from mock.packets import Decoded
 
 if TYPE_CHECKING:
     from mock.board import Board
@@ -44,408 +28,8 @@ __all__ = ["ComputeQueue", "Dequeued", "Mec", "MES", "PIPES", "QUEUES"]
 
 MES, PIPES, QUEUES = (1, 2), 4, 8           # GRBM_GFX_CNTL.MEID of the compute micro engines
 FIRMWARE = ("RS64_MEC",)
-DEQUEUE_DRAIN, DEQUEUE_RESET = 1, 2         # amdgpu_amdkfd_gfx_v11.c, hqd_destroy_v11
-KIQ_VALID = 0x80                            # gfx_v11_0.c, gfx_v11_0_kiq_setting
 START = ("CP_MEC_RS64_PRGRM_CNTR_START", "CP_MEC_RS64_PRGRM_CNTR_START_HI")
-FETCH_WORDS = 4096
-AQL_WORDS = 16          # of a packet
-SPIN_SECONDS, SLEEP_SECONDS = 1e-3, 50e-6
 M32 = 0xFFFFFFFF
-
-# SQ interrupts (Linux 6.1, kfd_int_process_v11.c): context 1 holds the encoding, context 0 the error's type
-SQ_ENCODING_SHIFT, SQ_ENCODING_ERROR = 6, 2
-SQ_ERROR_TYPE_SHIFT, SQ_ILLEGAL_INSTRUCTION, SQ_MEMORY_VIOLATION = 21, 1, 2
-
-Bank = tuple[int, int, int]
-
-
-register("bad-packet", "a packet is garbled on its way to an engine: an interrupt (opcode error), and the queue stops",
-         "queue")
-register("privileged-access", "a packet is taken for one that its queue may not use: an interrupt, and the queue stops",
-         "queue")
-register("queue-hang", "an engine stands still before a packet, without a word", "queue")
-
-
-class Dequeued(Exception):
-    """The queue was told to go while it worked."""
-
-
-class ComputeQueue:
-    """One HQD slot: (micro engine, pipe, queue)."""
-
-    def __init__(self, mec: Mec, bank: Bank) -> None:
-        self.mec, self.board, self.bank = mec, mec.board, bank
-        self.me, self.pipe, self.queue = bank
-        self.name = f"compute {self.me}.{self.pipe}.{self.queue}"
-        self.engine = self.board.engine(self.name)
-        self.lock = threading.Lock()
-        self.read = self.write = 0          # dword positions that never wrap; in AQL packet indices
-        self.resumed = False                # the read index was taken from memory (AQL)
-        self.posted = False
-        self.hung: str | None = None
-        self.dequeue = 0
-        self.dispatching = False
-        self.wave_vmid = 0
-        self.eop_write = 0
-
-    # ---- registers
-
-    def hqd(self, name: str) -> int:
-        return self.board.regs["CP_HQD_" + name, self.bank]
-
-    def set_hqd(self, name: str, value: int) -> None:
-        self.board.regs["CP_HQD_" + name, self.bank] = value
-
-    def hqd_field(self, name: str, field: str) -> int:
-        return self.board.regs.field(("CP_HQD_" + name, self.bank), field)
-
-    def compute(self, name: str) -> int:
-        return self.board.regs["COMPUTE_" + name, self.bank]
-
-    def set_compute(self, name: str, value: int) -> None:
-        self.board.regs["COMPUTE_" + name, self.bank] = value
-
-    @property
-    def active(self) -> bool:
-        return bool(self.hqd_field("ACTIVE", "ACTIVE"))
-
-    @property
-    def vmid(self) -> int:
-        return self.hqd_field("VMID", "VMID")
-
-    @property
-    def privileged(self) -> bool:
-        return bool(self.hqd_field("PQ_CONTROL", "PRIV_STATE"))
-
-    @property
-    def words(self) -> int:
-        """Dwords of the ring: QUEUE_SIZE is the log2, less one."""
-        return 2 << self.hqd_field("PQ_CONTROL", "QUEUE_SIZE")
-
-    @property
-    def base(self) -> int:
-        return (self.hqd("PQ_BASE") | self.board.regs.field(("CP_HQD_PQ_BASE_HI", self.bank), "ADDR_HI") << 32) << 8
-
-    @property
-    def aql(self) -> bool:
-        """Does the ring hold AQL packets? (kfd_mqd_manager_v11.c, init_mqd)"""
-        return bool(self.hqd_field("AQL_CONTROL", "CONTROL0"))
-
-    @property
-    def is_kiq(self) -> bool:
-        """RLC_CP_SCHEDULERS names the queues that may manage others."""
-        value = self.board.regs["RLC_CP_SCHEDULERS"]
-        mine = KIQ_VALID | self.me << 5 | self.pipe << 3 | self.queue
-        return mine in (value & 0xFF, value >> 8 & 0xFF)
-
-    @property
-    def ring_id(self) -> int:
-        """As interrupts carry it (gfx_v11_0.c, gfx_v11_0_eop_irq)."""
-        return self.queue << 4 | self.me << 2 | self.pipe
-
-    # ---- life
-
-    def activate(self) -> None:
-        """CP_HQD_ACTIVE went to 1."""
-        self.hung, self.dequeue, self.eop_write = None, 0, 0
-        self.resumed = False
-        wptr = self.hqd("PQ_WPTR_LO") | self.hqd("PQ_WPTR_HI") << 32
-        if self.aql:                # counts packets; the read index is in memory
-            self.read = self.write = 0
-        else:
-            behind = (wptr - self.hqd("PQ_RPTR")) % self.words
-            self.write, self.read = wptr, wptr - behind
-        if self.hqd_field("PERSISTENT_STATE", "PRELOAD_REQ") and self.hqd_field("PERSISTENT_STATE", "PRELOAD_SIZE"):
-            self.engine.post(self._preload)
-        self.kick()
-
-    def _preload(self) -> None:
-        """The launch state of the MQD into the COMPUTE registers, as far as PRELOAD_SIZE says (dwords)."""
-        size = 4 * self.hqd_field("PERSISTENT_STATE", "PRELOAD_SIZE")
-        try:
-            mqd = self.read_mqd()
-        except Fault as error:
-            self.stop(f"the MQD cannot be read: {error}")
-            return
-        for field, _kind, *_bits in mqd._fields_:
-            name = str(field).upper()
-            if name.startswith("COMPUTE_") and getattr(type(mqd), field).offset < size \
-                    and name in self.mec.compute_names:
-                self.board.regs[name, self.bank] = getattr(mqd, field)
-
-    @property
-    def mqd_address(self) -> int:
-        regs = self.board.regs
-        return regs["CP_MQD_BASE_ADDR", self.bank] & ~3 | regs["CP_MQD_BASE_ADDR_HI", self.bank] << 32
-
-    def read_mqd(self, address: int | None = None, vmid: int | None = None) -> Any:
-        """:raises Fault:"""
-        kind = mqd_v11.v11_compute_mqd
-        vmid = self.board.regs.field(("CP_MQD_CONTROL", self.bank), "VMID") if vmid is None else vmid
-        data = self.board.memory.read("gc", vmid, self.mqd_address if address is None else address,
-                                      ctypes.sizeof(kind), client=Client.CPC)
-        return kind.from_buffer_copy(data)
-
-    def load_mqd(self, mqd: Any) -> None:
-        """Every register that the MQD has (MAP_QUEUES)."""
-        for field, _kind, *_bits in mqd._fields_:
-            register = self.mec.mqd_registers.get(field)
-            if register is not None and register != "CP_HQD_ACTIVE":
-                self.board.regs[register, self.bank] = getattr(mqd, field)
-
-    @property
-    def ring_offset(self) -> int:
-        """Where the engine reads, in dwords of the ring."""
-        return self.read * (AQL_WORDS if self.aql else 1) % self.words
-
-    def save_mqd(self) -> None:
-        """Where the queue stopped, into its MQD."""
-        kind = mqd_v11.v11_compute_mqd
-        vmid = self.board.regs.field(("CP_MQD_CONTROL", self.bank), "VMID")
-        try:
-            for field, value in (("cp_hqd_pq_rptr", self.ring_offset), ("cp_hqd_pq_wptr_lo", self.write & M32),
-                                 ("cp_hqd_pq_wptr_hi", self.write >> 32)):
-                self.board.memory.write("gc", vmid, self.mqd_address + getattr(kind, field).offset,
-                                        value.to_bytes(4, "little"), client=Client.CPC)
-        except Fault:
-            self.board.note("mqd-save", f"{self.name}: where it stopped could not be saved to its MQD")
-
-    def deactivate(self, *, save: bool) -> None:
-        self.set_hqd("PQ_RPTR", self.ring_offset)
-        if save:
-            self.save_mqd()
-        self.set_hqd("ACTIVE", 0)
-        self.set_hqd("DEQUEUE_REQUEST", 0)
-        self.dequeue, self.hung, self.dispatching = 0, None, False
-
-    def request_dequeue(self, kind: int) -> None:
-        """CP_HQD_DEQUEUE_REQUEST: 1 lets the packet in work end, 2 does not."""
-        self.attention = True
-        if not self.active:
-            self.set_hqd("DEQUEUE_REQUEST", 0)
-            return
-        with self.lock:
-            self.dequeue = kind
-            busy = self.posted
-        if kind == DEQUEUE_RESET:
-            self.engine.abort()
-            with self.lock:
-                self.posted = False
-            self.deactivate(save=False)
-        elif not busy or self.hung:
-            self.deactivate(save=True)
-
-    def set_write(self, value: int) -> None:
-        if self.aql:
-            self.write = max(self.write, value + 1)         # the last packet's index
-            self.kick()
-            return
-        self.write = value
-        self.set_hqd("PQ_WPTR_LO", value & M32)
-        self.set_hqd("PQ_WPTR_HI", value >> 32)
-        self.kick()
-
-    def kick(self) -> None:
-        if self.read == self.write or not self.runnable():
-            return
-        with self.lock:
-            if self.posted:
-                return
-            self.posted = True
-        self.engine.post(self._run)
-
-    def runnable(self) -> bool:
-        return self.active and self.hung is None and not self.dequeue and self.mec.pipe_running(self.me, self.pipe)
-
-    # ---- work, on the engine's thread
-
-    def _run(self) -> None:
-        self._stalled = False
-        try:
-            self._work()
-        except Dequeued:
-            self.report_read()
-        finally:
-            with self.lock:
-                self.posted = False
-        if self.engine.aborted:
-            return
-        if self.dequeue and self.active:
-            self.deactivate(save=True)
-        elif self.read != self.write and not self._stalled and not (self.aql and self.rests_at == self.write):
-            self.kick()
-
-    _stalled = False
-    rests_at = -1
-    """AQL: the write index that was rung when the engine found nothing more that it may take."""
-
-    def _work(self) -> None:
-        if self.aql:
-            AqlExecutor(self).work()
-            return
-        executor, wanted = Pm4Executor(self), FETCH_WORDS
-        while self.read != self.write and self.runnable():
-            self.attention = False
-            self._size, self._block = self.words, 2 << self.hqd_field("PQ_CONTROL", "RPTR_BLOCK_SIZE")
-            if self.write - self.read > self._size or self.write < self.read:
-                self.stop(f"write pointer {self.write:#x} and read pointer {self.read:#x} do not fit a ring of "
-                          f"{self.words:#x} dwords")
-                break
-            start, packet = self.read, None
-            try:
-                words = self._fetch(wanted)
-                wanted = FETCH_WORDS
-                at, vmid, base = 0, self.vmid, self.base
-                while at < len(words):
-                    self.check()
-                    packet = decode_pm4(words, at)
-                    self.board.counters["pm4_packets"] += 1
-                    if self.board.faults.any:
-                        self.injected(packet)
-                    at += packet.length + executor.execute(packet, vmid, base, start + at)
-                    self.advance(start + at)
-                    if self.attention:
-                        break
-            except Truncated as error:
-                wanted = max(FETCH_WORDS, error.need)
-                if self.read == start and len(words) >= min(self.write - start, self._size):
-                    self.board.note("pm4-truncated", f"{self.name}: the write pointer {self.write:#x} stands within a "
-                                                     f"packet of {error.need} words")
-                    self._stalled = True
-                    break
-            except (BadPacket, IllegalAccess, Hang, Fault, isa.IsaError) as error:
-                self.fail(error, packet)
-                break
-        self.report_read()
-
-    def injected(self, packet: Decoded) -> None:
-        """:raises BadPacket, IllegalAccess, Hang: what was injected for this packet."""
-        faults = self.board.faults
-        faults.event("pm4-packet", queue=self.name, packet=packet.name)
-        self.check()                    # the event may have pulled the card out or reset it
-        if faults.strike("bad-packet", queue=self.name):
-            raise BadPacket(packet.opcode, f"{packet}: garbled on its way, by an injected fault")
-        if faults.strike("privileged-access", queue=self.name):
-            raise IllegalAccess(f"{packet}: by an injected fault")
-        if faults.strike("queue-hang", queue=self.name):
-            raise Hang("the micro engine stands still, by an injected fault")
-
-    def fail(self, error: Exception, packet: Decoded | None) -> None:
-        """What silicon tells the host of an error in this queue; then the queue hangs."""
-        where = f"at ring offset {self.read % self.words:#x}"
-        if isinstance(error, BadPacket):
-            self.interrupt(ih.GFX_11_0_0__SRCID__CP_BAD_OPCODE_ERROR, "OPCODE_ERROR_INT_ENABLE")
-        elif isinstance(error, IllegalAccess):
-            self.interrupt(ih.GFX_11_0_0__SRCID__CP_PRIV_REG_FAULT, "PRIV_REG_INT_ENABLE")
-        else:
-            self.sq_error(error)
-        notes = "; ".join(getattr(error, "__notes__", ()))
-        self.stop(f"{type(error).__name__} {where}, in {packet if packet is not None else 'no packet'}: {error}"
-                  + (f" ({notes})" if notes else ""))
-
-    def stop(self, why: str) -> None:
-        self.hung = why
-        self.board.note("queue-hang", f"{self.name} hangs: {why}")
-
-    def _fetch(self, wanted: int) -> list[int]:
-        memory, base, size = self.board.memory, self.base, self.words
-        count = min(self.write - self.read, wanted)
-        offset = self.read % size
-        first = min(count, size - offset)
-        words: list[int] = memory.read_words("gc", self.vmid, base + 4 * offset, first, client=Client.CPC).tolist()
-        if count > first:
-            words += memory.read_words("gc", self.vmid, base, count - first, client=Client.CPC).tolist()
-        return words
-
-    def advance(self, position: int) -> None:
-        crossed = position // self._block != self.read // self._block
-        self.read = min(position, self.write)
-        if crossed:
-            self.report_read()
-
-    _size, _block = 2, 2            # of the ring and of the blocks of read-pointer reports, in dwords
-    attention = False
-    """A register was written that may have stopped the queue."""
-
-    def report_read(self) -> None:
-        """The read pointer to its register and to memory: at block boundaries, before waits and when the queue is
-        empty."""
-        self.set_hqd("PQ_RPTR", self.ring_offset)
-        if self.aql or self.hqd_field("PQ_CONTROL", "NO_UPDATE_RPTR") or not self.active or self.hung:
-            return
-        address = self.hqd("PQ_RPTR_REPORT_ADDR") & ~3 | (self.hqd("PQ_RPTR_REPORT_ADDR_HI") & 0xFFFF) << 32
-        try:
-            self.board.memory.write("gc", self.vmid, address, (self.read % self.words).to_bytes(4, "little"),
-                                    client=Client.CPC)
-        except Fault as error:
-            self.stop(f"the read pointer cannot be reported: {error}")
-
-    def check(self) -> None:
-        """Between packets, in waits, and at every memory access of a wave. :raises Aborted, Dequeued:"""
-        if self.engine.aborted:
-            raise Aborted
-        if self.dequeue and not self.dispatching:
-            raise Dequeued
-
-    def wait(self, condition: Callable[[], bool]) -> None:
-        """Poll until true. :raises Aborted, Dequeued:"""
-        if not condition():
-            self.report_read()
-            start = time.monotonic()
-            while not condition():
-                self.check()
-                time.sleep(0 if time.monotonic() - start < SPIN_SECONDS else SLEEP_SECONDS)
-        self.board.time.join()
-
-    # ---- interrupts
-
-    def interrupt_enabled(self, field: str) -> bool:
-        """CP_MEx_PIPEy_INT_CNTL, or CPC_INT_CNTL of the pipe (amdgpu_amdkfd_gfx_v11.c, init_interrupts_v11)."""
-        regs = self.board.regs
-        return bool(regs.field(f"CP_ME{self.me}_PIPE{self.pipe}_INT_CNTL", field)
-                    or regs.field(("CPC_INT_CNTL", (self.me, self.pipe)), field))
-
-    def interrupt(self, source: int, enable: str, context: int = 0) -> None:
-        if self.interrupt_enabled(enable):
-            self.board.ih.post(ih.SOC21_IH_CLIENTID_GRBM_CP, source, ring_id=self.ring_id, vmid=self.vmid,
-                               data=(context, 0, 0, 0))
-        else:
-            self.board.note("interrupt-off", f"{self.name}: interrupt source {source} while {enable} of "
-                                             f"CP_ME{self.me}_PIPE{self.pipe}_INT_CNTL is off")
-
-    def sq_error(self, error: Exception) -> None:
-        """What the shader engines tell of an error in their waves."""
-        if isinstance(error, isa.IllegalInstruction):
-            self.sq_interrupt(SQ_ILLEGAL_INSTRUCTION)
-        elif isinstance(error, (Fault, isa.MemoryFault)) and self.dispatching:
-            self.sq_interrupt(SQ_MEMORY_VIOLATION)
-
-    def sq_interrupt(self, kind: int) -> None:
-        self.board.ih.post(ih.SOC21_IH_CLIENTID_GRBM_CP, ih.GFX_11_0_0__SRCID__SQ_INTERRUPT_ID, ring_id=self.ring_id,
-                           vmid=self.wave_vmid,
-                           data=(kind << SQ_ERROR_TYPE_SHIFT, SQ_ENCODING_ERROR << SQ_ENCODING_SHIFT, 0, 0))
-
-    def sq_message(self, message: isa.SqInterrupt) -> None:
-        """A wave sent MSG_INTERRUPT."""
-        first, second = message.context_ids()
-        self.board.ih.post(ih.SOC21_IH_CLIENTID_GRBM_CP, ih.GFX_11_0_0__SRCID__SQ_INTERRUPT_ID, ring_id=self.ring_id,
-                           vmid=self.wave_vmid, data=(first, second, 0, 0))
-
-    def end_of_pipe(self) -> None:
-        """Stage an event in the EOP buffer, 8 dwords an entry. :raises Fault: the buffer is not there."""
-        size = 8 << self.hqd_field("EOP_CONTROL", "EOP_SIZE")
-        base = (self.hqd("EOP_BASE_ADDR") | (self.hqd("EOP_BASE_ADDR_HI") & 0xFF) << 32) << 8
-        address = base + self.eop_write % size // 32 * 32
-        self.board.memory.translate("gc", self.vmid, [address], write=True, nbytes=32, client=Client.CPC)
-        self.eop_write += 32
-        self.set_hqd("EOP_WPTR", self.eop_write % size // 4)
-
-    def reset(self) -> None:
-        self.attention = True
-        with self.lock:
-            self.posted = False
-        self.read = self.write = 0
-        self.hung, self.dequeue, self.dispatching, self.eop_write = None, 0, False, 0
 
 
 class Mec(Block):
@@ -465,6 +49,8 @@ class Mec(Block):
         self.queues: dict[Bank, ComputeQueue] = {
             (me, pipe, queue): ComputeQueue(self, (me, pipe, queue))
             for me in MES for pipe in range(PIPES) for queue in range(QUEUES)}
+        self.others: dict[Bank, ComputeQueue] = {}
+        """Queues of other engines, put here by their blocks."""
         names = board.regs.names
         self.compute_names = frozenset(names.search("COMPUTE_*"))
         self.mqd_registers = _mqd_registers(self.compute_names | frozenset(names.search("CP_?QD_*")))
@@ -506,7 +92,7 @@ class Mec(Block):
                 if held:
                     self.started.discard((me, pipe))
                     for queue in range(QUEUES):
-                        self._drop(self.queues[me, pipe, queue])
+                        self.drop(self.queues[me, pipe, queue])
                 elif pipe in self._held and self._told.issuperset({(name, me, pipe) for name in START}):
                     self.started.add((me, pipe))
             if held:
@@ -539,15 +125,22 @@ class Mec(Block):
         """Where the firmware begins. Its value is the firmware's own business; after a reset it is not right."""
         self._told.add((name, *bank))
 
-    def _drop(self, queue: ComputeQueue) -> None:
+    def drop(self, queue: ComputeQueue) -> None:
         if queue.posted:
             queue.engine.abort()
         queue.reset()
 
     # ---- queues
 
+    def everyone(self) -> Iterator[ComputeQueue]:
+        yield from self.queues.values()
+        yield from self.others.values()
+
+    def find(self, bank: Any) -> ComputeQueue | None:
+        return self.queues.get(bank) or self.others.get(bank)
+
     def _queue(self, bank: Any) -> ComputeQueue | None:
-        queue = self.queues.get(bank)
+        queue = self.find(bank)
         if queue is None:
             self.board.note("hqd-select", "a queue register was written while GRBM_GFX_CNTL selects micro engine, pipe "
                                           f"and queue {bank}, where there is no compute queue")
@@ -561,7 +154,7 @@ class Mec(Block):
         if value & 1:
             queue.activate()
         else:
-            self._drop(queue)
+            self.drop(queue)
 
     @on_write("CP_HQD_DEQUEUE_REQUEST")
     def dequeue(self, value: int, name: str, bank: Bank) -> None:
@@ -573,7 +166,7 @@ class Mec(Block):
     @on_write("SPI_COMPUTE_QUEUE_RESET")
     def spi_reset(self, value: int, name: str, bank: Bank) -> None:
         """The queue's waves are killed."""
-        queue = self.queues.get(bank)
+        queue = self.find(bank)
         if queue is not None and value & 1 and queue.active and queue.dispatching:
             queue.engine.abort()
             queue.dispatching = False
@@ -582,13 +175,13 @@ class Mec(Block):
     @on_write("CP_HQD_PQ_WPTR_LO")
     def write_pointer(self, value: int, name: str, bank: Bank) -> None:
         """Rings without a doorbell."""
-        queue = self.queues.get(bank)
+        queue = self.find(bank)
         if queue is not None and queue.active:
             queue.set_write(value | queue.hqd("PQ_WPTR_HI") << 32)
 
     @on_write("CP_HQD_PQ_RPTR")
     def read_pointer(self, value: int, name: str, bank: Bank) -> None:
-        queue = self.queues.get(bank)
+        queue = self.find(bank)
         if queue is not None and not queue.active:
             queue.read = value
 
@@ -604,11 +197,13 @@ class Mec(Block):
         """CP looks at write pointers in memory by itself, too."""
         return bool(self.board.regs.field("CP_PQ_WPTR_POLL_CNTL", "EN"))
 
-    def poll(self, queue: ComputeQueue, address: int | None = None) -> None:
+    def poll(self, queue: ComputeQueue, address: int | None = None, vmid: int | None = None) -> None:
+        """Take a queue's write pointer from memory: where its HQD says, or a packet."""
         if address is None:
             address = queue.hqd("PQ_WPTR_POLL_ADDR") & ~3 | (queue.hqd("PQ_WPTR_POLL_ADDR_HI") & 0xFFFF) << 32
         try:
-            value = int.from_bytes(self.board.memory.read("gc", queue.vmid, address, 8, client=Client.CPC), "little")
+            value = int.from_bytes(self.board.memory.read("gc", queue.vmid if vmid is None else vmid, address, 8,
+                                                           client=Client.CPC), "little")
         except Fault as error:
             queue.stop(f"the write pointer cannot be polled: {error}")
             return
@@ -619,15 +214,15 @@ class Mec(Block):
 
     def doorbell(self, offset: int, value: int, width: int) -> None:
         """A doorbell that NBIO leads to CP; ``offset`` in bytes of BAR2, ``value`` the write pointer in dwords."""
-        regs = self.board.regs
-        low = regs["CP_MEC_DOORBELL_RANGE_LOWER"] & 0x0FFFFFFC
-        high = regs["CP_MEC_DOORBELL_RANGE_UPPER"] & 0x0FFFFFFC
-        if not low <= offset <= high:
+        inside = {kind: self._doorbell_range(kind) for kind in ("MEC", "RB")}
+        if not any(low <= offset <= high for low, high in inside.values()):
+            low, high = inside["MEC"]
             self.board.note("doorbell-range", f"doorbell at byte {offset:#x} is outside of CP_MEC_DOORBELL_RANGE "
                                               f"{low:#x}..{high:#x}; CP does not see it")
             return
-        for queue in self.queues.values():
-            if 4 * queue.hqd_field("PQ_DOORBELL_CONTROL", "DOORBELL_OFFSET") != offset \
+        for queue in self.everyone():
+            low, high = inside["MEC" if queue.me else "RB"]
+            if not low <= offset <= high or 4 * queue.hqd_field("PQ_DOORBELL_CONTROL", "DOORBELL_OFFSET") != offset \
                     or not queue.hqd_field("PQ_DOORBELL_CONTROL", "DOORBELL_EN"):
                 continue
             if queue.active:
@@ -641,9 +236,14 @@ class Mec(Block):
                 return
         self.board.note("doorbell-unattached", f"doorbell at byte {offset:#x}: no active queue has it enabled")
 
+    def _doorbell_range(self, kind: str) -> tuple[int, int]:
+        """First and last byte of the doorbells that CP takes for compute (MEC) or graphics (RB) queues."""
+        low, high = (self.board.regs[f"CP_{kind}_DOORBELL_RANGE_{end}"] for end in ("LOWER", "UPPER"))
+        return low & 0x0FFFFFFC, high & 0x0FFFFFFC
+
     def by_doorbell(self, offset: int) -> ComputeQueue | None:
         """The active queue with a doorbell, by its dword."""
-        for queue in self.queues.values():
+        for queue in self.everyone():
             if queue.active and queue.hqd_field("PQ_DOORBELL_CONTROL", "DOORBELL_OFFSET") == offset:
                 return queue
         return None
@@ -652,24 +252,24 @@ class Mec(Block):
 
     @property
     def busy(self) -> bool:
-        return any(queue.posted or (queue.hung is not None and queue.active) for queue in self.queues.values())
+        return any(queue.posted or (queue.hung is not None and queue.active) for queue in self.everyone())
 
     @property
     def dispatching(self) -> bool:
-        return any(queue.dispatching for queue in self.queues.values())
+        return any(queue.dispatching for queue in self.everyone())
 
     def soft_reset(self) -> None:
         """GRBM_SOFT_RESET of CP: every queue is gone, with its registers; pipes wait for their firmware to be started
         again."""
-        for queue in self.queues.values():
+        for queue in self.everyone():
             queue.engine.abort()
             queue.reset()
-        for pattern in ("CP_HQD_*", "CP_MQD_*", "COMPUTE_*"):
+        for pattern in ("CP_HQD_*", "CP_MQD_*", "COMPUTE_*", "CP_GFX_HQD_*", "CP_GFX_MQD_*"):
             self.board.regs.forget(pattern)
         self.started.clear()
 
     def reset_vmids(self, vmids: int) -> None:
-        for queue in self.queues.values():
+        for queue in self.everyone():
             if queue.active and (vmids >> queue.vmid & 1):
                 queue.request_dequeue(DEQUEUE_RESET)
 
@@ -678,7 +278,7 @@ class Mec(Block):
         self.started.clear()
         self.noted.clear()
         self.resources = None
-        for queue in self.queues.values():
+        for queue in self.everyone():
             queue.reset()
 
 

@@ -21,7 +21,7 @@ from mock.packets import BadPacket, Decoded, decode_pm4
 from mock.sdma_packets import compare, move
 
 if TYPE_CHECKING:
-    from mock.mec import ComputeQueue
+    from mock.hqd import ComputeQueue
 
 __all__ = ["IllegalAccess", "Pm4Executor"]
 
@@ -381,63 +381,3 @@ class Pm4Executor:
             if vmids and (hub == "gc" or packet["ALL_HUB"]):
                 self.memory.hubs[hub].forget(vmids, (1 << 36) - 1, True, entries=True, walks=True)
                 self.board.counters["tlb_flushes"] += 1
-
-    # ---- queue management
-
-    def _manager(self, packet: Decoded) -> None:
-        if not self.queue.is_kiq:
-            raise IllegalAccess(f"{packet.name} in a queue that RLC_CP_SCHEDULERS does not name")
-
-    def op_set_resources(self, packet: Decoded) -> None:
-        self._manager(packet)
-        self.queue.mec.resources = packet
-
-    def op_map_queues(self, packet: Decoded) -> None:
-        self._manager(packet)
-        mec = self.queue.mec
-        if packet["ENGINE_SEL"] not in (0, 1):      # compute, or the HSA interface queue
-            raise self._bad(packet, f"engine {packet['ENGINE_SEL']} is not modelled")
-        if packet["NUM_QUEUES"] != 1:
-            raise self._bad(packet, "NUM_QUEUES must be 1 (gfx_v11_0.c, gfx11_kiq_map_queues)")
-        bank = (packet["ME"] or 1, packet["PIPE"], packet["QUEUE"])
-        queue = mec.queues.get(bank)
-        if queue is None:
-            raise self._bad(packet, f"there is no compute queue {bank}")
-        if queue.active:
-            raise self._bad(packet, f"{queue.name} is active already")
-        mqd = queue.read_mqd(packet["MQD_ADDR"], self.vmid)
-        queue.load_mqd(mqd)
-        if queue.hqd_field("PQ_DOORBELL_CONTROL", "DOORBELL_OFFSET") != packet["DOORBELL_OFFSET"]:
-            self.board.note("map-queues", f"{queue.name}: the packet's doorbell {packet['DOORBELL_OFFSET']:#x} is not "
-                            f"the MQD's {queue.hqd_field('PQ_DOORBELL_CONTROL', 'DOORBELL_OFFSET'):#x}")
-        queue.set_hqd("ACTIVE", 1)
-        queue.activate()
-        if packet["WPTR_ADDR"]:
-            mec.poll(queue, packet["WPTR_ADDR"])
-
-    def op_unmap_queues(self, packet: Decoded) -> None:
-        self._manager(packet)
-        mec, kinds = self.queue.mec, E["UNMAP_ACTION"]
-        if packet["QUEUE_SEL"] == E["UNMAP_QUEUE_SEL"]["SPECIFIED"]:
-            count = packet["NUM_QUEUES"]
-            queues = [mec.by_doorbell(packet[f"DOORBELL_OFFSET{i}"]) for i in range(min(count, 4))]
-        else:
-            queues = [queue for queue in mec.queues.values() if queue.active and not queue.is_kiq]
-        for queue in queues:
-            if queue is None:
-                self.board.note("unmap-queues", f"{packet}: no active queue has that doorbell")
-                continue
-            reset = packet["ACTION"] == kinds["RESET_QUEUES"]
-            queue.request_dequeue(2 if reset else 1)
-            self.queue.wait(lambda queue=queue: not queue.active)      # type: ignore[misc]
-        if packet["ACTION"] == kinds["PREEMPT_QUEUES_NO_UNMAP"]:
-            self.write(packet["FENCE_ADDR"] & ~3, packet["FENCE_SEQUENCE"], 4)
-
-    def op_query_status(self, packet: Decoded) -> None:
-        self._manager(packet)
-        command, kinds = packet["COMMAND"], E["QUERY_COMMAND"]
-        if command != kinds["INTERRUPT_ONLY"]:
-            self.write(packet["ADDR"] & ~7, packet["DATA"], 8)
-        if command == kinds["INTERRUPT_ONLY"] or command == max(kinds.values()):
-            self.queue.interrupt(ih.GFX_11_0_0__SRCID__CP_COMPUTE_QUERY_STATUS, "CMP_QUERY_STATUS_INT_ENABLE",
-                                 packet["CONTEXT_ID"])

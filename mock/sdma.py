@@ -17,6 +17,7 @@ WPTR_POLL_ENABLE is off.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from amdrv.facts import ih
+from amdrv.facts import ih, mqd_v11
 from mock.block import Block
 from mock.engine import Aborted
 from mock.gmc import Client, Fault
@@ -279,6 +280,7 @@ class Sdma(Block):
         super().__init__(board)
         self.queues = [[SdmaQueue(self, e, q) for q in range(QUEUES)] for e in range(ENGINES)]
         self.noted = [False] * ENGINES
+        self.names = frozenset(board.regs.names.search("SDMA?_QUEUE?_*"))
 
     def running(self, engine: int) -> bool:
         """Does the engine's firmware run?"""
@@ -311,6 +313,34 @@ class Sdma(Block):
                 queue.set_write(value, "a doorbell")
                 return
         self.board.note("doorbell-unattached", f"SDMA doorbell at byte {offset:#x}: no queue has it enabled")
+
+    # ---- queues by MQD
+
+    def map_queue(self, queue: SdmaQueue, address: int, vmid: int) -> None:
+        """A scheduler connects a queue: v11_sdma_mqd into its registers (Linux 6.1, amdgpu_amdkfd_gfx_v11.c,
+        hqd_sdma_load_v11; kfd_mqd_manager_v11.c, update_mqd_sdma). :raises Fault:"""
+        regs, kind = self.board.regs, mqd_v11.v11_sdma_mqd
+        mqd = kind.from_buffer_copy(self.board.memory.read("gc", 0, address, ctypes.sizeof(kind), client=Client.CPC))
+        for field in (str(field) for field, *_ in kind._fields_):
+            name = queue.prefix + field.upper().removeprefix("SDMAX_RLCX_")
+            if field.startswith("sdmax_rlcx_") and name in self.names and not name.endswith(("RB_CNTL", "_STATUS")):
+                regs[name] = getattr(mqd, field)
+        queue.set_read()
+        queue.write = queue.wide("RB_WPTR", "RB_WPTR_HI")
+        cntl = regs.register("SDMA0_QUEUE0_RB_CNTL")
+        regs[queue.prefix + "RB_CNTL"] = cntl.replace(mqd.sdmax_rlcx_rb_cntl, RB_ENABLE=1, RB_VMID=vmid)
+        self._rb_cntl(queue, 0)
+
+    def unmap_queue(self, queue: SdmaQueue, address: int) -> None:
+        """Off, and where it stopped into its MQD."""
+        regs, kind = self.board.regs, mqd_v11.v11_sdma_mqd
+        regs.set_fields(queue.prefix + "RB_CNTL", RB_ENABLE=0)
+        self._rb_cntl(queue, 0)
+        queue.engine.wait_idle()
+        for low, value in (("sdmax_rlcx_rb_rptr", queue.read), ("sdmax_rlcx_rb_wptr", queue.write)):
+            self.board.memory.write("gc", 0, address + getattr(kind, low).offset, value.to_bytes(8, "little"),
+                                    client=Client.CPC)
+        regs.set_fields(queue.prefix + "DOORBELL", ENABLE=0)
 
     # ---- registers
 

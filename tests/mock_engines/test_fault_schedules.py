@@ -93,9 +93,9 @@ class Outcome:
             assert len(str(self.error)) > 20, text
 
 
-def use(device: hcq.Device, code: bytes, rounds: int, seed: int) -> None:
+def use(device: hcq.Device, code: bytes, rounds: int, seed: int, *, timeout: float = 0.5) -> None:
     """Bytes to the card, through a kernel, and back. :raises AssertionError: other bytes than the right ones."""
-    device.timeout = 0.5
+    device.timeout = timeout
     program = device.program(code, "add")
     a, b = device.alloc(4 * ITEMS), device.alloc(4 * ITEMS)
     rng = np.random.default_rng(seed)
@@ -114,11 +114,11 @@ def arm(machine: mock.Machine, plan: list[Plan], kinds: dict[str, Any]) -> None:
                                       **kinds[kind])
 
 
-def session(machine: mock.Machine, code: bytes, *, rounds: int = 4, seed: int = 1) -> Outcome:
+def session(machine: mock.Machine, code: bytes, *, rounds: int = 4, seed: int = 1, timeout: float = 0.5) -> Outcome:
     def work() -> None:
         device = hcq.Device(open_backend(hal=MockHal(machine)))
         try:
-            use(device, code, rounds, seed)
+            use(device, code, rounds, seed, timeout=timeout)
         finally:
             device.close()
     return Outcome(work)
@@ -128,7 +128,7 @@ def recover(machine: mock.Machine, code: bytes) -> None:
     """The faults are over: the next owner boots the card and it works."""
     board = machine.gpus[0]
     board.faults.clear()
-    after = session(machine, code, rounds=1)
+    after = session(machine, code, rounds=1, timeout=PATIENCE / 2)
     assert after.error is None, "".join(traceback.format_exception(after.error)) + f"\nnotes:\n{board.notes}"
 
 
