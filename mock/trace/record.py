@@ -1,4 +1,4 @@
-"""Recording. One msgpack array an event, appended to a buffered file: about two microseconds each.
+"""Recording. One msgpack array an event, appended to a buffered file: a few microseconds each.
 
 The first array is the header. An event is ``[kind, time, card, ...]``; times are nanoseconds since the start, cards
 numbers of the header's list. Kinds and what follows are in :data:`mock.trace.events.KINDS`. Reads that find the same
@@ -169,7 +169,7 @@ class Trace:
                            self.now() - at, why, at=at)
         return traced
 
-    def aql(self, queue: Any, process: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    def aql(self, queue: Any, process: Callable[..., bool]) -> Callable[..., bool]:
         """The same for AQL packets, whose 64 bytes are kept as words."""
         def traced(packet: Any) -> bool:
             return bool(self._around(lambda: process(packet), queue.board, queue.name, queue.vmid, packet.number,
