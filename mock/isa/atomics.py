@@ -28,6 +28,15 @@ _SCANS: dict[str, Any] = {"add": np.add, "sub": np.add, "min": np.minimum, "max"
 def perform(space: Space, s: State, where: Where, atomic: Atomic, operands: list[np.ndarray]) -> np.ndarray:
     """Read-modify-write in lane order; returns the old values."""
     kind = DTYPES[atomic.kind]
+    if where.lds is not None:       # beyond the allocation nothing is kept, and 0 is read
+        inside = where.addresses + U64(np.dtype(kind).itemsize) <= U64(space.lds.nbytes)
+        inside = inside if where.lds is True else inside | ~where.lds
+        if not inside.all():
+            chosen = np.flatnonzero(inside)
+            result = np.zeros(len(inside), kind)
+            if len(chosen):
+                result[chosen] = perform(space, s, where.pick(chosen), atomic, [x[chosen] for x in operands])
+            return result
     keys = where.addresses
     ask = getattr(space.accessor.memory, "before_atomic", None)     # a memory may refuse atomics
     if ask is not None and where.lds is not True:

@@ -4,7 +4,7 @@ A: lane l holds row l mod 16, its 16 elements packed from the low bits of the fi
 columns. C and D: register i of lane l holds row i * (lanes / 16) + l / 16, column l mod 16.
 
 The guide does not say in which order the hardware adds. Here it is k = 0, 1, ..., 15, one fused multiply-add each; f16
-and bf16 accumulators are f32 inside and are rounded at the end.
+and bf16 accumulators are f32 inside and are rounded at the end. A NaN result is always the positive quiet one.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def multiply_tiles(lanes: int, source: str, accumulator: str, a: Array, b: Array
         # The product of two halves is exact in float32, so that a plain addition is the fused operation.
         tile = tile + x * y if source == "f16" else exact.fma_f32(*np.broadcast_arrays(x, y, tile))
     result = tile[rows, columns]
+    result = np.where(np.isnan(result), np.uint32(0x7fc00000).view(np.float32), result)
     if accumulator == "f32":
         return list(result.view(np.uint32))
     if accumulator == "f16":
@@ -86,7 +87,7 @@ def multiply_tiles(lanes: int, source: str, accumulator: str, a: Array, b: Array
     else:
         bits = result.view(np.uint32)
         even = bits + np.uint32(0x7fff) + (bits >> np.uint32(16) & np.uint32(1)) >> np.uint32(16)
-        short = np.where(np.isnan(result), bits >> np.uint32(16) | np.uint32(0x40), even)
+        short = np.where(np.isnan(result), np.uint32(0x7fc0), even)
     keep = np.uint32(0xffff if half else 0xffff0000)
     return list(old & keep | short << np.uint32(16 * half))
 

@@ -94,7 +94,7 @@ def constant(code: int, kind: str, literal: int | None) -> int | None:
         if bits == 16:
             return half
         return word if bits == 32 else _INV_2PI_64 if code == 248 else fl.convert(
-            word, fl.F32, fl.F64, Mode(0xff))
+            word, fl.F32, fl.F64, Mode(0xf0))
     return None
 
 
@@ -347,7 +347,7 @@ class _Vector:
         f = FORMATS[kind]
         if self.omod and not self.mode.ieee and not self.mode.keeps_out(f):
             if fl.is_nan(value, f):
-                pass
+                value |= f.quiet
             elif fl.is_zero(value, f):
                 value = 0
             elif not fl.is_inf(value, f):

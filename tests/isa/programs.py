@@ -7,6 +7,7 @@ from functools import cache
 
 import model_machine
 import numpy as np
+from model_memory import Access, Memory
 
 from mock.isa.access import HostMemory
 from mock.isa.decode import Instruction, Opcode, decode, opcode_table
@@ -15,6 +16,7 @@ from mock.isa.encoding import DPP8, DPP8_FI, DPP16, ENCODINGS, LITERAL
 from mock.isa.interpreter import Machine
 from mock.isa.jit.executor import _Box, _Launch, _Runner
 from mock.isa.jit.registers import Layout
+from mock.isa.memory import Lds
 from mock.isa.program import is_terminator
 from mock.isa.semantics import Entry, table
 from mock.isa.state import EXEC, State
@@ -23,6 +25,7 @@ VGPRS, SGPRS = 16, 24           # what instructions use
 ALLOCATED = 24                  # VGPRS, rounded up to what a wave is given
 BARRIER_END = bytes.fromhex("0000bdbf" "0000b0bf")      # s_barrier; s_endpgm
 ALU = ("SOP1", "SOP2", "SOPC", "SOPK", "VOP1", "VOP2", "VOPC", "VOP3", "VOP3SD", "VOP3P", "VOPD")
+MEMORY = ("DS", "GLOBAL", "FLAT", "SCRATCH", "MUBUF", "MTBUF", "SMEM")
 EDGES_32 = [0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc12345, 0x7f800001,
             0x7fa00000, 0xffbfffff, 1, 2, 0x80000001, 0x007fffff, 0x807fffff, 0x00800000, 0x00ffffff, 0x7f7fffff,
             0xff7fffff, 0x7effffff, 0x3effffff, 0x3f000000, 0x3fc00000, 0x40200000, 0x4b000001, 0x4b7fffff, 0x4effffff,
@@ -191,12 +194,34 @@ class Registers:
         self.scc = bool(rng.integers(0, 2))
 
 
-class Outcome:
-    """The registers in the end."""
+class Arena:
+    """Memory that instructions may touch, and LDS; every run begins with the same bytes in the same place."""
 
-    def __init__(self, sgpr: np.ndarray, vgpr: np.ndarray, scc: int, interpreted: list[str] | None = None) -> None:
+    def __init__(self, seed: int, nbytes: int = 1 << 18, lds_bytes: int = 1024) -> None:
+        rng = np.random.default_rng(seed)
+        self._raw = np.zeros(nbytes + 4096, np.uint8)
+        skip = -int(self._raw.ctypes.data) % 4096
+        self.bytes = self._raw[skip:skip + nbytes]
+        self.address = int(self.bytes.ctypes.data)
+        pool = np.array(EDGES_32, np.uint32)
+
+        def fill(n: int) -> np.ndarray:
+            wild = rng.integers(0, 1 << 32, n // 4, dtype=np.uint64).astype(np.uint32)
+            return np.where(rng.random(n // 4) < 0.6, pool[rng.integers(0, len(pool), n // 4)], wild).view(np.uint8)
+        self.content, self.lds = fill(nbytes), fill(lds_bytes)
+        self.scratch = self.address + nbytes // 2       # half of it is private memory
+
+    def reset(self) -> None:
+        self.bytes[:] = self.content
+
+
+class Outcome:
+    """The registers in the end, and memory."""
+
+    def __init__(self, sgpr: np.ndarray, vgpr: np.ndarray, scc: int, interpreted: list[str] | None = None,
+                 memory: list[np.ndarray] | None = None) -> None:
         self.sgpr, self.vgpr, self.scc = sgpr, vgpr, int(scc)
-        self.interpreted = interpreted or []
+        self.interpreted, self.memory = interpreted or [], memory or []
 
     def differences(self, other: Outcome) -> list[str]:
         """Where they differ; TTMPs and M0's neighbours are nobody's."""
@@ -204,14 +229,16 @@ class Outcome:
                  for r, i in np.argwhere(self.vgpr != other.vgpr)]
         found += [f"s{r} {self.sgpr[r]:#x} {other.sgpr[r]:#x}"
                   for r in (*range(108), 125, 126, 127) if self.sgpr[r] != other.sgpr[r]]
+        for name, mine, its in zip(("memory", "LDS"), self.memory, other.memory, strict=False):
+            found += [f"{name}[{i[0]:#x}] {mine[i[0]]:#x} {its[i[0]]:#x}" for i in np.argwhere(mine != its)[:4]]
         return found + ([f"scc {self.scc} {other.scc}"] if self.scc != other.scc else [])
 
 
 class Program:
     """Instructions, and the three ways to run them."""
 
-    def __init__(self, instructions: list[Instruction], start: Registers) -> None:
-        self.instructions, self.start = instructions, start
+    def __init__(self, instructions: list[Instruction], start: Registers, arena: Arena | None = None) -> None:
+        self.instructions, self.start, self.arena = instructions, start, arena
         code = np.frombuffer(b"".join(i.bits for i in instructions) + BARRIER_END + bytes(64), np.uint8)
         raw = np.zeros(len(code) + 4096, np.uint8)
         skip = -int(raw.ctypes.data) % 256
@@ -220,8 +247,15 @@ class Program:
         lanes, mode = start.lanes, start.mode
         rsrc1 = (VGPRS // (8 if lanes == 32 else 4) - 1) | (mode & 0xff) << 12 | (mode >> 8 & 1) << 21
         rsrc1 |= (mode >> 9 & 1) << 23 | (mode >> 23 & 1) << 26
+        extra: dict[str, int] = {}
+        if arena is not None:
+            extra = {"lds_bytes": len(arena.lds), "scratch_address": arena.scratch,
+                     "scratch_wave_bytes": len(arena.bytes) // 2, "scratch_slots": 1}
         self.dispatch = Dispatch(int(self.code.ctypes.data), rsrc1, 0, 0, (), (1, 1, 1), (lanes, 1, 1),
-                                 wave_size=lanes)
+                                 wave_size=lanes, **extra)
+
+    def _memory(self, lds: np.ndarray) -> list[np.ndarray]:
+        return [] if self.arena is None else [self.arena.bytes.copy(), lds[:len(self.arena.lds)].copy()]
 
     def compiled(self, optimise: bool) -> Outcome:
         start = self.start
@@ -234,18 +268,27 @@ class Program:
         wave[Layout.SCC] = start.scc
         vgprs = wave[Layout.VGPRS:].reshape(-1, start.lanes)
         vgprs[:ALLOCATED] = start.vgpr[:len(vgprs)]
+        if self.arena is not None:
+            self.arena.reset()
+            runner.lds.memory[:len(self.arena.lds)] = self.arena.lds
         context = runner.context
         context["group"], context["end"], context["fresh"], context["wave"], context["alive"] = 0, 1, 0, 0, 1
         while (reason := launch.prepare().run(context.address)) != 0:
             runner._interpret(reason)
-        return Outcome(wave[:128].copy(), vgprs[:VGPRS].copy(), int(wave[Layout.SCC]), launch.prepare().interpreted)
+        return Outcome(wave[:128].copy(), vgprs[:VGPRS].copy(), int(wave[Layout.SCC]), launch.prepare().interpreted,
+                       self._memory(runner.lds.memory))
 
     def interpreted(self) -> Outcome:
         start = self.start
-        machine = Machine(self.dispatch, HostMemory())
+        lds = Lds(1, self.dispatch.lds_bytes or 0)
+        machine = Machine(self.dispatch, HostMemory(), lds=lds)
+        if self.arena is not None:
+            self.arena.reset()
+            lds.memory[:len(self.arena.lds)] = self.arena.lds
         one = {"workgroup": np.int64, "wave": np.uint32, "id": np.uint32, "lds": np.int64, "scratch": np.uint64,
                "status": np.uint32, "trapsts": np.uint32}
         per_wave = {name: np.zeros(1, kind) for name, kind in one.items()}
+        per_wave["scratch"][:] = self.dispatch.scratch_address
         per_wave |= {"scc": np.array([start.scc]), "shared_base": np.full(1, self.dispatch.shared_base, np.uint64),
                      "private_base": np.full(1, self.dispatch.private_base, np.uint64)}
         state = State(start.lanes, start.vgpr.reshape(ALLOCATED, start.lanes, 1).copy(),
@@ -256,12 +299,22 @@ class Program:
             for instruction in self.instructions:
                 machine._step(instruction, pc)(state)
                 pc += instruction.size
-        return Outcome(state.sgpr[:, 0].copy(), state.vgpr[:VGPRS, :, 0].copy(), int(state.scc[0]))
+        return Outcome(state.sgpr[:, 0].copy(), state.vgpr[:VGPRS, :, 0].copy(), int(state.scc[0]), None,
+                       self._memory(lds.memory))
 
     def modelled(self) -> Outcome:
         start = self.start
         wave = model_machine.Wave(start.lanes, [int(x) for x in start.sgpr], [[int(x) for x in row] for row in
                                   start.vgpr], start.scc, start.mode)
+        memory, a = None, self.arena
+        if a is not None:
+            memory = Memory(a.address, a.content.tobytes(), a.lds.tobytes(), a.scratch, self.dispatch.shared_base >> 32,
+                            self.dispatch.private_base >> 32)
         for instruction in self.instructions:
-            model_machine.run(instruction, wave)
-        return Outcome(np.array(wave.sgpr, np.uint32), np.array(wave.vgpr, np.uint32)[:VGPRS], int(wave.scc))
+            if memory is not None and instruction.encoding in MEMORY:
+                Access(instruction, wave, memory).run()
+            else:
+                model_machine.run(instruction, wave)
+        left = [] if memory is None else [np.frombuffer(x, np.uint8) for x in (memory.bytes, memory.lds)]
+        return Outcome(np.array(wave.sgpr, np.uint32), np.array(wave.vgpr, np.uint32)[:VGPRS], int(wave.scc), None,
+                       left)

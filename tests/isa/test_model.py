@@ -92,11 +92,11 @@ def test_every_opcode_in_some_form(lanes: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("lanes", [32, 64])
 @pytest.mark.parametrize(("rounding", "denormals", "flags"), [
-    (0, 15, 3), (0, 0, 1), (5, 15, 0), (10, 10, 2), (15, 5, 7), (6, 12, 4), (9, 3, 1)])
+    (0, 15, 3), (0, 0, 1), (5, 15, 4), (10, 10, 2), (15, 5, 7)])
 def test_every_opcode_in_every_form(lanes: int, rounding: int, denormals: int, flags: int) -> None:
     mode = mode_of(rounding, denormals, flags)
     rng = random.Random(mode * 64 + lanes)
-    every = all_forms(rng, lanes, 4)
+    every = all_forms(rng, lanes, 1)
     rng.shuffle(every)
     size = 60
     for at in range(0, len(every), size):
@@ -107,7 +107,7 @@ def test_every_opcode_in_every_form(lanes: int, rounding: int, denormals: int, f
 @pytest.mark.slow
 @given(st.integers(0, len(opcodes()) - 1), st.integers(0, 2 ** 32), st.sampled_from([32, 64]), modes,
        st.sampled_from(EXECS), st.integers(0, 2 ** 32))
-@settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
 def test_many_instructions_by_the_model(number: int, form: int, lanes: int, mode: int, exec_kind: str,
                                         seed: int) -> None:
     instruction = find(*opcodes()[number], random.Random(form), lanes)

@@ -29,7 +29,7 @@ def _row(kind: ir.Type) -> ir.VectorType:
     return ir.VectorType(kind, SIZE)
 
 
-def _all(value: int, kind: ir.Type = I32) -> ir.Constant:
+def _all(value: float, kind: ir.Type = I32) -> ir.Constant:
     return ir.Constant(_row(kind), [ir.Constant(kind, value)] * SIZE)
 
 
@@ -122,6 +122,8 @@ class _Tiles:
         if self.accumulator == "i32":       # sixteen products do not overflow; their sum with C may
             return b.call(self._intrinsic("llvm.sadd.sat.v16i32", I32, 2), [old, total]) if self.clamp \
                 else b.add(old, total)
+        # Any NaN is this one.
+        total = b.select(b.fcmp_unordered("uno", total, total), _all(float("nan"), _FLOAT), total)
         if self.accumulator == "f32":
             return b.bitcast(total, _WORDS)
         if self.accumulator == "f16":
@@ -130,8 +132,7 @@ class _Tiles:
             bits = b.bitcast(total, _WORDS)
             odd = b.and_(b.lshr(bits, _all(16)), _all(1))
             even = b.lshr(b.add(b.add(bits, _all(0x7fff)), odd), _all(16))
-            quiet = b.or_(b.lshr(bits, _all(16)), _all(0x40))
-            short = b.select(b.fcmp_unordered("uno", total, total), quiet, even)
+            short = b.select(b.fcmp_unordered("uno", total, total), _all(0x7fc0), even)
         kept = b.and_(old, _all(0xffff if self.half else 0xffff0000))
         return b.or_(kept, b.shl(short, _all(16 * self.half)))
 

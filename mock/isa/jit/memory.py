@@ -104,8 +104,8 @@ class MemoryLowering:
             address = self.w.add(base, self._wide(self.r.fetch(Operand("addr", VGPR + f["addr"]), "u32", None)))
         return self.w.add(self.w.splat(address), offset)
 
-    def _scratch_rows(self, instruction: Instruction, count: int) -> list[Value]:
-        """One address a dword: each is interleaved by itself."""
+    def _scratch(self, instruction: Instruction) -> tuple[Value, Callable[[int], Value]]:
+        """Offsets in each lane's private memory (u64), and where a byte so far on lies: dwords are interleaved."""
         f, w = instruction.fields, self.w
         total = w.number("u64", _signed(f["offset"], 13))
         if f["sve"]:
@@ -113,12 +113,12 @@ class MemoryLowering:
         if f["saddr"] != NULL:
             total = w.add(total, self._wide(self.r.fetch(Operand("saddr", f["saddr"]), "u32", None)))
         base = Scalar("u64", self.field("scratch"))
-        rows = []
-        for i in range(count):
-            offset = w.and_(w.add(total, 4 * i), 0xffffffff)
+
+        def byte(distance: int) -> Value:
+            offset = w.and_(w.add(total, distance), 0xffffffff)
             place = w.add(w.mul(w.and_(offset, -4), self.r.lanes), w.and_(offset, 3))
-            rows.append(w.splat(w.add(w.add(base, place), w.shl(self._wide(w.lane()), 2))))
-        return rows
+            return w.splat(w.add(w.add(base, place), w.shl(self._wide(w.lane()), 2)))
+        return w.splat(total), byte
 
     def _ds(self, instruction: Instruction, offset: int) -> Value:
         if "addtid" in instruction.mnemonic:
@@ -204,8 +204,11 @@ class MemoryLowering:
         elif encoding == "GLOBAL":
             self._transfer(write, size, self._global(instruction), where, count, mask, lds=False)
         elif encoding == "SCRATCH":
-            for i, row in enumerate(self._scratch_rows(instruction, count)):
-                self._transfer(write, size, row, where, 1, mask, lds=False, row=i)
+            total, byte = self._scratch(instruction)
+
+            def access(distance: int, width: int, data: ir.Value, row: int) -> None:
+                self._transfer(write, width, byte(distance), lambda: data, 1, mask, lds=False, row=row)
+            self._interleaved(write, size, count, total, where(), mask, access)
         elif encoding == "FLAT":
             self._flat(instruction, write, size, count, where, mask)
         else:
@@ -215,16 +218,53 @@ class MemoryLowering:
               mask: ir.Value) -> None:
         """Dword by dword, since private lanes are interleaved so."""
         f = instruction.fields
-        base = self.w.add(self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None), f["offset"] & 0xfff)
+        base = self.w.splat(self.w.add(self.r.fetch(Operand("addr", VGPR + f["addr"], 2), "u64", None),
+                                       f["offset"] & 0xfff))
         split = self._function("flat_split", I64, PTR, PTR, I64)
-        for i in range(count):
+
+        def access(distance: int, width: int, data: ir.Value, row: int) -> None:
             places = self.buffer(I64, self.r.lanes, "addresses")
-            self._store_rows(places, self.w.splat(self.w.add(base, 4 * i)))
-            data = where()
+            self._store_rows(places, self.w.add(base, distance))
             shared = self.b.call(split, [self.context, places, mask])
             rest = self.b.and_(mask, self.b.not_(shared))
-            self._move(write, size, places, data, 1, rest, lds=False, row=i)
-            self._move(write, size, places, data, 1, shared, lds=True, row=i)
+            self._move(write, width, places, data, 1, rest, lds=False, row=row)
+            self._move(write, width, places, data, 1, shared, lds=True, row=row)
+        self._interleaved(write, size, count, base, where(), mask, access)
+
+    def _interleaved(self, write: bool, size: int, count: int, addresses: Value, data: ir.Value, mask: ir.Value,
+                     access: Callable[[int, int, ir.Value, int], None]) -> None:
+        """Elements one by one, and bytes one by one where a lane's address is not aligned: the next dword is elsewhere.
+
+        :param access: moves the (distance, bytes) of each lane between memory and a row of data.
+        """
+        w, active = self.w, self.r.active()
+        if size == 1:
+            access(0, 1, data, 0)
+            return
+        odd = w.pack(w.ne(w.and_(addresses, size - 1), 0))
+        odd = self.b.and_(mask, odd if self.r.lanes == 64 else self.b.zext(odd, I64))
+        with self.b.if_else(self.b.icmp_unsigned("!=", odd, ir.Constant(I64, 0)), likely=False) as (unaligned, aligned):
+            with aligned:
+                for i in range(count):
+                    access(4 * i, size, data, i)
+            with unaligned:
+                for i in range(count):
+                    self._bytewise(write, size, 4 * i, data, i, active, access)
+
+    def _bytewise(self, write: bool, size: int, distance: int, data: ir.Value, row: int, active: Value,
+                  access: Callable[[int, int, ir.Value, int], None]) -> None:
+        w, place = self.w, self.buffer(I32, self.r.lanes, "byte")
+        rows = self.b.gep(data, [ir.Constant(I32, row)], source_etype=self._row)
+        value = self._load_rows(rows, "u32")
+        total = w.number("u32", 0, scalar=False)
+        for j in range(size):
+            if write:
+                self._store_rows(place, w.and_(w.shr(value, 8 * j), 255))
+            access(distance + j, 1, place, 0)
+            if not write:
+                total = w.or_(total, w.shl(self._load_rows(place, "u32"), 8 * j))
+        if not write:
+            self._store_rows(rows, w.select(active, total, value))
 
     def _put_loaded(self, entry: Load, register: int, data: ir.Value, count: int) -> None:
         active, w = self.r.write_mask_of(), self.w
@@ -320,11 +360,41 @@ class MemoryLowering:
                 self._store_rows(places, where)
                 split = self._function("flat_split", I64, PTR, PTR, I64)
                 shared = self.b.call(split, [self.context, places, mask])
-                sides = [(self.b.and_(mask, self.b.not_(shared)), 0), (shared, 1)]
-                found = [self._exchange(entry, None, operands, sides)]
+                rest = self.b.and_(mask, self.b.not_(shared))
+                if step == 1:
+                    found = [self._exchange(entry, None, operands, [(rest, 0), (shared, 1)])]
+                else:
+                    found = [self._exchange_flat64(entry, where, operands, rest, shared)]
         if returns:
             for i, old in enumerate(found):
                 self.r.put(Operand("vdst", VGPR + f["vdst"] + i * step, step), old.kind, old, self.r.write_mask_of())
+
+    def _exchange_flat64(self, entry: Atomic, where: Value, operands: list[Value], rest: ir.Value,
+                         shared: ir.Value) -> Value:
+        """Lanes with private addresses have their two dwords a row apart, and nobody else has them: plain accesses do.
+
+        ``where``: the addresses as given; those in the buffer are translated.
+        """
+        w, b = self.w, self.b
+        own = w.eq(w.shr(where, 32), Scalar("u64", self.field("private_high")))
+        bits = w.pack(own)
+        private = b.and_(rest, bits if self.r.lanes == 64 else b.zext(bits, I64))
+        places = self._load_rows(self.buffer(I64, self.r.lanes, "addresses"), "u64")
+        data = self.buffer(I32, 2 * self.r.lanes, "halves")
+
+        def both(write: bool) -> None:
+            for i in range(2):
+                row = w.add(places, 4 * self.r.lanes * i)
+                self._transfer(write, 4, row, lambda: data, 1, private, lds=False, row=i)
+        both(False)
+        mine = w.join(self._load_rows(data, "u32", 0), self._load_rows(data, "u32", 1))
+        given = [w.splat(w.bits(x, entry.kind)) for x in (mine, *operands)]
+        new = w.splat(w.bits(entry.function(w, *given), "u64"))
+        self._store_rows(data, w.low(new), 0)
+        self._store_rows(data, w.high(new), 1)
+        both(True)
+        others = b.and_(rest, b.not_(private))
+        return w.select(own, mine, self._exchange(entry, places, operands, [(others, 0), (shared, 1)]))
 
     def _operand(self, register: int, dwords: int) -> Value:
         return self.r.fetch(Operand("data", VGPR + register, dwords), "u64" if dwords == 2 else "u32", None)
