@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import amdrv.dump
 import mock
 import mock.firmware
 from amdrv import pm4, sdma
@@ -177,3 +178,44 @@ def test_assignments_are_checked_before_a_card_is_touched() -> None:
         registers.assignments(register, ["ACTIVE=2"])
     with pytest.raises(AmdrvError):
         registers.assignments(register, ["ACTIVE=yes"])
+
+
+def test_vm_walks_a_dump_and_the_card_it_was_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    import mock.dump
+    from amdrv.device import Device
+    machine = mock.Machine()
+    hal = MockHal(machine)
+    monkeypatch.setattr(MockHal, "_shared", hal)
+    try:
+        with Device.open(hal=hal, address=hal.functions()[0].address) as device:
+            memory = device.alloc(1 << 20)
+            file = tmp_path / "card.txt"
+            file.write_text(mock.dump.dumps(machine.gpus[0]))
+        status, out, err = run(capsys, "vm", hex(memory.address), "--from", str(file), "--json")
+        said = json.loads(out)
+        assert (status, err, said["valid"]) == (0, "", True) and said["vmid"] == 8
+        assert [(step["level"], step["table"], step["entry"]) for step in said["steps"]] == [
+            (step.level, step.table, int(step.entry)) for step in amdrv.dump.load(file).walk("gc", 8, memory.address)]
+        status, out, _ = run(capsys, "vm", hex(memory.address), "--from", str(file))
+        assert status == 0 and out.startswith(hex(memory.address)) and "VALID" in out.splitlines()[-1]
+        status, out, _ = run(capsys, "vm", "0x7f0000000000", "--from", str(file))
+        assert status == 1
+    finally:
+        machine.close()
+    status, _, err = run(capsys, "vm", "--from", str(tmp_path / "no"), "0x1000")
+    assert status == 1 and "cannot be read" in err
+    assert run(capsys, "vm", "somewhere", "--hal", "mock")[0] == 1
+
+
+def test_vm_of_a_card_that_nobody_has_booted(capsys: pytest.CaptureFixture[str],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = mock.Machine()
+    monkeypatch.setattr(MockHal, "_shared", MockHal(machine))
+    try:
+        status, _, err = run(capsys, "vm", "0x1000", "--hal", "mock")
+        assert status == 1 and "VMID 8 of the gc hub is off" in err
+        status, out, _ = run(capsys, "vm", "0x1000", "--hal", "mock", "--boot", "--vmid", "0")
+        assert status == 1 and "not mapped" in out
+    finally:
+        machine.close()

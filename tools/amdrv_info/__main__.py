@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from amdrv.dump import load
 from amdrv.errors import AmdrvError, RegisterError
 from amdrv.hal import select
-from tools.amdrv_info import binding, card, doctor, dumps, registers, screens
+from tools.amdrv_info import binding, card, doctor, dumps, memory, registers, screens
 
 __all__ = ["main"]
 
@@ -158,6 +159,22 @@ def _reg(options: Options) -> int:
     return 0
 
 
+def _vm(options: Options) -> int:
+    """Exit status 1 where nothing is mapped there."""
+    address = memory.number(options.address)
+    if options.source:
+        steps = load(options.source).walk(options.hub, options.vmid, address)
+    else:
+        hal = select(options.hal_name)
+        with memory.live(hal, card.choose(hal, options.device).address, boot=options.boot) as live:
+            steps = live.walk(options.hub, options.vmid, address)
+    if options.json:
+        _say(options, memory.document(steps, options.hub, options.vmid, address))
+    else:
+        screens.print_walk(_console(), steps, address)
+    return int(not steps or not steps[-1].entry.valid)
+
+
 def _search(options: Options, patterns: Sequence[str]) -> int:
     found = [each for pattern in patterns for each in registers.search(pattern)]
     if options.json:
@@ -191,7 +208,7 @@ def _watch(options: Options, names: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[Options], int]] = {
     "list": _list, "show": _show, "doctor": _doctor, "bind": _bind, "unbind": _bind, "pm4": _packets,
-    "sdma": _packets, "fw": _fw, "discovery": _discovery, "reg": _reg,
+    "sdma": _packets, "fw": _fw, "discovery": _discovery, "reg": _reg, "vm": _vm,
 }
 
 
@@ -232,6 +249,15 @@ def _parser() -> argparse.ArgumentParser:
     reg.add_argument("--define", action="store_true", help="only say what the register is")
     reg.add_argument("--interval", type=float, default=0.1, metavar="SECONDS", help="of watch (default: 0.1)")
     reg.add_argument("--count", type=int, default=0, metavar="N", help="of watch: stop after N readings")
+    vm = commands.add_parser("vm", parents=[as_json], help="walk a card's page tables to an address, level by level")
+    vm.add_argument("address", help="GPU virtual address, such as 0x7f0000001000")
+    vm.add_argument("--hub", choices=("gc", "mm"), default="gc",
+                    help="gc: shaders, command processors, copy engines (default); mm: PSP, SMU, interrupts")
+    vm.add_argument("--vmid", type=int, default=8, help="0 to 15 (default: 8, where our queues run)")
+    vm.add_argument("--from", dest="source", metavar="DUMP", help="a dump (umr's form, mock.dump) in a card's place")
+    vm.add_argument("--hal", dest="hal_name", metavar="NAME", help="how to reach the machine")
+    vm.add_argument("--device", default="0", metavar="CARD", help="index or PCI address (default: 0)")
+    vm.add_argument("--boot", action="store_true", help="boot the card first")
     for engine, what in (("pm4", "command processors'"), ("sdma", "copy engines'")):
         dump = commands.add_parser(engine, parents=[as_json], help=f"decode a dump of {what} packets; no card needed")
         dump.add_argument("file", help="binary or hexadecimal words; - is standard input")

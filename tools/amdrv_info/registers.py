@@ -13,10 +13,11 @@ from typing import Any
 
 import amdrv.regs
 from amdrv.errors import RegisterError, UnknownIpError
-from amdrv.hal import Hal
+from amdrv.hal import Hal, PciDevice
 from amdrv.regs import Register, RegisterFile, Table, Value
 
-__all__ = ["Change", "Found", "assignments", "define", "document", "find", "number", "opened", "search"]
+__all__ = ["Change", "Found", "assignments", "define", "document", "find", "looked_at", "number",
+           "opened", "search"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,13 @@ def assignments(register: Register, words: Sequence[str]) -> tuple[int | None, d
 @contextmanager
 def opened(hal: Hal, address: str) -> Iterator[RegisterFile]:
     """The registers of a card as it is: its discovery table is read, nothing is initialised."""
+    with looked_at(hal, address) as (registers, _):
+        yield registers
+
+
+@contextmanager
+def looked_at(hal: Hal, address: str) -> Iterator[tuple[RegisterFile, PciDevice]]:
+    """:func:`opened`, with the PCI device."""
     from amdrv.ip import discovery
 
     with hal.open(address) as device:
@@ -113,7 +121,7 @@ def opened(hal: Hal, address: str) -> Iterator[RegisterFile]:
                 continue
             tables.setdefault(known.name, (known, ip.bases))        # GC before SDMA0, which shares its table
         yield RegisterFile(lambda at: bar.read32(4 * at), lambda at, value: bar.write32(4 * at, value),
-                           tables.values())
+                           tables.values()), device
 
 
 def change(registers: RegisterFile, register: Register, words: Sequence[str]) -> Change:

@@ -11,6 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from amdrv.dump import Step
 from amdrv.hal import PciFunction
 from amdrv.ip.discovery import Discovery
 from amdrv.packets import Decoded
@@ -23,7 +24,7 @@ from tools.amdrv_info.registers import Found
 from tools.boot_diff.report import names_in_short
 
 __all__ = ["print_card", "print_cards", "print_discovery", "print_findings", "print_firmware", "print_packets",
-           "print_register", "print_registers", "size_text"]
+           "print_register", "print_registers", "print_walk", "size_text"]
 
 _HEAD = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False, "header_style": "dim"}
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -284,6 +285,17 @@ def print_register(console: Console, found: Found, value: int | None, address: i
         table.add_row(*cells)
     if register.fields:
         console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def print_walk(console: Console, steps: Sequence[Step], address: int) -> None:
+    """``vm``: a line a level, and where the address ends."""
+    console.print(Text(f"{address:#x}", "bold"))
+    for step in steps:
+        line = Text(f"  {step.level:5}", "cyan").append(f"[{step.number:#05x}] of the table at {step.table:#x}", "dim")
+        console.print(line, soft_wrap=True)
+        console.print(Text(f"        {step.entry!r}", "" if step.entry.valid else "red"), soft_wrap=True)
+    if not steps or not steps[-1].entry.valid:
+        console.print(Text("  not mapped", "bold red"))
 
 
 def _place(register: Register) -> str:
