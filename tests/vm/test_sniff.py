@@ -38,7 +38,8 @@ def test_the_whole_conversation(mode: str, tmp_path: Path) -> None:
     except Missing as missing:
         pytest.skip(str(missing))
     result = guest.run("$PYTHON -m tools.ioctl_sniff -q --calls --json -o /tmp/calls $PYTHON -m pytest -q "
-                       "-p no:cacheprovider -p no:xdist tests/vm/inside/test_edu.py -k 'registers or interrupts or existing'; S=$?; "
+                       "-p no:cacheprovider -p no:xdist tests/vm/inside/test_edu.py "
+                       "-k 'registers or interrupts or existing'; S=$?; "
                        "sed 's/^/CALL /' /tmp/calls; exit $S", tmp_path, environment={"AMDRV_VM_MODE": mode})
     assert result.status == 0, result.output[-6000:]
     calls: list[dict[str, Any]] = [json.loads(line.partition("CALL ")[2]) for line in result.output.splitlines()
