@@ -442,6 +442,7 @@ class _Translator:
         elif name.startswith("s_subvector_loop"):
             self._subvector(instruction, pc, mode)
         else:
+            self.interpreted.append(f"{name}: an event for the host")
             self._stop(TERMINATOR, pc)
 
     def _condition(self, name: str) -> ir.Value:
