@@ -168,6 +168,15 @@ def _processes(executors: list[str]) -> None:
         _line("process: import and one launch", executor, times[0], min(times[1:]), None)
 
 
+def _strict(quick: bool) -> None:
+    """Kernels on a card, with strict memory and without: processor time of all threads."""
+    from bench.strict import measure
+    for cost in measure(*((1 << 18, 3) if quick else ())):
+        _rows.append(Row(f"card: {cost.what}", "jit", cost.strict, cost.strict, None,
+                         f"without the rules {cost.relaxed * 1e3:.1f} ms: {100 * cost.loss:.0f} % lost"))
+        print(_rows[-1], flush=True)
+
+
 def _write_docs(path: Path) -> None:
     """Put the figures between the marks in ``path``, which is made if it is not there."""
     table = ["| what | executor | best ms | first ms | M wave instructions/s | |", "|---|---|--:|--:|--:|---|"]
@@ -201,6 +210,7 @@ def main() -> None:
             print("no clang with the amdgcn target: kernels in OpenCL C are left out")
         else:
             _matmul(clang, executors if options.quick else ["jit"], 128 if options.quick else 512)
+        _strict(options.quick)
         mock.isa.jit.wait_for_compiler()
     if options.json:
         Path(options.json).write_text(json.dumps([row._asdict() for row in _rows], indent=1) + "\n")

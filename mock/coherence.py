@@ -86,6 +86,12 @@ class Coherence:
         if inside.any():
             self.meet_many((offsets[inside] >> np.uint64(PAGE_SHIFT)).astype(np.int64), write)
         rest = ~inside if self.board.bus.others(self.board) else ~inside & (cached | own)
+        past = ~cached & own
+        if past.any():                  # of these, the pages to look at one by one
+            pages = (offsets[past] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+            if write:
+                self.caches.before_change_of(pages)
+            rest[past] = self.gl2.special(pages, write)
         if rest.any():
             unique, inverse = np.unique(hosts[rest] | flags[rest], return_inverse=True)
             found = np.array([self.settle_one(hub, int(host), write) for host in unique], np.uint64)

@@ -138,6 +138,13 @@ class Gl2:
             self._dirty.append(pages)
             self._writers.append((pages, by))
 
+    def special(self, pages: np.ndarray, write: bool) -> np.ndarray:
+        """bool[n]: pages (int64[n]) where it matters to those who go past GL2 what it has."""
+        found: np.ndarray = self._dirty_marks[pages] == self.dirty_epoch
+        if self.waiting:
+            found |= np.isin(pages, np.fromiter(self.waiting, np.int64, len(self.waiting)))
+        return found | (self._marks[pages] == self.epoch) if write else found
+
     @property
     def differs(self) -> bool:
         """Is there anything that GL2's clients see otherwise than the rest of the world?"""
@@ -258,10 +265,9 @@ class Gl2:
         with self.lock:
             if discard:
                 self._discard(wanted)
-            pages = np.fromiter(self.waiting, np.int64, len(self.waiting))
-            if wanted is not None:
-                pages = np.intersect1d(pages, wanted)
-            self._let_in(np.sort(pages))
+            if self.waiting:
+                pages = np.fromiter(self.waiting, np.int64, len(self.waiting))
+                self._let_in(np.sort(pages if wanted is None else np.intersect1d(pages, wanted)))
             if wanted is None:
                 self.epoch += 1
             else:

@@ -101,6 +101,7 @@ class Hub:
         self.table = regs.table(table)
         self.lock = threading.RLock()
         self.strict = gmc.board.gpu.is_strict("tlb")
+        self._emptied = (-1, -1)
         self.tlbs: dict[int, Tlb] = {}
         self.clean = [False] * VMIDS
         self.crashed = False
@@ -200,7 +201,8 @@ class Hub:
     def page_to_host(self, vmid: int, page: int, write: bool, execute: bool, client: int) -> int:
         """:meth:`pages_to_hosts` for one page; quick when the TLB has it."""
         config = self.config
-        if config is not None and config.plain and self.strict and not self.crashed and not self.board.faults.any:
+        if config is not None and config.plain and not self.crashed and not self.board.faults.any \
+                and (self.strict or self._same_packet()):
             if vmid:
                 need = vm.PTE_VALID | (vm.PTE_WRITEABLE if write else vm.PTE_READABLE)
                 if execute:
@@ -215,6 +217,16 @@ class Hub:
                     and (offset := page - config.fb[0] << PAGE_SHIFT) < self.board.vram.size:
                 return self.board.vram.base + offset | config.direct_flag
         return int(self.pages_to_hosts(vmid, np.array([page], np.uint64), write, execute, client)[0])
+
+    def _same_packet(self, empty: bool = False) -> bool:
+        """With rule ``tlb`` off: nothing was decoded since the TLBs were emptied, so that they need not be again.
+        ``empty``: they will be."""
+        counters = self.board.counters
+        now = counters["pm4_packets"], counters["sdma_packets"]
+        same = now == self._emptied and self.name == "gc"
+        if empty:
+            self._emptied = now
+        return same
 
     def peek(self, vmid: int, page: int) -> int:
         """The pointer of a page, with its flag, or 0: no fault, and nobody is told."""
@@ -294,8 +306,9 @@ class Hub:
             if tlb is None:
                 tlb = self.tlbs[vmid] = Tlb()
             self.follow_bus()
-            if not self.strict:
-                tlb.drop(0, None, entries=True, walks=True, block=0)
+            if not self.strict and not self._same_packet(True):
+                for each in self.tlbs.values():
+                    each.drop(0, None, entries=True, walks=True, block=0)
             slots, hit = tlb.look_up(pages)
             entries, hosts = tlb.entries[slots], tlb.hosts[slots]
             missing = ~hit

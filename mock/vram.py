@@ -175,16 +175,17 @@ def _runs(pages: np.ndarray, gap: int = 1) -> Iterator[tuple[int, int]]:
             yield int(part[0]), int(part[-1]) + 1
 
 
-def _merge(source: _Mapping, target: _Mapping, twin: _Mapping, first: int, end: int) -> np.ndarray:
+def _merge(source: _Mapping, target: _Mapping, twin: _Mapping, first: int, end: int, *, alone: bool = False,
+           ) -> np.ndarray:
     """What differs between ``source`` and the twin goes to ``target`` and the twin, byte by byte; others may store
-    beside it meanwhile. Returns the pages that differed."""
+    beside it meanwhile. ``alone``: the target is still as the twin. Returns the pages that differed."""
     now = source.pages[first:end].copy()                # its owner may go on storing
-    words, twins, targets = (pages.view(np.uint32) for pages in (now, twin.pages[first:end], target.pages[first:end]))
+    words, twins, targets = (pages.view(np.uint64) for pages in (now, twin.pages[first:end], target.pages[first:end]))
     stored = words != twins
-    if not (stored & (targets != twins)).any():
+    if alone or not (stored & (targets != twins)).any():
         np.copyto(targets, words, where=stored)
         np.copyto(twins, words, where=stored)
-    else:                                               # both sides stored to the same dword: byte by byte
+    else:                                               # both sides stored to the same 8 bytes: byte by byte
         mask = now != twin.pages[first:end]
         np.copyto(target.pages[first:end], now, where=mask)
         np.copyto(twin.pages[first:end], now, where=mask)
@@ -524,7 +525,7 @@ class Vram:
                 for low in range(first, end, CHUNK):
                     high = min(low + CHUNK, end)
                     if not self._equal(self._memory, twin, low, high):
-                        _merge(self._memory, image, twin, low, high)
+                        _merge(self._memory, image, twin, low, high, alone=self._equal(image, twin, low, high))
 
     def drop_posted(self) -> None:
         """A reset of the card: stores that were not flushed, or not written back, are lost."""

@@ -1,11 +1,11 @@
 """Memory as the waves of one launch see it: through the shaders' caches, GL2 and the tables of a VMID.
 
-Pages, not accesses: native code keeps the pointers it was given, and asks once a page and kind of access.
+Pages, not accesses: native code keeps the pointers it was given, and asks once a page and kind of access. Its threads
+ask at the same time; sets take single additions from any of them.
 """
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,9 +37,11 @@ class WaveMemory:
         self._paths: dict[int, tuple[int, ...]] = {
             LOAD: VECTOR if strict("glv") else (), SCALAR_LOAD: SCALAR if strict("glk") else (),
             FETCH: CODE if strict("gli") else (), STORE: (), COHERENT_LOAD: ()}
-        self._lock = threading.Lock()           # an executor may have several threads
+        self._marks = {kind: tuple((cache, self.caches.marks[cache]) for cache in path)
+                       for kind, path in self._paths.items()}
         self.own: set[int] = set()              # pages of video memory that waves stored to through GL2
         self._past: set[int] = set()            # pointers to other pages that they stored to
+        self._loaded: set[int] = set()          # pages that no cache held before this launch loaded from them
         self.served = False
         """Some load got what a cache held, not what is there: pointers for loads must not outlive a store."""
 
@@ -55,8 +57,7 @@ class WaveMemory:
         if not host & CACHED or not 0 <= offset < self._size:
             pointer = self.coherence.settle_one("gc", host, kind == STORE)
             if kind == STORE:
-                with self._lock:
-                    self._past.add(pointer)
+                self._past.add(pointer)
             return pointer + inside
         number = offset >> PAGE_SHIFT
         gl2, caches = self.gl2, self.caches
@@ -66,15 +67,20 @@ class WaveMemory:
                 gl2.meet(number, kind == STORE)
         if kind == STORE:
             if number not in self.own:
-                if caches.held(number):
-                    caches.before_change(number, number + 1, self.reader)
-                with self._lock:
-                    self.own.add(number)
+                if number not in self._loaded and caches.held(number):
+                    caches.keep(number, self.reader)
+                self.own.add(number)
             return host - CACHED + inside
-        path = self._paths[kind]
-        for cache in path:
-            caches.marks[cache][number] = caches.epochs[cache]
-        if caches.any_copies and path and number not in self.own:
+        fresh, epochs = True, caches.epochs
+        for cache, marks in self._marks[kind]:
+            if marks[number] == epochs[cache]:
+                fresh = False
+            else:
+                marks[number] = epochs[cache]
+        if fresh:
+            self._loaded.add(number)
+        if caches.any_copies and number not in self.own:
+            path = self._paths[kind]
             copy = caches.find(path, number)
             if copy is not None:
                 caches.tell(path, number, copy, address, str(self.reader))
@@ -97,8 +103,7 @@ class WaveMemory:
         else:
             hosts = self.coherence.settle("gc", found, write)
             if write:
-                with self._lock:
-                    self._past.update(np.unique(hosts[~cached]).tolist())
+                self._past.update(np.unique(hosts[~cached]).tolist())
             if cached.any():
                 own = hosts[cached]
                 self._meet(addresses[cached], (offsets[cached] >> np.uint64(PAGE_SHIFT)).astype(np.int64), own, kind)
@@ -113,16 +118,17 @@ class WaveMemory:
         if kind == STORE:
             fresh = set(pages.tolist()) - self.own
             if fresh:
-                self.coherence.meet_many(np.array(sorted(fresh), np.int64), True)
-                with self._lock:
-                    self.own |= fresh
+                self.coherence.meet_many(np.array(sorted(fresh - self._loaded), np.int64), True)
+                self.own.update(fresh)
             return
         if gl2.waiting:
             for page in set(pages.tolist()):
                 gl2.meet(page, False)
         path = self._paths[kind]
-        for cache in path:
-            caches.touch_many(cache, pages)
+        if path:
+            self._loaded.update(caches.not_held(pages))
+            for cache in path:
+                caches.touch_many(cache, pages)
         if caches.any_copies and path:
             for page in set(pages.tolist()) - self.own:
                 copy = caches.find(path, page)
@@ -140,9 +146,8 @@ class WaveMemory:
 
     def publish(self) -> None:
         """The launch has ended: its stores are in GL2, or where they went past it."""
-        with self._lock:
-            own, past = np.array(sorted(self.own), np.int64), np.array(sorted(self._past), np.uint64)
-            self._past.clear()
+        own, past = np.array(sorted(self.own), np.int64), np.array(sorted(self._past), np.uint64)
+        self._past.clear()
         if len(own):
             if self.gl2.on:
                 self.gl2.stored(own, self.reader)
