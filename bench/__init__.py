@@ -1,0 +1,1 @@
+"""Benchmarks; each one is a program: python -m bench.NAME."""
