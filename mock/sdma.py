@@ -395,9 +395,7 @@ class Sdma(Block):
         for queue in self.queues[engine]:
             queue.engine.abort()
             queue.reset()
-        for name, value in self.reset_values.items():
-            if name.startswith(f"SDMA{engine}_"):
-                self.board.regs[name] = value
+        self.board.regs.forget(f"SDMA{engine}_*")
 
     def reset(self) -> None:
         self.noted = [False] * ENGINES

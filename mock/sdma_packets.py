@@ -2,8 +2,8 @@
 
 Facts: :mod:`amdrv.facts.sdma6`; Linux 6.1, sdma_v6_0.c: COUNT of copies and fills is bytes - 1, an INDIRECT packet ends
 on a boundary of eight words and its buffer is aligned to 32 bytes (sdma_v6_0_ring_emit_ib), the HDP flush form of
-POLL_REGMEM (sdma_v6_0_ring_emit_hdp_flush), PTE generation (sdma_v6_0_vm_set_pte_pde). Swizzled surfaces are not
-modelled: tiled packets take swizzle mode 0 (linear) only.
+POLL_REGMEM (sdma_v6_0_ring_emit_hdp_flush), PTE generation (sdma_v6_0_vm_set_pte_pde). Packets about
+surfaces and boxes are in :mod:`mock.sdma_tiled`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from amdrv.facts import ih, sdma6, vm
 from mock import atomics
 from mock.actor import acting
 from mock.packets import BadPacket, Decoded, decode_sdma
+from mock.sdma_tiled import TiledPackets
 
 if TYPE_CHECKING:
     from mock.sdma import SdmaQueue
@@ -67,7 +68,7 @@ def move(destination: list[tuple[int, int]], source: list[tuple[int, int]]) -> N
             s, s_at = s + 1, 0
 
 
-class SdmaExecutor:
+class SdmaExecutor(TiledPackets):
     """Runs the packets of one queue. ``execute`` returns how many further words to pass over."""
 
     def __init__(self, queue: SdmaQueue) -> None:
@@ -161,47 +162,6 @@ class SdmaExecutor:
             self._copy(packet[name], packet["SRC_ADDR"], nbytes)
         self.board.counters["copied_bytes"] += 2 * nbytes
 
-    def _window(self, source: int, source_pitch: int, source_slice: int, source_at: tuple[int, int, int],
-                destination: int, destination_pitch: int, destination_slice: int, destination_at: tuple[int, int, int],
-                rectangle: tuple[int, int, int], element: int) -> None:
-        """Rows of a box; coordinates, pitches and the box in elements of ``element`` bytes."""
-        width, height, depth = rectangle
-        for z in range(depth):
-            for y in range(height):
-                x, row, plane = source_at[0], source_at[1] + y, source_at[2] + z
-                start = source + element * (x + row * source_pitch + plane * source_slice)
-                x, row, plane = destination_at[0], destination_at[1] + y, destination_at[2] + z
-                self._copy(destination + element * (x + row * destination_pitch + plane * destination_slice), start,
-                           width * element)
-
-    def op_copy_linear_subwin(self, packet: Decoded) -> None:
-        self._window(packet["SRC_ADDR"], packet["SRC_PITCH"] + 1, packet["SRC_SLICE_PITCH"] + 1,
-                     (packet["SRC_X"], packet["SRC_Y"], packet["SRC_Z"]),
-                     packet["DST_ADDR"], packet["DST_PITCH"] + 1, packet["DST_SLICE_PITCH"] + 1,
-                     (packet["DST_X"], packet["DST_Y"], packet["DST_Z"]),
-                     (packet["RECT_X"] + 1, packet["RECT_Y"] + 1, packet["RECT_Z"] + 1), 1 << packet["ELEMENTSIZE"])
-
-    op_copy_linear_subwin_bc = op_copy_linear_subwin
-
-    def op_copy_linear_subwin_large(self, packet: Decoded) -> None:
-        self._window(packet["SRC_ADDR"], packet["SRC_PITCH"] + 1, packet["SRC_SLICE_PITCH"] + 1,
-                     (packet["SRC_X"], packet["SRC_Y"], packet["SRC_Z"]),
-                     packet["DST_ADDR"], packet["DST_PITCH"] + 1, packet["DST_SLICE_PITCH"] + 1,
-                     (packet["DST_X"], packet["DST_Y"], packet["DST_Z"]),
-                     (packet["RECT_X"] + 1, packet["RECT_Y"] + 1, packet["RECT_Z"] + 1), 1)
-
-    def op_copy_tiled_subwin(self, packet: Decoded) -> None:
-        """Between a surface of swizzle mode 0 and a linear one."""
-        if packet["SWIZZLE_MODE"]:
-            raise self._bad(packet, f"swizzle mode {packet['SWIZZLE_MODE']} is not modelled, 0 (linear) is")
-        element = 1 << packet["ELEMENT_SIZE"]
-        width, height = packet["WIDTH"] + 1, packet["HEIGHT"] + 1
-        tiled = (packet["TILED_ADDR"], width, width * height, (packet["TILED_X"], packet["TILED_Y"], packet["TILED_Z"]))
-        linear = (packet["LINEAR_ADDR"], packet["LINEAR_PITCH"] + 1, packet["LINEAR_SLICE_PITCH"] + 1,
-                  (packet["LINEAR_X"], packet["LINEAR_Y"], packet["LINEAR_Z"]))
-        first, second = (tiled, linear) if packet["DETILE"] else (linear, tiled)
-        self._window(*first, *second, (packet["RECT_X"] + 1, packet["RECT_Y"] + 1, packet["RECT_Z"] + 1), element)
-
     # ---- writes
 
     def op_write_untiled(self, packet: Decoded) -> None:
@@ -209,14 +169,14 @@ class SdmaExecutor:
 
     def op_constant_fill(self, packet: Decoded) -> None:
         nbytes, address, value = packet["COUNT"] + 1, packet["DST_ADDR"], packet["SRC_DATA_31_0"]
-        if packet["FILLSIZE"] == FILL_DWORD:
-            if address & 3 or nbytes & 3:
-                self.board.note("sdma-alignment", f"{packet}: a fill of dwords at {address:#x}, {nbytes} bytes; the "
-                                                  "low bits of both are ignored")
-                address, nbytes = address & ~3, nbytes & ~3
-            pattern = value.to_bytes(4, "little")
-        else:
-            pattern = bytes([value & 0xFF])
+        unit = 1 << packet["FILLSIZE"]
+        if unit > 1 << FILL_DWORD:
+            raise self._bad(packet, f"there is no fill size {packet['FILLSIZE']}")
+        if (address | nbytes) & unit - 1:
+            self.board.note("sdma-alignment", f"{packet}: a fill of {unit} bytes at {address:#x}, {nbytes} bytes; the "
+                                              "low bits of both are ignored")
+            address, nbytes = address & ~(unit - 1), nbytes & ~(unit - 1)
+        pattern = (value & (1 << 8 * unit) - 1).to_bytes(unit, "little")
         at = 0
         runs = self.runs(address, nbytes, write=True)
         for host, size in runs:
@@ -224,7 +184,7 @@ class SdmaExecutor:
             if len(set(turned)) == 1:
                 ctypes.memset(host, turned[0], size)
             else:
-                host_view(host, size)[:] = np.frombuffer(turned * (size // 4 + 1), np.uint8)[:size]
+                host_view(host, size)[:] = np.frombuffer(turned * (size // unit + 1), np.uint8)[:size]
             at += size
         self._written(runs)
         self._took(nbytes, None, runs)
