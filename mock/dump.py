@@ -188,11 +188,13 @@ def _around(base: int, size: int, read: int, write_: int) -> list[tuple[int, int
 def _regions(board: Board) -> Iterator[tuple[str, int, int, int]]:
     """(hub, VMID, address, bytes) of rings, descriptors and reports."""
     regs = board.regs
-    for queue in board.mec.queues.values():
+    for queue in (*board.mec.queues.values(), *board.mec.others.values()):
         if not queue.active:
             continue
         vmid = queue.vmid
-        for address, size in _around(queue.base, 4 * queue.words, 4 * queue.read, 4 * queue.write):
+        behind = (queue.write - queue.read) * (16 if queue.aql else 1)      # AQL counts packets
+        at = 4 * queue.ring_offset
+        for address, size in _around(queue.base, 4 * queue.words, at, at + 4 * behind):
             yield "gc", vmid, address, size
         yield "gc", regs.field(("CP_MQD_CONTROL", queue.bank), "VMID"), queue.mqd_address, PAGE
         for low, high in (("PQ_RPTR_REPORT_ADDR", "PQ_RPTR_REPORT_ADDR_HI"),

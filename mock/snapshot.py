@@ -117,7 +117,7 @@ def _parts(board: Board) -> Iterator[tuple[str, Any]]:
         yield type(block).__name__, block
     for name, hub in board.memory.hubs.items():
         yield f"hub {name}", hub
-    for queue in board.mec.queues.values():
+    for queue in (*board.mec.queues.values(), *board.mec.others.values()):
         yield queue.name, queue
     for sdma in (queue for queues in board.sdma.queues for queue in queues):
         yield sdma.name, sdma

@@ -163,7 +163,10 @@ def test_every_block_goes_on(tmp_path: Path) -> None:
                 ring[:4 * RING_WORDS].view(np.uint32)[(at + i) % RING_WORDS] = word
             board.write_bar(2, 4 * driver.compute.doorbell, 8, at + len(words))
             signals = views[int(driver.signals.ctypes.data)].view(np.uint64)
-            driver._until(lambda: board.read_bar(5, 0, 4) + 1 and int(signals[3]) == 9, "the restored queue")
+            try:
+                driver._until(lambda: board.read_bar(5, 0, 4) + 1 and int(signals[3]) == 9)
+            except TimeoutError:
+                pytest.fail(f"the restored queue does not go on: {board.notes}")
             assert (views[place][8192:9216].view(np.float32) == 4).all()
             assert board.counters["kernels"] == 1 and machine.gpus[0].counters["kernels"] == 0
             hung = next(q for q in restored.gpus[1].mec.queues.values() if q.active)
