@@ -4,7 +4,7 @@ They are written in the words that the executors share, one IEEE operation after
 contraction), so that both give the same bits. The guide allows 1 ulp for float32 (exp, log, rcp, rsq, sqrt), 0.51 ulp
 for float16 and 2**29 ulp for float64 (RDNA3 ISA, V_RCP_F32, V_RCP_F16, V_RCP_F64 and their neighbours). The polynomials
 are good to 2**-48, so float32 and float16 results are within 0.5001 ulp; float64 reciprocals and roots are correctly
-rounded, reciprocal roots are within 1 ulp.
+rounded, reciprocal roots are within 1.5 ulp.
 
 float32 results and operands below the normal range are flushed, as the hardware's unit has no denormals there
 (LLVM, AMDGPULegalizerInfo, "needsDenormHandlingF32" and the scaling around v_rcp/v_sqrt/v_rsq); float16 and
