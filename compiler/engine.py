@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +18,10 @@ from compiler.optimize import merge_ranges
 from compiler.render.addresses import divide_addresses
 from compiler.render.legalize import legalizer
 from compiler.render.llvm import Source, Target, render
-from compiler.render.objects import compile_ir
+from compiler.render.objects import compile_ir, disk_cache
 from compiler.runtime import Launch, runtime
 from compiler.schedule import CopyItem, KernelItem, Schedule, normalize, schedule
+from compiler.search import beam_width, search
 from compiler.uop import UOp
 
 __all__ = ["Program", "Recording", "Step", "build_program", "program_for", "realize", "recording", "run_step"]
@@ -86,17 +88,43 @@ def build_program(sink: UOp, target: Target, choices: Sequence[Choice] | None = 
     )
 
 
-def program_for(sink: UOp, device: str) -> Program:
-    """The kernel, ready to launch; built once."""
+def program_for(sink: UOp, device: str, sizes: Sequence[int] = ()) -> Program:
+    """The kernel, ready to launch; built once.
+
+    :param sizes: bytes of its parameters, which a search (``BEAM``) needs.
+    """
     if (found := _programs.get((sink, device))) is None:
         on = runtime(device)
-        found = build_program(sink, on.target)
+        width = beam_width()
+        choices = _searched(sink, device, width, sizes) if width and sizes else None
+        found = build_program(sink, on.target, choices)
         launch = _launches.get((found.source.text, device))       # different graphs may come to the same code
         if launch is None:
             launch = _launches[found.source.text, device] = on.load(found.source, found.code)
         found.launch = launch
         _programs[sink, device] = found
     return found
+
+
+def _searched(sink: UOp, device: str, width: int, sizes: Sequence[int]) -> list[Choice]:
+    on = runtime(device)
+    handles: list[Any] = []
+
+    def measure(choices: Sequence[Choice]) -> float | None:
+        if not handles:
+            for n in sizes:
+                handles.append(on.alloc(n))
+                on.write(handles[-1], np.zeros(n, np.uint8))
+        try:
+            program = build_program(sink, on.target, choices)
+        except RuntimeError:        # LLVM has its limits, too
+            return None
+        return on.measure(program.source, program.code, handles)
+    try:
+        return search(sink, on.target.gpu, width, measure, repr(on.target), disk_cache())
+    finally:
+        for handle in handles:
+            on.free(handle)
 
 
 def run_step(launch: Launch | None, buffers: Sequence[Buffer]) -> None:
@@ -132,7 +160,8 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
             used, writes, launch = (item.dst, item.src), frozenset((0,)), None
         else:
             used, writes = item.slots, frozenset(item.slots.index(w) for w in item.writes)
-            launch = program_for(item.sink, item.device).launch
+            launch = program_for(item.sink, item.device,
+                                 [b.nbytes for s in used if (b := slots[s]) is not None]).launch
         buffers = [b for s in used if (b := slots[s]) is not None]
         run_step(launch, buffers)
         if recording:

@@ -85,8 +85,9 @@ def _product(sink: UOp, reduces: list[UOp], outer: list[UOp]) -> list[Choice]:
             break
     else:
         return []
-    choices = [Choice("upcast", rows.arg[0], (down,)), Choice("upcast", lanes.arg[0], (across,)),
-               Choice("local", lanes.arg[0], (_WAVE,))]
+    choices = [Choice("upcast", rows.arg[0], (down,)), Choice("local", lanes.arg[0], (_WAVE,))]
+    if across > 1:
+        choices.insert(1, Choice("upcast", lanes.arg[0], (across,)))
     if rows.src[0].arg % (2 * down) == 0:
         choices.insert(1, Choice("local", rows.arg[0], (2,)))
     depth = next((d for d in (8, 4, 2) if k.src[0].arg % d == 0), 1)

@@ -24,6 +24,13 @@ def _chain(value: UOp) -> list[UOp]:
     return found[::-1]
 
 
+def _loaded(value: UOp) -> list[UOp]:
+    """What a stored value is made of: vectors, and single elements, as they come from memory."""
+    if value.op is Ops.LOAD or (value.op is Ops.VECTOR and value.src[0].op is Ops.LOAD):
+        return [value]
+    return list(dict.fromkeys(v for s in value.src for v in _loaded(s)))
+
+
 def rotate(sink: UOp) -> UOp:
     """The kernel with its loop turned; as it is if it has no such loop, or one product in a turn."""
     reduces = [n for n in sink.toposort() if n.op is Ops.REDUCE]
@@ -36,16 +43,15 @@ def rotate(sink: UOp) -> UOp:
     ready = UOp(Ops.BARRIER, meet.dtype, tuple(s for s in meet.src if s.op is Ops.STORE), 0)
     stores = tuple(s.substitute({meet: ready}) for s in stores)
     # what is stored was loaded a whole turn before
-    ahead = {s.src[1]: s.src[1].substitute({turn: turn + 1}) for s in stores}
-    loads = dict.fromkeys(n for v in ahead.values() for n in (*(x for x in v.src if v.op is Ops.VECTOR), v))
-    held = {v: UOp(Ops.CARRY, v.dtype, (v.substitute({turn: turn.like(0)}), later, turn)) for v, later in ahead.items()}
-    stores = tuple(s.replace((s.src[0], held[s.src[1]])) for s in stores)
+    loads = {v: v.substitute({turn: turn + 1}) for s in stores for v in _loaded(s.src[1])}
+    held = {v: UOp(Ops.CARRY, v.dtype, (v.substitute({turn: turn.like(0)}), later, turn)) for v, later in loads.items()}
+    stores = tuple(s.replace((s.src[0], s.src[1].substitute(held))) for s in stores)
     again = UOp(Ops.BARRIER, meet.dtype, stores, 0)
     firsts = dict.fromkeys(f for r in reduces for f in _chain(r.src[0].src[0])[0].src[:2])
     nexts = {f: f.substitute({meet: again, turn: turn + 1}) for f in firsts}
     table = {f: UOp(Ops.CARRY, f.dtype, (f.substitute({meet: ready, turn: turn.like(0)}), nexts[f], turn))
              for f in firsts}
     table[meet] = ready
-    done = {r: r.replace((UOp(Ops.AFTER, r.dtype, (r.src[0].src[0].substitute(table), *stores, *loads,
+    done = {r: r.replace((UOp(Ops.AFTER, r.dtype, (r.src[0].src[0].substitute(table), *stores, *loads.values(),
                                                    again, *nexts.values()), 0), turn)) for r in reduces}
     return simplify(sink.substitute(done))

@@ -33,10 +33,14 @@ class _Dim:
     step: int
     at: UOp
     wanted: bool        # do readers want its places side by side?
+    mine: bool          # is it work-items that are side by side?
 
 
-def _tile(load: UOp) -> list[_Dim] | None:
-    """The directions of the tile that a workgroup loads, the widest step first; None if it is none."""
+def _tile(load: UOp, together: set[UOp]) -> list[_Dim] | None:
+    """The directions of the tile that a workgroup loads, the widest step first; None if it is none.
+
+    :param together: ranges of which a work-item wants the elements in one piece.
+    """
     parts, _ = terms(load.src[0].src[1])
     mine: list[tuple[UOp, int]] = []
     for x, k in parts.items():
@@ -51,13 +55,25 @@ def _tile(load: UOp) -> list[_Dim] | None:
     dims: list[_Dim] = []
     for r, k in mine:
         n = r.src[0].arg
-        wanted = r.arg[1] is Axis.UNROLL
-        if dims and dims[-1].step == k * n and dims[-1].wanted == wanted:      # goes on where the last one ends
-            last = dims.pop()
-            dims.append(_Dim(last.size * n, k, last.at * n + r, wanted))
+        new = _Dim(n, k, r, r in together, r.arg[1] is Axis.LOCAL)
+        last = dims[-1] if dims else None
+        if last is not None and last.step == k * n and last.mine == new.mine and (new.wanted or not last.wanted):
+            dims[-1] = _Dim(last.size * n, k, last.at * n + r, new.wanted, new.mine)    # goes on where that one ends
         else:
-            dims.append(_Dim(n, k, r, wanted))
+            dims.append(new)
     return dims
+
+
+def _together(sink: UOp) -> dict[UOp, set[UOp]]:
+    """Of each load, the ranges over which vectors gather it; if there are none, those over which there are copies."""
+    out: dict[UOp, set[UOp]] = {}
+    for node in sink.toposort():
+        if node.op is Ops.VECTOR and node.src[0].op is Ops.LOAD:
+            out.setdefault(node.src[0], set()).update(node.src[1:])
+    for node in sink.toposort():
+        if node.op is Ops.LOAD and node not in out:
+            out[node] = {r for r in node.ranges if r.arg[1] is Axis.UNROLL}
+    return out
 
 
 def loads_to_stage(sink: UOp) -> list[UOp]:
@@ -65,7 +81,7 @@ def loads_to_stage(sink: UOp) -> list[UOp]:
     order = sink.toposort()
     local = {r for r in order if r.op is Ops.RANGE and r.arg[1] is Axis.LOCAL}
     return [n for n in order if n.op is Ops.LOAD and n.src[0].src[0].op is Ops.PARAM and len(local - n.ranges) > 0
-            and _tile(n) is not None]
+            and _tile(n, set()) is not None]
 
 
 @dataclass(frozen=True)
@@ -74,51 +90,57 @@ class _Layout:
 
     dims: list[_Dim]
     order: list[int]
-    blocks: list[int]       # how many places of each direction one work-item copies at a time
+    runs: list[list[int]]   # directions that memory has one after the other, as the copying work-items see them
+    blocks: list[int]       # how many places of each run one work-item copies at a time
     row: int                # elements from row to row, padding included
-    skew: int               # elements of padding after every eight rows
     unit: int               # elements of 16 bytes
 
     @property
     def size(self) -> int:
-        rows = prod(d.size for d in self.dims) // self.dims[self.order[-1]].size
-        return rows * self.row + (rows // 8) * self.skew
+        return prod(d.size for d in self.dims) // self.dims[self.order[-1]].size * self.row
+
+    def length(self, run: int) -> int:
+        return prod(self.dims[i].size for i in self.runs[run])
 
     def place(self, at: Sequence[UOp]) -> UOp:
         """The index in the tile's memory of an element, by its place in each direction."""
         row = at[0].like(0)
         for i in self.order[:-1]:
             row = row * self.dims[i].size + at[i]
-        total = row * self.row + at[self.order[-1]]
-        return total + (row // 8) * self.skew if self.skew else total
+        return row * self.row + at[self.order[-1]]
 
 
 def _layout(dims: list[_Dim], itemsize: int, items: int) -> _Layout | None:
     unit = _UNIT // itemsize
-    blocks = [1] * len(dims)
-    order = list(range(len(dims)))
     last = len(dims) - 1
     wanted = [i for i, d in enumerate(dims) if d.wanted]
     inner = last if last in wanted or not wanted else max(wanted, key=lambda i: dims[i].size)
     # rows of neighbouring work-items next to one another
-    order.sort(key=lambda i: (i == last, not dims[i].wanted))
+    order = sorted(range(len(dims)), key=lambda i: (i == inner, dims[i].mine))
+    runs: list[list[int]] = []
+    for i, d in enumerate(dims):
+        if i and dims[i - 1].step == d.step * d.size and i != inner and i - 1 != inner:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    lengths = [prod(dims[i].size for i in run) for run in runs]
+    blocks = [1] * len(runs)
     if dims[last].step == 1:
-        blocks[last] = next(v for v in (unit, unit // 2, unit // 4, 1) if v and dims[last].size % v == 0)
-    if inner != last:       # transposed: pairs of neighbours for the readers, of which one store makes a dword
-        order.remove(inner)
-        order.append(inner)
-        blocks[inner] = max(1, 4 // itemsize)
-        if dims[inner].size % blocks[inner]:
+        blocks[-1] = next(v for v in (unit, unit // 2, unit // 4, 1) if v and lengths[-1] % v == 0)
+    if inner != last:       # transposed: neighbours for the readers, of which one store makes a dword
+        k = next(n for n, run in enumerate(runs) if inner in run)
+        blocks[k] = max(1, 4 // itemsize)
+        if lengths[k] % blocks[k]:
             return None
-    chunks = prod(d.size // b for d, b in zip(dims, blocks, strict=True))
-    while chunks % items and items % chunks and blocks[last] > 1:
-        blocks[last] //= 2
+    chunks = prod(n // b for n, b in zip(lengths, blocks, strict=True))
+    while chunks % items and items % chunks and blocks[-1] > 1:
+        blocks[-1] //= 2
         chunks *= 2
     if chunks % items and items % chunks:
         return None
-    length = dims[order[-1]].size
+    length = dims[inner].size
     pad = unit if length % unit == 0 and length // unit % 2 == 0 else 0
-    return _Layout(dims, order, blocks, length + pad, unit if inner != last else 0, unit)
+    return _Layout(dims, order, runs, blocks, length + pad, unit)
 
 
 def shared_bytes(sink: UOp) -> int:
@@ -176,8 +198,9 @@ class _Plan:
         self.layouts: list[_Layout | None] = []
         self.memory: list[UOp] = []
         self.sizes: list[int] = []
+        together = _together(sink)
         for n, load in enumerate(loads):
-            dims = _tile(load)
+            dims = _tile(load, together[load])
             layout = None if dims is None else _layout(dims, load.dtype.itemsize, items)
             size = 0 if layout is None else -(-layout.size // layout.unit) * layout.unit
             self.layouts.append(layout)
@@ -214,7 +237,7 @@ def _copy(load: UOp, layout: _Layout, item: UOp, items: int, memory: UOp, offset
           number: Iterator[int]) -> tuple[UOp, list[UOp]]:
     """The store by which work-items fill a tile, and the UNROLL ranges that are open in it."""
     dims, blocks = layout.dims, layout.blocks
-    chunks = prod(d.size // b for d, b in zip(dims, blocks, strict=True))
+    chunks = prod(layout.length(n) // b for n, b in enumerate(blocks))
 
     def unroll(n: int) -> UOp:
         return UOp(Ops.RANGE, item.dtype, (item.like(n),), (next(number), Axis.UNROLL)) if n > 1 else item.like(0)
@@ -222,23 +245,34 @@ def _copy(load: UOp, layout: _Layout, item: UOp, items: int, memory: UOp, offset
     turns = unroll(max(1, chunks // items))
     rest = turns * items + item if chunks >= items else item % chunks
     inside = [unroll(b) for b in blocks]
-    at = []
-    for i, d in reversed(list(enumerate(dims))):
-        count = d.size // blocks[i]
-        at.append((rest % count if i else rest) * blocks[i] + inside[i])
+    at: dict[int, UOp] = {}
+    for n, run in reversed(list(enumerate(layout.runs))):
+        count = layout.length(n) // blocks[n]
+        place = (rest % count if n else rest) * blocks[n] + inside[n]
         rest = rest // count
-    at.reverse()
+        for i in reversed(run):
+            at[i] = place % dims[i].size if i != run[0] else place
+            place = place // dims[i].size
     index = load.src[0].src[1]
     parts, constant = terms(index)
     base = build({x: k for x, k in parts.items() if not any(r.arg[1] in (Axis.LOCAL, Axis.UNROLL) for r in x.ranges)},
                  constant, index)
-    for place, d in zip(at, dims, strict=True):
-        base = base + place.cast(index.dtype) * d.step
+    for i, d in enumerate(dims):
+        base = base + at[i].cast(index.dtype) * d.step
     value = UOp(Ops.LOAD, load.dtype, (UOp(Ops.INDEX, load.dtype, (load.src[0].src[0], simplify(base))),))
-    side = inside[layout.order[-1]]
+    opened = [turns, *inside]
+    inner = layout.order[-1]
+    side = next(inside[n] for n, run in enumerate(layout.runs) if inner in run)
+    wide = inside[-1]
+    if side is not wide and wide.op is Ops.RANGE:       # memory's neighbours in one load, and then apart again
+        again = unroll(blocks[-1])
+        value = UOp(Ops.ELEMENT, load.dtype, (UOp(Ops.VECTOR, load.dtype, (value, wide)), again))
+        at = {i: x.substitute({wide: again}) for i, x in at.items()}
+        opened[-1] = again
     if side.op is Ops.RANGE:
         value = UOp(Ops.VECTOR, load.dtype, (value, side))
-        at = [x.substitute({side: side.like(0)}) for x in at]
-    place = simplify(offset + layout.place(at))
+        at = {i: x.substitute({side: side.like(0)}) for i, x in at.items()}
+        opened.remove(side)
+    place = simplify(offset + layout.place([at[i] for i in range(len(dims))]))
     store = UOp(Ops.STORE, load.dtype, (UOp(Ops.INDEX, load.dtype, (memory, place)), value))
-    return store, [r for r in (turns, *inside) if r.op is Ops.RANGE and r is not side]
+    return store, [r for r in opened if r.op is Ops.RANGE]

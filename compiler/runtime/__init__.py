@@ -36,6 +36,8 @@ class Runtime(Protocol):
         """Copy bytes (uint8, flat) from the start of device memory, after all earlier work."""
     def load(self, source: Source, code: bytes) -> Launch:
         """Make a compiled kernel ready."""
+    def measure(self, source: Source, code: bytes, handles: Sequence[Any]) -> float:
+        """Seconds that a kernel takes, by the device's clock; the least of a few runs."""
     def record(self, launches: Sequence[tuple[Launch, Sequence[Any]]], changing: Sequence[Any]) -> Replay:
         """Remember launches with their handles, to be started all at once; nothing runs yet.
 
