@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from test_kernels import pack
 
 import mock.isa as isa
 from mock.isa.__main__ import main
-from mock.isa.clock import ClockReport
+from mock.isa.clock import ClockReport, model
 
 N = 4096
 
@@ -68,3 +69,33 @@ def test_the_command_says_what_limits(saxpy: Path, tmp_path: Path, capsys: Any) 
     assert "fp32 (dual issue)" in said and "of 960 GB/s" in said and "occupancy" in said
     root = ET.parse(picture).getroot()
     assert root.tag.endswith("svg") and any("saxpy" in (e.text or "") for e in root)
+
+
+@pytest.mark.parametrize("level", [*(pytest.param(level, marks=pytest.mark.slow) for level in ("O0", "O1")), "O3"])
+@pytest.mark.parametrize(("file", "kernel"), [("ordinary.cl", "saxpy"), ("ordinary.cl", "collatz"),
+                                              ("ordinary.cl", "reduce"), ("ordinary.cl", "matmul"),
+                                              ("ordinary.cl", "histogram"), ("ordinary.cl", "scratch_sort"),
+                                              ("wmma.cl", "f32_f16")])
+def test_what_is_left_out_decides_nothing(compile_kernels: Any, monkeypatch: pytest.MonkeyPatch, file: str, kernel: str,
+                                          level: str) -> None:
+    """A sample of which everything is executed has the same paths, lines and bank conflicts."""
+    code = compile_kernels(file, level)
+    rng = np.random.default_rng(1)
+    arrays = [pages(16 * N) for _ in range(3)]
+    for array in arrays:
+        array.view(np.uint32)[:] = rng.integers(1, 60, 16 * N)
+    arguments = {"saxpy": (arrays[0], arrays[1], 2.0, 1000), "collatz": (arrays[0], arrays[1], 1000),
+                 "reduce": (arrays[0], arrays[1]), "matmul": (*arrays, 32),
+                 "histogram": (arrays[0], arrays[1], 1000), "scratch_sort": (arrays[0], arrays[1], 100),
+                 "f32_f16": tuple(arrays)}[kernel]
+    block = {"matmul": (16, 16), "f32_f16": (32,)}.get(kernel, (256,))
+
+    def report() -> ClockReport:
+        counts = isa.run(code, kernel=kernel, grid=(2, 2) if kernel == "matmul" else (4,), block=block,
+                         kernarg=pack(*arguments), clock=True)
+        assert counts.clock is not None and not counts.clock.incomplete
+        return counts.clock
+    short = report()
+    analyse = model.relevance_of
+    monkeypatch.setattr(model, "relevance_of", lambda c: dataclasses.replace(analyse(c), needed=None))
+    assert report() == short

@@ -47,7 +47,22 @@ class Op:
     stamps: bool = False    # it reads the clock
 
 
+_known: dict[tuple[bytes, int], Op] = {}
+_MOST_KNOWN = 1 << 16
+
+
 def classify(instruction: Instruction, wave_size: int) -> Op:
+    """Kept by the instruction's bits."""
+    key = instruction.bits, wave_size
+    found = _known.get(key)
+    if found is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        found = _known[key] = _classify(instruction, wave_size)
+    return found
+
+
+def _classify(instruction: Instruction, wave_size: int) -> Op:
     encoding, name = instruction.encoding, instruction.mnemonic
     reads, writes = _registers(instruction)
     if encoding in _VECTOR:

@@ -186,6 +186,7 @@ class Recorder(Machine):
         self.noting = self.skipping = False
         self.scalar_reads: list[tuple[np.ndarray, int]] = []
         self._static: dict[int, _Block] = {}
+        self._patterns: dict[tuple[int, bool, bytes, bytes], np.ndarray] = {}
         self.traces: list[Trace] = []
         self._where: list[tuple[np.ndarray, np.ndarray, int]] = []      # addresses, owners, bytes
         self._lds_cycles: np.ndarray | None = None
@@ -281,7 +282,7 @@ class Recorder(Machine):
                     address = s.lane_ids * np.uint32(4) + (s.sgpr[M0] & np.uint32(0xffff)) + np.uint32(offset)
                 else:
                     address = s.vgpr[f["addr"]] + np.uint32(offset)
-                total += lds_cycles(address, s.mask, nbytes, serial=serial)
+                total += self._conflicts(address, s.mask, nbytes, serial)
             return total
 
         def noted(s: State) -> None:
@@ -290,6 +291,15 @@ class Recorder(Machine):
             if needed:
                 step(s)
         return noted
+
+    def _conflicts(self, addresses: np.ndarray, mask: np.ndarray | None, nbytes: int, serial: bool) -> np.ndarray:
+        """:func:`lds_cycles`, kept by what decides it: where lanes lie beside the first one."""
+        apart = addresses - (addresses[0] & np.uint32(0xfffffffc))
+        key = nbytes, serial, apart.tobytes(), mask.tobytes() if mask is not None else b""
+        found = self._patterns.get(key)
+        if found is None:
+            found = self._patterns[key] = lds_cycles(addresses, mask, nbytes, serial=serial)
+        return found
 
     def _vmem_step(self, instruction: Instruction, step: Step, entry: Any, needed: bool) -> Step:
         atomic = isinstance(entry, Atomic)

@@ -21,6 +21,7 @@ __all__ = ["SHADER_CYCLES", "Relevance", "reads_clock", "relevance_of", "space_o
 _MEMORY = ("DS", "GLOBAL", "FLAT", "SCRATCH", "MUBUF", "MTBUF")
 _INDIRECT = ("v_movrel", "v_swaprel", "s_setpc", "s_swappc", "s_call", "s_rfe")
 _ADDRESS = ("addr", "saddr", "vaddr", "srsrc", "soffset")
+_WIDE_SUMS = ("v_mad_u64_u32", "v_mad_i64_i32")
 EXEC = 126
 SHADER_CYCLES, GET_REALTIME = 29, 0x83
 
@@ -37,16 +38,33 @@ class Relevance:
     reads_clock: bool
 
 
+_known: dict[bytes, Relevance] = {}
+_MOST_KNOWN = 1 << 10
+
+
 def relevance_of(code: Code) -> Relevance:
+    """Kept by the code's bits."""
     blocks, indirect = _blocks(code)
+    key = b"".join(pc.to_bytes(4, "little", signed=True) + i.bits for pc in sorted(blocks)
+                   for i in blocks[pc].instructions)
+    found = _known.get(key)
+    if found is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        found = _known[key] = _analyse(blocks, indirect)
+    return found
+
+
+def _analyse(blocks: dict[int, Block], indirect: bool) -> Relevance:
     end = max((b.end for b in blocks.values()), default=0)
     times = any(reads_clock(i) for b in blocks.values() for i in b.instructions)
     if indirect:
         return Relevance(None, end, True, times)
     kills = not any(_writes_exec(i) for b in blocks.values() for i in b.instructions)
     spaces: set[str] = set()
+    registers = {pc: uses(i) for b in blocks.values() for pc, i in zip(b.pcs, b.instructions, strict=True)}
     while True:
-        needed, loaded = _solve(blocks, kills, spaces)
+        needed, loaded = _solve(blocks, registers, kills, spaces)
         if loaded <= spaces:
             return Relevance(needed, end, bool(loaded), times)
         spaces |= loaded
@@ -99,7 +117,8 @@ def _writes_exec(instruction: Instruction) -> bool:
         o.code in (EXEC, EXEC + 1) and o.field in ("sdst", "vdst", "sdata") for o in instruction.operands)
 
 
-def _solve(blocks: dict[int, Block], kills: bool, spaces: set[str]) -> tuple[set[int], set[str]]:
+def _solve(blocks: dict[int, Block], registers: dict[int, tuple[frozenset[int], frozenset[int]]], kills: bool,
+           spaces: set[str]) -> tuple[set[int], set[str]]:
     """The fixed point for the given spaces of live loads -> (needed PCs, spaces that live values are loaded from)."""
     incoming: dict[int, frozenset[int]] = {pc: frozenset() for pc in blocks}
     before: dict[int, list[int]] = {pc: [] for pc in blocks}
@@ -117,7 +136,7 @@ def _solve(blocks: dict[int, Block], kills: bool, spaces: set[str]) -> tuple[set
         for target in successors(block):
             live |= incoming.get(target, frozenset())
         for instruction, at in zip(reversed(block.instructions), reversed(block.pcs), strict=True):
-            if _walk(instruction, live, kills, spaces, loaded):
+            if _walk(instruction, registers[at], live, kills, spaces, loaded):
                 needed.add(at)
         result = frozenset(live)
         if result != incoming[pc]:
@@ -126,9 +145,10 @@ def _solve(blocks: dict[int, Block], kills: bool, spaces: set[str]) -> tuple[set
     return needed, loaded
 
 
-def _walk(instruction: Instruction, live: set[int], kills: bool, spaces: set[str], loaded: set[str]) -> bool:
+def _walk(instruction: Instruction, registers: tuple[frozenset[int], frozenset[int]], live: set[int], kills: bool,
+          spaces: set[str], loaded: set[str]) -> bool:
     """Over one instruction, backwards: is it needed?"""
-    reads, writes = uses(instruction)
+    reads, writes = registers
     vectors = {r for r in reads if r >= VGPR}
     encoding = instruction.encoding
     entry = table().get(instruction.mnemonic)
@@ -157,8 +177,11 @@ def _walk(instruction: Instruction, live: set[int], kills: bool, spaces: set[str
     scalar = not writes or any(w < VGPR for w in writes) or _writes_exec(instruction)
     if not scalar and not writes & live:
         return False
-    if kills and not scalar and instruction.dpp is None and "16" not in instruction.mnemonic \
-            and "lane" not in instruction.mnemonic:
-        live -= writes
+    if instruction.mnemonic.startswith(_WIDE_SUMS) and max(writes) not in live:
+        # Compilers that want the low half only leave anything in the high half of the addend.
+        vectors.discard(instruction.operands[-1].code + 1)
+    if kills and instruction.dpp is None and "lane" not in instruction.mnemonic \
+            and ("16" not in instruction.mnemonic or instruction.mnemonic.startswith("v_wmma")):
+        live -= {w for w in writes if w >= VGPR}
     live |= vectors
     return True
