@@ -128,9 +128,13 @@ class Machine:
 
     @classmethod
     def from_environment(cls) -> Machine:
-        """The machine that ``AMDRV_MOCK`` describes; default ``gfx1100:vram=1G``. :raises ValueError:"""
+        """The machine that ``AMDRV_MOCK`` describes; default ``gfx1100:vram=1G``. ``snapshot:FILE`` is the machine of a
+        snapshot (:mod:`mock.snapshot`). :raises ValueError:"""
         text = os.environ.get("AMDRV_MOCK") or DEFAULT
         try:
+            if text.startswith("snapshot:"):
+                from mock.snapshot import load
+                return load(text.removeprefix("snapshot:"))
             return cls(parse(text))
         except ValueError as error:
             raise ValueError(f"AMDRV_MOCK={text!r}: {error}; an example is {DEFAULT},count=2") from None

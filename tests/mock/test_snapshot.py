@@ -29,7 +29,7 @@ from stranger import (
 
 from amdrv.device import Device
 from amdrv.hal.mock import MockHal
-from mock import dump, snapshot
+from mock import Machine, dump, snapshot
 from mock.snapshot import SnapshotError
 
 HERE = Path(__file__)
@@ -174,6 +174,23 @@ def test_every_block_goes_on(tmp_path: Path) -> None:
             assert restored.gpus[1].notes.of("queue-hang")
             assert restored.gpus[1].read_bar(5, 4 * driver._dwords["GCVM_L2_PROTECTION_FAULT_STATUS"][1], 4)
             assert board.psp.autoload_done and board.smu.alive and board.psp.loaded == machine.gpus[0].psp.loaded
+
+
+def test_the_environment_names_a_snapshot(booted: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And the driver, opened on a card that another process left running, resets and boots it."""
+    monkeypatch.setattr("mock.nbio.READY_SECONDS", 0.01)        # our driver waits for it, and does not count its looks
+    monkeypatch.setenv("AMDRV_MOCK", f"snapshot:{booted[-1]}")
+    with Machine.from_environment() as machine:
+        assert machine.gpus[0].psp.autoload_done and machine.gpus[0].smu.alive
+        with Device.open(MockHal(machine)) as device:
+            system = device.alloc(4096, kind="system")
+            assert system.view is not None
+            device.compute_rings[0].submit(np.array(release(system.address, 5), np.uint32))
+            while int(system.view[:8].view(np.uint64)[0]) != 5:
+                device.check()
+    monkeypatch.setenv("AMDRV_MOCK", f"snapshot:{tmp_path / 'none'}")
+    with pytest.raises(ValueError, match=r"AMDRV_MOCK='snapshot:.*none': .*none: cannot be read: No such file"):
+        Machine.from_environment()
 
 
 def test_engines_must_be_at_rest(tmp_path: Path) -> None:
