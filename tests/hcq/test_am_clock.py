@@ -99,6 +99,18 @@ def test_copies_have_the_bandwidth_of_their_way(am: hcq.Device) -> None:
     assert am.seconds(between, end) == pytest.approx(expected, abs=2e-8)
 
 
+def test_copies_over_the_bus_are_slower(am: hcq.Device) -> None:
+    vram, host = am.alloc(BYTES), am.alloc(BYTES, host=True)
+    begin, between, end, done = (am.signal() for _ in range(4))
+    hcq.CopyQueue(am).timestamp(begin).copy(host, vram).timestamp(between).copy(vram, host).timestamp(end) \
+        .signal(done, 1).submit()
+    done.wait(1)
+    for seconds, way in ((am.seconds(begin, between), "to_host"), (am.seconds(between, end), "from_host")):
+        packets = -(-BYTES // (4 << 20)) + 1        # at most: the driver divides long copies
+        least = BYTES / c.SDMA_BYTES_PER_S[way]
+        assert least < seconds <= least + packets * c.SDMA_PACKET_S
+
+
 def test_engines_meet_where_they_wait(am: hcq.Device, code: bytes) -> None:
     """A copy that waits for a kernel begins after it; nothing but the two takes time."""
     spin, a, b = am.program(code, "spin"), am.alloc(4096), am.alloc(4096)
