@@ -79,8 +79,11 @@ class Alu:
             return function(self.w, *sources, **extra)
         shapes = tuple(tuple((h.kind, h.scalar) for h in s) if isinstance(s, tuple) else ((s.kind, s.scalar),)
                        for s in sources)
-        found = library.find(self.instruction.mnemonic, saturating, self.w.lanes, self.w.chunk, self.w.mode.value,
-                             tuple(isinstance(s, tuple) for s in sources), shapes, tuple(extra.items()))
+        key = (self.instruction.mnemonic, saturating, self.w.lanes, self.w.chunk, self.w.mode.value,
+               tuple(isinstance(s, tuple) for s in sources), shapes, tuple(extra.items()))
+        if self.w.pending is not None and library.light(*key, self.limit):
+            return function(self.w, *sources, **extra)
+        found = library.find(*key)
         if found is None or found.weight <= self.limit:
             return function(self.w, *sources, **extra)
         self.shared[found.name] = None

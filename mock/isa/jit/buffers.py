@@ -110,7 +110,7 @@ class BufferLowering(MemoryLowering):
             return
         self._zero(data, count)
         self._transfer(False, size, addresses, lambda: data, count, self._bits(inside), lds=False)
-        self._put_loaded(entry, register, data, count)
+        self._put_loaded(entry, register, [self._load_rows(data, "u32", i) for i in range(count)])
 
     def _zero(self, data: ir.Value, count: int) -> None:
         for i in range(count):

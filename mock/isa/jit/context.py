@@ -16,11 +16,12 @@ import numpy as np
 
 from mock.isa.jit.registers import Layout
 
-__all__ = ["Context", "DONE", "BARRIER", "FAULT", "INTERPRET", "TERMINATOR", "YIELD", "support_ir", "symbol", "FIELDS"]
+__all__ = ["BARRIER", "Context", "DONE", "FAULT", "FIELDS", "INTERPRET", "REPEAT", "TERMINATOR", "YIELD", "support_ir",
+           "symbol"]
 
-DONE, BARRIER, YIELD, FAULT, INTERPRET, TERMINATOR = range(6)
+DONE, BARRIER, YIELD, FAULT, INTERPRET, TERMINATOR, REPEAT = range(7)
 """What a wave function returns. FAULT: memory refused (the callback keeps why). INTERPRET, TERMINATOR: the
-instruction at the state's PC is for the interpreter."""
+instruction at the state's PC is for the interpreter. REPEAT: from the state's PC on, careful code is needed."""
 
 TLB_ENTRIES = 1024
 PAGE = 4096

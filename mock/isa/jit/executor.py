@@ -18,9 +18,10 @@ from mock.isa.decode import Instruction
 from mock.isa.dispatch import PRIV, STORE, Counts, Dispatch, HungWave, IsaError, Memory, Rsrc2, initial_mode
 from mock.isa.interpreter import Machine
 from mock.isa.jit.compiler import Compiled
-from mock.isa.jit.context import FAULT, INTERPRET, TERMINATOR, YIELD, Context
+from mock.isa.jit.context import FAULT, INTERPRET, REPEAT, TERMINATOR, YIELD, Context
 from mock.isa.jit.kernels import find
 from mock.isa.jit.registers import Layout
+from mock.isa.jit.segments import CAREFUL
 from mock.isa.jit.translate import Point
 from mock.isa.memory import Lds
 from mock.isa.program import Code
@@ -202,10 +203,14 @@ class _Runner:
                         "Raise the watchdog if that is right")
 
     def _interpret(self, reason: int) -> None:
-        """One instruction by the interpreter, on the wave's state."""
+        """One instruction by the interpreter, on the wave's state; or code is needed that looks at every result."""
         launch, wave = self.launch, self._wave()
         machine = self._interpreter()
         mode = int(wave[Layout.MODE])
+        if reason == REPEAT:
+            point = (self.context["pc"], mode | CAREFUL)
+            wave[Layout.RESUME] = launch.with_point(point).points[point]
+            return
         state = self._state(wave, mode)
         state.v = machine.vocabulary(state)
         pc = self.context["pc"]

@@ -19,7 +19,7 @@ from mock.isa.jit.values import Value, Words
 from mock.isa.semantics import Entry, table
 from mock.isa.vocabulary import Mode
 
-__all__ = ["Shared", "find", "keep", "named"]
+__all__ = ["Shared", "find", "keep", "light", "named"]
 
 Shape = tuple[tuple[str, bool], ...]
 _made: dict[str, str] = {}
@@ -74,6 +74,35 @@ def keep(name: str, text: str) -> None:
         _made[name] = text
 
 
+def _words(b: ir.IRBuilder, lanes: int, chunk: int, mode: int,
+           shapes: tuple[Shape, ...]) -> tuple[Words, list[tuple[str, bool]], list[ir.Type]]:
+    """(words, operands, types of the function's arguments)."""
+    words = _Pure(b, lanes, chunk, Mode(mode), lambda: words._crossing())
+    kinds = [shape for source in shapes for shape in source]
+    return words, kinds, [t for kind, scalar in kinds
+                          for t in [words.type(kind, scalar)] * (1 if scalar else words.chunks)]
+
+
+def _weight(function: ir.Function, words: Words) -> int:
+    return sum(len(block.instructions) for block in function.blocks) // words.chunks
+
+
+@cache
+def light(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pairs: tuple[bool, ...],
+          shapes: tuple[Shape, ...], extra: tuple[tuple[str, int], ...], limit: int) -> bool:
+    """Is it at most ``limit`` LLVM instructions a chunk when what is rare is put off?"""
+    entry, b = table()[mnemonic], ir.IRBuilder()
+    assert isinstance(entry, Entry)
+    words, kinds, types = _words(b, lanes, chunk, mode, shapes)
+    words.pending = {}
+    draft = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), types), "draft")
+    try:
+        _body(entry, saturating, b, words, draft, kinds, pairs, shapes, extra)
+    except _Crossing:
+        return False
+    return _weight(draft, words) <= limit
+
+
 @cache
 def _find(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pairs: tuple[bool, ...],
           shapes: tuple[Shape, ...], extra: tuple[tuple[str, int], ...]) -> Shared | None:
@@ -82,10 +111,7 @@ def _find(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pa
     key = repr((mnemonic, saturating, lanes, chunk, mode, pairs, shapes, extra))
     name = f"{mnemonic}_{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
     b = ir.IRBuilder()
-    words = _Pure(b, lanes, chunk, Mode(mode), lambda: words._crossing())
-    kinds = [shape for source in shapes for shape in source]
-    chunks = words.chunks
-    types = [t for kind, scalar in kinds for t in [words.type(kind, scalar)] * (1 if scalar else chunks)]
+    words, kinds, types = _words(b, lanes, chunk, mode, shapes)
     # The result's type is known when the body is: first into a function of no result.
     draft = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), types), "draft")
     try:
@@ -104,7 +130,7 @@ def _find(mnemonic: str, saturating: bool, lanes: int, chunk: int, mode: int, pa
         for i, part in enumerate(flat):
             whole = b.insert_value(whole, part, i)
         b.ret(whole)
-    weight = sum(len(block.instructions) for block in function.blocks) // chunks
+    weight = _weight(function, words)
     shared = Shared(name, function, weight, [(r.kind, r.scalar, len(r.parts)) for r in results], single)
     with _lock:
         _made[name] = shared.text

@@ -169,7 +169,7 @@ def _place(instruction: Instruction, operand: Operand, count: int, r: Registers,
     constant = operand.code < VGPR
     if constant and operand.field != "src2":
         raise Unsupported("a tile of scalars")
-    if not constant and not r.promote:
+    if not constant and not r.promote_vectors:
         return r.vgpr_pointer(operand.code - VGPR, count, written=False)
     for i in range(count):
         value = r.words.splat(r.fetch(operand, "u32", instruction.literal)) if constant \

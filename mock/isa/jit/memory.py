@@ -8,8 +8,9 @@ from typing import Any
 from llvmlite import ir
 
 from mock.isa.decode import Instruction, Operand
-from mock.isa.jit.context import symbol
+from mock.isa.jit.context import COHERENT_TLB, READ_TLB, SCALAR_TLB, WRITE_TLB, symbol
 from mock.isa.jit.registers import VGPR, Registers
+from mock.isa.jit.transfers import Place, Transfers
 from mock.isa.jit.values import I1, I32, I64, PTR, Scalar, Unsupported, Value, Words, ir_type, width
 from mock.isa.lanes import swizzle_sources
 from mock.isa.semantics import Atomic, Load, Store
@@ -160,8 +161,12 @@ class MemoryLowering:
         self._coherent = bool(f.get("glc"))
         two = "2addr" in instruction.mnemonic
         mask = self._mask()
+        if self.r.inline and instruction.encoding in ("DS", "GLOBAL") and "addtid" not in instruction.mnemonic:
+            self._written_out(instruction, entry, mask)
+            return
         total = count * (2 if two else 1)
-        if not self.r.promote and not two and self._in_place(instruction, entry):
+        if not self.r.promote_vectors and not two and self._in_place(instruction, entry) and \
+                self._repeatable_in_place(instruction, entry):
             first = f["vdst"] if isinstance(entry, Load) else f["data0" if instruction.encoding == "DS" else "data"]
             self._access(instruction, write, size, count,
                          lambda: self.r.vgpr_pointer(first, count, written=not write), mask, two)
@@ -175,7 +180,67 @@ class MemoryLowering:
                     self._store_rows(data, self.w.shr(value, 16) if entry.half else value, j * count + i)
         self._access(instruction, write, size, count, lambda: data, mask, two)
         if isinstance(entry, Load):
-            self._put_loaded(entry, f["vdst"], data, count * (2 if two else 1))
+            self._put_loaded(entry, f["vdst"], [self._load_rows(data, "u32", i) for i in range(total)])
+
+    def _places(self, instruction: Instruction, write: bool) -> list[Place]:
+        """Where the lanes access memory, one for each address; reads the registers."""
+        f = instruction.fields
+        low = self.r.vgpr(f["addr"])
+        if instruction.encoding == "DS":
+            if "2addr" not in instruction.mnemonic:
+                return [Place(low, offset=f["offset0"] | f["offset1"] << 8)]
+            unit = 8 if instruction.mnemonic.endswith("b64") else 4
+            unit *= 64 if "stride64" in instruction.mnemonic else 1
+            return [Place(low, offset=f[f"offset{j}"] * unit) for j in range(2)]
+        table = WRITE_TLB if write else COHERENT_TLB if self._coherent else READ_TLB
+        offset = _signed(f["offset"], 13)
+        if f["saddr"] == NULL:
+            return [Place(low, high=self.r.vgpr(f["addr"] + 1), offset=offset, table=table)]
+        return [Place(low, base=self.r.read_sgpr64(f["saddr"]), offset=offset, table=table)]
+
+    def _addresses(self, place: Place) -> Value:
+        w = self.w
+        if place.table is None:
+            return self._wide(w.add(place.low, place.offset))     # the sum wraps at 32 bits
+        address = self._wide(place.low) if place.high is None else w.join(place.low, place.high)
+        if place.base is not None:
+            address = w.add(address, Scalar("u64", place.base))
+        return w.add(address, place.offset)
+
+    def _written_out(self, instruction: Instruction, entry: Load | Store, mask: ir.Value) -> None:
+        """See :mod:`mock.isa.jit.transfers`."""
+        f, size, count, lds = instruction.fields, width(entry.kind) // 8, entry.count, instruction.encoding == "DS"
+        write = isinstance(entry, Store)
+        places = self._places(instruction, write)
+        data = self.buffer(I32, self.r.lanes * count, "data")
+        near = Transfers(self.r, self.w, self.context, self.field)
+        if isinstance(entry, Store):
+            names = ["data0", "data1"] if lds else ["data"]
+            rows = [[self.r.vgpr(f[name] + i) for i in range(count)] for name, _ in zip(names, places, strict=False)]
+            if entry.half:
+                rows = [[self.w.shr(value, 16) for value in one] for one in rows]
+            for place, one in zip(places, rows, strict=True):
+                def scatter(place: Place = place, one: list[Value] = one) -> None:
+                    for i, value in enumerate(one):
+                        self._store_rows(data, value, i)
+                    self._transfer(True, size, self._addresses(place), lambda: data, count, mask, lds=lds)
+                near.store(place, size, one, scatter)
+            return
+        found: list[Value] = []
+        for place in places:
+            def gather(place: Place = place) -> list[Value]:
+                self._transfer(False, size, self._addresses(place), lambda: data, count, mask, lds=lds)
+                return [self._load_rows(data, "u32", i) for i in range(count)]
+            found += near.load(place, size, count, gather)
+        self._put_loaded(entry, f["vdst"], found)
+
+    def _repeatable_in_place(self, instruction: Instruction, entry: Load | Store) -> bool:
+        """A load must not overwrite what its segment has read: it may be repeated."""
+        if isinstance(entry, Store):
+            return True
+        f = instruction.fields
+        target = range(f["vdst"], f["vdst"] + entry.count)
+        return self.r.read.isdisjoint(target) and f["addr"] not in target and f["addr"] + 1 not in target
 
     @staticmethod
     def _in_place(instruction: Instruction, entry: Load | Store) -> bool:
@@ -266,10 +331,9 @@ class MemoryLowering:
         if not write:
             self._store_rows(rows, w.select(active, total, value))
 
-    def _put_loaded(self, entry: Load, register: int, data: ir.Value, count: int) -> None:
+    def _put_loaded(self, entry: Load, register: int, rows: list[Value]) -> None:
         active, w = self.r.write_mask_of(), self.w
-        for i in range(count):
-            value = self._load_rows(data, "u32", i)
+        for i, value in enumerate(rows):
             bits = width(entry.kind)
             if entry.kind[0] == "i" and bits < 32:
                 value = w.bits(w.shr(w.bits(w.shl(value, 32 - bits), "i32"), 32 - bits), "u32")
@@ -323,9 +387,20 @@ class MemoryLowering:
         assert data is not None
         base = self.w.and_(self.r.fetch(Operand("sbase", f["sbase"] * 2, 2), "u64", None), -4)
         address = self.w.add(base, self.scalar_offset(instruction)).parts[0]
-        place = self.buffer(I32, data.width, "scalars")
-        self.fault(self.read_scalars(address, place, ir.Constant(I64, 4 * data.width)))
-        self.put_scalars(data, place)
+        place, nbytes = self.buffer(I32, data.width, "scalars"), ir.Constant(I64, 4 * data.width)
+        if not self.r.inline:
+            self.fault(self.read_scalars(address, place, nbytes))
+            self.put_scalars(data, place)
+            return
+
+        def slow() -> list[ir.Value]:
+            self.fault(self.read_scalars(address, place, nbytes))
+            return [self.b.load(self.b.gep(place, [ir.Constant(I32, i)], source_etype=I32), typ=I32)
+                    for i in range(data.width)]
+        near = Transfers(self.r, self.w, self.context, self.field)
+        for i, value in enumerate(near.scalars(SCALAR_TLB, address, data.width, slow)):
+            if data.code != NULL:
+                self.r.write_sgpr(data.code + i, value)
 
     # ---- atomics
 

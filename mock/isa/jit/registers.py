@@ -2,7 +2,8 @@
 
 State in memory (see :class:`Layout`): 128 SGPRs, SCC, the resume point, MODE, then the VGPRs, lanes contiguous. Within
 a basic block the values at hand are remembered here, and those written are stored at its end: into the state itself
-in code that has to be made quickly, or into stack slots that LLVM promotes to registers of the host (``promote``).
+in code that has to be made quickly, or into stack slots that LLVM promotes to registers of the host (``promote``;
+without ``vectors`` only SGPRs, EXEC and SCC, where the host has too few registers for the others).
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ class Registers:
     """``state`` is the pointer to the wave's state; stack slots are made in the function's entry block."""
 
     def __init__(self, builder: ir.IRBuilder, state: ir.Value, lanes: int, chunk: int, vgprs: int,
-                 promote: bool) -> None:
+                 promote: bool, vectors: bool = True) -> None:
         self.b, self.state, self.lanes, self.chunk, self.vgprs = builder, state, lanes, min(chunk, lanes), vgprs
-        self.promote = promote
+        self.promote, self.promote_vectors = promote, promote and vectors
+        self.inline = promote       # transfers are written out, see :mod:`mock.isa.jit.transfers`
         self.chunks = lanes // self.chunk
         self.mask_type = ir.IntType(lanes)
         self.vector = ir.VectorType(I32, self.chunk)
@@ -61,6 +63,9 @@ class Registers:
         self._exec: ir.Value | None = None
         self._active: Value | None = None
         self._dirty: set[tuple[str, int]] = set()
+        self.read: set[int] = set()         # VGPRs whose place was read since the segment began
+        self.overwriting: Callable[[], None] = lambda: None
+        """Called before the place of a register in ``read`` is written, other than by :meth:`flush`."""
 
     def _slot(self, kind: ir.Type) -> ir.Value:
         with self.b.goto_entry_block():
@@ -116,7 +121,11 @@ class Registers:
 
     def vgpr_pointer(self, register: int, count: int, *, written: bool) -> ir.Value:
         """Where registers lie in the state, rows of lanes, up to date; ``written``: known no more."""
-        for r in range(register, register + count):
+        registers = range(register, register + count)
+        if any(r in self.read and (written or ("v", r) in self._dirty) for r in registers):
+            self.overwriting()
+        self.read.update(r for r in registers if not written and ("v", r) not in self._dirty)
+        for r in registers:
             self._vgpr_slots(r)
             if ("v", r) in self._dirty:
                 self._store_vector(r)
@@ -130,7 +139,7 @@ class Registers:
     def spill_vectors(self) -> None:
         """Every VGPR is up to date in the state."""
         self.flush()
-        if self.promote:
+        if self.promote_vectors:
             for register in range(self.vgprs):
                 for i, slot in enumerate(self._vgpr_slots(register)):
                     self.b.store(self.b.load(slot, typ=self.vector), self._row(register, i), align=4 * self.chunk)
@@ -138,7 +147,7 @@ class Registers:
     def reload_vectors(self) -> None:
         """The state's VGPRs are the ones that count."""
         self._vectors = {}
-        if self.promote:
+        if self.promote_vectors:
             for register in range(self.vgprs):
                 for i, slot in enumerate(self._vgpr_slots(register)):
                     self.b.store(self.b.load(self._row(register, i), typ=self.vector, align=4 * self.chunk), slot)
@@ -198,7 +207,7 @@ class Registers:
     def _vgpr_slots(self, register: int) -> list[ir.Value]:
         if register >= self.vgprs:
             raise Unsupported(f"v{register} is beyond the wave's registers")
-        if not self.promote:
+        if not self.promote_vectors:
             first = Layout.VGPRS + register * self.lanes
             return [self._at(first + i * self.chunk) for i in range(self.chunks)]
         if register not in self._vgpr:
@@ -316,6 +325,7 @@ class Registers:
         if register not in self._vectors:
             self._vectors[register] = [self.b.load(slot, typ=self.vector, align=4 * self.chunk)
                                        for slot in self._vgpr_slots(register)]
+            self.read.add(register)
         return self._vectors[register]
 
     def vgpr(self, register: int) -> Value:
@@ -330,6 +340,8 @@ class Registers:
         if active is not None:
             parts = [self.b.select(a, new, old)
                      for a, new, old in zip(active.parts, parts, self._vector(register), strict=True)]
+            if active is self._active:
+                self.words.merged[id(parts[0])] = parts[0]
         self._vgpr_slots(register)
         self._vectors[register] = list(parts)
         self._dirty.add(("v", register))

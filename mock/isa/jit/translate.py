@@ -4,7 +4,8 @@ Basic blocks are found by following branches. There are two ways to translate: *
 wave's state between blocks and each block compiled once; and for speed (``optimise``), with registers that LLVM
 promotes and each block compiled twice, for an EXEC known to be full, where vector writes need no mask, and for any.
 MODE is known at every block (its writes are constants, or end the compiled part), so a
-block's identity is (PC, MODE, full). What is not compiled stops the wave with a status, and Python resumes it at one of
+block's identity is (PC, MODE, full); :data:`~mock.isa.jit.segments.CAREFUL` in its MODE makes it a careful one.
+What is not compiled stops the wave with a status, and Python resumes it at one of
 the function's *resume points*; a jump to a PC that is none makes the kernel be compiled anew with it.
 """
 
@@ -20,9 +21,10 @@ from mock.isa.dispatch import CACHE_INSTRUCTIONS, TRAP_EN
 from mock.isa.hwregs import MODE_BITS
 from mock.isa.jit.alu import Alu
 from mock.isa.jit.buffers import BufferLowering
-from mock.isa.jit.context import BARRIER, DONE, FAULT, FIELDS, INTERPRET, TERMINATOR, YIELD
+from mock.isa.jit.context import BARRIER, DONE, FAULT, FIELDS, INTERPRET, REPEAT, TERMINATOR, YIELD
 from mock.isa.jit.matrices import multiply
-from mock.isa.jit.registers import Layout, Registers
+from mock.isa.jit.registers import VGPR, Layout, Registers
+from mock.isa.jit.segments import CAREFUL, floating, repeatable, writes_exec
 from mock.isa.jit.special import Special
 from mock.isa.jit.values import I8, I32, I64, PTR, Unsupported, Words
 from mock.isa.program import Code, is_terminator
@@ -35,6 +37,8 @@ __all__ = ["Flow", "Point", "Translation", "discover", "translate"]
 
 QUANTUM = 1 << 22
 """Backward branches that a wave may take before others get their turn."""
+HOST_VECTORS = 48
+"""Vectors of the host up to which VGPRs are kept in its registers between blocks."""
 TWICE_LIMIT = 1500
 """Kernels of more instructions than this are compiled for any EXEC only."""
 
@@ -110,6 +114,13 @@ def discover(code: Code, entries: Iterable[int]) -> Flow:
     return flow
 
 
+def _vgprs(flow: Flow) -> int:
+    """How many VGPRs the code names."""
+    halves = (half for i in flow.instructions.values() for half in i.pair or (i,))
+    return len({code for i in halves for o in i.operands if o.code >= VGPR
+                for code in range(o.code, o.code + o.width)})
+
+
 @dataclass
 class Translation:
     """The module, and the number of each resume point in the function's switch."""
@@ -129,7 +140,8 @@ class _Translator:
         self.context, self.state = self.function.args
         self.entry = self.function.append_basic_block("entry")
         self.b = ir.IRBuilder(self.entry)
-        self.registers = Registers(self.b, self.state, lanes, chunk, vgprs, promote=optimise)
+        self.registers = Registers(self.b, self.state, lanes, chunk, vgprs, promote=optimise,
+                                   vectors=_vgprs(flow) * lanes // min(chunk, lanes) <= HOST_VECTORS)
         self.count = self.b.alloca(I64)
         self.fuel = self.b.alloca(I32)
         self.status, self.resume, self.at = self.b.alloca(I32), self.b.alloca(I32), self.b.alloca(I64)
@@ -149,7 +161,13 @@ class _Translator:
         self.interpreted: list[str] = []
         self.wanted = list(points)
         self.registers.field = lambda name: self.b.load(self._field(name), typ=I64)
+        self.registers.overwriting = lambda: self._segment(self.pc) if self.began is not None else None
         self.mode = 0           # of the block being written
+        self.pc = 0             # of the instruction
+        self.number = 0         # instructions of the block that are not counted yet
+        self.began: Point | None = None     # the open segment
+        self.putting_off = True             # in this block
+        self.careful = any(mode & CAREFUL for _, mode in self.wanted)
 
     def run(self) -> Translation:
         for point in self.wanted:
@@ -269,47 +287,101 @@ class _Translator:
 
     def _block(self, start: int, mode: int, full: bool) -> None:
         r = self.registers
+        careful, mode = bool(mode & CAREFUL), mode & ~CAREFUL
         self.mode = mode
         r.full, r.words = full, self._vocabulary(mode)
         r.fresh()
+        r.read.clear()
+        self.putting_off = not careful
+        self.began = None if careful else (start, mode)
         written = False
         pc = start
-        number = 0
+        self.number = 0
         while True:
             instruction = self.flow.instructions.get(pc)
+            self.pc = pc
             if instruction is None or (pc != start and pc in self.flow.leaders):
-                self._counted(number)
+                self._settle()
+                self._counted()
                 if instruction is None:
                     self._stop(TERMINATOR, pc)
                 else:
                     self._go(pc, mode, (r.full, written), pc - 1)
                 return
-            number += 1
             after = pc + instruction.size
             if is_terminator(instruction.mnemonic):
-                self._counted(number)
+                if instruction.mnemonic != "s_endpgm":      # nobody sees the registers
+                    self._settle()
+                self.number += 1
+                self._counted()
                 self._terminate(instruction, pc, mode, written)
                 return
             was = r.full
+            again = repeatable(instruction)
+            if not again:
+                self._settle()
+            elif self.began is None and floating(instruction):
+                self._segment(pc)
+            r.words.pending = None if self.began is None else r.words.pending or {}
             try:
                 self._instruction(instruction, pc, mode)
             except Unsupported as reason:
                 self.interpreted.append(f"{instruction.mnemonic}: {reason}")
-                self._counted(number)
+                self._settle()
+                self.number += 1
+                self._counted()
                 self._stop(INTERPRET, pc, (after, mode))
                 return
-            written = written or (was and not r.full) or (not was and self._writes_exec(instruction))
+            if not again:
+                self.began = None
+            self.number += 1
+            written = written or (was and not r.full) or (not was and writes_exec(instruction))
             pc = after
 
-    def _counted(self, number: int) -> None:
-        """Add the block's length to the wave's count."""
-        self.b.store(self.b.add(self.b.load(self.count, typ=I64), ir.Constant(I64, number)), self.count)
+    def _counted(self) -> None:
+        """Add the instructions since the last time to the wave's count."""
+        if self.number:
+            self.b.store(self.b.add(self.b.load(self.count, typ=I64), ir.Constant(I64, self.number)), self.count)
+        self.number = 0
 
-    @staticmethod
-    def _writes_exec(instruction: Instruction) -> bool:
-        name = instruction.mnemonic
-        return "exec" in name or name.startswith("v_cmpx") or any(o.code in (126, 127)
-                                                                  for o in instruction.operands[:2])
+    # ---- segments
+
+    def _segment(self, pc: int) -> None:
+        """One begins at ``pc``: what was written before is stored, so that it can be repeated."""
+        if not self.putting_off:        # a careful block
+            return
+        r = self.registers
+        self._settle()
+        r.flush()
+        self._counted()
+        r.read.clear()
+        self.began, r.words.pending = (pc, self.mode), {}
+
+    def _settle(self) -> None:
+        """The segment ends: look whether what was put off has to be done."""
+        r = self.registers
+        if r.words.pending:
+            ok = r.words.settled(r.write_mask_of())
+            on, bad = self.function.append_basic_block("on"), self.function.append_basic_block("nan")
+            self.b.cbranch(ok, on, bad).set_weights([1000, 1])
+            self.b.position_at_end(bad)
+            self._repeat()
+            self.b.position_at_end(on)
+        self.began = None
+
+    def _repeat(self) -> None:
+        """Go back to the segment's beginning, in careful code: here, or made when the host is asked for it."""
+        assert self.began is not None
+        pc, mode = self.began
+        if self.careful:
+            self.b.branch(self._target_block(pc, mode | CAREFUL, self.registers.full))
+            return
+        self.b.store(ir.Constant(I32, REPEAT), self.status)
+        self.b.store(ir.Constant(I32, self.mode), self.b.gep(self.state, [ir.Constant(I32, Layout.MODE)],
+                                                             source_etype=I32))
+        self.b.store(ir.Constant(I32, 0), self.resume)
+        self.b.store(ir.Constant(I64, pc), self.at)
+        self.b.branch(self.leave)
 
     def _instruction(self, instruction: Instruction, pc: int, mode: int) -> None:
         name = instruction.mnemonic
@@ -401,6 +473,9 @@ class _Translator:
     def _leave_aside(self, block: ir.Block, status: int, pc: int, resume: Point | None) -> None:
         """Stop in a block of its own; what is known goes on elsewhere."""
         self.b.position_at_end(block)
+        if self.registers.words.pending:        # what was put off may have led here
+            self._repeat()
+            return
         kept, dirty = self.registers.keep(), set(self.registers._dirty)
         self._stop(status, pc, resume)
         self.registers.back(kept)

@@ -91,6 +91,10 @@ class Words(Transcendental):
         self.rounding = rounding
         self.flush_in = {k: not d & 1 for k, d in denorm.items()}
         self.flush_out = {k: not d & 2 for k, d in denorm.items()}
+        self.pending: dict[int, Value] | None = None
+        """Results that were taken not to be NaN (see :mod:`mock.isa.jit.segments`); None: nothing is put off."""
+        self.merged: dict[int, ir.Value] = {}
+        """Selects by EXEC that wrote a register: where lanes are active they have the new value."""
 
     def __getattr__(self, word: str) -> Any:
         raise Unsupported(f"the word {word}")
@@ -274,7 +278,15 @@ class Words(Transcendental):
         if kind == "f16" and a.scalar and not isinstance(a.parts[0], ir.Constant):
             a = self.splat(a)       # LLVM 22 makes one cast of a mask's 16 bits and a half, and cannot select that
         target = self.type(kind, a.scalar)
-        return self.each(lambda p: p if p.type == target else self.b.bitcast(p, target), kind, a)
+        return self.each(lambda p: self._bitcast(p, target), kind, a)
+
+    def _bitcast(self, part: ir.Value, target: ir.Type) -> ir.Value:
+        """The same bits as another type; there and back is where it began."""
+        if part.type == target:
+            return part
+        if isinstance(part, ir.CastInstr) and part.opname == "bitcast" and part.operands[0].type == target:
+            return part.operands[0]
+        return self.b.bitcast(part, target)
 
     def low(self, a: Value) -> Value:
         return self.cast(a, "u32")
@@ -384,10 +396,11 @@ class Words(Transcendental):
     def rarely(self, condition: Value, value: Value, other: Callable[..., Value], *sources: Value) -> Value:
         """``value``, or, in a block of its own, what ``other(*sources)`` gives where the condition holds."""
         test = self._any(condition)
-        before = self.b.block
+        before, pending, self.pending = self.b.block, self.pending, None
         with self.b.if_then(test, likely=False):
             replaced = self.select(condition, other(*sources), value) if sources else other()
             inside = self.b.block
+        self.pending = pending
         parts = []
         for kept, new in zip(value.parts, replaced.parts, strict=True):
             phi = self.b.phi(kept.type)
@@ -415,7 +428,15 @@ class Words(Transcendental):
         return self._float(self.select(beyond, self.sub(raw, 1), raw))      # one below infinity
 
     def nans(self, result: Value, *sources: Value) -> Value:
-        """A NaN result is the first NaN operand, quiet, or else the positive default NaN."""
+        """A NaN result is the first NaN operand, quiet, or else the positive default NaN. A NaN operand gives one."""
+        if self.pending is not None:
+            for source in sources:      # where one of them is NaN, the result tells
+                part: Any = self._bitcast_source(source.parts[0])
+                if self.merged.get(id(part)) is part:
+                    part = self._bitcast_source(part.operands[1])
+                self.pending.pop(id(part), None)
+            self._put_off(result)
+            return result
         nan = self.isnan(result)
 
         def mend() -> Value:
@@ -425,6 +446,46 @@ class Words(Transcendental):
                 bits = self.select(self.isnan(x), self.or_(self._raw(x), self._quiet_bit(x.kind)), bits)
             return self._float(self.select(nan, bits, self._raw(result)))
         return self.rarely(nan, result, mend)
+
+    def _put_off(self, value: Value) -> None:
+        """Whether it is NaN is looked at later."""
+        if self.pending is not None and not isinstance(value.parts[0], ir.Constant):
+            self.pending[id(self._bitcast_source(value.parts[0]))] = value
+
+    @staticmethod
+    def _bitcast_source(part: ir.Value) -> ir.Value:
+        source: Any = part
+        while isinstance(source, ir.CastInstr) and source.opname == "bitcast":
+            source = source.operands[0]
+        return source
+
+    def settled(self, active: Value | None) -> ir.Value:
+        """Is nothing pending a NaN in the lanes of ``active`` (None: in any)? One bit."""
+        found, ordered = self.pending or {}, list[list[ir.Value]]()
+        self.pending = {}
+        total: ir.Value = ir.Constant(I1, 1)
+        for scalar in (v for v in found.values() if v.scalar):
+            part = scalar.parts[0]
+            total = self.b.and_(total, self.b.fcmp_ordered("ord", part, part))
+        for kind in ("f16", "f32", "f64"):
+            rows = [v.parts for v in found.values() if v.kind == kind and not v.scalar]
+            for left, right in zip(rows[::2], rows[1::2], strict=False):       # two by one comparison
+                ordered.append([self.b.fcmp_ordered("ord", x, y) for x, y in zip(left, right, strict=True)])
+            if len(rows) % 2:
+                ordered.append([self.b.fcmp_ordered("ord", x, x) for x in rows[-1]])
+        if not ordered:
+            return total
+        while len(ordered) > 1:
+            ordered = [[self.b.and_(x, y) for x, y in zip(*pair, strict=True)] if len(pair) == 2 else pair[0]
+                       for pair in (ordered[i:i + 2] for i in range(0, len(ordered), 2))]
+        good = Value("mask", ordered[0], False)
+        if active is not None:
+            good = self.or_(good, self.not_(active))
+        whole = good.parts[0]
+        for part in good.parts[1:]:
+            whole = self.b.and_(whole, part)
+        bits = self.b.bitcast(whole, ir.IntType(self.chunk))
+        return self.b.and_(total, self.b.icmp_unsigned("==", bits, ir.Constant(bits.type, (1 << self.chunk) - 1)))
 
     def _arithmetic(self, name: str, a: Value, b: Value) -> Value:
         x, y = self.meet(a, b)
@@ -558,6 +619,10 @@ class Words(Transcendental):
         x, y = self.canonical(x), self.canonical(y)
         less = self.or_(self.lt(x, y), self.and_(self.eq(x, y), self.signbit(x)))
         result = self.select(less, x, y) if smaller else self.select(less, y, x)
+        if self.pending is not None:
+            self._put_off(x)
+            self._put_off(y)
+            return result
         unordered = self.each(lambda p, q: self.b.fcmp_unordered("uno", p, q), "mask", x, y)
 
         def mend() -> Value:
