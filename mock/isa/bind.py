@@ -197,7 +197,8 @@ class _Binder:
             return self._packed_step(function, fetches, puts[0])
         dpp = self.instruction.dpp
         if dpp is not None:
-            return _dpp_step(function, fetches, puts, lanes.enabled(dpp, self.wave_size))
+            masks = any(token in ("mask", "exec_mask") for token in self.entry.results)
+            return _dpp_step(function, fetches, puts, lanes.enabled(dpp, self.wave_size), masks)
         if len(puts) == 1:
             return _single(function, fetches, puts[0])
         if not puts:
@@ -250,7 +251,7 @@ def _single(function: Any, fetches: list[Fetch], store: Put) -> Step:
     return lambda s: store(s, function(s.v, *[f(s) for f in fetches]), s.mask)
 
 
-def _dpp_step(function: Any, fetches: list[Fetch], puts: list[Put], enabled: Any) -> Step:
+def _dpp_step(function: Any, fetches: list[Fetch], puts: list[Put], enabled: Any, masks: bool) -> Step:
     def step(s: State) -> None:
         results = function(s.v, *[f(s) for f in fetches])
         if len(puts) == 1:
@@ -265,7 +266,7 @@ def _dpp_step(function: Any, fetches: list[Fetch], puts: list[Put], enabled: Any
                 store(s, np.array(result), mask)
         finally:
             s.mask = saved
-        if any(store is _put_exec_mask for store in puts):
+        if masks:           # one of them may be EXEC
             s.refresh_exec()
     return step
 

@@ -160,8 +160,9 @@ class Vocabulary(Transcendental, Arrays):
         if kind is np.float64:
             a, b, c = self.canonical(a), self.canonical(b), self.canonical(c)
             return self.finish(exact.fma_scaled_f64(a, b, c, scale, self.rounding[kind]), a, b, c)
-        value = exact.fma_odd(self.canonical(a), self.canonical(b), self.canonical(c)) * scale
-        return self.finish(exact.narrow(value, kind, self.rounding[kind]), a, b, c)
+        a, b, c = self.canonical(a), self.canonical(b), self.canonical(c)
+        total = self._zero_sum(exact.fma_odd(a, b, c), np.multiply(a, b, dtype=np.float64), c, self.rounding[kind])
+        return self.finish(exact.narrow(total * scale, kind, self.rounding[kind]), a, b, c)
 
     def fmin(self, a: Array, b: Array) -> Array:
         return self._extreme(a, b, smaller=True)

@@ -48,6 +48,20 @@ def compare(instructions: list[Instruction], start: Registers, tiers: tuple[bool
     return found
 
 
+def _first_difference(instructions: list[Instruction], start: Registers, tiers: tuple[bool, ...]) -> list[str]:
+    """The shortest beginning of a program that differs, and what does then."""
+    good, bad = 0, len(instructions)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if compare(instructions[:middle], start, tiers):
+            bad = middle
+        else:
+            good = middle
+    text = "; ".join(str(i) for i in instructions[:bad])
+    return [f"{instructions[bad - 1]} after others: {line}" for line in
+            compare(instructions[:bad], start, tiers)] + [text]
+
+
 def check(instructions: list[Instruction], start: Registers, tiers: tuple[bool, ...] = (False,)) -> None:
     """Whole programs are compared in code, single instructions with the model; a difference is looked for alone."""
     where = f"wave{start.lanes}, MODE {start.mode:#x}, EXEC {start.sgpr[127]:#x}:{start.sgpr[126]:#x}"
@@ -60,7 +74,7 @@ def check(instructions: list[Instruction], start: Registers, tiers: tuple[bool, 
         for instruction in instructions:
             found += [f"{instruction} [{instruction.bits.hex()}] ({where}): {line}"
                       for line in compare([instruction], start, tiers)]
-        found = found or [f"only together: {line}" for line in whole]
+        found = found or _first_difference(instructions, start, tiers)
     assert not found, "\n".join(found[:20])
 
 
