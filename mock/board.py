@@ -42,7 +42,8 @@ __all__ = ["Board", "CLOCK_HZ"]
 BLOCKS = (("nbio", "mock.nbio", "Nbio"), ("grbm", "mock.grbm", "Grbm"), ("smuio", "mock.grbm", "Smuio"),
           ("psp", "mock.psp", "Psp"), ("smu", "mock.smu", "Smu"), ("memory", "mock.gmc", "Gmc"),
           ("ih", "mock.ih", "Ih"), ("ras", "mock.ras", "Ras"), ("gfx", "mock.gfx", "Gfx"), ("mec", "mock.mec", "Mec"),
-          ("gfxring", "mock.gfxring", "GfxRing"), ("mes", "mock.mes", "Mes"), ("sdma", "mock.sdma", "Sdma"))
+          ("gfxring", "mock.gfxring", "GfxRing"), ("mes", "mock.mes", "Mes"), ("sdma", "mock.sdma", "Sdma"),
+          ("perf", "mock.perfcounters", "PerfCounters"))
 """(attribute of the board, module, class), in the order of making and of reset."""
 
 ALL_ONES = 0xFFFFFFFF
@@ -64,6 +65,7 @@ class Board:
     gfxring: Any
     mes: Any
     sdma: Any
+    perf: Any
 
     def __init__(self, gpu: Gpu, bus: HostBus, address: str, *, blocks: tuple[tuple[str, str, str], ...] = BLOCKS,
                  ) -> None:

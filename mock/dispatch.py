@@ -126,11 +126,11 @@ def _three(values: Iterable[int]) -> tuple[int, int, int]:
 
 
 def _enabled_engines(queue: ComputeQueue) -> list[int]:
-    """Shader engines where a compute unit is both there and enabled by COMPUTE_STATIC_THREAD_MGMT."""
+    """Shader engines where a compute unit is there, enabled by COMPUTE_STATIC_THREAD_MGMT and not reserved."""
     arch, found = queue.board.arch, []
     for se in range(arch.shader_engines):
         mask = queue.compute(f"STATIC_THREAD_MGMT_SE{se}") if se < ENGINES_MASKS else 0
-        if any(mask >> SA_BITS * sa & queue.board.gfx.enabled_cus(se, sa) & (1 << SA_BITS) - 1
+        if any(mask >> SA_BITS * sa & queue.board.gfx.usable_cus(se, sa, queue.queue) & (1 << SA_BITS) - 1
                for sa in range(arch.arrays_per_engine)):
             found.append(se)
     return found
@@ -142,11 +142,12 @@ def _hw_id2(queue: ComputeQueue) -> int:
 
 
 def _enabled_wgps(queue: ComputeQueue) -> int:
-    """Workgroup processors with a compute unit that is there and enabled by COMPUTE_STATIC_THREAD_MGMT."""
+    """Workgroup processors with a compute unit that is there, enabled (COMPUTE_STATIC_THREAD_MGMT) and not reserved."""
     arch, cus = queue.board.arch, 0
     for se in range(min(arch.shader_engines, ENGINES_MASKS)):
         mask = queue.compute(f"STATIC_THREAD_MGMT_SE{se}")
-        cus += sum((mask >> SA_BITS * sa & queue.board.gfx.enabled_cus(se, sa) & (1 << SA_BITS) - 1).bit_count()
+        cus += sum((mask >> SA_BITS * sa & queue.board.gfx.usable_cus(se, sa, queue.queue)
+                    & (1 << SA_BITS) - 1).bit_count()
                    for sa in range(arch.arrays_per_engine))
     return max(-(-cus // 2), 1)
 
@@ -177,7 +178,8 @@ def plan(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int) 
     grid = _three(max(d - s, 0) for d, s in zip(dimensions, start, strict=True))
     engines = _enabled_engines(queue)
     if not engines:
-        raise Hang("no compute unit of any shader engine is enabled by COMPUTE_STATIC_THREAD_MGMT_SE0..7")
+        raise Hang("no compute unit of any shader engine is enabled by COMPUTE_STATIC_THREAD_MGMT_SE0..7, and not "
+                   "reserved for other queues (SPI_RESOURCE_RESERVE_EN_CU)")
     rsrc1, rsrc2, rsrc3 = (queue.compute(f"PGM_RSRC{n}") for n in (1, 2, 3))
     lds = regs.register("COMPUTE_PGM_RSRC2")["LDS_SIZE"].get(rsrc2) * LDS_GRANULE
     if lds > LDS_LIMIT:
@@ -240,17 +242,28 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
     chip = None
     if board.time.modelled:
         chip = Chip(wgps=_enabled_wgps(queue), begin=board.time.ticks() / CLOCK_HZ)
+    begin = board.clock()
     try:
         counts = isa.execute(dispatch, space, executor=isa.default_executor() if space.plain else "interpreter",
                              clock=chip)
     finally:
         space.publish()
     board.counters["instructions"] += counts.instructions
+    board.perf.launched(waves=counts.waves, wave_size=dispatch.wave_size, items=_items(dispatch),
+                        instructions=counts.instructions, ticks=board.clock() - begin)
     if counts.clock is not None:
         board.time.advance(counts.clock.seconds)
         if counts.clock.incomplete:
             board.note("clock", f"{queue.name}: the modelled time of a launch is from a sample that ended early: "
                                 f"{counts.clock.incomplete}")
+
+
+def _items(dispatch: isa.Dispatch) -> int:
+    """Work-items of a launch; the last workgroup of an axis may be partial."""
+    items = 1
+    for groups, block, partial in zip(dispatch.grid, dispatch.block, dispatch.partial, strict=True):
+        items *= groups * block - (block - partial if partial else 0)
+    return items
 
 
 NOWHERE = 0x6EAD_0000_0000

@@ -25,6 +25,9 @@ __all__ = ["Gfx", "ShaderMemory", "ALIGN_UNALIGNED"]
 
 WGP_BITS = 16               # width of INACTIVE_WGPS
 CUS_PER_WGP = 2
+RESERVED_CUS = 16           # SPI_RESOURCE_RESERVE_CU_0..15, of a shader array
+COMPUTE_TYPE, ALL_WAVES = 3, 7
+"""Bit of TYPE_MASK for compute waves and the value of WAVES that keeps them all: ours, no public source says them."""
 APERTURE_SHIFT = 48         # SH_MEM_BASES holds address bits 63:48
 TRAP_SHIFT = 8              # SQ_SHADER_TBA and TMA hold address bits 47:8
 ALIGN_UNALIGNED = 3         # SH_MEM_ALIGNMENT_MODE_UNALIGNED (Linux 6.1, navi10_enum.h)
@@ -45,7 +48,8 @@ class Gfx(Block):
     banked: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({
         "vmid": ("SH_MEM_CONFIG", "SH_MEM_BASES", "SPI_GDBG_PER_VMID_CNTL", "SQ_SHADER_TBA_LO", "SQ_SHADER_TBA_HI",
                  "SQ_SHADER_TMA_LO", "SQ_SHADER_TMA_HI"),
-        "sa": ("CC_GC_SHADER_ARRAY_CONFIG", "GC_USER_SHADER_ARRAY_CONFIG")})
+        "sa": ("CC_GC_SHADER_ARRAY_CONFIG", "GC_USER_SHADER_ARRAY_CONFIG",
+               *(f"SPI_RESOURCE_RESERVE_{name}CU_{n}" for name in ("", "EN_") for n in range(RESERVED_CUS)))})
     reset_values: ClassVar[Mapping[str, int]] = MappingProxyType({      # gc_11_0_0_default.h
         "SH_MEM_CONFIG": 0x0000C000, "RLC_CNTL": 0x00000001, "RLC_CP_SCHEDULERS": 0x00003038,
         "GB_ADDR_CONFIG": 0x00000545, "CP_ME_CNTL": 0x15000000})
@@ -143,6 +147,19 @@ class Gfx(Block):
         for wgp in range(WGP_BITS):
             if wgps >> wgp & 1:
                 cus |= (1 << CUS_PER_WGP) - 1 << CUS_PER_WGP * wgp
+        return cus
+
+    def usable_cus(self, se: int, sa: int, queue: int) -> int:
+        """:meth:`enabled_cus` without those that are reserved for others: SPI_RESOURCE_RESERVE_EN_CU_n is on, takes
+        compute waves (TYPE_MASK), leaves this queue out (QUEUE_MASK), and SPI_RESOURCE_RESERVE_CU_n keeps all waves."""
+        cus, regs = self.enabled_cus(se, sa), self.board.regs
+        enable, kept = regs.register("SPI_RESOURCE_RESERVE_EN_CU_0"), regs.register("SPI_RESOURCE_RESERVE_CU_0")
+        for cu in range(RESERVED_CUS):
+            value = regs[f"SPI_RESOURCE_RESERVE_EN_CU_{cu}", (se, sa)]
+            if value & 1 and enable["TYPE_MASK"].get(value) >> COMPUTE_TYPE & 1 \
+                    and not enable["QUEUE_MASK"].get(value) >> queue & 1 \
+                    and kept["WAVES"].get(regs[f"SPI_RESOURCE_RESERVE_CU_{cu}", (se, sa)]) == ALL_WAVES:
+                cus &= ~(1 << cu)
         return cus
 
     # ---- memory of shaders

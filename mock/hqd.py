@@ -259,11 +259,13 @@ class ComputeQueue:
 
     def _run(self) -> None:
         self._stalled = False
+        begin = self.board.clock()
         try:
             self._work()
         except Dequeued:
             self.report_read()
         finally:
+            self.board.perf.worked(self.board.clock() - begin)
             with self.lock:
                 self.posted = False
         if self.engine.aborted:

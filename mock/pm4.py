@@ -269,7 +269,7 @@ class Pm4Executor:
     def op_copy_data(self, packet: Decoded) -> None:
         size = 8 if packet["COUNT_SEL"] else 4
         source, sources = packet["SRC_SEL"], E["COPY_SRC"]
-        if source == sources["REG"]:
+        if source in (sources["REG"], sources["PERF"]):
             dword = packet["SRC_ADDR_LO"]
             value = self.read_register(dword)
             if size == 8:
@@ -283,7 +283,7 @@ class Pm4Executor:
         else:
             raise self._bad(packet, f"source {source} is not modelled")
         destination, kinds = packet["DST_SEL"], E["COPY_DST"]
-        if destination == kinds["REG"]:
+        if destination in (kinds["REG"], kinds["PERF"]):
             self.write_register(packet["DST_ADDR_LO"], value & M32)
             if size == 8:
                 self.write_register(packet["DST_ADDR_LO"] + 1, value >> 32)

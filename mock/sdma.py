@@ -20,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -155,6 +156,7 @@ class SdmaQueue:
                     self.engine_check()
                     packet = decode_sdma(words, at)
                     self.board.counters["sdma_packets"] += 1
+                    self.events["packets"] += 1
                     if self.board.faults.any:
                         self.injected(packet)
                     at += packet.length + executor.execute(packet, vmid, (start >> 2) + at)
@@ -250,7 +252,14 @@ class SdmaQueue:
         self.board.time.join()
         return True
 
+    @property
+    def events(self) -> Counter[str]:
+        """For the engine's performance counters."""
+        events: Counter[str] = self.board.perf.copies[self.instance]
+        return events
+
     def interrupt(self, source: int, context: int = 0) -> None:
+        self.events["interrupts"] += 1
         self.board.ih.post(ih.SOC21_IH_CLIENTID_GFX, source, ring_id=self.instance << 4 | self.index, vmid=self.vmid,
                            data=(context, 0, 0, 0))
 
@@ -307,6 +316,7 @@ class Sdma(Block):
                     self.board.note("doorbell-width", f"{queue.name}: a doorbell of 32 bits leaves the upper half of "
                                                       "the write pointer as it was")
                     value |= queue.write & ~ALL_ONES
+                queue.events["doorbells"] += 1
                 if not queue.enabled:
                     self.board.note("doorbell-unattached", f"{queue.name}: doorbell while RB_ENABLE is off; lost")
                     return

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SdmaExecutor", "compare", "move", "host_view"]
 
 HOLD_BYTES = 64 << 10           # up to here a copy keeps the interpreter's lock: giving it away costs more
+LINE = 64                       # bytes of an access to memory, as MC_RD_COUNT and MC_WR_COUNT count
 FOREVER = 0xFFF                 # RETRY_COUNT of POLL_REGMEM
 IB_ALIGN_WORDS, IB_ALIGN_BYTES = 8, 32
 FILL_DWORD = sdma6.ENUMS["FILL_SIZE"]["DWORD"]
@@ -142,7 +143,11 @@ class SdmaExecutor(TiledPackets):
         self._took(nbytes, source_runs, to)
 
     def _took(self, nbytes: int, source: list[tuple[int, int]] | None, destination: list[tuple[int, int]]) -> None:
-        """The time of a copy, or of a fill, which reads nothing."""
+        """The time of a copy, or of a fill, which reads nothing; and what it moved, for the performance counters."""
+        lines = -(-nbytes // LINE)
+        self.queue.events["write_lines"] += lines
+        if source is not None:
+            self.queue.events["read_lines"] += lines
         vram = self.board.vram
 
         def inside(runs: list[tuple[int, int]]) -> bool:
