@@ -126,6 +126,20 @@ def test_addresses_with_a_hole_or_a_sign(machine: mock.Machine, where: int) -> N
     assert int(driver.signals[0]) == 0
 
 
+def test_a_stranger_recovers_from_a_fault(machine: mock.Machine) -> None:
+    """The fault is in the ring and the registers until it is cleared; the micro engine is reset, and goes on."""
+    driver = stranger(machine)
+    driver.compute.put(write_data(1 << 46, 1))
+    driver.compute.ring()
+    driver._until(lambda: driver.board.notes.of("queue-hang"))
+    assert (10, 0) in driver.entries()                  # client GFX, source UTCL2 fault
+    assert driver.field("GCVM_L2_PROTECTION_FAULT_STATUS", "RW") == 1
+    driver.update("GCVM_L2_PROTECTION_FAULT_CNTL", CLEAR_PROTECTION_FAULT_STATUS_ADDR=1)
+    assert driver.read("GCVM_L2_PROTECTION_FAULT_STATUS") == 0
+    driver._compute()
+    add_vectors(driver, value=11)
+
+
 def test_memory_that_left_the_bus_is_not_reached(machine: mock.Machine) -> None:
     driver = stranger(machine)
     view = driver.host(4096)
