@@ -99,3 +99,29 @@ def test_what_is_left_out_decides_nothing(compile_kernels: Any, monkeypatch: pyt
     analyse = model.relevance_of
     monkeypatch.setattr(model, "relevance_of", lambda c: dataclasses.replace(analyse(c), needed=None))
     assert report() == short
+
+
+@pytest.mark.parametrize("kernel", ["matmul", "histogram", "ticket", "scratch_sort", "generic_pointers", "calls",
+                                    "cross_lane", "double_math", "divide_u64", "bits"])
+def test_both_executors_agree_on_every_kind_of_code(compile_kernels: Any, kernel: str) -> None:
+    """LDS, atomics, scratch, flat addresses, calls, exchanges between lanes: the same report, from a whole sample."""
+    pytest.importorskip("llvmlite")
+    code = compile_kernels("ordinary.cl", "O1")
+    data = np.random.default_rng(2).integers(1, 60, 16 * N).astype(np.uint32)
+    reports = []
+    for executor in ("interpreter", "jit"):
+        arrays = [pages(16 * N) for _ in range(3)]
+        for array in arrays:
+            array.view(np.uint32)[:] = data
+        x, y, z = arrays
+        arguments: dict[str, tuple[Any, ...]] = {
+            "matmul": (x, y, z, 32), "histogram": (x, y, 300), "ticket": (x, y, 300), "scratch_sort": (x, y, 100),
+            "generic_pointers": (x, y, 64), "calls": (x, y, z, 300), "cross_lane": (x, y), "bits": (x, y, 300),
+            "double_math": (x, y, z, 300), "divide_u64": (x, y, z, pages(16 * N), 300)}
+        block = {"matmul": (16, 16), "generic_pointers": (64,), "cross_lane": (32,)}.get(kernel, (128,))
+        grid = {"matmul": (2, 2), "generic_pointers": (1,), "cross_lane": (1,)}.get(kernel, (4,))
+        counts = isa.run(code, kernel=kernel, grid=grid, block=block, kernarg=pack(*arguments[kernel]),
+                         executor=executor, clock=True)
+        assert counts.clock is not None and not counts.clock.incomplete
+        reports.append(counts.clock)
+    assert reports[0] == reports[1]

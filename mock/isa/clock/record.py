@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,8 @@ class _Space(memory.Space):
             r.note_where(s, where, np.dtype(kind).itemsize * count)
             if r.skipping:
                 return [np.zeros(len(where.addresses), kind) for _ in range(count)]
-        return super().load(s, where, kind, count)
+        with r.silent():            # flat accesses come back here in parts
+            return super().load(s, where, kind, count)
 
     def store(self, s: State, where: memory.Where, values: list[np.ndarray]) -> None:
         r = self.recorder
@@ -101,7 +103,8 @@ class _Space(memory.Space):
             r.note_where(s, where, values[0].dtype.itemsize * len(values))
             if r.skipping:
                 return
-        super().store(s, where, values)
+        with r.silent():
+            super().store(s, where, values)
 
 
 class _Accessor(Accessor):
@@ -257,6 +260,15 @@ class Recorder(Machine):
         """End the waves here: they have run long enough. All of a state's waves are about as far."""
         s.pc = -2
         return []
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """What happens meanwhile is noted already."""
+        noting, self.noting = self.noting, False
+        try:
+            yield
+        finally:
+            self.noting = noting
 
     def _guess(self, s: State) -> np.ndarray:
         """The time, while it is not known: an instruction is taken for four cycles."""
