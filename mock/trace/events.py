@@ -12,10 +12,11 @@ from amdrv.facts import ih, pm4
 from mock.registers import Names, names_of
 from mock.trace.record import FORMAT, VERSION
 
-__all__ = ["DRIVER", "Event", "KINDS", "TraceError", "TraceFile", "read"]
+__all__ = ["DRIVER", "Event", "KINDS", "REGISTER", "TraceError", "TraceFile", "read"]
 
 KINDS: dict[str, tuple[str, ...]] = {
     "read": ("dword", "value", "count", "until"), "write": ("dword", "value"),
+    "engine-read": ("dword", "value", "count", "until", "engine"), "engine-write": ("dword", "value", "engine"),
     "bar-read": ("bar", "offset", "width", "value"), "bar-write": ("bar", "offset", "width", "value"),
     "config-read": ("offset", "width", "value"), "config-write": ("offset", "width", "value"),
     "packet": ("engine", "vmid", "position", "name", "fields", "tail", "words", "duration",
@@ -30,6 +31,7 @@ INDIRECT = (("BIF_BX_PF0_RSMU_INDEX", "BIF_BX_PF0_RSMU_DATA"), ("BIF_BX0_PCIE_IN
             ("BIF_BX0_PCIE_INDEX2", "BIF_BX0_PCIE_DATA2"))
 """Pairs by which registers are reached at their byte address (:mod:`mock.nbio`)."""
 ACCESSES = ("read", "write", "bar-read", "bar-write", "config-read", "config-write")
+REGISTER = ("read", "write", "engine-read", "engine-write")
 DRIVER = "driver"
 """The track of what the host did."""
 
@@ -51,7 +53,7 @@ class Event(NamedTuple):
         """Who did it: "driver", the name of an engine, or the part of the card."""
         if self.kind in ACCESSES:
             return DRIVER
-        if self.kind == "packet":
+        if self.kind in ("packet", "engine-read", "engine-write"):
             return str(self.detail["engine"])
         return {"walk": f"{self.detail.get('hub')} hub", "fault": f"{self.detail.get('hub')} hub", "note": "notes",
                 "interrupt": "interrupts", "msi": "interrupts", "flush": "hdp", "reset": "reset"}[self.kind]
@@ -59,7 +61,7 @@ class Event(NamedTuple):
     @property
     def duration(self) -> int:
         """Nanoseconds; 0 of what has none."""
-        if self.kind == "read":
+        if self.kind in ("read", "engine-read"):
             return int(self.detail["until"]) - self.time
         return int(self.detail.get("duration", 0))
 
@@ -87,10 +89,10 @@ class TraceFile:
         pairs = [{names.find(data)[1]: names.find(index)[1] for index, data in INDIRECT} for names in self.names]
         index: dict[tuple[int, int], int] = {}
         for event in self.events:
-            if event.kind not in ("read", "write"):
+            if event.kind not in REGISTER:
                 continue
             dword = event.detail["dword"]
-            if event.kind == "write" and dword in pairs[event.card].values():
+            if event.kind.endswith("write") and dword in pairs[event.card].values():
                 index[event.card, dword] = event.detail["value"]
             elif (place := pairs[event.card].get(dword)) is not None and (event.card, place) in index:
                 event.detail["reached"] = index[event.card, place] >> 2
@@ -111,7 +113,7 @@ class TraceFile:
     def describe(self, event: Event, *, values: bool = True) -> str:
         """An event as a line, without its time."""
         d = event.detail
-        if event.kind in ("read", "write"):
+        if event.kind in REGISTER:
             names, dword = self.names[event.card], d.get("reached", d["dword"])
             known = names.by_dword.get(dword)
             text = known[1].describe(d["value"]) if known else f"dword {dword:#x} = {d['value']:#010x}"

@@ -68,17 +68,17 @@ class Trace:
                 self._write(poll)
             self._write([kind, at, card, *rest])
 
-    def _read(self, card: int, dword: int, value: int) -> None:
+    def _read(self, card: int, dword: int, value: int, *engine: str) -> None:
         now = self.now()
         with self._lock:
             poll = self._polls.get(card)
             if poll is not None:
-                if poll[3] == dword and poll[4] == value:
+                if poll[3] == dword and poll[4] == value and poll[7:] == [*engine]:
                     poll[5] += 1
                     poll[6] = now
                     return
                 self._write(poll)
-            self._polls[card] = ["read", now, card, dword, value, 1, now]
+            self._polls[card] = ["engine-read" if engine else "read", now, card, dword, value, 1, now, *engine]
 
     def close(self) -> None:
         """Take the hooks away and end the file. Idempotent."""
@@ -146,8 +146,21 @@ class Trace:
             self.event("config-write", card, offset, width, value)
             write_config(offset, width, value)
 
-        for name, function in (("read_bar", read), ("write_bar", write), ("read_config", config_read),
-                               ("write_config", config_write)):
+        read_dword, write_dword = board.read_dword, board.write_dword
+
+        def engine_read(dword: int) -> int:
+            value = read_dword(dword)
+            self._read(card, dword, value, _engine(board))
+            return value
+
+        def engine_write(dword: int, value: int) -> None:
+            self.event("engine-write", card, dword, value & 0xFFFFFFFF, _engine(board))
+            write_dword(dword, value)
+
+        hooks: dict[str, Callable[..., Any]] = {
+            "read_bar": read, "write_bar": write, "read_config": config_read, "write_config": config_write,
+            "read_dword": engine_read, "write_dword": engine_write}
+        for name, function in hooks.items():
             self._replace(board, name, function)
 
     def packets(self, queue: Any, execute: Callable[..., int]) -> Callable[..., int]:
@@ -241,6 +254,11 @@ class Trace:
         with self._lock:
             if not self._file.closed:
                 self._file.flush()
+
+
+def _engine(board: Board) -> str:
+    """Whose thread this is."""
+    return threading.current_thread().name.removeprefix(f"{board.address} ")
 
 
 def from_environment(boards: Sequence[Board]) -> Trace | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mock.trace.events import ACCESSES, DRIVER, Event, TraceFile
+from mock.trace.events import ACCESSES, DRIVER, REGISTER, Event, TraceFile
 
 __all__ = ["Filter", "diff", "document", "lines", "summary", "timeline"]
 
@@ -37,7 +37,7 @@ class Filter:
         if (self.first is not None and event.time < self.first * 1e9) \
                 or (self.last is not None and event.time > self.last * 1e9):
             return False
-        if self.register is not None and (event.kind not in ("read", "write")
+        if self.register is not None and (event.kind not in REGISTER
                                           or not fnmatch.fnmatch(file.register(event), self.register)):
             return False
         if self.track is not None and not fnmatch.fnmatch(event.track, self.track):
@@ -58,7 +58,7 @@ def document(file: TraceFile, event: Event) -> dict[str, Any]:
     """An event for JSON."""
     found: dict[str, Any] = {"time": event.time / 1e9, "card": event.card, "kind": event.kind, "track": event.track,
                              **event.detail}
-    if event.kind in ("read", "write"):
+    if event.kind in REGISTER:
         found["register"] = file.register(event)
     return found
 
@@ -77,7 +77,7 @@ def summary(file: TraceFile) -> dict[str, Any]:
         count = event.detail.get("count", 1)
         kinds[event.kind] += count
         where = f"{event.card}: " if several else ""
-        if event.kind in ("read", "write"):
+        if event.kind in REGISTER:
             registers[f"{event.kind} {file.register(event)}"] += count
         elif event.kind == "packet":
             packets[event.detail["name"]] += 1
@@ -98,10 +98,10 @@ def _tracks(file: TraceFile, reads: bool) -> dict[str, list[str]]:
     """{track: its lines, without times}, track by track: how engines interleave is chance."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for event in file.events:
-        if not reads and event.kind in ("read", "bar-read", "config-read"):
+        if not reads and event.kind.endswith("read"):
             continue
         line = file.describe(event, values=False)
-        if event.kind == "read" and event.detail["count"] > 1:
+        if event.kind in ("read", "engine-read") and event.detail["count"] > 1:
             line = line.rpartition(" x")[0]         # how often it was polled is chance, too
         found[f"card {event.card}, {event.track}"].append(line)
     return dict(found)
@@ -157,7 +157,7 @@ def timeline(file: TraceFile) -> dict[str, Any]:
                        "args": {"name": event.track}},
                       {"ph": "M", "name": "thread_sort_index", "pid": event.card, "tid": thread,
                        "args": {"sort_index": order}}]
-        if event.kind in ("read", "write"):
+        if event.kind in REGISTER:
             name = f"{event.kind} {file.register(event)}"
         else:
             name = str(event.detail.get("name") or event.detail.get("rule") or event.kind)

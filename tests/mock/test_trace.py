@@ -13,6 +13,7 @@ import pytest
 from stranger import (
     Stranger,
     acquire,
+    flush_hdp,
     halves,
     machine_of,
     packet,
@@ -42,6 +43,20 @@ def watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     yield make
     for machine in machines:
         machine.close()
+
+
+def test_registers_that_engines_touch_are_recorded(watch: Any) -> None:
+    with watch("engine.trace") as machine:
+        driver = Stranger(machine.gpus[0], machine.bus).boot()
+        driver.compute.put(flush_hdp(driver) + release(driver.signal_at(0), 1))
+        driver.compute.ring()
+        driver.done(0, 1)
+        path = machine.trace.path
+    file = events.read(path)
+    found = [(event.kind, event.track, file.register(event)) for event in file.events
+             if event.kind.startswith("engine-")]
+    assert found == [("engine-write", "compute 1.0.0", "BIF_BX_PF0_GPU_HDP_FLUSH_REQ"),
+                     ("engine-read", "compute 1.0.0", "BIF_BX_PF0_GPU_HDP_FLUSH_DONE")]
 
 
 def work(driver: Stranger, value: int = 0x1234) -> None:
