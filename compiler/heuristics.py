@@ -19,6 +19,8 @@ _WAVES = 192
 """Waves that a tile should leave a GPU: one for each SIMD of the 48 workgroup processors of Navi 31."""
 _WORTH_TILES = 1 << 18
 """Iterations on a CPU below which a tile costs more to compile than it saves."""
+_WORTH_MORE = 1 << 26
+"""Likewise for a tile that fills the vector registers."""
 _WAVE = 32
 
 
@@ -104,13 +106,16 @@ def _tile(reduces: list[UOp], outer: list[UOp], gpu: bool) -> list[Choice]:
     total = prod(r.src[0].arg for r in outer)
     walked = total * max(prod(x.src[0].arg for x in r.src[1:]) for r in reduces)
     choices: list[Choice] = []
+    vectors = False
     for r in reversed(outer) if gpu or walked >= _WORTH_TILES else ():
         if not any(r not in load.ranges for load in loads) or not any(r in load.ranges for load in loads):
             continue
         wide = not gpu and all(s.get(r, 0) in (0, 1) for s in strides)
-        sizes = (16, 8, 4) if wide else (4, 2)
+        large = not gpu and walked >= _WORTH_MORE
+        sizes: tuple[int, ...] = (32, 16, 8, 4)[not large:] if wide else (8, 4, 2)[not (large and vectors):]
         factor = next((f for f in sizes if r.src[0].arg % f == 0 and total // f >= (_WORK_ITEMS if gpu else 64)), 1)
         if factor > 1 and len(choices) < 2:
             choices.append(Choice("upcast", r.arg[0], (factor,)))
             total //= factor
+            vectors = vectors or wide
     return choices

@@ -17,6 +17,7 @@ from compiler.dtypes import DType
 from compiler.expand import summands
 from compiler.linearize import Begin, End, Instruction
 from compiler.lower import Axis
+from compiler.symbolic import terms
 from compiler.uop import Ops, UOp
 
 __all__ = ["Source", "Target", "render"]
@@ -205,8 +206,10 @@ class _Writer:
         longest = max((len(p) for p in parts.values()), default=0)
         pause = -(-longest // 2) if late else longest
         for reduce in mine:
+            # in several partial sums, where that makes vectors
+            flags = "reassoc " if not self.target.gpu and _walks_by_ones(reduce) else ""
             for part in parts[reduce][:pause]:
-                totals[reduce] = self.accumulate(reduce.arg, totals[reduce], part)
+                totals[reduce] = self.accumulate(reduce.arg, totals[reduce], part, flags)
         if late:        # in the middle of the accumulations, which need not wait for what is stored
             reads = 2 * sum(n.op is Ops.VECTOR and self.space(n.src[0].src[0]) is _LDS for n in late)
             self.take_turns(len(mine) * pause, reads)
@@ -257,9 +260,9 @@ class _Writer:
             return chain[::-1]
         return summands(value, reduce.arg) if value in self.absorbed else [value]
 
-    def accumulate(self, op: Ops, total: str, value: UOp) -> str:
+    def accumulate(self, op: Ops, total: str, value: UOp, flags: str = "") -> str:
         return self.wmma(value, total) if value.op is Ops.WMMA else \
-            self.binary(op, value.dtype, self.value(value), total)
+            self.binary(op, value.dtype, self.value(value), total, flags=flags)
 
     # values
 
@@ -332,7 +335,7 @@ class _Writer:
             if op is Ops.MAX:
                 return self.call(f"llvm.maximum.f{dtype.bits}", t, (t, x), (t, y))
             accuracy = ", !fpmath !1" if op is Ops.FDIV and self.target.gpu and dtype.bits == 32 else ""
-            return self.put(f"{_FLOAT_OPS[op]} {self.contract}{t} {x}, {y}{accuracy}")
+            return self.put(f"{_FLOAT_OPS[op]} {flags}{self.contract}{t} {x}, {y}{accuracy}")
         if op is Ops.MAX:
             if dtype.kind == "b":
                 return self.put(f"or i1 {x}, {y}")
@@ -535,6 +538,14 @@ def _together(node: UOp) -> bool:
         return False
     places = [_offset(s.src[0].src[1]) for s in node.src]
     return all(b is places[0][0] and c == places[0][1] + k for k, (b, c) in enumerate(places))
+
+
+def _walks_by_ones(reduce: UOp) -> bool:
+    """Does a sum's innermost loop read memory element by element, and nothing else?"""
+    r = reduce.src[-1]
+    loads = [n for n in reduce.src[0].toposort() if n.op is Ops.LOAD and r in n.ranges]
+    return reduce.arg is Ops.ADD and reduce.dtype.is_float and bool(loads) \
+        and all(terms(n.src[0].src[1])[0].get(r) == 1 and len(n.src) == 1 for n in loads)
 
 
 def _no_wrap(node: UOp) -> str:
