@@ -249,13 +249,13 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
     finally:
         space.publish()
     board.counters["instructions"] += counts.instructions
-    board.perf.launched(waves=counts.waves, wave_size=dispatch.wave_size, items=_items(dispatch),
-                        instructions=counts.instructions, ticks=board.clock() - begin)
     if counts.clock is not None:
         board.time.advance(counts.clock.seconds)
         if counts.clock.incomplete:
             board.note("clock", f"{queue.name}: the modelled time of a launch is from a sample that ended early: "
                                 f"{counts.clock.incomplete}")
+    board.perf.launched(waves=counts.waves, wave_size=dispatch.wave_size, items=_items(dispatch),
+                        instructions=counts.instructions, ticks=board.clock() - begin)
 
 
 def _items(dispatch: isa.Dispatch) -> int:

@@ -58,11 +58,9 @@ class PerfCounters(Block):
         self.copies: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
         self._base: dict[tuple[str, int], int] = {}         # (what, engine): its value when counting began
         self._held: dict[tuple[str, int], int] | None = None        # while stopped
-        self._noted: set[tuple[str, int]] = set()
 
     def reset(self) -> None:
         self._base, self._held = {}, None
-        self._noted.clear()
 
     # ---- what engines say
 
@@ -105,17 +103,27 @@ class PerfCounters(Block):
         mine = self.board.regs.selection.se or 0
         return total // engines + (1 if mine < total % engines else 0)
 
+    def _selected(self, block: str, number: int) -> tuple[int, int]:
+        """(event, SDMA's engine or -1)"""
+        event = self.board.regs.field(f"{block}_PERFCOUNTER{number}_SELECT", "PERF_SEL")
+        return event, int(block[4:]) if block.startswith("SDMA") else -1
+
+    def _tell(self) -> None:
+        """Note the events that nothing here raises; all ones is what a counter selects after a reset."""
+        for block, count in COUNTERS.items():
+            for number in range(count):
+                event, _engine = self._selected(block, number)
+                width = self.board.regs.register(f"{block}_PERFCOUNTER{number}_SELECT")["PERF_SEL"].msb + 1
+                if event not in (0, (1 << width) - 1) and event not in EVENTS[block[:4]]:
+                    self.board.note("perfcounter", f"{block}'s event {event:#x} is nothing that happens here; it "
+                                                   "stays 0")
+
     def read(self, block: str, number: int) -> int:
         """64 bits of a counter."""
         regs = self.board.regs
-        selected = regs.field(f"{block}_PERFCOUNTER{number}_SELECT", "PERF_SEL")
-        kind, engine = (block[:4], int(block[4:])) if block.startswith("SDMA") else (block, -1)
-        what = EVENTS[kind].get(selected)
+        selected, engine = self._selected(block, number)
+        what = EVENTS[block[:4]].get(selected)
         if what is None:
-            if selected and (block, selected) not in self._noted:
-                self._noted.add((block, selected))
-                self.board.note("perfcounter", f"{block}'s event {selected:#x} is nothing that happens here; it "
-                                               "stays 0")
             return 0
         total = self.counted(what, engine)
         if block != "SQ":
@@ -138,6 +146,7 @@ class PerfCounters(Block):
     def control(self, value: int) -> None:
         state = self.board.regs.register("CP_PERFMON_CNTL")["PERFMON_STATE"].get(value)
         if state == START:
+            self._tell()
             if self._held is None:
                 if not self._base:
                     self._base = self._everything()
