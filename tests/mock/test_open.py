@@ -257,6 +257,19 @@ def test_the_interface_is_the_documented_one(machine: mock.Machine) -> None:
     del words, view
 
 
+def test_memory_can_be_attached_where_it_was(machine: mock.Machine) -> None:
+    memory = np.zeros(5 * 4096, np.uint8)
+    host = -(-address(memory) // 4096) * 4096
+    first = machine.bus.attach(host, 4096)
+    assert machine.bus.attach(host + 4096, 8192, at=first + (1 << 20)) == first + (1 << 20)
+    assert machine.bus.attached() == [(first, host, 4096), (first + (1 << 20), host + 4096, 8192)]
+    for at, why in ((first, "something is attached there"), (first + (1 << 20) - 4096, "something is attached there"),
+                    (5, "memory lies in whole pages"), (1 << 43, "memory lies in whole pages")):
+        with pytest.raises(ValueError, match=why):
+            machine.bus.attach(host, 8192, at=at)
+    assert machine.bus.attach(host, 4096) > first + (1 << 20)
+
+
 def test_pointers_in_memory_suffice_for_ctypes(machine: mock.Machine) -> None:
     """Drivers keep the BAR's address, not the memoryview's slices."""
     board = machine.gpus[0]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,8 @@ SIZE = 64 << 10                 # bytes of a place
 PEER = 1 << 42
 SYSTEM, UNCACHED = 2, 3 << 48
 STEPS = (5, 40)                 # of a batch, between looks of the CPU
+release_packet = release
+RELEASE_CACHES = 0xF << 12 | 3 << 20
 COMPUTE_IRQ, SDMA_IRQ = 0xB5, 0x31
 
 
@@ -223,12 +226,14 @@ class Worker:
             stop.set()
 
 
-def stress(seconds: float, seed: int) -> list[Worker]:
+def stress(seconds: float, seed: int, before: Callable[[list[Stranger]], None] = lambda drivers: None) -> list[Worker]:
+    """``before`` is called with the booted drivers, before the load."""
     with machine_of(f"gfx1100:vram=64M,count={CARDS}") as machine:
         drivers = [Stranger(board, machine.bus).boot() for board in machine.gpus]
         for driver in drivers:
             driver.more_queues()
         workers = [Worker(n, drivers, np.random.default_rng([seed, n])) for n in range(CARDS)]
+        before(drivers)
         stop, end = threading.Event(), time.monotonic() + seconds
         threads = [threading.Thread(target=worker.run, args=(end, stop)) for worker in workers]
         for thread in threads:
@@ -252,6 +257,27 @@ def stress(seconds: float, seed: int) -> list[Worker]:
 
 def test_a_short_while() -> None:
     assert all(worker.batches >= 1 for worker in stress(2.0, seed=1))
+
+
+def no_flush(drivers: list[Stranger]) -> None:
+    for driver in drivers:
+        driver.flush_hdp = lambda: None         # type: ignore[method-assign]
+
+
+def no_caches(_drivers: list[Stranger]) -> None:
+    globals()["acquire"] = list
+    globals()["release"] = lambda *args, **rest: [word & ~RELEASE_CACHES if i == 1 else word
+                                                  for i, word in enumerate(release_packet(*args, **rest))]
+
+
+@pytest.mark.parametrize("step", [no_flush, no_caches])
+def test_a_forgotten_step_is_found(monkeypatch: pytest.MonkeyPatch, step: Any) -> None:
+    """The load would show it: without HDP flushes, and without cache operations, memory differs from the model."""
+    monkeypatch.setitem(globals(), "acquire", acquire)
+    monkeypatch.setitem(globals(), "release", release)
+    with pytest.raises(AssertionError) as error:
+        stress(20.0, seed=2, before=step)
+    assert "bytes differ after" in str(error.value.__cause__ or error.value)
 
 
 @pytest.mark.slow
