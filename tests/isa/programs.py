@@ -6,6 +6,7 @@ import random
 from functools import cache
 
 import model_machine
+import model_matrices
 import numpy as np
 from model_memory import Access, Memory
 
@@ -275,7 +276,7 @@ class Program:
         context["group"], context["end"], context["fresh"], context["wave"], context["alive"] = 0, 1, 0, 0, 1
         while (reason := launch.prepare().run(context.address)) != 0:
             runner._interpret(reason)
-        return Outcome(wave[:128].copy(), vgprs[:VGPRS].copy(), int(wave[Layout.SCC]), launch.prepare().interpreted,
+        return Outcome(wave[:128].copy(), vgprs[:ALLOCATED].copy(), int(wave[Layout.SCC]), launch.prepare().interpreted,
                        self._memory(runner.lds.memory))
 
     def interpreted(self) -> Outcome:
@@ -299,7 +300,7 @@ class Program:
             for instruction in self.instructions:
                 machine._step(instruction, pc)(state)
                 pc += instruction.size
-        return Outcome(state.sgpr[:, 0].copy(), state.vgpr[:VGPRS, :, 0].copy(), int(state.scc[0]), None,
+        return Outcome(state.sgpr[:, 0].copy(), state.vgpr[:, :, 0].copy(), int(state.scc[0]), None,
                        self._memory(lds.memory))
 
     def modelled(self) -> Outcome:
@@ -313,8 +314,10 @@ class Program:
         for instruction in self.instructions:
             if memory is not None and instruction.encoding in MEMORY:
                 Access(instruction, wave, memory).run()
+            elif "wmma" in instruction.mnemonic:
+                model_matrices.run(instruction, wave)
             else:
                 model_machine.run(instruction, wave)
         left = [] if memory is None else [np.frombuffer(x, np.uint8) for x in (memory.bytes, memory.lds)]
-        return Outcome(np.array(wave.sgpr, np.uint32), np.array(wave.vgpr, np.uint32)[:VGPRS], int(wave.scc), None,
+        return Outcome(np.array(wave.sgpr, np.uint32), np.array(wave.vgpr, np.uint32), int(wave.scc), None,
                        left)

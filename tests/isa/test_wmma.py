@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
 import pytest
+from programs import Program, Registers
 from test_kernels import FAST, pack
 
 import mock.isa as isa
+from mock.isa.decode import Instruction, decode, opcode_table
+from mock.isa.encoding import ENCODINGS
 
 
 @pytest.fixture(params=FAST, ids=str)
@@ -75,3 +79,31 @@ def test_nibbles_saturate(tile: Any, rng: np.random.Generator) -> None:
         return ((x[:, 0::2] & 15) | (x[:, 1::2] & 15) << 4).astype(np.uint8)
     tile("i32_iu4", packed(a), packed(np.ascontiguousarray(b.T)), c)
     np.testing.assert_array_equal(c, want)
+
+
+def matrix(op: int, rng: random.Random, lanes: int) -> Instruction:
+    """A random form: A in v0.., B in v8.., C in v16.. or 0, D over C or over A."""
+    entry = opcode_table("VOP3P")[op]
+    values = {"op": op, "src0": 256, "src1": 264, "src2": rng.choice([272, 272, 128]), "vdst": rng.choice([16, 16, 0])}
+    for field, bits in (("neg", 3), ("neg_hi", 3), ("op_sel", 3), ("clamp", 1)):
+        values[field] = rng.getrandbits(bits)
+    values["op_sel_hi"], values["op_sel_hi2"] = 3, 1
+    packed = ENCODINGS["VOP3P"].pack(**values) & ~entry.fixed | entry.value
+    return decode(packed.to_bytes(8, "little") + bytes(16))
+
+
+@pytest.mark.parametrize("lanes", [32, 64])
+@pytest.mark.parametrize("op", [op for op, o in opcode_table("VOP3P").items() if "wmma" in o.mnemonic])
+def test_both_executors_and_the_model(op: int, lanes: int) -> None:
+    """All modifiers, NaNs and infinities among the elements, any EXEC."""
+    rng = random.Random(op * lanes)
+    for turn in range(3):
+        start = Registers(lanes, rng.getrandbits(30), 0x3f0, ("full", "some", "zero")[turn])
+        if turn == 0:       # ordinary numbers, so that results are no NaNs
+            start.vgpr[:] = np.random.default_rng(op).normal(0, 1, (24, 2 * lanes)).astype(np.float16).view(np.uint32)
+        program = Program([matrix(op, rng, lanes)], start)
+        model, interpreted = program.modelled(), program.interpreted()
+        assert not interpreted.differences(model), f"{program.instructions[0]}: {interpreted.differences(model)[:4]}"
+        for optimise in (False, True)[:1 if turn else 2]:
+            native = program.compiled(optimise)
+            assert not native.differences(model) and not native.interpreted, native.differences(model)[:4]
