@@ -80,7 +80,7 @@ def _table(title: str, counts: dict[str, int]) -> None:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    found = views.diff(_read(options.file), _read(options.other), reads=options.reads)
+    found = views.diff(_read(options.file), _read(options.other), reads=options.reads, shape=options.shape)
     if options.json:
         print(json.dumps({"same": not found, "tracks": found}, indent=2))
     else:
@@ -145,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     difference = command("diff", "what two traces do differently, track by track; times do not count")
     difference.add_argument("other")
     difference.add_argument("--reads", action="store_true", help="compare reads, too")
+    difference.add_argument("--shape", action="store_true", help="compare what was accessed and executed, not values: "
+                            "addresses are other ones in every run")
     command("timeline", "a file for Perfetto (ui.perfetto.dev) or chrome://tracing").add_argument("output")
     return parser
 

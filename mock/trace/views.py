@@ -94,23 +94,35 @@ def summary(file: TraceFile) -> dict[str, Any]:
             "notes": dict(rules.most_common()), "faults": dict(faults.most_common(20))}
 
 
-def _tracks(file: TraceFile, reads: bool) -> dict[str, list[str]]:
+def _shape(file: TraceFile, event: Event) -> str:
+    """What was done, without values: addresses are other ones in every run."""
+    d = event.detail
+    if event.kind in REGISTER:
+        return f"{event.kind} {file.register(event)}"
+    if event.kind == "packet":
+        return f"{d['engine']}: {d['name']}{' -> ' + d['error'].partition(':')[0] if d['error'] else ''}"
+    rest = {"note": "rule", "interrupt": "source", "fault": "hub", "walk": "hub", "config-read": "offset",
+            "config-write": "offset", "bar-read": "bar", "bar-write": "bar"}.get(event.kind)
+    return event.kind if rest is None else f"{event.kind} {d[rest]}"
+
+
+def _tracks(file: TraceFile, reads: bool, shape: bool) -> dict[str, list[str]]:
     """{track: its lines, without times}, track by track: how engines interleave is chance."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for event in file.events:
         if not reads and event.kind.endswith("read"):
             continue
-        line = file.describe(event, values=False)
-        if event.kind in ("read", "engine-read") and event.detail["count"] > 1:
+        line = _shape(file, event) if shape else file.describe(event, values=False)
+        if not shape and event.kind in ("read", "engine-read") and event.detail["count"] > 1:
             line = line.rpartition(" x")[0]         # how often it was polled is chance, too
         found[f"card {event.card}, {event.track}"].append(line)
     return dict(found)
 
 
-def diff(one: TraceFile, other: TraceFile, *, reads: bool = False) -> dict[str, list[str]]:
+def diff(one: TraceFile, other: TraceFile, *, reads: bool = False, shape: bool = False) -> dict[str, list[str]]:
     """{track: lines as ``diff -u`` has them} of the tracks that differ. Times, and reads unless asked for, do not
-    count; nor do walks, which follow what is in the TLBs."""
-    a, b = _tracks(one, reads), _tracks(other, reads)
+    count; nor do walks, which follow what is in the TLBs. ``shape`` leaves values out."""
+    a, b = _tracks(one, reads, shape), _tracks(other, reads, shape)
     found = {}
     for track in sorted(a.keys() | b.keys()):
         left, right = a.get(track, []), b.get(track, [])

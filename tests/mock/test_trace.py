@@ -241,6 +241,13 @@ def test_diff(watch: Any, capsys: pytest.CaptureFixture[str]) -> None:
     found = views.diff(a, b)
     [difference] = [lines for track, lines in found.items() if track == "card 0, compute 1.0.0"]
     assert any(line.startswith("-compute 1.0.0: WRITE_DATA(") for line in difference)
+    assert not views.diff(a, b, shape=True), "the same steps with other values"
+    third = events.read(one)
+    third.events.remove(next(e for e in third.events if e.kind == "write" and third.register(e) == "IH_RB_BASE"))
+    [(track, lines)] = views.diff(a, third, shape=True).items()
+    assert track == "card 0, driver" and [line for line in lines if line[0] in "+-"] == ["-write IH_RB_BASE"]
+    assert main(["diff", one, other, "--shape"]) == 0
+    assert "no difference" in capsys.readouterr().out
     assert main(["diff", one, other]) == 1
     assert "+++ " in capsys.readouterr().out
 
