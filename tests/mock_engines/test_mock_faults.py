@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from compute_rig import CODE, DATA, NOP, SIGNAL, Interrupts, Rig, lohi, packet, release, write_data
+from compute_rig import ARGS, CODE, DATA, NOP, SIGNAL, Interrupts, Rig, lohi, packet, release, write_data
 from raw_board import RWX, RawBoard, Tables
 
 from amdrv.facts import ih, smu13
@@ -253,6 +253,85 @@ class TestWaves:
         raw.invalidate("GC", 1 << 1)            # it lies elsewhere than the first
         again.put(release(SIGNAL, 9))
         again.done(9)
+
+
+# s_mov_b32 m0, 0x1234; s_trap 2; s_endpgm
+TRAPPING = (0xBEFD00FF, 0x1234, 0xBF900002, END)
+# s_sendmsg(MSG_INTERRUPT); ttmp[0:1] + 4, PC bits alone; s_rfe_b64 ttmp[0:1]
+HANDLER = (0xBFB60001, 0x806C846C, 0x826D806D, 0x8B6DFF6D, 0xFFFF, 0xBE804A6C)
+# v4 = lds[4 i] after a store of 0x7f there, v5 at + 0x10000 after a store there, v7 at + 0x200; out = v4, v5, v7
+LDS = (0xF4040100, 0xF8000000, 0x30020082, 0x7E0402FF, 0x7F, 0xD8340000, 0x00000201, 0x4A0602FF, 0x10000, 0xD8340000,
+       0x00000203, 0xBF89FC07, 0xD8D80000, 0x04000001, 0xD8D80000, 0x05000003, 0x4A0C02FF, 0x200, 0xD8D80000,
+       0x07000006, 0xBF89FC07, 0x30100084, 0xDC6A0000, 0x00040408, 0xDC6A0004, 0x00040508, 0xDC6A0008, 0x00040708, END)
+
+
+class TestTraps:
+    def install(self, rig: Rig) -> None:
+        raw = rig.raw
+        address = 0x7E60_0000_0000
+        raw.words(rig.tables.buffer(address, 4096), len(HANDLER))[:] = HANDLER
+        raw.poke("GRBM_GFX_CNTL", VMID=1)
+        raw.poke("SQ_SHADER_TBA_LO", address >> 8 & 0xFFFFFFFF)
+        raw.poke("SQ_SHADER_TBA_HI", ADDR_HI=address >> 40, TRAP_EN=1)
+        raw.poke("GRBM_GFX_CNTL", 0)
+
+    def launch(self, rig: Rig) -> None:
+        rig.code(*TRAPPING)
+        rig.put([*rig.dispatch((1, 1, 1), (32, 1, 1), rsrc2=0), *release(SIGNAL, 1)])
+
+    def test_a_handler_tells_the_host_and_returns(self, rig: Rig, posted: Interrupts) -> None:
+        """The SQ's interrupt carries M0, and that it came from a handler (bit 26); the wave goes on."""
+        self.install(rig)
+        self.launch(rig)
+        rig.done(1)
+        [(client, source, ring, vmid, data)] = posted
+        assert (client, source, ring, vmid) == (CP, ih.GFX_11_0_0__SRCID__SQ_INTERRUPT_ID, 4, 1)
+        assert data[0] & 0xFFFFFF == 0x1234 and data[0] >> 26 & 1 and data[1] >> 6 & 3 == 1
+
+    def test_a_handler_is_its_vmids_own(self, rig: Rig, posted: Interrupts) -> None:
+        """Another VMID's handler does not run; a trap with nobody there stops the queue."""
+        self.install(rig)
+        rig.raw.poke("GRBM_GFX_CNTL", VMID=1)
+        rig.raw.update("SQ_SHADER_TBA_HI", TRAP_EN=0)
+        rig.raw.poke("GRBM_GFX_CNTL", VMID=2)
+        rig.raw.poke("SQ_SHADER_TBA_HI", TRAP_EN=1)
+        rig.raw.poke("GRBM_GFX_CNTL", 0)
+        self.launch(rig)
+        assert "Trap" in rig.hung() and posted == []
+
+
+@pytest.mark.parametrize("executor", ["interpreter", "jit"])
+def test_local_memory_out_of_range(rig: Rig, executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads 0, writes nothing, no fault: beyond the allocation of one granule (512 bytes)."""
+    monkeypatch.setenv("AMDRV_ISA", executor)
+    raw = rig.raw
+    rig.code(*LDS)
+    out = raw.words(rig.tables.buffer(DATA, 4096, fill=0xEE), 128)
+    raw.words(rig.tables.buffer(ARGS, 4096), 1, np.uint64)[0] = DATA
+    rig.put([*rig.dispatch((1, 1, 1), (32, 1, 1), rsrc2=2 << 1 | 1 << 7 | 1 << 15), *release(SIGNAL, 1)])
+    rig.done(1)
+    assert (out.reshape(32, 4)[:, :3] == [0x7F, 0, 0]).all()
+
+
+def test_the_kernels_way_to_reset_a_queue(rig: Rig) -> None:
+    """Dequeue with reset, then SPI_COMPUTE_QUEUE_RESET, both polled (Linux 6.12, gfx_v11_0.c, gfx_v11_0_reset_kcq and
+    amdgpu_amdkfd_gfx_v11.c); the queue is set up again and works."""
+    raw = rig.raw
+    rig.code(ENDLESS)
+    rig.put(rig.dispatch((1, 1, 1), (32, 1, 1), rsrc2=0))
+    raw.wait(lambda: raw.board.mec.dispatching, "the launch")
+    raw.poke("GRBM_GFX_CNTL", MEID=1)
+    raw.poke("CP_HQD_DEQUEUE_REQUEST", 2)
+    raw.poke("SPI_COMPUTE_QUEUE_RESET", 1)
+    raw.wait(lambda: not raw.field("CP_HQD_ACTIVE", "ACTIVE"), "the queue's end")
+    raw.wait(lambda: raw.peek("SPI_COMPUTE_QUEUE_RESET") == 0, "the reset's end")
+    for name in ("CP_HQD_PQ_WPTR_LO", "CP_HQD_PQ_WPTR_HI", "CP_HQD_PQ_RPTR"):
+        raw.poke(name, 0)
+    raw.poke("CP_HQD_ACTIVE", 1)
+    raw.poke("GRBM_GFX_CNTL", 0)
+    rig.write = 0
+    rig.put(release(SIGNAL, 7))
+    rig.done(7)
 
 
 class TestPackets:
