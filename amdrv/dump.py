@@ -7,8 +7,9 @@
 
 The form is that of the test vectors of umr, AMD's register debugger (a fact of its test harness): remarks after ``;``,
 ``MMIO@BYTE_ADDRESS={value,...}``, ``VRAM@OFFSET={hex bytes}``, ``SYSRAM@BUS_ADDRESS={hex bytes}``,
-``DISCOVERY={hex bytes}``. Dumps come from the mock card (``mock.dump``), from umr, or by hand. How tables are walked:
-Linux 6.1, amdgpu_vm.h (entries), gfxhub_v3_0.c (PAGE_TABLE_DEPTH, PAGE_TABLE_BLOCK_SIZE, start and base of a context).
+``DISCOVERY={hex bytes}``, ``RINGDATA={read, write, write pointer, words}``. Dumps come from the mock card
+(``mock.dump``), from umr, or by hand. How tables are walked: Linux 6.1, amdgpu_vm.h (entries), gfxhub_v3_0.c
+(PAGE_TABLE_DEPTH, PAGE_TABLE_BLOCK_SIZE, start and base of a context).
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from amdrv import pm4
 from amdrv.errors import AmdrvError, PageTableError, RegisterError
 from amdrv.facts import navi31, vm
 from amdrv.mmu.pte import HUGE, SYSTEM, Entry
+from amdrv.packets import Decoded
 from amdrv.regs import Table, Value, table_for
 
 __all__ = ["Dump", "DumpError", "Step", "load", "main", "parse"]
@@ -59,6 +62,7 @@ class Dump:
         self.values: dict[int, list[int]] = {}
         self.memory: dict[str, dict[int, bytes]] = {"VRAM": {}, "SYSRAM": {}}
         self.discovery = b""
+        self.ring: list[int] = []           # read pointer, write pointer twice, then all the words
         self._places: dict[str, tuple[Table, int]] | None = None
 
     # ---- registers
@@ -102,6 +106,19 @@ class Dump:
     def _entry(self, hub: str, table: int, index: int, system: bool) -> Entry:
         offset = 0 if system else int(self.register(f"{hub.upper()}MC_VM_FB_OFFSET")) << FB_OFFSET_SHIFT
         return Entry(int.from_bytes(self.read("SYSRAM" if system else "VRAM", table - offset + 8 * index, 8), "little"))
+
+    def packets(self, *, all_of_it: bool = False) -> list[Decoded]:
+        """What the ring holds between its pointers, or all of it, as PM4.
+
+        :raises DumpError: the dump has no ring. :raises PacketError: the words are no packets.
+        """
+        if len(self.ring) < 4:
+            raise DumpError(f"{self.name} has no RINGDATA")
+        (first, end, _), words = self.ring[:3], self.ring[3:]
+        if all_of_it:
+            return pm4.decode(words[:end])
+        count = (end - first) % len(words)
+        return pm4.decode([words[(first + i) % len(words)] for i in range(count)])
 
     # ---- page tables
 
@@ -170,6 +187,8 @@ def _put(dump: Dump, what: str, where: str, body: str) -> bool:
         if what in ("DISCOVERY", "GCACONFIG", "RINGDATA") and not where:
             if what == "DISCOVERY":
                 dump.discovery = bytes.fromhex("".join(body.split()))
+            elif what == "RINGDATA":
+                dump.ring = [int(word, 16) for word in body.split(",")]
             return True
         if not where.startswith("@"):
             return False
@@ -204,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     walk.add_argument("hub", choices=sorted(HUBS))
     walk.add_argument("vmid", type=int)
     walk.add_argument("address", type=lambda text: int(text, 0))
+    ring = commands.add_parser("ring", help="what the ring holds that was not processed, as PM4")
+    ring.add_argument("--all", action="store_true", help="from the ring's beginning to the write pointer")
     registers = commands.add_parser("reg", help="registers by shell pattern")
     registers.add_argument("pattern")
     options = parser.parse_args(argv)
@@ -217,6 +238,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 print(*steps, sep="\n")
             return int(not steps or not steps[-1].entry.valid)
+        if options.command == "ring":
+            packets = dump.packets(all_of_it=options.all)
+            if options.json:
+                print(json.dumps({"packets": [str(packet) for packet in packets]}, indent=2))
+            else:
+                print(*packets, sep="\n")
+            return 0
         found = {name: dump.register(name) for name in dump.names(options.pattern)}
         if not found:
             raise DumpError(f"{options.file} has no register {options.pattern!r}")

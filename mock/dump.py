@@ -10,6 +10,7 @@ The form (umr, src/test harness; a fact, the text is ours), so that umr's own of
     VRAM@0x1000={0001 0203 ...}     ; offset in video memory, bytes in hexadecimal
     SYSRAM@0x100000000={...}        ; bus address
     DISCOVERY={...}                 ; the IP discovery table
+    RINGDATA={0x40,0x60,0x60,...}   ; read, write and driver's pointer of a ring, and its words
 
 A bank of a register that GRBM_GFX_CNTL or GRBM_GFX_INDEX chooses has no place in that form: it stands in a remark of
 ours, ``;BANK@0x3670:1.0.0={0x1} CP_HQD_ACTIVE``, which :func:`load` reads and umr passes over.
@@ -261,8 +262,34 @@ def _register_lines(board: Board) -> Iterator[str]:
         yield f";BANK@{4 * dword:#x}:{'.'.join(map(str, places))}={{{value:#x}}} {regs.names.describe(dword)}"
 
 
-def dumps(board: Board) -> str:
-    """The card's state as text."""
+def _ring(board: Board, name: str | None) -> list[str]:
+    """RINGDATA of the queue of that name, or of one that hangs, or of the first that is active; in the form of the
+    kernel's files of rings (Linux 6.1, amdgpu_ring.c, amdgpu_debugfs_ring_read)."""
+    queues = [queue for queue in board.mec.queues.values() if queue.active and not queue.aql]
+    queues.sort(key=lambda queue: queue.hung is None)
+    chosen = [queue for queue in queues if name in (None, queue.name)]
+    if name is not None and not chosen:
+        raise ValueError(f"no queue {name!r} is active; there are {', '.join(q.name for q in queues) or 'none'}")
+    if not chosen:
+        return []
+    queue, source = chosen[0], _Source(board)
+    if 4 * queue.words > RING_WHOLE:
+        return [f"; {queue.name}: a ring of {4 * queue.words} bytes; what is around its pointers is in memory below"]
+    data = b""
+    for at in range(0, 4 * queue.words, PAGE):
+        place = source.place(board.memory.hubs["gc"], queue.vmid, queue.base + at)
+        data += bytes(PAGE) if place is None else source.read(*place, PAGE)
+    words = [queue.ring_offset, queue.write % queue.words, queue.write % queue.words,
+             *np.frombuffer(data[:4 * queue.words], np.uint32).tolist()]
+    return [f"; {queue.name}, VMID {queue.vmid}: {queue.hung or 'runs'}", "RINGDATA={",
+            ",\n".join(",".join(f"{word:#x}" for word in words[i:i + 8]) for i in range(0, len(words), 8)), "}"]
+
+
+def dumps(board: Board, *, ring: str | None = None) -> str:
+    """The card's state as text. ``ring`` names the compute queue that RINGDATA is of ("compute 1.0.0").
+
+    :raises ValueError: no such queue is active.
+    """
     lines = ["; amdrv mock dump, version 1",
              f"; card {board.address}, {board.gpu.arch}, {board.vram.size >> 20} MiB of video memory, "
              f"clock {board.clock()}"]
@@ -271,6 +298,7 @@ def dumps(board: Board) -> str:
     table = board.vram.view[offset:offset + len(discovery.build(board.gpu))].tobytes()
     lines += ["", "DISCOVERY={", *_rows(table), "}", ""]
     lines += _register_lines(board)
+    lines += _ring(board, ring)
     for system in (False, True):
         for address, data in _joined((at, data) for at, sys, data in _pages(board) if sys == system):
             lines += [f"{'SYSRAM' if system else 'VRAM'}@{address:#x}={{", *_rows(data), "}"]
@@ -293,10 +321,10 @@ def _rows(data: bytes) -> list[str]:
     return [data[at:at + ROW].hex() for at in range(0, len(data), ROW)]
 
 
-def write(board: Board, path: Path | str) -> Path:
+def write(board: Board, path: Path | str, *, ring: str | None = None) -> Path:
     """:func:`dumps` into a file."""
     path = Path(path)
-    path.write_text(dumps(board), encoding="ascii", errors="backslashreplace")
+    path.write_text(dumps(board, ring=ring), encoding="ascii", errors="backslashreplace")
     return path
 
 
@@ -320,6 +348,8 @@ class Dump:
     vram: list[tuple[int, bytes]] = field(default_factory=list)
     system: list[tuple[int, bytes]] = field(default_factory=list)
     discovery: bytes = b""
+    ring: list[int] = field(default_factory=list)
+    """Read, write and driver's pointer of a ring in dwords, and its words."""
 
     def register(self, name: str, bank: tuple[int, ...] | None = None, arch: str = "gfx1100") -> int:
         """The value of a register; one that the dump leaves out is 0. :raises KeyError: no such register."""
@@ -387,6 +417,8 @@ def _take(dump: Dump, kind: str, address: int, text: str) -> None:
         values = [int(word, 16) for word in text.split(",")]
         if kind == "MMIO":
             dump.registers.setdefault(address, []).extend(values)
+        elif kind == "RINGDATA":
+            dump.ring = values
         return
     data = bytes.fromhex(re.sub(r"[^0-9a-fA-F]", "", text))
     if kind == "VRAM":

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stranger import Stranger, machine_of, release, write_data
 
 import amdrv.dump
 import mock
@@ -70,6 +71,32 @@ def test_rings_and_descriptors_are_in_it(booted: Any) -> None:
     assert amdrv.dump.load(path).register("RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE") == 256
 
 
+def test_a_hung_ring_is_read_offline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The packet that hangs and those behind it, by the driver's reader."""
+    with machine_of("gfx1100:vram=64M") as machine:
+        driver = Stranger(machine.gpus[0], machine.bus).boot()
+        driver.compute.put(write_data(driver.signal_at(0), 1) + write_data(1 << 46, 7)
+                           + release(driver.signal_at(1), 9))
+        driver.compute.ring()
+        driver._until(lambda: driver.board.notes.of("queue-hang"))
+        path = dump.write(driver.board, tmp_path / "hung.txt")
+        with pytest.raises(ValueError, match=r"no queue 'x' is active; there are compute 1\.0\.0"):
+            dump.dumps(driver.board, ring="x")
+        assert dump.dumps(driver.board, ring="compute 1.0.0").count("RINGDATA") == 1
+    text = dump.load(path)
+    assert text.ring[:3] == [5, 18, 18] and len(text.ring) == 3 + 4096
+    theirs = amdrv.dump.load(path)
+    assert theirs.ring == text.ring
+    assert [packet.name for packet in theirs.packets()] == ["WRITE_DATA", "RELEASE_MEM"]
+    assert theirs.packets()[0].tail == (7,)
+    assert amdrv.dump.main([str(path), "ring", "--all"]) == 0
+    assert capsys.readouterr().out.count("WRITE_DATA") == 2
+    assert amdrv.dump.main(["--json", str(path), "ring"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["packets"]) == 2
+    with pytest.raises(amdrv.dump.DumpError, match="dump has no RINGDATA"):
+        amdrv.dump.parse("").packets()
+
+
 def test_writing_a_dump_changes_nothing(booted: Any) -> None:
     _device, board, _addresses, path = booted
     notes, counters = len(board.notes), dict(board.counters)
@@ -95,7 +122,7 @@ def test_the_form_is_umrs() -> None:
     assert ours.read(0x1002, False, 7) == bytes(range(2, 9))        # blocks that touch are one
     assert theirs.read("VRAM", 0x1002, 6) == bytes(range(2, 8))
     assert ours.read(1 << 32, True, 1) == theirs.read("SYSRAM", 1 << 32, 1) == b"\xff"
-    assert ours.discovery == theirs.discovery == b"\x07\x14"
+    assert ours.discovery == theirs.discovery == b"\x07\x14" and ours.ring == theirs.ring == [1, 2]
 
 
 @pytest.mark.parametrize("text, where", [
