@@ -26,6 +26,7 @@ POLL = 100e-6               # seconds between looks where there is no MSI
 KEPT_FAULTS = 16            # a storm of faults need not fill memory; they are counted on
 
 GFX, GRBM_CP, VMC = facts.SOC21_IH_CLIENTID_GFX, facts.SOC21_IH_CLIENTID_GRBM_CP, facts.SOC21_IH_CLIENTID_VMC
+BIF = facts.SOC21_IH_CLIENTID_BIF
 
 # Sources that mean an engine stopped at something it could not do (names: facts.ih)
 ENGINE_ERRORS = {
@@ -93,11 +94,25 @@ class Interrupts:
     def drain(self) -> int:
         """Take what has arrived, dispatch it; returns the number of entries."""
         with self._lock:
+            before = self.device.ih.overflows
             entries = self.device.ih.take()
             self.device.statistics["interrupts"] += len(entries)
             for entry in entries:
                 self._dispatch(entry)
+            if self.device.ih.overflows != before:
+                self._after_overflow()
             return len(entries)
+
+    def _after_overflow(self) -> None:
+        """Entries were lost. What matters most of them stands in the hubs' registers, too: a page fault."""
+        self.counts["overflow"] += 1
+        gmc = self.device.gmc
+        for hub in (gmc.gc, gmc.mm):
+            if hub.active and int(hub.vm("L2_PROTECTION_FAULT_STATUS").read()):
+                low, high = (hub.vm(f"L2_PROTECTION_FAULT_ADDR_{half}32").read() for half in ("LO", "HI"))
+                page = low | high << 32
+                self._fault(f"page fault at {page << 12:#x}: {hub.take_fault()} ({hub.name} hub), told by an interrupt "
+                            "that was lost when the interrupt ring overflowed")
 
     def wait(self, timeout: float) -> int:
         """Return when entries were dispatched, or after ``timeout`` seconds; how many it were."""
@@ -144,6 +159,9 @@ class Interrupts:
         elif gfx and entry.source in ENGINE_ERRORS:
             self.counts["engine error"] += 1
             self._engine_error(entry)
+        elif entry.client == BIF and entry.source in (facts.NBIF_7_4__SRCID__ERREVENT_ATHUB_INTERRUPT,
+                                                      facts.NBIF_7_4__SRCID__RAS_CONTROLLER_INTERRUPT):
+            self._memory_error(fatal=entry.source == facts.NBIF_7_4__SRCID__ERREVENT_ATHUB_INTERRUPT)
         else:
             self.counts["other"] += 1
         for handler in self._handlers.get((entry.client, entry.source), ()):
@@ -163,6 +181,16 @@ class Interrupts:
         ring = self.device.ring_of(entry)
         where = f"{ring.name}, {ring.describe_stuck()}" if ring is not None else str(entry)
         self._fault(f"{ENGINE_ERRORS[entry.source]}: {where}")
+
+    def _memory_error(self, *, fatal: bool) -> None:
+        """A RAS event (Linux 6.6, nbio_v4_3.c, nbio_v4_3_handle_ras_err_event_athub_intr_no_bifring): the status is the
+        driver's to clear. Corrected errors only count."""
+        self.counts["uncorrectable memory error" if fatal else "corrected memory error"] += 1
+        name = "ras_athub_err_event_interrupt_clear" if fatal else "ras_cntlr_interrupt_clear"
+        self.device.regs.BIF_BX0_BIF_DOORBELL_INT_CNTL.update(**{name: 1})
+        if fatal:
+            self._fault("an uncorrectable error of the card's memory (ECC): bytes in VRAM are lost, and which is not "
+                        "known; reset the card before its results are trusted again")
 
     def _fault(self, text: str) -> None:
         if len(self._faults) < KEPT_FAULTS:

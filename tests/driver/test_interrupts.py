@@ -85,7 +85,7 @@ class FakeCard:
         hub = {name: SimpleNamespace(name=name, take_fault=lambda: "write by TCP, page not present")
                for name in ("mm", "gc")}
         self.device = SimpleNamespace(
-            name="AM:0", statistics=Counter(), ih=SimpleNamespace(take=self.take, rearm=self.rearm),
+            name="AM:0", statistics=Counter(), ih=SimpleNamespace(take=self.take, rearm=self.rearm, overflows=0),
             gmc=SimpleNamespace(**hub), require_memory=lambda: SimpleNamespace(nearest=lambda a: f"near {a:#x}"),
             ring_of=lambda entry: None, pci=SimpleNamespace(interrupt=lambda: self if msi else None))
         device: Any = self.device
