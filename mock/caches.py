@@ -83,11 +83,16 @@ class ReadCaches:
         self.any_copies = False
         """Some cache has a copy: only then loads must be looked at."""
 
-    def touch(self, cache: int, page: int) -> None:
-        self.marks[cache][page] = self.epochs[cache]
-
-    def touch_many(self, cache: int, pages: np.ndarray) -> None:
-        self._marks[cache][pages] = self.epochs[cache]
+    def load(self, path: tuple[int, ...], pages: np.ndarray) -> np.ndarray:
+        """Loads of pages (int64[n]) fill the caches of ``path`` as far as they miss. Returns those that none had."""
+        for cache in path:
+            marks, epoch = self._marks[cache], self.epochs[cache]
+            missed = marks[pages] != epoch
+            if not missed.any():
+                return pages[:0]
+            pages = pages[missed]
+            marks[pages] = epoch
+        return pages
 
     def held(self, page: int) -> bool:
         marks, epochs = self.marks, self.epochs
@@ -95,13 +100,6 @@ class ReadCaches:
             if marks[cache][page] == epochs[cache]:
                 return True
         return False
-
-    def not_held(self, pages: np.ndarray) -> list[int]:
-        """Which of the pages int64[n] no cache has."""
-        held = np.zeros(len(pages), np.bool_)
-        for cache in self.on:
-            held |= self._marks[cache][pages] == self.epochs[cache]
-        return [] if held.all() else pages[~held].tolist()
 
     def before_change(self, first: int, end: int, by: Actor | None = None) -> None:
         """Somebody is about to store to pages [first, end) of video memory."""
@@ -132,20 +130,22 @@ class ReadCaches:
                 self.copies[cache][page] = copy
                 self.any_copies = True
 
-    def find(self, path: tuple[int, ...], page: int) -> Copy | None:
-        """What a load gets that goes through the caches of ``path``, if it is not GL2's bytes."""
-        for cache in path:
+    def find(self, path: tuple[int, ...], page: int) -> tuple[Copy, int] | None:
+        """What a load gets that goes through the caches of ``path``, and which of them had it; None: GL2's bytes."""
+        for level, cache in enumerate(path):
             copy = self.copies[cache].get(page)
             if copy is not None:
-                return copy
+                for nearer in path[:level]:
+                    self.copies[nearer][page] = copy        # filled from the level below
+                return copy, cache
         return None
 
-    def tell(self, path: tuple[int, ...], page: int, copy: Copy, address: int, reader: str) -> None:
+    def tell(self, path: tuple[int, ...], page: int, found: tuple[Copy, int], address: int, reader: str) -> None:
         """A note, once a copy, when other bytes are served than GL2 has."""
+        copy, cache = found
         if copy.told or np.array_equal(copy.data, self._memory[page]):
             return
         copy.told = True
-        cache = next(cache for cache in path if self.copies[cache].get(page) is copy)
         rule = {GL0: "glv", GL1: "glv" if path == VECTOR else "glk", GLK: "glk", GLI: "gli"}[cache]
         self._note(rule, f"{reader} reads {address:#x} from {NAMES[cache]}, which holds the page as it was before "
                          f"{copy.by} stored there; {NEEDED[cache]} is missing in between")

@@ -71,21 +71,20 @@ class WaveMemory:
                     caches.keep(number, self.reader)
                 self.own.add(number)
             return host - CACHED + inside
-        fresh, epochs = True, caches.epochs
+        epochs = caches.epochs
         for cache, marks in self._marks[kind]:
             if marks[number] == epochs[cache]:
-                fresh = False
-            else:
-                marks[number] = epochs[cache]
-        if fresh:
+                break
+            marks[number] = epochs[cache]
+        else:
             self._loaded.add(number)
         if caches.any_copies and number not in self.own:
             path = self._paths[kind]
-            copy = caches.find(path, number)
-            if copy is not None:
-                caches.tell(path, number, copy, address, str(self.reader))
+            found = caches.find(path, number)
+            if found is not None:
+                caches.tell(path, number, found, address, str(self.reader))
                 self.served = True
-                return copy.pointer + inside
+                return found[0].pointer + inside
         return host - CACHED + inside
 
     def many(self, addresses: np.ndarray, kind: int) -> np.ndarray:
@@ -126,16 +125,14 @@ class WaveMemory:
                 gl2.meet(page, False)
         path = self._paths[kind]
         if path:
-            self._loaded.update(caches.not_held(pages))
-            for cache in path:
-                caches.touch_many(cache, pages)
+            self._loaded.update(caches.load(path, pages).tolist())
         if caches.any_copies and path:
             for page in set(pages.tolist()) - self.own:
-                copy = caches.find(path, page)
-                if copy is not None:
+                found = caches.find(path, page)
+                if found is not None:
                     there = pages == page
-                    caches.tell(path, page, copy, int(addresses[int(np.argmax(there))]), str(self.reader))
-                    hosts[there] = copy.pointer
+                    caches.tell(path, page, found, int(addresses[int(np.argmax(there))]), str(self.reader))
+                    hosts[there] = found[0].pointer
                     self.served = True
 
     def invalidate(self, bits: int) -> None:
