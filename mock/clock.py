@@ -89,7 +89,7 @@ class ModelClock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._latest = 0
+        self._latest = TICK             # a timestamp of zero would look like one that was not written
         self._engines: dict[str, int] = {}
         self._local = threading.local()
 
