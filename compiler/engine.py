@@ -14,6 +14,7 @@ from compiler.choices import Choice, optimized
 from compiler.heuristics import choose
 from compiler.linearize import Instruction, linearize
 from compiler.match import graph_rewrite
+from compiler.memory import share_memory
 from compiler.optimize import merge_ranges
 from compiler.render.addresses import divide_addresses
 from compiler.render.legalize import legalizer
@@ -146,7 +147,7 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
     key = (tuple(normal), device)
     plan = _schedules.get(key)
     if plan is None:
-        plan = _schedules[key] = schedule(normal, device)
+        plan = _schedules[key] = share_memory(schedule(normal, device))
         if len(_schedules) > _SCHEDULES:
             _schedules.popitem(last=False)
     slots: list[Buffer | None] = [*inputs, *(Buffer(s.device, s.dtype, s.size) for s in plan.made)]  # type: ignore[list-item]

@@ -16,7 +16,7 @@ from compiler.match import PatternMatcher, Rule, UPat
 from compiler.symbolic import symbolic
 from compiler.uop import Ops, UOp
 
-__all__ = ["legalizer"]
+__all__ = ["legalizer", "reciprocal"]
 
 _HALVES = (dtypes.float16, dtypes.bfloat16)
 _INTS = tuple(t for t in dtypes.all_types if t.is_int)
@@ -157,6 +157,31 @@ def _safe_division(n: UOp, x: UOp, y: UOp) -> UOp | None:
     return y.eq(0).where(x.like(0), result)
 
 
+def reciprocal(most: int, d: int, limit: int) -> tuple[int, int] | None:
+    """``m, s`` with ``x // d == x * m >> s`` for x in 0..most, and no product beyond ``limit``; None if there are none.
+
+    With m*d = 2**s + e, 0 <= e < d: x*m / 2**s = x/d + x*e / (d * 2**s), whose floor is that of x/d where the second
+    part is less than 1/d, so if x*e < 2**s.
+    """
+    for s in range(limit.bit_length()):
+        m = -(-(1 << s) // d)
+        if m * most > limit:
+            return None
+        if most * (m * d - (1 << s)) < 1 << s:
+            return m, s
+    return None
+
+
+def _multiply_instead(n: UOp, x: UOp, y: UOp) -> UOp | None:
+    """Division of what is never negative by a constant, where a product of the same width holds it."""
+    d = y.arg
+    if d < 2 or d & (d - 1) == 0 or x.vmin < 0 or x.dtype.bits < 32 \
+            or (found := reciprocal(x.vmax, d, x.dtype.max)) is None:
+        return None         # LLVM shifts, or takes the high half of a product
+    quotient = (x * found[0]) >> found[1]
+    return quotient if n.op is Ops.IDIV else x - quotient * d
+
+
 def _safe_shift(n: UOp, x: UOp, y: UOp) -> UOp | None:
     """Shifts by the width or more give 0, or the sign."""
     bits = x.dtype.bits
@@ -183,6 +208,7 @@ _common: list[Rule] = [
     (UPat(Ops.MUL, dtypes.bool_, src=(_any("x"), _any("y"))), lambda x, y: x & y),
     (UPat(Ops.CMPLT, src=(_any("x", dtypes.bool_), _any("y"))), lambda x, y: x.ne(True) & y),
     (UPat(Ops.TRUNC, (*_INTS, dtypes.bool_), src=(_any("x"),)), lambda x: x),
+    (UPat((Ops.IDIV, Ops.MOD), _INTS, name="n", src=(_any("x"), UPat(Ops.CONST, name="y"))), _multiply_instead),
     (UPat((Ops.IDIV, Ops.MOD), name="n", src=(_any("x"), _any("y"))),
      lambda n, x, y: None if n.arg == "safe" else _safe_division(n, x, y)),
     (UPat((Ops.SHL, Ops.SHR), name="n", src=(_any("x"), _any("y"))), _safe_shift),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from compiler import dtypes
 from compiler.lower import Axis, flat_index, unflatten
 from compiler.match import PatternMatcher, UPat, graph_rewrite
-from compiler.render.legalize import legalizer
+from compiler.render.legalize import legalizer, reciprocal
 from compiler.symbolic import simplify, symbolic
 from compiler.uop import ALU, COMPARE, Ops, UOp, fold
 
@@ -177,6 +177,37 @@ def test_legal_forms_mean_the_same(data: st.DataObject) -> None:
         for op in (Ops.SHL, Ops.SHR):
             want = fold(op, dtype, (a, shift), dtype) if shift < dtype.bits else -1 if op is Ops.SHR and a < 0 else 0
             assert evaluate(graph_rewrite(x.alu(op, y), legalizer(False)), {x: a, y: shift}) == want
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 1 << 31), st.integers(2, 5000), st.data())
+def test_division_by_multiplication(most: int, d: int, data: st.DataObject) -> None:
+    """What a multiplier promises holds at the edges of every quotient, and at random."""
+    found = reciprocal(most, d, (1 << 31) - 1)
+    if found is None:
+        return
+    m, s = found
+    assert most * m < 1 << 31
+    edges = [k * d + e for k in (0, 1, most // d - 1, most // d) for e in (-1, 0, 1)]
+    for x in [0, most, *edges, data.draw(st.integers(0, most))]:
+        if 0 <= x <= most:
+            assert x * m >> s == x // d
+
+
+@settings(max_examples=150, deadline=None)
+@given(int_graph())
+def test_legal_integer_graphs_mean_the_same(case: tuple[UOp, list[UOp]]) -> None:
+    root, ranges = case
+    legal = graph_rewrite(root, legalizer(True))
+    for point in _points(ranges, 40):
+        assert evaluate(legal, point) == evaluate(root, point)
+
+
+def test_small_divisions_are_multiplications() -> None:
+    for op in (Ops.IDIV, Ops.MOD):
+        legal = graph_rewrite(rng(3000).alu(op, 7), legalizer(True))
+        assert not any(n.op in (Ops.IDIV, Ops.MOD) for n in legal.toposort())
+    assert graph_rewrite(rng(1 << 30).alu(Ops.IDIV, 7), legalizer(True)).op is Ops.IDIV
 
 
 def test_reshapes_leave_no_division_behind() -> None:
