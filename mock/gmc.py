@@ -12,6 +12,8 @@ What is strict here:
   ENABLE_L2_CACHE off: nobody answers the L1. ENABLE_ADVANCED_DRIVER_MODEL off: every client is VMID 0.
 * VMID 0 reaches the frame buffer directly only inside of the system aperture, in mode NOT_IN_SYS.
 * Context 1's identity aperture is open from power-on (page 0), until LOW is above HIGH.
+* What the tables call cached goes through GL2, and what waves load through their caches (:mod:`mock.coherence`,
+  :mod:`mock.gl2`, :mod:`mock.caches`); walks, the MM hub's clients, and pages of MTYPE UC go past them.
 * A fault stops the client that made it: UTCL2 answers "no retry" (RETRY_PERMISSION_OR_INVALID_PAGE_FAULT is 0 in
   amdgpu's default). STATUS and ADDR keep the first fault until cleared; later ones only set MORE_FAULTS.
   The interrupt follows CONTEXTn_CNTL's *_ENABLE_INTERRUPT bits. WALKER_ERROR's values are not published: here 1 is

@@ -10,9 +10,9 @@ pointer; RB_WPTR does too. A write pointer that goes back is not believed unless
 Each queue runs on a thread of its own, so that one that waits does not hold the others. A bad packet or a fault stops
 the queue with CONTEXT_STATUS.EXCEPTION until RB_ENABLE goes off or the engine is reset.
 
-Inert, performance or caches: UTCL1_CNTL, UTCL1_PAGE, WATCHDOG_CNTL, RLC_CGCG_CTRL, SEM_WAIT_FAIL_TIMER_CNTL (0 means
-that semaphores wait forever), RPTR_WRITEBACK_TIMER, and the poll address of the write pointer while
-WPTR_POLL_ENABLE is off.
+Inert, performance only: UTCL1_CNTL, UTCL1_PAGE but for WR_L2_POLICY, WATCHDOG_CNTL, RLC_CGCG_CTRL,
+SEM_WAIT_FAIL_TIMER_CNTL (0 means that semaphores wait forever), RPTR_WRITEBACK_TIMER, and the poll address of the write
+pointer while WPTR_POLL_ENABLE is off.
 """
 
 from __future__ import annotations
