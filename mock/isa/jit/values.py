@@ -432,7 +432,7 @@ class Words(Transcendental):
         if self.pending is not None:
             for source in sources:      # where one of them is NaN, the result tells
                 part: Any = self._bitcast_source(source.parts[0])
-                if self.merged.get(id(part)) is part:
+                if id(part) in self.merged:         # which keeps it: the number is its own
                     part = self._bitcast_source(part.operands[1])
                 self.pending.pop(id(part), None)
             self._put_off(result)
