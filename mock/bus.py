@@ -44,6 +44,7 @@ class HostBus:
         self._boards: list[Board] = []
         self._others: dict[int, list[Board]] = {}
         self._count = 0
+        self._ram_base, self._own_bars = RAM_BASE, True
         self._table: tuple[list[int], np.ndarray, np.ndarray, np.ndarray, list[Board | None]] | None = None
 
     # ---- the host's side
@@ -59,17 +60,24 @@ class HostBus:
                              f"positive multiples of {PAGE}")
         with self._lock:
             address = self._next if at is None else self._free_at(at, size)
-            if address + size + PAGE > RAM_END:
+            if at is None and address + size + PAGE > RAM_END:
                 address = self._first_fit(size)
             self._next = max(self._next, address + size + PAGE)     # a hole after each: overruns meet nothing
             self._ram[address] = (host_address, size)
             self._table = None
             return address
 
+    def give_to_client(self) -> None:
+        """A client decides what is where (vfio-user): memory may lie anywhere, and the cards' BARs are at addresses of
+        the client's own, not on this bus."""
+        self._ram_base, self._own_bars = 0, False
+        self._table = None
+
     def _free_at(self, at: int, size: int) -> int:
-        if at % PAGE or not RAM_BASE <= at <= RAM_END - size - PAGE:
+        end = RAM_END if self._own_bars else BAR_END
+        if at % PAGE or not self._ram_base <= at <= end - size - PAGE:
             raise ValueError(f"attach of {size:#x} bytes at bus address {at:#x}: memory lies in whole pages of "
-                             f"{RAM_BASE:#x}..{RAM_END:#x}")
+                             f"{self._ram_base:#x}..{end:#x}")
         if any(start < at + size and at < start + there for start, (_, there) in self._ram.items()):
             raise ValueError(f"attach of {size:#x} bytes at bus address {at:#x}: something is attached there")
         return at
@@ -137,7 +145,7 @@ class HostBus:
             with self._lock:
                 rows: list[tuple[int, int, int, Board | None]] = [
                     (bus, size, host, None) for bus, (host, size) in self._ram.items()]
-                for board in self._boards:
+                for board in self._boards if self._own_bars else ():
                     rows += [(base, size, board.vram.base if index == 0 else 0, board)
                              for index, base, size in board.decoded_bars()]
                 rows.sort(key=lambda row: row[0])

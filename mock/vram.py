@@ -108,14 +108,11 @@ class _Mapping:
         tile = min(tile, size)
         words = np.uint32(POISON) | (np.arange(tile // 4, dtype=np.uint32) << np.uint32(1) & np.uint32(0xFFFE))
         try:
-            libc_mmap = ctypes.CDLL(None).mmap
+            libc_mmap = _map_at()
         except (OSError, TypeError, AttributeError):    # no libc to ask: poison is filled in, at a price
             for at in range(0, size, tile):
                 self.bytes[at:at + tile] = words.view(np.uint8)[:min(tile, size - at)]
             return
-        libc_mmap.restype = ctypes.c_void_p
-        libc_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
-                              ctypes.c_int64)
         protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED | _no_reserve()
         with tempfile.TemporaryFile(buffering=0) as file:
             file.write(words.tobytes())
@@ -126,12 +123,32 @@ class _Mapping:
                                       "memory; make the board's vram= smaller")
         self.tiled = True
 
+    def without_poison(self) -> None:
+        """Zeros wherever nobody stored, now and after every :meth:`refill`."""
+        stored = self.stored_pages(0, len(self.pages))
+        if stored is None:
+            words = self.pages.view(np.uint32)
+            poison = np.uint32(POISON) | (np.arange(PAGE // 4, dtype=np.uint32) << np.uint32(1) & np.uint32(0xFFFE))
+            odd = (words & np.uint32(0xFFFF0001)) != (poison & np.uint32(0xFFFF0001))
+            stored = np.flatnonzero(odd.any(axis=1))
+        kept = self.pages[stored].copy()
+        self._wants_poison = False
+        self._blank()
+        self.pages[stored] = kept
+
+    def _blank(self) -> None:
+        """Zeros all over; of private pages that cost nothing, where the system has such (which ``tiled`` says)."""
+        anonymous = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANON", 0) | MAP_FIXED | _no_reserve()
+        if not self.tiled or _map_at()(self.base, len(self.bytes), mmap.PROT_READ | mmap.PROT_WRITE, anonymous, -1,
+                                       0) != self.base:
+            self.bytes[:] = 0
+
     def refill(self) -> None:
         """Back to poison (or zeros) all over, in place."""
         if self._wants_poison:
             self._poison(len(self.bytes))
         else:
-            self.bytes[:] = 0
+            self._blank()
 
     def stored_pages(self, first: int, count: int) -> np.ndarray | None:
         """Numbers of the pages in [first, first+count) that were ever stored to; None where nobody can tell."""
@@ -155,6 +172,14 @@ class _Mapping:
         self.bytes = np.empty(0, np.uint8)      # the mapping goes when the last view of it goes
         self.pages = self.bytes.reshape(0, PAGE)
         del self.memory
+
+
+def _map_at() -> Any:
+    """libc's mmap, which takes an address. :raises OSError, TypeError, AttributeError: there is none to ask."""
+    function = ctypes.CDLL(None).mmap
+    function.restype = ctypes.c_void_p
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+    return function
 
 
 def _memcmp() -> Callable[[int, int, int], int] | None:
@@ -192,6 +217,46 @@ def _merge(source: _Mapping, target: _Mapping, twin: _Mapping, first: int, end: 
     return np.flatnonzero(stored.any(axis=1)) + first
 
 
+class _SharedMapping(_Mapping):
+    """Memory that another process may map too: of zeros, in a file without a name."""
+
+    def __init__(self, size: int) -> None:
+        if hasattr(os, "memfd_create"):
+            self.fd = os.memfd_create("vram")
+        else:
+            with tempfile.TemporaryFile(buffering=0) as file:
+                self.fd = os.dup(file.fileno())
+        os.ftruncate(self.fd, size)
+        self.memory = mmap.mmap(self.fd, size)
+        self.bytes = np.frombuffer(self.memory, dtype=np.uint8)
+        self.base = int(self.bytes.ctypes.data)
+        self.tiled, self._wants_poison = False, False
+        self.pages = self.bytes.reshape(-1, PAGE)
+
+    def stored_pages(self, first: int, count: int) -> np.ndarray | None:
+        """Pages that the file holds: what anybody stored to, in whichever process, is among them."""
+        if not hasattr(os, "SEEK_DATA"):
+            return None
+        found, at, end = [], first * PAGE, (first + count) * PAGE
+        while at < end:
+            try:
+                start = os.lseek(self.fd, at, os.SEEK_DATA)
+                stop = os.lseek(self.fd, start, os.SEEK_HOLE)
+            except OSError:             # no data from here on
+                break
+            found.append(np.arange(start // PAGE, min(-(-stop // PAGE), first + count)))
+            at = stop
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def refill(self) -> None:
+        stored = self.stored_pages(0, len(self.pages))
+        self.pages[slice(None) if stored is None else stored] = 0
+
+    def close(self) -> None:
+        super().close()
+        os.close(self.fd)
+
+
 class Vram:
     """Video memory of ``size`` bytes (a multiple of 4096). ``strict=False`` lets engines see BAR stores at once."""
 
@@ -199,7 +264,7 @@ class Vram:
         if size <= 0 or size % PAGE:
             raise ValueError(f"vram of {size} bytes: must be a positive multiple of {PAGE}")
         self.size, self.strict = size, strict
-        self._poison = poison
+        self._poison, self._shared = poison, False
         self._memory = _Mapping(size, poison)
         self.base, self.view = self._memory.base, self._memory.bytes
         self._image: _Mapping | None = None
@@ -218,6 +283,18 @@ class Vram:
         self.lingering = 0          # how many pages that was, ever
         self.on_flush: list[PagesHook] = []
         """Called at a flush that changed memory, with the numbers of the pages (int64[n], ascending)."""
+
+    def share(self) -> int:
+        """From here on the CPU's side is memory that another process may map; returns its descriptor, which stays
+        ours. Before any window. A page that nobody wrote reads as zeros there. :raises ValueError: too late, or
+        not strict (then there is one side only)."""
+        if self._image is not None or not self.strict:
+            raise ValueError("video memory is shared before anyone looks at it, and with the rule hdp on")
+        self._shared = True
+        self._memory.without_poison()       # what differs from the shared side by itself would hide stores of zeros
+        image, _ = self._images()
+        assert isinstance(image, _SharedMapping)
+        return image.fd
 
     def stored_pages(self) -> np.ndarray:
         """Numbers of the pages that may differ from a new card's, int64[n], ascending."""
@@ -285,8 +362,11 @@ class Vram:
 
     def _images(self) -> tuple[_Mapping, _Mapping]:
         if self._image is None or self._twin is None:
-            self._image, self._twin = _Mapping(self.size, self._poison), _Mapping(self.size, self._poison)
-            self._tracker = track(self._image.base, self.size)
+            if self._shared:            # what another process stores to, nobody tells but the file
+                self._image, self._twin = _SharedMapping(self.size), _Mapping(self.size, False)
+            else:
+                self._image, self._twin = _Mapping(self.size, self._poison), _Mapping(self.size, self._poison)
+                self._tracker = track(self._image.base, self.size)
         return self._image, self._twin
 
     def _fresh(self, first: int, end: int) -> np.ndarray:

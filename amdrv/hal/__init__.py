@@ -140,7 +140,8 @@ class Hal(Protocol):
 
 
 def select(name: str | None = None) -> Hal:
-    """The HAL that ``name`` or ``AMDRV_HAL`` asks for: auto (default), vfio, vfio:MODE, sysfs or mock.
+    """The HAL that ``name`` or ``AMDRV_HAL`` asks for: auto (default), vfio, vfio:MODE, vfio-user:SOCKET,
+    sysfs or mock.
 
     ``auto`` takes a real card where there is one that may be opened, and otherwise raises
     :class:`NoCardError`; it never falls back to the mock by itself.
@@ -153,10 +154,13 @@ def select(name: str | None = None) -> Hal:
         return _linux("sysfs")
     if name.split(":")[0] == "vfio":
         return _linux("vfio", name.partition(":")[2] or None)
+    if name.split(":")[0] == "vfio-user":
+        from amdrv.hal.vfio_user import VfioUserHal
+        return VfioUserHal(name.partition(":")[2].split(",") if ":" in name else [])
     if name == "auto":
         return _real_card()
-    raise HalError(f"AMDRV_HAL={name!r} is not known; use auto, vfio, vfio:iommufd, vfio:type1, vfio:noiommu, sysfs "
-                   "or mock")
+    raise HalError(f"AMDRV_HAL={name!r} is not known; use auto, vfio, vfio:iommufd, vfio:type1, vfio:noiommu, "
+                   "vfio-user:SOCKET, sysfs or mock")
 
 
 _USE_MOCK = "set AMDRV_HAL=mock to use the software card"

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mock import Machine
     from mock.board import Board
 
-__all__ = ["MockHal"]
+__all__ = ["MockHal", "synthetic_firmware"]
 
 GPU_PAGE = 4096
 SCATTER = (1 << 14, 1 << 16, 1 << 21)
@@ -259,6 +259,17 @@ class _Device:
         self.close()
 
 
+@cache
+def synthetic_firmware() -> tuple[Path, ...]:
+    """A directory of synthetic images with true headers; made at first use, gone with the process."""
+    _import_mock()
+    from mock.firmware import write
+    directory = tempfile.TemporaryDirectory(prefix="amdrv-firmware-")
+    atexit.register(directory.cleanup)
+    write(Path(directory.name))
+    return (Path(directory.name),)
+
+
 class MockHal:
     """:class:`amdrv.hal.Hal` over a ``mock.Machine``; without one, over the process's shared machine."""
 
@@ -282,10 +293,7 @@ class MockHal:
     @cached_property
     def firmware(self) -> Sequence[Path]:
         """A directory of synthetic images with true headers, made at first use."""
-        from mock.firmware import write
-        self._directory = tempfile.TemporaryDirectory(prefix="amdrv-firmware-")
-        write(Path(self._directory.name))
-        return (Path(self._directory.name),)
+        return synthetic_firmware()
 
     def functions(self, vendor: int | None = None) -> list[PciFunction]:
         return [f for f in map(self._describe, self.machine.gpus) if vendor in (None, f.vendor)]

@@ -1,0 +1,499 @@
+"""The HAL over vfio-user: a card that another process serves on a Unix socket; no root, no kernel driver, no QEMU.
+
+    AMDRV_HAL=vfio-user:/tmp/card.sock              # several cards: sockets apart by commas
+
+A server is ``python -m mock.vfio_user /tmp/card.sock``, or anything that speaks the protocol (QEMU
+docs/interop/vfio-user.rst, version 0.1). Registers and doorbells are messages, one for each access; VRAM is memory that
+both sides map. Memory for the card is passed as a descriptor: what :meth:`map_dma` is given that has none gets one, at
+the same address and with the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import mmap
+import os
+import select
+import socket
+import struct
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amdrv.errors import CardBusyError, CardLostError, HalError, MappingError, NoCardError
+from amdrv.facts import vfio as abi
+from amdrv.hal import PciFunction, Region, Segment
+from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
+from amdrv.hal.host_memory import as_bytes, whole_pages
+from amdrv.vfio.iova import IovaAllocator
+
+__all__ = ["VfioUserHal"]
+
+HEADER = struct.Struct("<HHIII")            # message id, command, bytes with the header, flags, error
+VERSION, DMA_MAP, DMA_UNMAP, GET_REGION_INFO, GET_IRQ_INFO, SET_IRQS, REGION_READ, REGION_WRITE, RESET = (
+    1, 2, 3, 5, 7, 8, 9, 10, 13)
+NAMES = {VERSION: "VERSION", DMA_MAP: "DMA_MAP", DMA_UNMAP: "DMA_UNMAP", GET_REGION_INFO: "DEVICE_GET_REGION_INFO",
+         GET_IRQ_INFO: "DEVICE_GET_IRQ_INFO", SET_IRQS: "DEVICE_SET_IRQS", REGION_READ: "REGION_READ",
+         REGION_WRITE: "REGION_WRITE", RESET: "DEVICE_RESET"}
+NO_REPLY, ERROR = 0x10, 0x20
+CONFIG = abi.VFIO_PCI_CONFIG_REGION_INDEX
+MSI = abi.VFIO_PCI_MSI_IRQ_INDEX
+MAX_ANSWER = 1 << 20
+TIMEOUT = 10.0              # for an answer, seconds; QEMU's own default is 5
+MAP_FIXED = 0x10            # asm-generic/mman-common.h, and the BSDs'
+IOVA_RANGES = [(1 << 32, (1 << 44) - 1)]
+
+
+class _Connection:
+    """Messages to one server, one at a time."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._number = 0
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(TIMEOUT)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise NoCardError(f"nobody serves a card on {path}: {error.strerror or error}; start one: "
+                              f"python -m mock.vfio_user {path}") from error
+        try:
+            said = {"capabilities": {"max_msg_fds": 8, "max_data_xfer_size": 1 << 20}}
+            self.call(VERSION, struct.pack("<HH", 0, 1) + json.dumps(said).encode() + b"\0")
+        except HalError as error:
+            self._socket.close()
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY:
+                raise CardBusyError(f"{path}: another client has the card") from error
+            raise
+
+    def call(self, command: int, body: bytes = b"", fds: Sequence[int] = (), *, answer: bool = True,
+             received: list[int] | None = None) -> bytes:
+        """Send a message and wait for its answer. :raises CardLostError: the server is gone. :raises HalError: it
+        refuses, or says nothing in time."""
+        with self._lock:
+            self._number = (self._number + 1) & 0xFFFF
+            head = HEADER.pack(self._number, command, HEADER.size + len(body), 0 if answer else NO_REPLY, 0)
+            try:
+                if fds:
+                    socket.send_fds(self._socket, [head + body], list(fds))
+                else:
+                    self._socket.sendall(head + body)
+                if not answer:
+                    return b""
+                found: list[int] = []
+                number, got, size, flags, error = HEADER.unpack(self._receive(HEADER.size, found))
+                if number != self._number or got != command or not HEADER.size <= size <= MAX_ANSWER:
+                    raise HalError(f"{self.path}: {NAMES[command]} was answered with message {number}, command {got}, "
+                                   f"{size} bytes: this is no vfio-user server")
+                reply = self._receive(size - HEADER.size, found)
+            except TimeoutError as error_:
+                raise HalError(f"{self.path}: {NAMES[command]} was not answered within {TIMEOUT:g} s") from error_
+            except OSError as error_:
+                raise CardLostError(f"{self.path}: the process that serves the card is gone "
+                                    f"({error_.strerror or error_})") from error_
+            for fd in found[len(found) if received is not None else 0:]:
+                os.close(fd)
+        if received is not None:
+            received += found
+        if flags & ERROR:
+            cause = OSError(error, os.strerror(error))
+            raise HalError(f"{self.path}: {NAMES[command]} was refused: {cause.strerror}") from cause
+        return reply
+
+    def _receive(self, size: int, fds: list[int]) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece, found, _, _ = socket.recv_fds(self._socket, size - len(data), 8)
+            fds += found
+            if not piece:
+                raise ConnectionResetError(errno.ECONNRESET, "it closed the connection")
+            data += piece
+        return data
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _Region:
+    """:class:`amdrv.hal.Region`: VRAM as shared memory, all else a message an access."""
+
+    def __init__(self, device: _Device, index: int, size: int, memory: mmap.mmap | None, fd: int) -> None:
+        self.device, self.index, self.size, self.memory, self.fd = device, index, size, memory, fd
+        self._bytes = np.frombuffer(memory, np.uint8) if memory is not None else None
+
+    def read32(self, offset: int) -> int:
+        return self._read(offset, 4)
+
+    def write32(self, offset: int, value: int) -> None:
+        self._write(offset, 4, value & 0xFFFFFFFF)
+
+    def read64(self, offset: int) -> int:
+        return self._read(offset, 8)
+
+    def write64(self, offset: int, value: int) -> None:
+        self._write(offset, 8, value & 0xFFFFFFFFFFFFFFFF)
+
+    def view(self, offset: int, size: int, dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
+        if self._bytes is None:
+            raise HalError(f"BAR{self.index} is not memory: registers and doorbells have no view, use read32/write32")
+        if offset < 0 or size < 0 or offset + size > len(self._bytes):
+            raise HalError(f"view of {size:#x} bytes at {offset:#x} does not fit "
+                           f"BAR{self.index} of {len(self._bytes):#x} bytes")
+        self.device.require_open()
+        return self._bytes[offset:offset + size].view(dtype)
+
+    def _check(self, offset: int, width: int) -> None:
+        if offset % width or not 0 <= offset <= self.size - width:
+            raise HalError(f"BAR{self.index} access at {offset:#x} of {width} bytes: "
+                           f"must be aligned and below {self.size:#x}")
+        self.device.require_open()
+
+    def _read(self, offset: int, width: int) -> int:
+        self._check(offset, width)
+        if self._bytes is not None:
+            return int(self._bytes[offset:offset + width].view(f"u{width}")[0])
+        return self.device.read(self.index, offset, width)
+
+    def _write(self, offset: int, width: int, value: int) -> None:
+        self._check(offset, width)
+        if self._bytes is not None:
+            self._bytes[offset:offset + width].view(f"u{width}")[0] = value
+        else:
+            self.device.write(self.index, offset, width, value)
+
+
+class _Mapping:
+    """Memory that the card reaches at one I/O virtual address."""
+
+    def __init__(self, device: _Device, view: np.ndarray | None, size: int, fd: int, owner: object) -> None:
+        self.view: Any = view
+        self.size = size
+        self._device, self._owner = device, owner
+        iova = device.iovas.allocate(size)
+        try:
+            device.connection.call(DMA_MAP, struct.pack("<IIQQQ", 32, abi.VFIO_DMA_MAP_FLAG_READ
+                                                        | abi.VFIO_DMA_MAP_FLAG_WRITE, 0, iova, size), [fd])
+        except BaseException:
+            device.iovas.free(iova)
+            raise
+        self._iova: int | None = iova
+        self.segments: list[Segment] = [(iova, size)]
+        device.mappings.add(self)
+
+    def close(self) -> None:
+        """Take the memory away from the card. Idempotent."""
+        if self._iova is None:
+            return
+        with contextlib.suppress(HalError):         # a server that is gone reaches nothing any more
+            self._device.connection.call(DMA_UNMAP, struct.pack("<IIQQ", 24, 0, self._iova, self.size))
+        self._device.iovas.free(self._iova)
+        self._iova, self._owner, self.view = None, None, None
+        self._device.mappings.discard(self)
+
+    def __enter__(self) -> _Mapping:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Interrupt:
+    """:class:`amdrv.hal.Interrupt`: an eventfd, or a pipe where there is none; the server adds 64-bit counts."""
+
+    def __init__(self, device: _Device) -> None:
+        self._device = device
+        if hasattr(os, "eventfd"):
+            self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._read, False)
+        device.set_irqs([self._write])
+
+    def fileno(self) -> int:
+        return self._read
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not select.select([self._read], [], [], timeout)[0]:
+            return 0
+        try:
+            data = os.read(self._read, 8 if self._read == self._write else 4096)
+        except BlockingIOError:
+            return 0
+        return sum(struct.unpack(f"={len(data) // 8}Q", data))
+
+    def close(self) -> None:
+        if self._read < 0:
+            return
+        with contextlib.suppress(HalError):
+            self._device.set_irqs([])
+        for fd in {self._read, self._write}:
+            os.close(fd)
+        self._read = self._write = -1
+
+
+class _Device:
+    """:class:`amdrv.hal.PciDevice` over one server."""
+
+    def __init__(self, hal: VfioUserHal, path: str) -> None:
+        self._hal, self.path = hal, path
+        self.page_size = mmap.PAGESIZE
+        self.connection = _Connection(path)
+        try:
+            self.config = CheckedConfig(lambda offset, width: self.read(CONFIG, offset, width),
+                                        lambda offset, width, value: self.write(CONFIG, offset, width, value))
+            self.function = _describe(self, path)
+            self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
+            self._sizes = {index: size for index in range(6) if (size := self._region_info(index)[0])}
+        except BaseException:
+            self.connection.close()
+            raise
+        self.iovas = IovaAllocator(IOVA_RANGES)
+        self.mappings: set[_Mapping] = set()
+        self._regions: dict[int, _Region] = {}
+        self._interrupt: _Interrupt | None = None
+        self._open = True
+
+    def require_open(self) -> None:
+        if not self._open:
+            raise HalError(f"{self.function.address} is closed; open it again through the HAL")
+
+    def read(self, region: int, offset: int, width: int) -> int:
+        answer = self.connection.call(REGION_READ, struct.pack("<QII", offset, region, width))
+        return int.from_bytes(answer[16:16 + width], "little")
+
+    def write(self, region: int, offset: int, width: int, value: int) -> None:
+        """To a BAR, posted: it is not answered, and arrives before whatever is sent after it. To configuration space,
+        done when this returns."""
+        self.connection.call(REGION_WRITE, struct.pack("<QII", offset, region, width) + value.to_bytes(width, "little"),
+                             answer=region == CONFIG)
+
+    def _region_info(self, index: int, received: list[int] | None = None) -> tuple[int, int, list[tuple[int, int]]]:
+        """(bytes, flags, areas that can be mapped)."""
+        request = struct.pack("<4I2Q", 256, 0, index, 0, 0, 0)
+        answer = self.connection.call(GET_REGION_INFO, request, received=received)
+        _, flags, _, capability, size, _ = struct.unpack_from("<4I2Q", answer)
+        areas = [(0, size)]
+        if flags & abi.VFIO_REGION_INFO_FLAG_CAPS and capability:
+            kind, _, _, count, _ = struct.unpack_from("<HHIII", answer, capability)
+            if kind == abi.VFIO_REGION_INFO_CAP_SPARSE_MMAP:
+                areas = [struct.unpack_from("<QQ", answer, capability + 16 + 16 * each) for each in range(count)]
+        return size, flags, areas
+
+    def bar_sizes(self) -> dict[int, int]:
+        return dict(self._sizes)
+
+    def bar(self, index: int) -> Region:
+        self.require_open()
+        if index not in self._sizes:
+            raise MappingError(f"{self.function.address} has no BAR{index}; it has {sorted(self._sizes)}")
+        if index not in self._regions:
+            fds: list[int] = []
+            size, flags, areas = self._region_info(index, fds)
+            memory, fd = None, -1
+            if flags & abi.VFIO_REGION_INFO_FLAG_MMAP and fds:
+                fd = fds.pop(0)
+                memory = mmap.mmap(fd, areas[0][1], mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE,
+                                   offset=areas[0][0])
+            for extra in fds:
+                os.close(extra)
+            self._regions[index] = _Region(self, index, size, memory, fd)
+        return self._regions[index]
+
+    def alloc_dma(self, size: int, *, contiguous: bool = False) -> _Mapping:
+        self.require_open()
+        size = whole_pages(size, self.page_size)
+        fd = _unnamed(size)
+        try:
+            memory = mmap.mmap(fd, size)
+            return _Mapping(self, np.frombuffer(memory, np.uint8), size, fd, memory)
+        finally:
+            os.close(fd)
+
+    def map_dma(self, memory: np.ndarray | int, size: int) -> _Mapping:
+        self.require_open()
+        view = as_bytes(memory, size, self.page_size, present=False)
+        fd = _unnamed(size)
+        try:
+            _replace(view, fd)
+            return _Mapping(self, view, size, fd, memory)
+        finally:
+            os.close(fd)
+
+    def map_peer(self, region: Region) -> _Mapping:
+        """Another served card's VRAM: its server's descriptor goes to ours."""
+        self.require_open()
+        if not isinstance(region, _Region) or region.memory is None:
+            raise MappingError("map_peer takes BAR 0 of another card of the same HAL")
+        return _Mapping(self, None, len(region.memory), region.fd, region)
+
+    def set_irqs(self, fds: Sequence[int]) -> None:
+        flags = abi.VFIO_IRQ_SET_ACTION_TRIGGER | (abi.VFIO_IRQ_SET_DATA_EVENTFD if fds else abi.VFIO_IRQ_SET_DATA_NONE)
+        self.connection.call(SET_IRQS, struct.pack("<5I", 20, flags, MSI, 0, len(fds)), fds)
+
+    def interrupt(self) -> _Interrupt | None:
+        self.require_open()
+        if self._interrupt is None:
+            answer = self.connection.call(GET_IRQ_INFO, struct.pack("<4I", 16, 0, MSI, 0))
+            if not struct.unpack_from("<4I", answer)[3]:
+                return None
+            self._interrupt = _Interrupt(self)
+        return self._interrupt
+
+    def fence(self) -> None:
+        """A read's answer comes after all that was sent before it."""
+        self.read(CONFIG, 0, 2)
+
+    def reset(self) -> None:
+        self.require_open()
+        self.connection.call(RESET)
+        self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
+
+    def close(self) -> None:
+        """Stop the card's DMA, unmap everything, and leave the server. Idempotent."""
+        if not self._open:
+            return
+        with contextlib.suppress(HalError):
+            self.config.update(COMMAND, 2, clear=COMMAND_MASTER)
+        if self._interrupt is not None:
+            self._interrupt.close()
+        for mapping in list(self.mappings):
+            mapping.close()
+        self._open = False
+        for region in self._regions.values():
+            if region.fd >= 0:
+                os.close(region.fd)
+        self._regions.clear()
+        self.connection.close()
+        self._hal.release(self.path)
+
+    def __enter__(self) -> _Device:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class VfioUserHal:
+    """:class:`amdrv.hal.Hal` over vfio-user servers. :param sockets: their paths, one card each."""
+
+    name = "vfio-user"
+
+    def __init__(self, sockets: Sequence[str]) -> None:
+        if not [path for path in sockets if path]:
+            raise HalError("AMDRV_HAL=vfio-user needs a socket: AMDRV_HAL=vfio-user:/tmp/card.sock; a server is "
+                           "python -m mock.vfio_user /tmp/card.sock")
+        self._sockets = {f"vfio-user:{path}": path for path in sockets if path}
+        self._held: dict[str, _Device] = {}
+        self._seen: dict[str, PciFunction] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def firmware(self) -> Sequence[Path]:
+        """The mock's own images; AMDRV_FIRMWARE names others."""
+        from amdrv.hal.mock import synthetic_firmware
+        return synthetic_firmware()
+
+    def functions(self, vendor: int | None = None) -> list[PciFunction]:
+        """A card that is in use is described as it was when it was opened."""
+        found = []
+        for address, path in self._sockets.items():
+            held = self._held.get(path)
+            if held is not None:
+                function = held.function
+            else:
+                connection = _Glance(path)
+                try:
+                    function = _describe(connection, path)
+                finally:
+                    connection.close()
+            if vendor in (None, function.vendor):
+                found.append(function)
+            assert function.address == address
+        return found
+
+    def open(self, address: str, *, dma_bits: int = 44) -> _Device:
+        path = self._sockets.get(address)
+        if path is None:
+            raise NoCardError(f"no card at {address!r}; there are {', '.join(self._sockets)}")
+        with self._lock:
+            if path in self._held:
+                raise CardBusyError(f"{address} is already open in this process; close the other handle first")
+            device = self._held[path] = _Device(self, path)
+        return device
+
+    def release(self, path: str) -> None:
+        with self._lock:
+            self._held.pop(path, None)
+
+
+class _Glance:
+    """A short connection, for a look at configuration space."""
+
+    def __init__(self, path: str) -> None:
+        self._connection = _Connection(path)
+
+    def read(self, region: int, offset: int, width: int) -> int:
+        answer = self._connection.call(REGION_READ, struct.pack("<QII", offset, region, width))
+        return int.from_bytes(answer[16:16 + width], "little")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _describe(device: _Device | _Glance, path: str) -> PciFunction:
+    def config(offset: int, width: int) -> int:
+        return device.read(CONFIG, offset, width)
+    return PciFunction(f"vfio-user:{path}", vendor=config(0, 2), device=config(2, 2), class_code=config(8, 4) >> 8,
+                       revision=config(8, 1), subsystem=(config(0x2C, 2), config(0x2E, 2)), driver=None)
+
+
+def _unnamed(size: int) -> int:
+    """A descriptor of memory without a name."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("dma", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
+
+
+def _replace(view: np.ndarray, fd: int) -> None:
+    """Put a descriptor's memory where an array is, with the array's bytes, so that others may map it too.
+
+    :raises MappingError: the array is memory that others share already, which would part from them.
+    """
+    address = int(view.ctypes.data)
+    if _is_shared(address):
+        raise MappingError(f"memory at {address:#x} is shared with others already; vfio-user would part it from them. "
+                           "Use alloc_dma, or memory of this process only")
+    os.pwrite(fd, view.tobytes(), 0)
+    libc_mmap = ctypes.CDLL(None, use_errno=True).mmap
+    libc_mmap.restype = ctypes.c_void_p
+    libc_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+    got = libc_mmap(address, view.nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | MAP_FIXED, fd, 0)
+    if got != address:
+        raise MappingError(f"memory at {address:#x} cannot be replaced: {os.strerror(ctypes.get_errno())}")
+
+
+def _is_shared(address: int) -> bool:
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return False                # not Linux: nobody tells
+    for line in lines:
+        span, permissions, _ = line.split(" ", 2)
+        first, _, end = span.partition("-")
+        if int(first, 16) <= address < int(end, 16):
+            return permissions[3] == "s" and "memfd:dma" not in line
+    return False

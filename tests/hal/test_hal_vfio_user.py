@@ -1,0 +1,218 @@
+"""The vfio-user HAL and server: the contract, a card in another process that boots and computes, either end dying."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contract import COMMAND, COMMAND_MASTER, HalContract
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mock
+from amdrv.errors import AmdrvError, CardBusyError, CardLostError, HalError, MappingError, NoCardError
+from amdrv.hal import Hal, PciDevice, select
+from amdrv.hal.vfio_user import VfioUserHal
+from mock.vfio_user import HEADER, Server, main
+
+pytestmark = pytest.mark.skipif(not hasattr(socket, "send_fds"), reason="descriptors are passed over Unix sockets")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("s")
+    if len(str(path)) > 80:
+        pytest.skip("a Unix socket's path has 108 bytes at most")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with mock.Machine([mock.Gpu("gfx1100", vram="256M")]) as machine, Server(machine, folder / "a") as server:
+        yield server.start()
+
+
+class TestVfioUser(HalContract):
+    @pytest.fixture
+    def hal(self, server: Server) -> Hal:
+        return VfioUserHal([server.path])
+
+    def poke_dma(self, hal: Hal, device: PciDevice, address: int, data: bytes) -> None:
+        board = self.server_of(hal).board
+        pointer = board.dma(address, len(data), write=True)
+        ctypes.memmove(pointer, data, len(data))
+
+    def raise_interrupt(self, hal: Hal, device: PciDevice) -> None:
+        self.server_of(hal).board.raise_msi()
+
+    @pytest.fixture(autouse=True)
+    def _know(self, server: Server) -> None:
+        self._server = server
+
+    def server_of(self, hal: Hal) -> Server:
+        return self._server
+
+    def test_another_client_is_refused(self, hal: Hal, device: PciDevice) -> None:
+        with pytest.raises(CardBusyError, match="another client"):
+            VfioUserHal([self._server.path]).open(device.function.address)
+
+    def test_a_client_that_goes_leaves_nothing(self, hal: Hal) -> None:
+        device = hal.open(hal.functions()[0].address)
+        device.config.write(COMMAND, 2, device.config.read(COMMAND, 2) | COMMAND_MASTER)
+        buffer = device.alloc_dma(1 << 20)
+        address = buffer.segments[0][0]
+        assert self._server.board.dma(address, 16, write=True)
+        device.connection.close()       # type: ignore[attr-defined]    # as a process that dies does
+        deadline = time.monotonic() + 10
+        while self._server._session is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert not self._server.machine.bus.attached() and not self._server.board.bus_master
+
+    def test_memory_that_is_shared_already(self, device: PciDevice) -> None:
+        import mmap
+        with open("/dev/zero", "r+b") as file:
+            shared = np.frombuffer(mmap.mmap(file.fileno(), 4096), np.uint8)
+        if sys.platform.startswith("linux"):
+            with pytest.raises(MappingError, match="shared"):
+                device.map_dma(shared, 4096)
+
+    def test_vram_is_posted_until_the_flush(self, hal: Hal, device: PciDevice) -> None:
+        vram = self._server.board.vram
+        view = device.bar(0).view(0x40_0000, 4096, np.uint32)
+        before = vram.view[0x40_0000:0x40_0010].tobytes()
+        view[:4] = [1, 2, 3, 4]
+        assert vram.view[0x40_0000:0x40_0010].tobytes() == before
+        self._server.board.hdp_flush()
+        assert vram.view[0x40_0000:0x40_0010].tobytes() == struct.pack("<4I", 1, 2, 3, 4)
+
+
+def test_peers_reach_each_other_through_descriptors(folder: Path) -> None:
+    gpu = mock.Gpu("gfx1100", vram="256M")
+    with mock.Machine([gpu]) as one, mock.Machine([gpu]) as two, Server(one, folder / "p1") as first, \
+            Server(two, folder / "p2") as second:
+        first.start(), second.start()
+        hal = VfioUserHal([first.path, second.path])
+        addresses = [f.address for f in hal.functions()]
+        with hal.open(addresses[0]) as a, hal.open(addresses[1]) as b:
+            b.bar(0).view(0x1000, 8, np.uint64)[0] = 0x1122334455667788
+            mapping = a.map_peer(b.bar(0))
+            a.config.write(COMMAND, 2, a.config.read(COMMAND, 2) | COMMAND_MASTER)
+            (address, size), = mapping.segments
+            pointer = first.board.dma(address + 0x1000, 8, write=False)
+            assert ctypes.c_uint64.from_address(pointer).value == 0x1122334455667788 and size == 256 << 20
+            with pytest.raises(MappingError):
+                a.map_peer(b.bar(5))
+
+
+@pytest.fixture
+def process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    path = str(folder / "card")
+    command = [sys.executable, "-m", "mock.vfio_user", path, "--gpu", "gfx1100:vram=256M"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert "256 MiB" in child.stdout.readline()
+        yield child, path
+        child.kill()
+
+
+def test_a_card_in_another_process_boots_and_computes(process: tuple[subprocess.Popen[str], str]) -> None:
+    from amdrv.device import Device
+    child, path = process
+    hal = select(f"vfio-user:{path}")
+    for _ in range(2):                  # and once more, by a second client
+        with Device.open(hal=hal, address=hal.functions()[0].address) as device:
+            assert device.compute_units == 96
+            data = device.alloc(1 << 20)
+            assert data.nbytes == 1 << 20
+    script = ("import hcq, numpy as np\n"
+              "d = hcq.open('AM'); x = np.arange(1 << 16, dtype=np.uint32)\n"
+              "b = d.alloc(x.nbytes).copyin(x)\n"
+              "assert np.array_equal(b.copyout(np.empty_like(x)), x); print('equal')")
+    environment = {**os.environ, "AMDRV_HAL": f"vfio-user:{path}"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout == "equal\n", done.stderr
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(10) == 0 and not Path(path).exists()
+
+
+def test_a_killed_driver_leaves_a_usable_card(process: tuple[subprocess.Popen[str], str]) -> None:
+    from amdrv.device import Device
+    _, path = process
+    script = "import hcq, time; d = hcq.open('AM'); d.alloc(1 << 20); print('up', flush=True); time.sleep(60)"
+    environment = {**os.environ, "AMDRV_HAL": f"vfio-user:{path}"}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "up\n"
+        with pytest.raises(CardBusyError):
+            VfioUserHal([path]).open(f"vfio-user:{path}")
+        child.kill()
+    hal = VfioUserHal([path])
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with Device.open(hal=hal, address=hal.functions()[0].address) as device:
+                assert device.compute_units == 96
+            return
+        except CardBusyError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_killed_card_is_one_clear_error(process: tuple[subprocess.Popen[str], str]) -> None:
+    from amdrv.device import Device
+    child, path = process
+    hal = VfioUserHal([path])
+    with pytest.raises(CardLostError, match="gone"), Device.open(hal=hal, address=hal.functions()[0].address) as device:
+        child.kill()
+        child.wait()
+        device.regs.GRBM_STATUS.read()
+
+
+def test_what_cannot_be_reached(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NoCardError, match="nobody serves"):
+        VfioUserHal([str(folder / "nobody")]).functions()
+    with pytest.raises(HalError, match="needs a socket"):
+        select("vfio-user")
+    assert main([str(folder / "no" / "such" / "folder")]) == 1
+    assert main([str(folder / "x"), "--gpu", "gfx1100:count=2"]) == 1
+    assert main([str(folder / "x"), "--gpu", "gfx9999"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.binary(max_size=80), st.booleans()), max_size=6),
+       st.binary(max_size=40))
+def test_strange_clients_end_alone(server: Server, messages: list[tuple[int, bytes, bool]], tail: bytes) -> None:
+    """Whatever a client says, the server answers or drops it, and the next one is served."""
+    with socket.socket(socket.AF_UNIX) as strange:
+        strange.settimeout(5)
+        strange.connect(server.path)
+        try:
+            for number, (command, body, version_first) in enumerate(messages):
+                if version_first and not number:
+                    strange.sendall(HEADER.pack(0, 1, HEADER.size + 4, 0, 0) + bytes(4))
+                    strange.recv(4096)
+                strange.sendall(HEADER.pack(number, command, HEADER.size + len(body), 0, 0) + body)
+                strange.recv(4096)
+            strange.sendall(tail)
+        except OSError:
+            pass
+    deadline = time.monotonic() + 10
+    while server._session is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    try:
+        assert VfioUserHal([server.path]).functions()[0].vendor == 0x1002
+    except AmdrvError as error:
+        raise AssertionError("a good client was not served") from error
