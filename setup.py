@@ -20,7 +20,8 @@ setup(
     install_requires=["numpy>=1.26", "llvmlite>=0.45", "cffi", "rich", "msgpack>=1.0",
                       "pyudev; sys_platform == 'linux'"],
     extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy",
-                            "ctypeslib2>=2.4"]},
+                            "ctypeslib2>=2.4", "pyelftools"],
+                    "lines": ["pyelftools"]},       # source lines in python -m mock.isa
     entry_points={
         "console_scripts": ["amdrv-info=tools.amdrv_info.__main__:main", "ioctl-sniff=tools.ioctl_sniff.__main__:main"],
         "hcq.backends": ["AM=amdrv.backend:open_backend"],

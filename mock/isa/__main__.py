@@ -1,19 +1,24 @@
 """python -m mock.isa disasm|trace|bench KERNEL.co, or coverage: code objects for people.
 
     disasm   every kernel: its descriptor and its code
-    trace    what each instruction of one wave changed
+    trace    what each instruction of one wave changed, up to a breakpoint or the end
     bench    how long it took, and which instructions ran how often; with --clock, how long a card would take, and why
     coverage which of the formats' opcodes are executed (takes no file)
 
 ``--args`` are the kernel's arguments, in order: ``buffer:BYTES`` (zeros), ``range:N`` (float32 0, 1, 2, ...),
-``random:N`` (float32), ``i32:VALUE``, ``u64:VALUE``, ``f32:VALUE``, ``f64:VALUE``.
+``random:N`` (float32), ``i32:VALUE``, ``u64:VALUE``, ``f32:VALUE``, ``f64:VALUE``. With --json each screen is JSON.
+Source lines are shown where the code object has debug information (clang -g) and pyelftools is installed.
+
+    python -m mock.isa disasm kernel.co
+    python -m mock.isa trace kernel.co --args range:64 buffer:256 i32:64 --break s_barrier --watch v3 exec
+    python -m mock.isa bench kernel.co --args random:1000 f32:2 --grid 4 --block 256 --executor jit
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import struct
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,56 +28,16 @@ import numpy as np
 
 from mock.isa import IsaError, run
 from mock.isa.clock import report
-from mock.isa.coverage import table_text
-from mock.isa.decode import Instruction
+from mock.isa.coverage import coverage, table_text, write_table
 from mock.isa.disassembler import disassemble
 from mock.isa.dispatch import Counts, IllegalInstruction
+from mock.isa.lines import Lines
 from mock.isa.standalone import CodeObject, KernelDescriptor
-from mock.isa.state import State
+from mock.isa.tracing import Breakpoint, StopTracing, Tracer, parse_register
 
-__all__ = ["Tracer", "main"]
+__all__ = ["main"]
 
 _EXECUTABLE = 4                 # SHF_EXECINSTR
-_NAMES = {106: "vcc_lo", 107: "vcc_hi", 125: "m0", 126: "exec_lo", 127: "exec_hi"}
-
-
-class StopTracing(Exception):
-    """The limit or the breakpoint was reached."""
-
-
-class Tracer:
-    """Prints what the instructions of one wave change: scalar registers, and vector registers of one lane."""
-
-    def __init__(self, wave: int, lane: int, limit: int, breakpoint_: int | None, base: int,
-                 output: Any = None) -> None:
-        self.wave, self.lane, self.limit, self.breakpoint, self.base = wave, lane, limit, breakpoint_, base
-        self.output = output or sys.stdout
-        self._before: tuple[np.ndarray, np.ndarray, bool] | None = None
-        self.shown = 0
-
-    def __call__(self, pc: int, instruction: Instruction, state: State) -> None:
-        where = np.flatnonzero(state.per_wave["id"] == self.wave)
-        if not len(where):
-            return
-        index = int(where[0])
-        now = state.vgpr[:, self.lane, index].copy(), state.sgpr[:, index].copy(), bool(state.scc[index])
-        changes = self._changes(now)
-        self._before = now
-        print(f"{pc - self.base:6x}  {instruction!s:<58} {' '.join(changes)}".rstrip(), file=self.output)
-        self.shown += 1
-        if self.shown >= self.limit:
-            raise StopTracing(f"stopped after {self.shown} instructions")
-        if self.breakpoint is not None and pc - self.base == self.breakpoint:
-            raise StopTracing(f"breakpoint {self.breakpoint:#x}")
-
-    def _changes(self, now: tuple[np.ndarray, np.ndarray, bool]) -> list[str]:
-        if self._before is None:
-            return []
-        vectors, scalars, scc = self._before
-        changes = [f"v{i}={int(now[0][i]):#x} ({now[0][i:i + 1].view(np.float32)[0]:g})"
-                   for i in np.flatnonzero(vectors != now[0])]
-        changes += [f"{_NAMES.get(int(i), f's{i}')}={int(now[1][i]):#x}" for i in np.flatnonzero(scalars != now[1])]
-        return changes + ([f"scc={int(now[2])}"] if scc != now[2] else [])
 
 
 def _arguments(specifications: Sequence[str]) -> tuple[bytes, list[np.ndarray]]:
@@ -103,13 +68,36 @@ def _describe(kernel: KernelDescriptor, base: int) -> str:
             f"rsrc2 {kernel.rsrc2:#010x}")
 
 
-def _disasm(code: CodeObject) -> None:
-    for kernel in code.kernels.values():
+def _disasm(options: argparse.Namespace, code: CodeObject) -> None:
+    chosen = [k for k in code.kernels.values() if options.kernel in (None, k.name)]
+    if options.kernel and not chosen:
+        raise IsaError(f"the code object has no kernel {options.kernel!r}; it has {', '.join(sorted(code.kernels))}")
+    rows = list(_instructions(code, options.kernel))
+    if options.json:
+        print(json.dumps({"kernels": [_facts(kernel, code.base) for kernel in chosen],
+                          "instructions": [{k: v for k, v in row.items() if v} | {"offset": row["offset"]}
+                                           for row in rows]}, indent=1))
+        return
+    for kernel in chosen:
         print(_describe(kernel, code.base))
+    source = ""
+    for row in rows:
+        for label in row["labels"]:
+            print(f"\n{label}:")
+        if row["source"] and row["source"] != source:
+            source = row["source"]
+            print(f"; {source}")
+        print(f"{row['offset']:6x}  {row['bits']:<27}  {row['text']}" if row["bits"] else f"  {row['text']}")
+
+
+def _instructions(code: CodeObject, kernel: str | None) -> Any:
+    """One dictionary an instruction; a line without bits where the bytes are none."""
     labels: dict[int, list[str]] = {}
     for name, offset in code.symbols.items():
         labels.setdefault(offset, []).append(name)
     wave = next((k.wave_size for k in code.kernels.values()), 32)
+    lines = Lines(code.data)
+    inside = kernel is None
     for i, section in enumerate(code.sections):
         if not section[2] & _EXECUTABLE:
             continue
@@ -117,16 +105,27 @@ def _disasm(code: CodeObject) -> None:
         body = bytes(code.image[start:start + section[5]])
         try:
             for address, instruction, text in disassemble(body, start, wave_size=wave):
-                for name in labels.get(address, ()):
-                    print(f"\n{name}:")
-                if instruction.mnemonic != "s_code_end":
-                    print(f"{address:6x}  {instruction.bits.hex(' ', 4):<27}  {text}")
+                names = labels.get(address, [])
+                if kernel is not None and names:
+                    inside = kernel in names
+                if inside and instruction.mnemonic != "s_code_end":
+                    yield {"offset": address, "bits": instruction.bits.hex(" ", 4), "text": text, "labels": names,
+                           "source": lines.at(address)}
         except IllegalInstruction as error:
-            print(f"  {error}")
+            yield {"offset": error.pc, "bits": "", "text": str(error), "labels": [], "source": ""}
+
+
+def _facts(kernel: KernelDescriptor, base: int) -> dict[str, Any]:
+    return {"name": kernel.name, "entry": kernel.entry - base, "wave_size": kernel.wave_size,
+            "kernarg_bytes": kernel.kernarg_bytes, "lds_bytes": kernel.group_bytes,
+            "scratch_bytes_per_lane": kernel.private_bytes, "rsrc1": kernel.rsrc1, "rsrc2": kernel.rsrc2,
+            "rsrc3": kernel.rsrc3}
 
 
 def _launch(options: argparse.Namespace, code: CodeObject, **more: Any) -> Counts:
     segment, arrays = _arguments(options.arguments)
+    if options.watchdog is not None:
+        more["watchdog"] = options.watchdog
     counts = run(code, kernel=options.kernel, grid=options.grid, block=options.block, kernarg=segment,
                  executor=getattr(options, "executor", "interpreter"), **more)
     del arrays
@@ -134,12 +133,25 @@ def _launch(options: argparse.Namespace, code: CodeObject, **more: Any) -> Count
 
 
 def _trace(options: argparse.Namespace, code: CodeObject) -> None:
-    tracer = Tracer(options.wave, options.lane, options.limit, options.breakpoint, code.base)
+    breakpoints = [Breakpoint(text, code.symbols) for text in options.breakpoints]
+    watch = [register for text in options.watch for register in parse_register(text)]
+    tracer = Tracer(options.wave, options.lane, options.limit, code.base, breakpoints=breakpoints, watch=watch,
+                    as_json=options.json, lines=Lines(code.data))
+    ending: dict[str, Any] = {}
     try:
         counts = _launch(options, code, trace=tracer)
-        print(f"{counts.instructions} wave instructions in {counts.waves} waves")
+        ending = {"instructions": counts.instructions, "waves": counts.waves}
+        text = f"{counts.instructions} wave instructions in {counts.waves} waves"
+        if not tracer.followed:
+            raise IsaError(f"the launch has no wave {options.wave}: {counts.waves} waves ran")
     except StopTracing as stop:
-        print(stop)
+        ending, text = {"stopped": str(stop)}, f"{stop}\n{tracer.registers()}"
+    if options.json:
+        print(json.dumps(ending | {"followed": tracer.followed, "by_mnemonic": dict(tracer.counts)}))
+        return
+    print(text)
+    if options.statistics:
+        print(tracer.statistics())
 
 
 def _bench(options: argparse.Namespace, code: CodeObject) -> None:
@@ -149,6 +161,11 @@ def _bench(options: argparse.Namespace, code: CodeObject) -> None:
         more["clock"] = True
     counts = _launch(options, code, **more)
     seconds = time.perf_counter() - start
+    if options.json:
+        print(json.dumps({"instructions": counts.instructions, "waves": counts.waves, "workgroups": counts.workgroups,
+                          "seconds": seconds, "executor": options.executor,
+                          "by_mnemonic": dict(counts.by_mnemonic.most_common())}))
+        return
     print(f"{counts.instructions} wave instructions, {counts.waves} waves, {counts.workgroups} workgroups in "
           f"{seconds:.3f} s: {counts.instructions / seconds / 1e6:.2f} M/s")
     for name, count in counts.by_mnemonic.most_common(30):
@@ -167,37 +184,64 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mock.isa", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("disasm", "trace", "bench"):
-        command = commands.add_parser(name)
+    for name, about in (("disasm", "list kernels and code"), ("trace", "follow one wave"),
+                        ("bench", "time a launch and count instructions")):
+        command = commands.add_parser(name, help=about, description=about)
         command.add_argument("file", type=Path, help="code object (or relocatable object) for gfx1100")
-        if name == "disasm":
-            continue
-        command.add_argument("--args", dest="arguments", nargs="+", default=(), help="kernel arguments")
         command.add_argument("--kernel", help="which kernel, where there are several")
-        command.add_argument("--grid", type=_sizes, default=(1,), help="workgroups, e.g. 4,4")
-        command.add_argument("--block", type=_sizes, default=(32,), help="work-items of a workgroup, e.g. 16,16")
+        command.add_argument("--json", action="store_true", help="print JSON")
+        if name != "disasm":
+            _launch_options(command)
         if name == "trace":
-            command.add_argument("--wave", type=int, default=0, help="which wave of the launch")
-            command.add_argument("--lane", type=int, default=0, help="whose vector registers to show")
-            command.add_argument("--limit", type=int, default=10000, help="instructions to show")
-            command.add_argument("--breakpoint", type=lambda x: int(x, 16), help="stop after this offset (hexadecimal)")
-        else:
-            command.add_argument("--executor", default="interpreter", choices=("interpreter", "jit"))
+            _trace_options(command)
+        if name == "bench":
+            command.add_argument("--executor", default="interpreter", choices=("auto", "interpreter", "jit"),
+                                 help="the interpreter also counts mnemonics")
             command.add_argument("--clock", action="store_true", help="modelled time on a Radeon RX 7900 XTX")
             command.add_argument("--svg", type=Path, help="write the roofline to this file")
-    commands.add_parser("coverage")
+    command = commands.add_parser("coverage", help="which opcodes are executed")
+    command.add_argument("--write", type=Path, help="put the table into this page")
+    command.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    if options.command == "coverage":
-        print(table_text())
-        return
     try:
-        code = CodeObject(options.file.read_bytes())
-        {"disasm": lambda: _disasm(code), "trace": lambda: _trace(options, code),
-         "bench": lambda: _bench(options, code)}[options.command]()
+        _command(options)
     except BrokenPipeError:
         raise SystemExit(0) from None
-    except (IsaError, OSError) as error:
+    except (IsaError, OSError, ValueError) as error:
         raise SystemExit("\n".join([str(error), *getattr(error, "__notes__", ())])) from None
+
+
+def _launch_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--args", dest="arguments", nargs="+", default=(), help="kernel arguments (see above)")
+    command.add_argument("--grid", type=_sizes, default=(1,), help="workgroups, e.g. 4,4")
+    command.add_argument("--block", type=_sizes, default=(32,), help="work-items of a workgroup, e.g. 16,16")
+    command.add_argument("--watchdog", type=float, help="seconds after which a wave counts as hung")
+
+
+def _trace_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--wave", type=int, default=0, help="which wave of the launch (of the first 512)")
+    command.add_argument("--lane", type=int, default=0, help="whose vector registers to show")
+    command.add_argument("--limit", type=int, default=10000, help="instructions to show")
+    command.add_argument("--break", dest="breakpoints", action="append", default=[], metavar="WHERE",
+                         help="stop behind this offset (hexadecimal), label, FILE:LINE or mnemonic (s_barrier, "
+                              "'global_*'), and show the registers; may be given again")
+    command.add_argument("--watch", nargs="+", default=(), metavar="REGISTER",
+                         help="show only what changes one of these: v3, s[4:5], vcc, exec, scc")
+    command.add_argument("--statistics", action="store_true", help="end with what the wave ran, how often")
+
+
+def _command(options: argparse.Namespace) -> None:
+    if options.command == "coverage":
+        if options.write:
+            write_table(options.write)
+        elif options.json:
+            print(json.dumps([dict(zip(("format", "opcodes", "executed", "rest"), row, strict=True))
+                              for row in coverage()]))
+        else:
+            print(table_text())
+        return
+    code = CodeObject(options.file.read_bytes())
+    {"disasm": _disasm, "trace": _trace, "bench": _bench}[options.command](options, code)
 
 
 if __name__ == "__main__":
