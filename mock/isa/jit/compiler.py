@@ -36,7 +36,7 @@ def cache_directory() -> Path:
 
 
 _CHECK = 16             # bytes of the checksum at a file's end
-_LIBRARY = ("memcpy", "memset", "memmove", "exp2", "log2", "fma", "fmaf", "sin", "cos")
+_LIBRARY = ("memcpy", "memset", "memmove", "fma", "fmaf")
 """What compiled code may call of the C library."""
 
 
