@@ -17,7 +17,7 @@ from mock.isa.semantics import Entry
 from mock.isa.state import VCC, State
 from mock.isa.vocabulary import DTYPES
 
-__all__ = ["Step", "bind_entry"]
+__all__ = ["Step", "bind_entry", "bind_sources"]
 
 Step = Callable[[State], None]
 VGPR = 256
@@ -27,6 +27,12 @@ def bind_entry(instruction: Instruction, entry: Entry, wave_size: int) -> Step:
     """The step of an ALU instruction."""
     binder = _Binder(instruction, entry, wave_size)
     return binder.step()
+
+
+def bind_sources(instruction: Instruction, entry: Entry, wave_size: int) -> tuple[Any, list[Fetch]]:
+    """(the entry's function, what fetches its sources, modifiers applied), for who wants to look at the values."""
+    binder = _Binder(instruction, entry, wave_size)
+    return entry.function, binder._sources(binder._results()[1])
 
 
 class _Binder:

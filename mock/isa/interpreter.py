@@ -31,6 +31,7 @@ from mock.isa.dispatch import (
     Memory,
     initial_mode,
 )
+from mock.isa.exceptions import raising, watched
 from mock.isa.halves import is_half
 from mock.isa.hwregs import ILLEGAL_INST
 from mock.isa.program import Block, Code, is_terminator
@@ -150,6 +151,8 @@ class Machine:
             unit = {"MIMG": "no image unit", "EXP": "no export unit", "VINTERP": "no pixel pipeline",
                     "LDSDIR": "no pixel pipeline"}.get(instruction.encoding, "not supported")
             raise IllegalInstruction(address, instruction.bits, f"{instruction.mnemonic}: {unit} for compute")
+        if self._apart and watched(instruction):
+            step = raising(instruction, step, self.dispatch.wave_size)
         return needs_privilege(instruction, step, address) if uses_ttmp(instruction) else step
 
     def _check_registers(self, instruction: Instruction) -> None:

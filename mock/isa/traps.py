@@ -15,6 +15,7 @@ import numpy as np
 
 from mock.isa.decode import Instruction, Operand
 from mock.isa.dispatch import PRIV, TRAP_EN, IllegalInstruction, Trap, violates_memory
+from mock.isa.exceptions import ArithmeticException
 from mock.isa.hwregs import EXCEPTIONS, HALT, ILLEGAL_INST, MEM_VIOL
 from mock.isa.operands import fetch
 from mock.isa.state import State
@@ -56,6 +57,8 @@ def exception_of(error: BaseException, mode: int) -> int:
     """The TRAPSTS bit that an error is for a wave with a trap handler; 0: it is an error."""
     if not mode & TRAP_EN or mode & PRIV:
         return 0
+    if isinstance(error, ArithmeticException):
+        return error.flags
     if violates_memory(error):
         return MEM_VIOL
     return ILLEGAL_INST if isinstance(error, IllegalInstruction) else 0

@@ -303,3 +303,63 @@ def test_subvector_loops_run_each_half_of_exec(bench: Bench, low: int, high: int
         s_endpgm""", block=64, wave_size=64)
     assert list(bench.words[:3]) == [bool(low) + bool(high), low, high]
     assert list(bench.words[64:128]) == [(low | high << 32) >> i & 1 for i in range(64)]
+
+
+NAN, INF, TINY, SMALL, HUGE = 0x7fc00000, 0x7f800000, 0x00000001, 0x00800000, 0x7f7fffff
+INVALID, DENORMAL, ZERO_DIVIDE, OVERFLOW, UNDERFLOW, INEXACT, INTEGER_ZERO_DIVIDE = (1 << i for i in range(7))
+
+
+@pytest.mark.parametrize(("text", "sources", "flags"), [
+    ("v_add_f32 v3, v1, v2", (0x3f800000, 0x40000000), 0),
+    ("v_add_f32 v3, v1, v2", (INF, INF | 1 << 31), INVALID),
+    ("v_add_f32 v3, v1, v2", (NAN, 0x3f800000), 0),
+    ("v_add_f32 v3, v1, v2", (0x7f800001, 0x3f800000), INVALID),
+    ("v_add_f32 v3, v1, v2", (TINY, 0), DENORMAL),
+    ("v_add_f32 v3, v1, v2", (HUGE, HUGE), OVERFLOW | INEXACT),
+    ("v_add_f32 v3, v1, v2", (0x3f800000, 0x33000000), INEXACT),
+    ("v_sub_f32 v3, v1, v2", (INF, INF), INVALID),
+    ("v_mul_f32 v3, v1, v2", (SMALL, 0x34000001), UNDERFLOW | INEXACT),
+    ("v_mul_f32 v3, v1, v2", (0, INF), INVALID),
+    ("v_mul_f32 v3, -v1, |v2|", (0x3f800000, 0xbf800000), 0),
+    ("v_fma_f32 v3, v1, v2, 1.0", (0x3f800001, 0x3f800001), INEXACT),
+    ("v_rcp_f32 v3, v1", (0, 0), ZERO_DIVIDE),
+    ("v_rcp_f32 v3, v1", (0x40000000, 0), 0),
+    ("v_rcp_f32 v3, v1", (0x40400000, 0), INEXACT),
+    ("v_rcp_iflag_f32 v3, v1", (0, 0), INTEGER_ZERO_DIVIDE),
+    ("v_sqrt_f32 v3, v1", (0xbf800000, 0), INVALID),
+    ("v_sqrt_f32 v3, v1", (0x40800000, 0), 0),
+    ("v_cvt_i32_f32 v3, v1", (0x40200000, 0), INEXACT),
+    ("v_cvt_i32_f32 v3, v1", (NAN, 0), 0),
+    ("v_cvt_i32_f32 v3, v1", (0x5f000000, 0), INVALID),
+    ("v_cvt_f16_f32 v3, v1", (0x47800000, 0), OVERFLOW | INEXACT),
+    ("v_cmp_lt_f32 vcc_lo, v1, v2", (0x7f800001, 0), INVALID),
+])
+def test_arithmetic_exceptions_enter_the_handler(bench: Bench, text: str, sources: tuple[int, int], flags: int) -> None:
+    """Each alone, with all of them enabled; the handler returns behind the instruction, whose result is there."""
+    bench.run(f"""
+        s_mov_b32 s30, 0
+        s_mov_b32 s22, 0
+        v_mov_b32 v1, {sources[0]:#x}
+        v_mov_b32 v2, {sources[1]:#x}
+        v_mov_b32 v3, 0x77
+        {text}
+        s_mov_b32 s31, s30
+        {dump("s22", "s31")}
+        global_store_b32 v4, v3, s[0:1] offset:8
+        s_endpgm""", handler(0), rsrc2=USER_SGPRS | 0x7f << 24, check_hazards=False)
+    if not flags:
+        assert list(bench.words[:2]) == [0, 0]
+        return
+    assert list(bench.words[:2]) == [flags, 1], f"TRAPSTS {int(bench.words[0]):#x}, {int(bench.words[1])} traps"
+    assert bench.words[2] != 0x77 or "v_cmp" in text
+
+
+def test_exceptions_that_are_not_enabled_do_not_enter(bench: Bench) -> None:
+    code = "v_mov_b32 v1, 0\nv_rcp_f32 v3, v1\n" + dump("s30") + "\ns_endpgm"
+    for enable, traps in ((ZERO_DIVIDE, 1), (INEXACT, 0)):
+        bench.run("s_mov_b32 s30, 0\n" + code, handler(0), rsrc2=USER_SGPRS | enable << 24)
+        assert bench.words[0] == traps
+    # MODE may enable them on the way.
+    bench.run("s_mov_b32 s30, 0\nv_mov_b32 v1, 0\nv_rcp_f32 v2, v1\ns_setreg_imm32_b32 hwreg(HW_REG_MODE, 12, 7), 4\n"
+              + code, handler(0))
+    assert bench.words[0] == 1

@@ -16,6 +16,7 @@ from mock.isa import interpreter
 from mock.isa.access import Accessor
 from mock.isa.decode import Instruction
 from mock.isa.dispatch import PRIV, STORE, Counts, Dispatch, HungWave, IsaError, Memory, Rsrc2, initial_mode
+from mock.isa.hwregs import ILLEGAL_INST
 from mock.isa.interpreter import Machine
 from mock.isa.jit.compiler import Compiled
 from mock.isa.jit.context import FAULT, INTERPRET, REPEAT, TERMINATOR, YIELD, Context
@@ -228,7 +229,8 @@ class _Runner:
                 if not cause:
                     raise self._noted(error) if not isinstance(error, IsaError) else error from None
                 d = launch.dispatch
-                exits = enter(state, d.code_address, d.tba, pc, cause=cause)
+                at = pc if cause == ILLEGAL_INST else pc + launch.code.instruction(pc).size
+                exits = enter(state, d.code_address, d.tba, at, cause=cause)
             self._go_on(wave, state, exits, machine)
 
     def _go_on(self, wave: np.ndarray, state: State, exits: Exits, machine: Machine) -> None:

@@ -18,6 +18,8 @@ from llvmlite import ir
 
 from mock.isa.decode import Instruction, Operand
 from mock.isa.dispatch import CACHE_INSTRUCTIONS, TRAP_EN
+from mock.isa.exceptions import enabled as exceptions_enabled
+from mock.isa.exceptions import watched
 from mock.isa.hwregs import MODE_BITS
 from mock.isa.jit.alu import Alu
 from mock.isa.jit.buffers import BufferLowering
@@ -394,6 +396,8 @@ class _Translator:
             return
         if uses_ttmp(instruction):
             raise Unsupported("registers of a trap handler")
+        if exceptions_enabled(mode) and watched(instruction):
+            raise Unsupported("exceptions for a trap handler")
         if name == "s_sendmsg" and instruction.fields["simm16"] & 255 == _MSG_INTERRUPT:
             raise Unsupported("an interrupt for the host")
         if name == "s_setprio":
