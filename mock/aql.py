@@ -357,6 +357,7 @@ class AqlExecutor:
             queue.set_compute(name, value)
         queue.dispatching = True
         launch(queue, (grid[0], grid[1], grid[2]), initiator, self.vmid)
+        self.memory.coherence.launches.finish(queue.name)       # the release fence waits for it
         queue.dispatching = False
         return True
 

@@ -15,7 +15,7 @@ operation here is done in order, before the next packet).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -150,8 +150,12 @@ class ReadCaches:
         self._note(rule, f"{reader} reads {address:#x} from {NAMES[cache]}, which holds the page as it was before "
                          f"{copy.by} stored there; {NEEDED[cache]} is missing in between")
 
-    def invalidate(self, cache: int, pages: np.ndarray | None = None) -> None:
-        """``pages``: only these of video memory."""
+    def invalidate(self, cache: int, pages: np.ndarray | None = None,
+                   unwaited: Sequence[tuple[Actor, set[int]]] = ()) -> None:
+        """``pages``: only these of video memory. ``unwaited``: launches that may still run, (who, pages loaded)."""
+        held = [page for _, loaded in unwaited for page in loaded if self.marks[cache][page] == self.epochs[cache]]
+        late = {id(by) for by, _ in unwaited}
+        kept = {page: copy for page, copy in self.copies[cache].items() if id(copy.by) in late} if late else {}
         if pages is None:
             self.epochs[cache] += 1
             copies, self.copies[cache] = self.copies[cache], {}
@@ -159,6 +163,9 @@ class ReadCaches:
         else:
             self._marks[cache][pages] = 0
             gone = [self.copies[cache].pop(page) for page in pages.tolist() if page in self.copies[cache]]
+        if late:
+            self._marks[cache][[*held, *kept]] = self.epochs[cache]
+            self.copies[cache].update(kept)
         if gone:
             self.any_copies = any(self.copies)
             left = {id(copy) for copies in self.copies for copy in copies.values()}

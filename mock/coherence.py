@@ -17,6 +17,7 @@ from mock.actor import Actor, current
 from mock.caches import FIRST_LAST, GL0, GL1, GLI, GLK, RANGE, ReadCaches, decode_control
 from mock.gl2 import Gl2
 from mock.hub import CACHED, PAGE, VA_BITS
+from mock.overlap import Launches
 from mock.pagetable import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Coherence:
         self.gl2 = Gl2(board.vram, board.note, self._before_change, self._deliver, on=strict("gl2"))
         board.vram.gl2 = self.gl2
         self.caches = ReadCaches(board.vram.view, board.note, self.gl2.pool, _modelled(strict))
+        self.launches = Launches(strict("overlap"))
+        self.gl2.storing = self.launches.storing
 
     # ---- accesses
 
@@ -98,7 +101,7 @@ class Coherence:
             hosts[rest] = found[inverse]
         return hosts
 
-    def meet_many(self, pages: np.ndarray, write: bool) -> None:
+    def meet_many(self, pages: np.ndarray, write: bool, by: Actor | None = None) -> None:
         """Engines touch pages of video memory (int64[n]) through GL2."""
         gl2 = self.gl2
         if gl2.on:
@@ -107,7 +110,7 @@ class Coherence:
                 for page in np.unique(pages).tolist():
                     gl2.meet(page, write)
         if write:
-            self.caches.before_change_of(pages)
+            self.caches.before_change_of(pages, by)
 
     # ---- what GL2 asks for
 
@@ -141,14 +144,15 @@ class Coherence:
             if c.gl2_inv or c.gl2_discard:
                 self.gl2.invalidate(pages if gl2_ranged else None, foreign if gl2_ranged else None,
                                     discard=c.gl2_discard)
+        unwaited = [(waves.reader, waves.loaded) for waves in self.launches.unwaited()]
         if c.gl1_inv:
-            self.caches.invalidate(GL1, pages if c.gl1_range in RANGED else None)
+            self.caches.invalidate(GL1, pages if c.gl1_range in RANGED else None, unwaited)
         if c.glv_inv:
-            self.caches.invalidate(GL0)
+            self.caches.invalidate(GL0, None, unwaited)
         if c.glk_inv:
-            self.caches.invalidate(GLK)
+            self.caches.invalidate(GLK, None, unwaited)
         if c.gli:
-            self.caches.invalidate(GLI, pages if c.gli in RANGED else None)
+            self.caches.invalidate(GLI, pages if c.gli in RANGED else None, unwaited)
 
     def _in_range(self, vmid: int, base: int, size: int, physical: bool) -> tuple[np.ndarray, set[int]]:
         """(pages of video memory, pointers to pages of the host bus) of a range of addresses, as far as mapped."""
@@ -168,6 +172,7 @@ class Coherence:
 
     def forget(self) -> None:
         """A reset."""
+        self.launches.forget()
         self.gl2.forget()
         self.caches.invalidate_all()
 

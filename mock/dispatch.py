@@ -58,7 +58,7 @@ class ShaderAddressSpace:
         self.queue, self.vmid = queue, vmid
         self.memory = queue.board.memory
         self.rules = queue.board.gfx.shader_memory(vmid)
-        self.waves = WaveMemory(self.memory, vmid, current())
+        self.waves = WaveMemory(self.memory, vmid, current(), queue.name)
         self.code = CodeMemory(self.waves)
         """Where executors fetch instructions."""
         self.drop_low_bits = self.rules.alignment != ALIGN_UNALIGNED

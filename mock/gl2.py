@@ -115,6 +115,8 @@ class Gl2:
         self.waiting: dict[int, _Arrival] = {}
         """Page -> stores from outside that GL2's clients do not see."""
         self._masks: dict[int, tuple[np.ndarray, np.ndarray]] = {}      # of waiting pages that are dirty as well
+        self.storing: Callable[[], np.ndarray] = lambda: np.empty(0, np.int64)
+        """Pages (int64[n]) that launches under way have stored to: dirty, and not to be written back yet."""
         self.pool = PagePool()
         self._foreign: dict[int, _Foreign] = {}
         self._copies: dict[int, _Foreign] = {}      # the same by the copies' pointers
@@ -129,9 +131,7 @@ class Gl2:
         return self.dirty_marks[page] == self.dirty_epoch
 
     def stored(self, pages: np.ndarray, by: Actor) -> None:
-        """An engine stores (or stored) to these pages (int64[n]), and the stores stay in GL2."""
-        if self.waiting:
-            self._protect(pages)
+        """An engine stored to these pages (int64[n]), and the stores stay in GL2."""
         with self.lock:
             self._marks[pages] = self.epoch
             self._dirty_marks[pages] = self.dirty_epoch
@@ -157,6 +157,10 @@ class Gl2:
                 self._protect(np.array([page]))
             else:
                 self.told_stale(page, "a page")
+
+    def mark_dirty(self, pages: np.ndarray) -> None:
+        """Engines are about to store to these pages (int64[n])."""
+        self._dirty_marks[pages] = self.dirty_epoch
 
     def _protect(self, pages: np.ndarray) -> None:
         """Pages on which outside stores wait are about to become dirty: remember which bytes wait."""
@@ -248,6 +252,7 @@ class Gl2:
                 self._dirty_marks[rest] = self.dirty_epoch
             else:
                 self._writers.clear()
+            self._dirty_marks[self.storing()] = self.dirty_epoch
 
     def _write_back_beside(self, page: int) -> None:
         """A dirty page on which stores from outside wait: only what engines stored."""

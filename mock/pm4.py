@@ -156,6 +156,8 @@ class Pm4Executor:
     # ---- caches and events
 
     def op_acquire_mem(self, packet: Decoded) -> None:
+        if packet["PWS_ENA"]:           # waits for an event of RELEASE_MEM
+            self.memory.coherence.launches.finish(self.queue.name)
         word = next(w for w in pm4.PACKETS["ACQUIRE_MEM"].words if w.name == "GCR_CNTL")
         control = sum(packet[field] << place[1] for field, place in word.fields.items())
         self.board.gfx.cache_operation(self.queue.name, self.vmid, control, packet["COHER_BASE"] * COHER_UNIT,
@@ -165,7 +167,9 @@ class Pm4Executor:
         """Translations in advance; what is not mapped is not a fault here."""
 
     def op_event_write(self, packet: Decoded) -> None:
-        """Launches end before the next packet starts, so that partial flushes have nothing to wait for."""
+        """CS_PARTIAL_FLUSH waits for the queue's launches; nothing else concerns compute."""
+        if packet["EVENT_TYPE"] == E["VGT_EVENT_TYPE"]["CS_PARTIAL_FLUSH"]:
+            self.memory.coherence.launches.finish(self.queue.name)
 
     def op_hdp_flush(self, packet: Decoded) -> None:
         self.board.hdp_flush()
@@ -175,6 +179,7 @@ class Pm4Executor:
         if packet["EVENT_INDEX"] not in TS_EVENT_INDEX:
             raise self._bad(packet, f"event index {packet['EVENT_INDEX']} of a timestamp event must be 5 or 6")
         queue.end_of_pipe()
+        self.memory.coherence.launches.finish(queue.name)
         caches = {"GLM_WB": 4, "GLM_INV": 5, "GLK_WB": 6, "GLK_INV": 7, "GLV_INV": 8, "GL1_INV": 9, "GL2_US": 10,
                   "GL2_RANGE": 11, "GL2_DISCARD": 13, "GL2_INV": 14, "GL2_WB": 15, "SEQ": 16}
         control = sum(packet[field] << lsb for field, lsb in caches.items())

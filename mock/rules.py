@@ -51,6 +51,10 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "gli": Rule(
         "Code is fetched through the instruction cache: GLI_INV (or s_icache_inv).",
         "Linux 6.1, gfx_v11_0.c, gfx_v11_0_emit_mem_sync; Mesa 25.0, radv_cs.c, gfx10_cs_emit_cache_flush"),
+    "overlap": Rule(
+        "Launches of a queue overlap until CS_PARTIAL_FLUSH or an end-of-pipe event waits for them: cache operations "
+        "before that do not cover what they load and store.",
+        "Mesa 25.0, radv_cs.c, gfx10_cs_emit_cache_flush; Linux 6.1, nvd.h, PACKET3_EVENT_WRITE"),
     "poison": Rule(
         "Video memory that nobody wrote holds poison: odd words that look like page-table entries, and are NaN.",
         "Linux 6.1, amdgpu_object.c (only AMDGPU_GEM_CREATE_VRAM_CLEARED clears)"),

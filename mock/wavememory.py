@@ -26,10 +26,10 @@ INVALIDATE = {1: GL0, 2: GL1, 4: GLK, 8: GLI}
 
 
 class WaveMemory:
-    """``reader`` names the launch in notes."""
+    """``reader`` names the launch in notes, ``queue`` is whose it is."""
 
-    def __init__(self, memory: Gmc, vmid: int, reader: Actor) -> None:
-        self.memory, self.vmid, self.reader = memory, vmid, reader
+    def __init__(self, memory: Gmc, vmid: int, reader: Actor, queue: str = "") -> None:
+        self.memory, self.vmid, self.reader, self.queue = memory, vmid, reader, queue
         self.coherence, self.caches, self.gl2 = memory.coherence, memory.caches, memory.gl2
         self._hub = memory.hubs["gc"]
         self._base, self._size = memory.board.vram.base, memory.board.vram.size
@@ -41,8 +41,9 @@ class WaveMemory:
                        for kind, path in self._paths.items()}
         self.own: set[int] = set()              # pages of video memory that waves stored to through GL2
         self._past: set[int] = set()            # pointers to other pages that they stored to
-        self._loaded: set[int] = set()          # pages that no cache held before this launch loaded from them
+        self.loaded: set[int] = set()          # pages that no cache held before this launch loaded from them
         self.served = False
+        self.coherence.launches.begin(self)
         """Some load got what a cache held, not what is there: pointers for loads must not outlive a store."""
 
     def page(self, address: int, kind: int) -> int:
@@ -67,8 +68,10 @@ class WaveMemory:
                 gl2.meet(number, kind == STORE)
         if kind == STORE:
             if number not in self.own:
-                if number not in self._loaded and caches.held(number):
+                if number not in self.loaded and caches.held(number):
                     caches.keep(number, self.reader)
+                if gl2.on:
+                    gl2.dirty_marks[number] = gl2.dirty_epoch
                 self.own.add(number)
             return host - CACHED + inside
         epochs = caches.epochs
@@ -77,7 +80,7 @@ class WaveMemory:
                 break
             marks[number] = epochs[cache]
         else:
-            self._loaded.add(number)
+            self.loaded.add(number)
         if caches.any_copies and number not in self.own:
             path = self._paths[kind]
             found = caches.find(path, number)
@@ -117,7 +120,9 @@ class WaveMemory:
         if kind == STORE:
             fresh = set(pages.tolist()) - self.own
             if fresh:
-                self.coherence.meet_many(np.array(sorted(fresh - self._loaded), np.int64), True)
+                self.coherence.meet_many(np.array(sorted(fresh - self.loaded), np.int64), True, self.reader)
+                if gl2.on:
+                    gl2.mark_dirty(pages)
                 self.own.update(fresh)
             return
         if gl2.waiting:
@@ -125,7 +130,7 @@ class WaveMemory:
                 gl2.meet(page, False)
         path = self._paths[kind]
         if path:
-            self._loaded.update(caches.load(path, pages).tolist())
+            self.loaded.update(caches.load(path, pages).tolist())
         if caches.any_copies and path:
             for page in set(pages.tolist()) - self.own:
                 found = caches.find(path, page)
@@ -142,16 +147,21 @@ class WaveMemory:
                 self.caches.invalidate(cache)
 
     def publish(self) -> None:
-        """The launch has ended: its stores are in GL2, or where they went past it."""
-        own, past = np.array(sorted(self.own), np.int64), np.array(sorted(self._past), np.uint64)
+        """The launch has run: what its stores went to past GL2 is in memory."""
+        past = np.array(sorted(self._past), np.uint64)
         self._past.clear()
+        if len(past):
+            self.memory.publish(past)
+        self.coherence.launches.end(self.queue, self)
+
+    def complete(self) -> None:
+        """The launch has ended, as packets know it: its other stores are in GL2."""
+        own = np.array(sorted(self.own), np.int64)
         if len(own):
             if self.gl2.on:
                 self.gl2.stored(own, self.reader)
             else:
                 self.memory.board.vram.publish(own)
-        if len(past):
-            self.memory.publish(past)
 
 
 class CodeMemory:

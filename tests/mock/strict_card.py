@@ -104,7 +104,7 @@ class StrictCard:
         self.dev = hcq.Device(self.backend)
         self._programs: dict[str, Any] = {}
         self._fence = self.alloc("system")
-        self._kernarg = self.alloc("system")
+        self.kernarg = self.alloc("system")
         self.out = self.alloc("system")
         self._number = 0
 
@@ -160,23 +160,29 @@ class StrictCard:
             self.device.check()
             time.sleep(0)
 
+    def program(self, name: str) -> Any:
+        if name not in self._programs:
+            self._programs[name] = self.dev.program(code_object(), name)
+        return self._programs[name]
+
     def launch(self, name: str, out: int, source: int = 0) -> list[int]:
         """Packets of a launch of one wave, and nothing else."""
-        program = self._programs.get(name)
-        if program is None:
-            program = self._programs[name] = self.dev.program(code_object(), name)
-        kernarg = self.words(self._kernarg).view(np.uint64)
+        program = self.program(name)
+        kernarg = self.words(self.kernarg).view(np.uint64)
         kernarg[:2] = out, source
         words: list[int] = []
-        self.backend.compute.exec(words, program.kernel, self._kernarg.address, (1, 1, 1), (LANES, 1, 1))
+        self.backend.compute.exec(words, program.kernel, self.kernarg.address, (1, 1, 1), (LANES, 1, 1))
         return words
 
     def entry(self, name: str) -> int:
         """Address of a kernel's code."""
         return int(self._programs[name].kernel.entry)
 
-    def acquire(self, **bits: Any) -> list[int]:
-        return pm4.build("ACQUIRE_MEM", **{"COHER_SIZE": (1 << 40) - 1, "COHER_BASE": 0, "POLL_INTERVAL": 10, **bits})
+    def acquire(self, *, wait: bool = True, **bits: Any) -> list[int]:
+        """``wait``: for the launches before it, too."""
+        flush = pm4.build("EVENT_WRITE", EVENT_TYPE="CS_PARTIAL_FLUSH", EVENT_INDEX="PARTIAL_FLUSH") if wait else []
+        fields = {"COHER_SIZE": (1 << 40) - 1, "COHER_BASE": 0, "POLL_INTERVAL": 10, **bits}
+        return flush + pm4.build("ACQUIRE_MEM", **fields)
 
     @staticmethod
     def copy(target: int, source: int, nbytes: int = 4 * LANES, **bits: Any) -> list[int]:

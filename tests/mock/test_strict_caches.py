@@ -281,6 +281,45 @@ class TestVectorCaches:
             assert int(card.words(out)[0]) == value
 
 
+class TestOverlap:
+    """Launches that nobody waited for may still run when caches are looked at."""
+
+    @pytest.mark.parametrize("strict, wait, value", [("", True, CONSTANT), ("", False, OLD),
+                                                     ("-overlap", False, CONSTANT)])
+    def test_a_write_back_covers_what_was_waited_for(self, make: MakeCard, strict: str, wait: bool, value: int) -> None:
+        card = make(strict)
+        out, seen = card.alloc(), card.alloc("system")
+        uncached = card.map_again(out, vm.MTYPE_UC)
+        put_by_cpu(card, out, OLD)
+        card.run([*card.launch("constant", out.address), *card.acquire(wait=wait, GL2_WB=1),
+                  *pm4.build("COPY_DATA", SRC_SEL="SRC_MEM", DST_SEL="MEM", SRC_ADDR=uncached, DST_ADDR=seen.address)])
+        assert int(card.words(seen)[0]) == value
+        card.run(card.acquire(GL2_WB=1))        # the fence has waited
+        assert int(card.words(out)[0]) == CONSTANT
+
+    @pytest.mark.parametrize("strict, wait, value", [("", True, CONSTANT), ("", False, OLD),
+                                                     ("-overlap", False, CONSTANT)])
+    def test_an_invalidation_covers_what_was_waited_for(self, make: MakeCard, executor: str, strict: str, wait: bool,
+                                                        value: int) -> None:
+        """A kernel reads, one stores, one reads again, each behind the same barrier."""
+        card = make(strict)
+        source, out = card.alloc(), card.alloc("system")
+        put_by_sdma(card, source, OLD)
+        barrier = card.acquire(wait=wait, **EVERYTHING)
+        read = card.launch("vector", out.address, source.address)
+        second, third = card.alloc("system"), card.alloc("system")
+        words = [*barrier, *read]
+        for place, name, target in ((second, "constant", source), (third, "vector", out)):
+            card.words(place).view(np.uint64)[:2] = target.address, source.address
+            launch: list[int] = []
+            card.launch(name, 0)
+            card.backend.compute.exec(launch, card.program(name).kernel, place.address, (1, 1, 1), (LANES, 1, 1))
+            words += [*barrier, *launch]
+        card.words(card.kernarg).view(np.uint64)[:2] = out.address, source.address
+        card.run(words)
+        assert int(card.words(out)[0]) == value
+
+
 class TestScalarCache:
     def test_the_scalar_cache_and_gl1(self, make: MakeCard, executor: str) -> None:
         card = make()

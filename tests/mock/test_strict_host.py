@@ -199,7 +199,7 @@ class TestNames:
             relaxed(text)
 
     def test_a_rule_that_is_none(self) -> None:
-        with pytest.raises(ValueError, match=r"no rule 'l3'; there are hdp, wc, tlb, gl2, glv, glk, gli, poison, gfx"):
+        with pytest.raises(ValueError, match=r"no rule 'l3'; there are hdp, wc, tlb, gl2, glv, glk, gli, overlap, "):
             mock.Gpu(strict="-l3")
 
     def test_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
