@@ -26,6 +26,7 @@ __all__ = ["Gfx", "ShaderMemory", "ALIGN_UNALIGNED"]
 WGP_BITS = 16               # width of INACTIVE_WGPS
 CUS_PER_WGP = 2
 RESERVED_CUS = 16           # SPI_RESOURCE_RESERVE_CU_0..15, of a shader array
+RESERVE = tuple(f"SPI_RESOURCE_RESERVE_{name}CU_{n}" for name in ("", "EN_") for n in range(RESERVED_CUS))
 COMPUTE_TYPE, ALL_WAVES = 3, 7
 """Bit of TYPE_MASK for compute waves and the value of WAVES that keeps them all: ours, no public source says them."""
 APERTURE_SHIFT = 48         # SH_MEM_BASES holds address bits 63:48
@@ -49,7 +50,7 @@ class Gfx(Block):
         "vmid": ("SH_MEM_CONFIG", "SH_MEM_BASES", "SPI_GDBG_PER_VMID_CNTL", "SQ_SHADER_TBA_LO", "SQ_SHADER_TBA_HI",
                  "SQ_SHADER_TMA_LO", "SQ_SHADER_TMA_HI"),
         "sa": ("CC_GC_SHADER_ARRAY_CONFIG", "GC_USER_SHADER_ARRAY_CONFIG",
-               *(f"SPI_RESOURCE_RESERVE_{name}CU_{n}" for name in ("", "EN_") for n in range(RESERVED_CUS)))})
+               *RESERVE)})
     reset_values: ClassVar[Mapping[str, int]] = MappingProxyType({      # gc_11_0_0_default.h
         "SH_MEM_CONFIG": 0x0000C000, "RLC_CNTL": 0x00000001, "RLC_CP_SCHEDULERS": 0x00003038,
         "GB_ADDR_CONFIG": 0x00000545, "CP_ME_CNTL": 0x15000000})
@@ -57,6 +58,7 @@ class Gfx(Block):
     def __init__(self, board: Board) -> None:
         super().__init__(board)
         self._captured = 0
+        self._usable: dict[tuple[int, int, int], int] = {}
         self.on_cache: list[Callable[[str, int, int], None]] = []
         """Called with (engine, VMID, GCR_CNTL) for every cache operation that a packet asks for."""
 
@@ -152,15 +154,29 @@ class Gfx(Block):
     def usable_cus(self, se: int, sa: int, queue: int) -> int:
         """:meth:`enabled_cus` without those that are reserved for others: SPI_RESOURCE_RESERVE_EN_CU_n is on, takes
         compute waves (TYPE_MASK), leaves this queue out (QUEUE_MASK), and SPI_RESOURCE_RESERVE_CU_n keeps all waves."""
-        cus, regs = self.enabled_cus(se, sa), self.board.regs
+        known = self._usable.get((se, sa, queue))
+        if known is None:
+            known = self.enabled_cus(se, sa)
+            for cu, queues in self._reservations(se, sa):
+                if not queues >> queue & 1:
+                    known &= ~(1 << cu)
+            self._usable[se, sa, queue] = known
+        return known
+
+    @on_write("GC_USER_SHADER_ARRAY_CONFIG", *RESERVE)
+    def units_changed(self, _value: int) -> None:
+        self._usable.clear()
+
+    def _reservations(self, se: int, sa: int) -> list[tuple[int, int]]:
+        """[(compute unit, mask of the queues that may still use it)]"""
+        regs, found = self.board.regs, []
         enable, kept = regs.register("SPI_RESOURCE_RESERVE_EN_CU_0"), regs.register("SPI_RESOURCE_RESERVE_CU_0")
         for cu in range(RESERVED_CUS):
             value = regs[f"SPI_RESOURCE_RESERVE_EN_CU_{cu}", (se, sa)]
             if value & 1 and enable["TYPE_MASK"].get(value) >> COMPUTE_TYPE & 1 \
-                    and not enable["QUEUE_MASK"].get(value) >> queue & 1 \
                     and kept["WAVES"].get(regs[f"SPI_RESOURCE_RESERVE_CU_{cu}", (se, sa)]) == ALL_WAVES:
-                cus &= ~(1 << cu)
-        return cus
+                found.append((cu, enable["QUEUE_MASK"].get(value)))
+        return found
 
     # ---- memory of shaders
 
@@ -214,3 +230,4 @@ class Gfx(Block):
 
     def reset(self) -> None:
         self._captured = 0
+        self._usable.clear()
