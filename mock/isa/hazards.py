@@ -189,6 +189,8 @@ def _shared_bank(instruction: Instruction) -> str:
     assert instruction.pair is not None
     x, y = instruction.pair
     for field, banks in (("src0", 4), ("vsrc1", 4)):
+        if field == "vsrc1" and ("fmamk" in x.mnemonic or "fmamk" in y.mnemonic):
+            continue        # whose second source is the literal: the register is its third
         a, b = x.operand(field), y.operand(field)
         if a is not None and b is not None and a.is_vgpr and b.is_vgpr and a.code % banks == b.code % banks:
             return f"takes {field} of both halves from the same of {banks} register banks"
