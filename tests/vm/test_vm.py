@@ -15,6 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from guest import Guest, Kernel, Missing, debian_kernel, hal_kernel
+from modern_qemu import modern_qemu
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -31,6 +32,7 @@ class Case:
     kernel: str
     devices: tuple[str, ...]
     append: str = ""
+    modern: bool = False            # needs a QEMU whose AMD IOMMU translates DMA
 
     def __str__(self) -> str:
         return self.name
@@ -41,6 +43,8 @@ CASES = [
     Case("debian-type1-intel", "type1", "debian", (*INTEL, EDU_BEHIND_PORT), "intel_iommu=on"),
     Case("hal-type1-intel", "type1", "hal", (*INTEL, EDU_BEHIND_PORT), "intel_iommu=on"),
     Case("hal-iommufd-intel", "iommufd", "hal", (*INTEL, EDU_BEHIND_PORT), "intel_iommu=on"),
+    Case("hal-type1-amd", "type1", "hal", (*AMD, EDU_BEHIND_PORT), "amd_iommu=on", modern=True),
+    Case("hal-iommufd-amd", "iommufd", "hal", (*AMD, EDU_BEHIND_PORT), "amd_iommu=on", modern=True),
     Case("hal-noiommu", "noiommu", "hal", (EDU,)),
     Case("hal-sysfs", "sysfs", "hal", (EDU,)),
 ]
@@ -51,8 +55,10 @@ def kernel(name: str) -> Kernel:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_edu(case: Case, tmp_path: Path) -> None:
+def test_edu(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
+        if case.modern:
+            monkeypatch.setenv("AMDRV_QEMU", modern_qemu())
         guest = Guest(kernel(case.kernel), devices=case.devices, append=case.append, trace="memory_region_ops_*")
     except Missing as missing:
         pytest.skip(str(missing))
