@@ -113,7 +113,7 @@ class _Card:
         size = 4 * self.elements >> 20
         return {f"add of {size} MiB, launch to result": lambda: self._launch("add", self.out, groups),
                 f"the same in place, {size} MiB": lambda: self._launch("add", self.a, groups),
-                "multiply-adds, 8 waves, no memory": lambda: self._launch("chain", self.out, 1),
+                "multiply-adds, 512 waves, hardly any memory": lambda: self._launch("chain", self.out, 64),
                 "100 launches of one workgroup": lambda: self._launch("add", self.out, 1, 100),
                 f"copy in and out by SDMA, {size} MiB": self._copies}
 

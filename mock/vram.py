@@ -207,7 +207,10 @@ def _merge(source: _Mapping, target: _Mapping, twin: _Mapping, first: int, end: 
     now = source.pages[first:end].copy()                # its owner may go on storing
     words, twins, targets = (pages.view(np.uint64) for pages in (now, twin.pages[first:end], target.pages[first:end]))
     stored = words != twins
-    if alone or not (stored & (targets != twins)).any():
+    if alone and stored.all():
+        targets[...] = words
+        twins[...] = words
+    elif alone or not (stored & (targets != twins)).any():
         np.copyto(targets, words, where=stored)
         np.copyto(twins, words, where=stored)
     else:                                               # both sides stored to the same 8 bytes: byte by byte
