@@ -8,9 +8,12 @@ it has run for long. Object files of earlier processes are used at once. A launc
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mock.isa import hazards
@@ -29,6 +32,19 @@ INTERPRETED_SECONDS = 0.05
 COMPILED_SECONDS = 1.0
 """Time in quickly made code after which a kernel is optimised in the background."""
 _PATIENCE = 5.0             # seconds that the process's end waits for a compilation under way
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hundreds of thousands of objects are made, none of them garbage: looking for some takes longer than the rest."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @dataclass
@@ -70,9 +86,10 @@ class Kernel:
         with self._lock:
             if self.compiled is None or (optimise and not self.optimised):
                 chunk = chunk_lanes()
-                made = translate(self.flow, self.points, lanes=self.lanes, chunk=chunk, vgprs=self.vgprs,
-                                 optimise=optimise)
-                code = compile_module(made, self._name(optimise), self.lanes, optimise=optimise)
+                with _uncollected():
+                    made = translate(self.flow, self.points, lanes=self.lanes, chunk=chunk, vgprs=self.vgprs,
+                                     optimise=optimise)
+                    code = compile_module(made, self._name(optimise), self.lanes, optimise=optimise)
                 self.compiled, self.optimised = code, optimise
             return self.compiled
 
@@ -192,9 +209,10 @@ def find(code: Code, lanes: int, mode: int, vgprs: int, points: list[Point], *, 
         for kernel in reversed(known):      # the newest has met the most
             if kernel.points[:len(points)] == points and _content(code, kernel.ranges) == kernel.content:
                 return kernel
-    if check_hazards:
-        hazards.check(code)
-    flow = discover(code, {pc for pc, _ in points})
+    with _uncollected():
+        if check_hazards:
+            hazards.check(code)
+        flow = discover(code, {pc for pc, _ in points})
     ranges = flow.ranges()
     kernel = Kernel(flow, ranges, _content(code, ranges) or b"", lanes, vgprs, points)
     kernel.look_on_disk()
