@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from raw_board import RawBoard, Tables
 
+from amdrv.facts import sdma6
+
 RING, SOURCE, TARGET, SIGNAL = 0x7E10_0000_0000, 0x11_0000_0000, 0x12_0000_0000, 0x13_0000_0000
 RING_BYTES = 16384
 DOORBELL = 0x800
@@ -23,6 +25,25 @@ def copy(dst: int, src: int, nbytes: int) -> list[int]:
 
 def fence(address: int, value: int) -> list[int]:
     return [5 | 3 << 16, *lohi(address), value]
+
+
+def words(name: str, *tail: int, **fields: int) -> list[int]:
+    """A packet from its description: values of fields, wide ones too."""
+    packet = sdma6.PACKETS[name]
+    for wide, parts in packet.wide.items():
+        if wide in fields:
+            value = fields.pop(wide)
+            for part in parts:
+                fields[part.field] = value >> part.lsb & ((1 << part.msb - part.lsb + 1) - 1)
+    fields |= {"OP": packet.opcode, "SUB_OP": packet.sub_op or 0} | packet.when
+    out = []
+    for word in packet.words:
+        value = 0
+        for field, (msb, lsb, *_) in word.fields.items():
+            value |= (fields.pop(field, 0) & (1 << msb - lsb + 1) - 1) << lsb
+        out.append(value)
+    assert not fields, f"{name} has no {fields}"
+    return [*out, *tail]
 
 
 class Queue:

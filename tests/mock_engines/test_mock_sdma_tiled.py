@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_board import RawBoard, Tables
-from sdma_rig import SIGNAL, SOURCE, TARGET, Queue, fence, lohi
+from sdma_rig import SIGNAL, SOURCE, TARGET, Queue, fence, lohi, words
 
 from amdrv.facts import sdma6
 from mock.machine import Gpu, Machine
@@ -25,25 +25,6 @@ MESA = Path.home() / ".cache/amdrv/sources/mesa/src/amd/addrlib/src/gfx11/gfx11S
 @pytest.fixture
 def queue(raw: RawBoard, tables: Tables) -> Queue:
     return Queue(raw, tables)
-
-
-def words(name: str, *tail: int, **fields: int) -> list[int]:
-    """A packet from its description: values of fields, wide ones too."""
-    packet = sdma6.PACKETS[name]
-    for wide, parts in packet.wide.items():
-        if wide in fields:
-            value = fields.pop(wide)
-            for part in parts:
-                fields[part.field] = value >> part.lsb & ((1 << part.msb - part.lsb + 1) - 1)
-    fields |= {"OP": packet.opcode, "SUB_OP": packet.sub_op or 0} | packet.when
-    out = []
-    for word in packet.words:
-        value = 0
-        for field, (msb, lsb, *_) in word.fields.items():
-            value |= (fields.pop(field, 0) & (1 << msb - lsb + 1) - 1) << lsb
-        out.append(value)
-    assert not fields, f"{name} has no {fields}"
-    return [*out, *tail]
 
 
 class TestEquations:
