@@ -38,6 +38,7 @@ PAGE = 4096
 PAGE_SHIFT = 12
 SLAB = 256              # pages of the pool that are reserved at once
 LINGER = 4096           # free pages that are not used again: somebody may still hold a pointer
+KEEP_ARRAYS = 1024      # of dirty pages, before they are put together
 KEEP_WRITERS = 64       # of dirty pages, for the notes
 
 
@@ -136,6 +137,8 @@ class Gl2:
             self._marks[pages] = self.epoch
             self._dirty_marks[pages] = self.dirty_epoch
             self._dirty.append(pages)
+            if len(self._dirty) > KEEP_ARRAYS:      # of somebody who never writes back
+                self._dirty = [np.unique(np.concatenate(self._dirty))]
             self._writers.append((pages, by))
 
     def special(self, pages: np.ndarray, write: bool) -> np.ndarray:

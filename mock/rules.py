@@ -28,7 +28,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
         "flush that does not follow a fence at once finds only the last page of several. Drivers on the board's plain "
         "interface count as x86's, where the register write itself drains.",
         "Intel SDM volume 3, 12.3.1 (write combining: no order, held until a serializing event or an uncached access); "
-        "Linux, memory-barriers.rst (wmb before MMIO on other machines)"),
+        "Linux, Documentation/memory-barriers.txt (wmb before MMIO on other machines)"),
     "tlb": Rule(
         "TLBs of both hubs serve what they have until an invalidation engine is asked for the VMID and the range, with "
         "L1 and L2.",
