@@ -7,7 +7,7 @@ operands"): 0..105 SGPRs, 106.. special registers, 128..208 small integers, 240.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 
 from mock.isa.dispatch import IllegalInstruction
@@ -15,7 +15,7 @@ from mock.isa.encoding import DPP8, DPP8_FI, DPP16, ENCODINGS, KINDS, LITERAL, E
 from mock.isa.images import address_words, data_words, nsa_groups
 from mock.isa.opcodes import OPCODES
 
-__all__ = ["VCC", "Dpp", "Instruction", "Operand", "decode", "opcode_table"]
+__all__ = ["VCC", "Dpp", "Instruction", "Operand", "decode", "in_wave", "opcode_table"]
 
 VGPR = 256
 VCC, TTMP, NULL, M0, EXEC, SCC = 106, 108, 124, 125, 126, 253
@@ -72,6 +72,16 @@ class Instruction:
     def __str__(self) -> str:
         from mock.isa.disassembler import format_instruction
         return format_instruction(self)
+
+
+def in_wave(instruction: Instruction, lanes: int) -> Instruction:
+    """The instruction as waves of this size execute it: with 64 lanes a matrix product's C and D take half as many
+    registers as LLVM's text for 32 says."""
+    if lanes == 32 or "wmma" not in instruction.mnemonic:
+        return instruction
+    operands = tuple(replace(o, width=o.width // 2) if o.field in ("vdst", "src2") and o.is_vgpr else o
+                     for o in instruction.operands)
+    return replace(instruction, operands=operands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +272,9 @@ def _finish(encoding: Encoding, entry: Opcode, fields: dict[str, int], code: byt
             pass
         elif name in _VGPR_FIELDS:
             value += VGPR
-        operands.append(Operand(name, _first(value * _SCALE.get(name, 1), width, entry, code[:size], pc), width))
+        # C and D of a matrix product are half as wide for waves of 64 lanes, which may have them at the very end.
+        least = width // 2 if "wmma" in entry.mnemonic and name in ("vdst", "src2") else width
+        operands.append(Operand(name, _first(value * _SCALE.get(name, 1), least, entry, code[:size], pc), width))
     returns = "atomic" in entry.mnemonic and fields.get("glc")
     if returns and encoding.name in ("FLAT", "GLOBAL"):
         width = next(o.width for o in operands if o.field == "data") // (2 if "cmpswap" in entry.mnemonic else 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
-from mock.isa.decode import Instruction, Operand, decode, opcode_table
+from mock.isa.decode import Instruction, Operand, decode, in_wave, opcode_table
 from mock.isa.encoding import LITERAL
 from mock.isa.halves import SOURCES, is_half, source_kind
 from mock.isa.images import DIMENSIONS
@@ -233,7 +233,7 @@ def _vector(instruction: Instruction, wave_size: int) -> str:
     vcc = "vcc_lo" if wave_size == 32 else "vcc"
     texts = []
     halves = any(o.code >= VGPR + 128 and is_half(instruction, o) for o in instruction.operands)
-    for operand in instruction.operands:
+    for operand in in_wave(instruction, wave_size).operands:
         literal = instruction.literal
         bit = SOURCES.get(operand.field)
         kind = source_kind(instruction, operand)

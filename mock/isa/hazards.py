@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mock.isa.decode import Instruction, Operand
+from mock.isa.decode import Instruction, Operand, in_wave
 from mock.isa.disassembler import format_operand
 from mock.isa.dispatch import IsaError
 from mock.isa.halves import is_half
@@ -69,14 +69,14 @@ class HazardError(IsaError):
         super().__init__(f"hazard in the code at {address:#x}: {hazards[0]}{more}")
 
 
-def check(code: Code, entry: int = 0) -> None:
+def check(code: Code, entry: int = 0, *, lanes: int = 32) -> None:
     """:raises HazardError: when :func:`find` finds any."""
-    hazards = find(code, entry)
+    hazards = find(code, entry, lanes=lanes)
     if hazards:
         raise HazardError(code.address, hazards)
 
 
-def find(code: Code, entry: int = 0) -> list[Hazard]:
+def find(code: Code, entry: int = 0, *, lanes: int = 32) -> list[Hazard]:
     """Hazards in everything reachable from ``entry`` by direct jumps; calls are taken to wait, as the ABI asks.
 
     PCs in the result count like ``entry``: from the code's address.
@@ -89,7 +89,7 @@ def find(code: Code, entry: int = 0) -> list[Hazard]:
 
     def used(pc: int, instruction: Instruction) -> Uses:
         if pc not in known:
-            known[pc] = uses(instruction)
+            known[pc] = uses(in_wave(instruction, lanes))
         return known[pc]
     while work:
         pc = work.pop()

@@ -19,7 +19,7 @@ import numpy as np
 from mock.isa import bind, control, hazards, memory
 from mock.isa.access import Accessor
 from mock.isa.buffers import bind_buffer
-from mock.isa.decode import Instruction
+from mock.isa.decode import Instruction, in_wave
 from mock.isa.dispatch import (
     SCALAR_LOAD,
     TRAP_EN,
@@ -158,7 +158,7 @@ class Machine:
     def _check_registers(self, instruction: Instruction) -> None:
         """The wave has as many VGPRs as rsrc1 asks for, in the hardware's granules."""
         count = vgpr_count(self.dispatch)
-        for operand in instruction.operands:
+        for operand in in_wave(instruction, self.dispatch.wave_size).operands:
             first = operand.code - 256
             if first >= 128 and is_half(instruction, operand):
                 first -= 128            # the upper half of a register
@@ -228,7 +228,7 @@ class Machine:
 
     def run(self) -> Counts:
         if self.check_hazards:
-            hazards.check(self.code)
+            hazards.check(self.code, lanes=self.dispatch.wave_size)
             self.check_hazards = False      # once a translation
         with np.errstate(all="ignore"):
             for batch in batches(self.dispatch):

@@ -162,7 +162,9 @@ def try_decode(code: bytes) -> Instruction | None:
 
 def takes_upper_half(name: str, instruction: Instruction) -> bool:
     """A short 16-bit form that names a register from v128 on: the upper half of one. LLVM 19 has no text for those,
-    nor, unless told to, for moves between halves."""
+    nor, unless told to, for moves between halves. Or a matrix at the very end of the registers, for waves of 64."""
+    if "wmma" in instruction.mnemonic:
+        return any(o.is_vgpr and o.code + o.width > 512 for o in instruction.operands)
     return (name in ("VOP1", "VOP2", "VOPC") and "16" in instruction.mnemonic) or instruction.mnemonic == "v_mov_b16"
 
 

@@ -60,8 +60,8 @@ def test_integer_atomics_in_lds(launch: Any, rng: np.random.Generator) -> None:
     launch("atomics.cl", "lds_integers", x, out, old, items=n)
     for group, values in enumerate(x.reshape(2, BLOCK)):
         total = values.sum(dtype=U32)
-        assert list(out[group]) == [BLOCK, total, values.max(), values.min(), np.bitwise_or.reduce(values),
-                                    np.bitwise_and.reduce(values), np.bitwise_xor.reduce(values), -int(total) & 0xffffffff]
+        bits = [reduce(values) for reduce in (np.bitwise_or.reduce, np.bitwise_and.reduce, np.bitwise_xor.reduce)]
+        assert list(out[group]) == [BLOCK, total, values.max(), values.min(), *bits, -int(total) & 0xffffffff]
         np.testing.assert_array_equal(np.sort(old.reshape(2, BLOCK)[group]), np.arange(BLOCK))
 
 
@@ -303,3 +303,25 @@ def test_conversions(launch: Any, rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(natural, (np.abs(x) * 1e15).astype(U64))
     np.testing.assert_array_equal(f, whole.astype(np.float32) + natural.astype(np.float32))
     np.testing.assert_array_equal(h, x.astype(np.float32).astype(np.float16))
+
+
+# -- across lanes, waves of 64 --------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("executor", ["interpreter", pytest.param("jit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("level", ["O2", *(pytest.param(x, marks=pytest.mark.slow) for x in ("O0", "O1", "O3"))])
+def test_matrices_and_rows_of_wide_waves(compile_kernels: Any, rng: np.random.Generator, level: str,
+                                         executor: str) -> None:
+    code = compile_kernels("wmma64.cl", level, "-mwavefrontsize64")
+    for kernel in CodeObject(code).kernels.values():
+        assert not find(Code(Accessor(HostMemory()), kernel.entry), lanes=64), kernel.name
+    launch: dict[str, Any] = {"grid": (1,), "block": (64,), "executor": executor}
+    a, b = rng.integers(-8, 9, (2, 16, 16)).astype(np.float16)
+    c = rng.integers(-100, 100, (16, 16)).astype(np.float32)
+    want = c + a.astype(np.float32) @ b.astype(np.float32)
+    isa.run(code, kernel="f32_f16", kernarg=pack(a, b, c), **launch)
+    np.testing.assert_array_equal(c, want)
+    x, y = rng.integers(-1000, 1000, 64).astype(np.int32), np.zeros((64, 2), np.int32)
+    isa.run(code, kernel="prefix", kernarg=pack(x, y), **launch)
+    rows = x.reshape(4, 16)
+    np.testing.assert_array_equal(y[:, 0], rows.cumsum(axis=1).reshape(-1))
+    np.testing.assert_array_equal(y[:, 1], np.repeat(rows[:, 15], 16))

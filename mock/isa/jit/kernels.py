@@ -29,7 +29,7 @@ LARGE = 50_000
 """Instructions of a launch without loops (waves times instructions) from which compiling first is quicker."""
 INTERPRETED_SECONDS = 0.05
 """Time in the interpreter after which a kernel is compiled in the background."""
-COMPILED_SECONDS = 1.0
+COMPILED_SECONDS = 0.3
 """Time in quickly made code after which a kernel is optimised in the background."""
 _PATIENCE = 5.0             # seconds that the process's end waits for a compilation under way
 
@@ -211,7 +211,7 @@ def find(code: Code, lanes: int, mode: int, vgprs: int, points: list[Point], *, 
                 return kernel
     with _uncollected():
         if check_hazards:
-            hazards.check(code)
+            hazards.check(code, lanes=lanes)
         flow = discover(code, {pc for pc, _ in points})
     ranges = flow.ranges()
     kernel = Kernel(flow, ranges, _content(code, ranges) or b"", lanes, vgprs, points)
