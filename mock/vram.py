@@ -344,6 +344,9 @@ class Vram:
         """One load through BAR0."""
         page = offset // PAGE
         source = self._memory if self._image is None or not self._has_image(page) else self._image
+        if self.gl2 is not None and source is self._image and self.gl2.is_dirty(page) and \
+                not np.array_equal(source.bytes[offset:offset + width], self.view[offset:offset + width]):
+            self.gl2.told_dirty(page, "the CPU")
         return int.from_bytes(source.bytes[offset:offset + width].tobytes(), "little")
 
     def cpu_write(self, offset: int, width: int, value: int) -> None:

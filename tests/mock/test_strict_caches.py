@@ -76,6 +76,15 @@ class TestGl2:
         assert self.stored(card, **without("GL2_WB")) == OLD
         assert self.stored(make("-gl2"), **without("GL2_WB")) == CONSTANT
 
+    def test_a_single_load_of_the_cpu_is_noted(self, make: MakeCard) -> None:
+        card = make()
+        out = card.alloc()
+        put_by_cpu(card, out, OLD)
+        card.run(card.launch("constant", out.address))
+        assert card.board.read_bar(0, out.segments[0][0], 4) == OLD
+        note, = card.notes("gl2")
+        assert "the CPU reads" in note and "compute 1.0.0, DISPATCH_DIRECT" in note and "GL2_WB is missing" in note
+
     def test_the_drivers_own_fence_writes_back(self, make: MakeCard) -> None:
         card = make()
         out, signal = card.alloc(), card.alloc("system")
