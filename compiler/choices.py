@@ -6,6 +6,8 @@ kind          amounts                what it does
 ``upcast``    n                      an iteration of GLOBAL range ``axis`` computes n neighbours, side by side
 ``local``     n                      n iterations of GLOBAL range ``axis`` are work-items of one workgroup
 ``unroll``    n                      n iterations of REDUCE range ``axis`` are done in one turn of its loop
+``group``     n                      n work-items share REDUCE range ``axis`` and add up their parts in the end;
+                                     alone, for the workgroup computes one output
 ``matrix``    rows, columns of       a product of matrices by matrix instructions (:mod:`compiler.matrix`)
               waves, of tiles; depth
 ``shared``    0 or 1                 what a workgroup loads in common goes through its own memory; with 1, the next
@@ -23,7 +25,7 @@ from compiler.lower import Axis
 from compiler.matrix import SIDE, find_product, to_matrix
 from compiler.optimize import flatten_grid, merge_ranges, split
 from compiler.pipeline import rotate
-from compiler.shared import loads_to_stage, stage
+from compiler.shared import loads_to_stage, share_reduction, stage
 from compiler.symbolic import simplify
 from compiler.uop import Ops, UOp
 
@@ -51,6 +53,8 @@ def _apply(sink: UOp, choice: Choice) -> UOp | None:
         if r is None or n < 2 or r.src[0].arg % n:
             return None
         return split(sink, r, [(n, gets)])[0]
+    if choice.kind == "group":
+        return share_reduction(sink, choice.axis, choice.amounts[0])
     if choice.kind == "matrix":
         product = find_product(sink)
         rows, columns, down, across, depth = choice.amounts
@@ -65,6 +69,8 @@ def _apply(sink: UOp, choice: Choice) -> UOp | None:
 
 def apply(sink: UOp, choices: Sequence[Choice]) -> UOp | None:
     """The kernel with these choices, in this order; None if one of them cannot be."""
+    if len(choices) > 1 and any(c.kind == "group" for c in choices):
+        return None
     for choice in choices:
         made = _apply(sink, choice)
         if made is None:

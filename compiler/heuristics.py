@@ -17,6 +17,8 @@ _WORK_ITEMS = 1 << 14
 """A tile of a kernel without workgroups of its own may not leave a GPU fewer work-items than this."""
 _WAVES = 192
 """Waves that a tile should leave a GPU: one for each SIMD of the 48 workgroup processors of Navi 31."""
+_FEW, _LONG = 1024, 128
+"""At most so many outputs, of sums so long at least, get a workgroup each."""
 _WORTH_TILES = 1 << 18
 """Iterations on a CPU below which a tile costs more to compile than it saves."""
 _WORTH_MORE = 1 << 26
@@ -28,6 +30,8 @@ def choose(sink: UOp, gpu: bool) -> list[Choice]:
     """For a kernel as :func:`compiler.optimize.merge_ranges` leaves it."""
     reduces = [n for n in sink.toposort() if n.op is Ops.REDUCE]
     outer = ranges_of(sink, Axis.GLOBAL)
+    if gpu and (shared := _group(reduces, outer)):
+        return shared
     if len(outer) < 2 or not reduces or len(sink.src) > 4:
         return []
     if gpu and (product := find_product(sink)) is not None and (found := _matrix(product, outer)):
@@ -35,6 +39,15 @@ def choose(sink: UOp, gpu: bool) -> list[Choice]:
     if gpu and (found := _product(sink, reduces, outer)):
         return found
     return _tile(reduces, outer, gpu)
+
+
+def _group(reduces: list[UOp], outer: list[UOp]) -> list[Choice]:
+    """Few outputs of a long reduction: a workgroup for each."""
+    if len(reduces) != 1 or prod(r.src[0].arg for r in outer) > _FEW:
+        return []
+    r = max(reduces[0].src[1:], key=lambda r: r.src[0].arg)
+    n = next((n for n in (256, 128, 64, 32) if r.src[0].arg % n == 0), 0)
+    return [Choice("group", r.arg[0], (n,))] if n and r.src[0].arg >= _LONG else []
 
 
 def _matrix(product: Product, outer: list[UOp]) -> list[Choice]:
@@ -54,8 +67,8 @@ def _matrix(product: Product, outer: list[UOp]) -> list[Choice]:
             choices.append(Choice("shared", 0, (int(depth > 1 and k > SIDE * depth),)))
         if groups * waves[0] * waves[1] >= 2 * _WAVES:
             return choices
-        if best is None or groups > best[0]:
-            best = groups, choices
+        if best is None or groups * waves[0] * waves[1] > best[0]:
+            best = groups * waves[0] * waves[1], choices
     return [] if best is None else best[1]
 
 

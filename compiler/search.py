@@ -44,8 +44,11 @@ def _amount(choices: Sequence[Choice], *kinds: str) -> int:
 def actions(sink: UOp, choices: Sequence[Choice], gpu: bool) -> Iterator[Choice]:
     """What may be chosen next, after ``choices``, for a kernel as ``merge_ranges`` leaves it."""
     kinds = {c.kind for c in choices}
-    if kinds & {"shared"}:
+    if kinds & {"shared", "group"}:
         return
+    if gpu and not choices:
+        for r in ranges_of(sink, Axis.REDUCE):
+            yield from (Choice("group", r.arg[0], (n,)) for n in (32, 64, 128, 256) if r.src[0].arg % n == 0)
     if gpu and not choices and find_product(sink) is not None:
         for waves, tile, depth in combinations(((1, 1), (2, 1), (2, 2), (2, 4)), ((1, 1), (2, 2), (4, 2), (2, 4)),
                                                (1, 2, 4)):

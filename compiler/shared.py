@@ -19,7 +19,7 @@ from compiler.optimize import flat_of, new_ranges
 from compiler.symbolic import build, simplify, terms
 from compiler.uop import Ops, UOp
 
-__all__ = ["loads_to_stage", "shared_bytes", "stage"]
+__all__ = ["loads_to_stage", "share_reduction", "stage"]
 
 _UNIT = 16          # bytes that one work-item moves at a time
 _LIMIT = 64 << 10   # LLVM, AMDGPU: AddressableLocalMemorySize of gfx11
@@ -143,8 +143,30 @@ def _layout(dims: list[_Dim], itemsize: int, items: int) -> _Layout | None:
     return _Layout(dims, order, runs, blocks, length + pad, unit)
 
 
-def shared_bytes(sink: UOp) -> int:
-    return sum(n.arg[1] * n.dtype.itemsize for n in sink.toposort() if n.op is Ops.SHARED)
+def share_reduction(sink: UOp, axis: int, n: int) -> UOp | None:
+    """A reduction by the ``n`` work-items of a workgroup: each takes every n-th iteration of range ``axis``, and when
+    all have stored their parts, each adds them up. None where there is another reduction, or ``n`` does not divide."""
+    reduces = [x for x in sink.toposort() if x.op is Ops.REDUCE]
+    if len(reduces) != 1 or any(x.op is Ops.RANGE and x.arg[1] in (Axis.LOCAL, Axis.UNROLL) for x in sink.toposort()):
+        return None
+    (reduce,) = reduces
+    r = next((r for r in reduce.src[1:] if r.arg == (axis, Axis.REDUCE)), None)
+    if r is None or n < 2 or r.src[0].arg % n or reduce.dtype.kind == "b":
+        return None
+    number = new_ranges(sink)
+    length = r.src[0].arg
+    item = UOp(Ops.RANGE, r.dtype, (r.like(n),), (next(number), Axis.LOCAL))
+    turns = UOp(Ops.RANGE, r.dtype, (r.like(length // n),), r.arg) if length > n else r.like(0)
+    ranges = tuple(turns if x is r else x for x in reduce.src[1:] if x is not r or length > n)
+    part = reduce.src[0].substitute({r: turns * n + item})
+    if ranges:
+        part = reduce.replace((part, *ranges))
+    memory = UOp(Ops.SHARED, reduce.dtype, (), (0, n))
+    store = UOp(Ops.STORE, reduce.dtype, (UOp(Ops.INDEX, reduce.dtype, (memory, item)), part))
+    done = UOp(Ops.AFTER, reduce.dtype, (memory, UOp(Ops.BARRIER, r.dtype, (store,), 0)), 0)
+    other = UOp(Ops.RANGE, r.dtype, (r.like(n),), (next(number), Axis.REDUCE))
+    value = UOp(Ops.LOAD, reduce.dtype, (UOp(Ops.INDEX, reduce.dtype, (done, other)),))
+    return sink.substitute({reduce: UOp(Ops.REDUCE, reduce.dtype, (value, other), reduce.arg)})
 
 
 def stage(sink: UOp, loads: Sequence[UOp], ahead: bool = False) -> UOp | None:

@@ -141,12 +141,28 @@ def test_tiles_of_lanes_and_shared_memory(shared: int | None, transposed: bool) 
     np.testing.assert_allclose(on_gpu(item, data, choices), on_gpu(item, data, []), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("what,dtype", [("sum", np.float32), ("max", np.int32), ("prod", np.float64), ("sum", np.int8)])
+@pytest.mark.parametrize("shape,n", [((5, 256), 64), ((96,), 96), ((2, 3, 64), 32)])
+def test_a_workgroup_shares_a_reduction(shape: tuple[int, ...], n: int, what: str, dtype: Any) -> None:
+    a = np.random.RandomState(4).uniform(1, 3 if what == "sum" else 1.01, shape).astype(dtype)
+    x = Tensor(a)
+    item, data = kernel(getattr(x, what)(-1) * 2 + 1)
+    axis = ranges_of(merge_ranges(item.sink), Axis.REDUCE)[-1].arg[0]
+    choices = [Choice("group", axis, (n,))]
+    program = build_program(item.sink, GFX, choices)
+    assert program.source.block == (n, 1, 1) and "s.barrier" in program.source.text
+    want = getattr(a.astype(np.float64), what)(-1) * 2 + 1
+    np.testing.assert_allclose(on_gpu(item, data, choices), want.reshape(-1), rtol=1e-5)
+    np.testing.assert_allclose(on_gpu(item, data, []), want.reshape(-1), rtol=1e-5)
+
+
 PRODUCTS: dict[str, Any] = {
     "square": lambda r: Tensor(r(256, 256)) @ Tensor(r(256, 256)),
     "linear": lambda r: Tensor(r(128, 64)).linear(Tensor(r(256, 64)), Tensor(r(256))).relu(),
     "batched": lambda r: Tensor(r(3, 64, 32)) @ Tensor(r(3, 32, 128)),
     "odd": lambda r: Tensor(r(33, 17)) @ Tensor(r(17, 65)),
     "half": lambda r: Tensor(r(128, 128)).half().realize() @ Tensor(r(128, 64)).half().realize(),
+    "long sum": lambda r: Tensor(r(6, 512)).exp().sum(1),
     "softmax": lambda r: (Tensor(r(64, 96)) - 1).exp().sum(1),
 }
 

@@ -188,7 +188,9 @@ def test_gpu_objects(name: str, tmp_path: Path) -> None:
         assert code.arch == "gfx1100" and code.version in (5, 6)
         assert len(info.arguments) == program.source.params == len(item.slots)
         assert all(a.kind == "global_buffer" for a in info.arguments)
-        assert info.private_bytes == 0 and info.group_bytes == 0 and not info.hidden and info.wave_size == 32
+        assert info.private_bytes == 0 and not info.hidden and info.wave_size == 32
+        shared = sum(n.arg[1] * n.dtype.itemsize for n in program.legal.toposort() if n.op is Ops.SHARED)
+        assert info.group_bytes == shared
         if objdump := tool("llvm-objdump"):
             path = tmp_path / "k.o"
             path.write_bytes(program.code)
