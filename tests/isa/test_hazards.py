@@ -91,11 +91,13 @@ def test_register_banks_of_pairs_are_those_that_the_assembler_knows(llvm_mc: str
     rng, seen = random.Random(5), set()
     lines = []
     for _ in range(600):
-        names = ("add_f32", "fmac_f32", "mul_f32", "mov_b32", "dot2acc_f32_f16", "cndmask_b32")
+        names = ("add_f32", "fmac_f32", "mul_f32", "mov_b32", "dot2acc_f32_f16", "cndmask_b32", "fmamk_f32",
+                 "fmaak_f32")
         x, y = (rng.choice(names) for _ in "xy")
         r = [rng.randrange(8) for _ in range(6)]
         r[3] = r[3] & ~1 | ~r[0] & 1        # one destination is even, the other odd
-        halves = [f"v_dual_{name} v{a}, v{b}" + ("" if name == "mov_b32" else f", v{c}")
+        more = {"mov_b32": "", "fmamk_f32": ", 0x1234, v{0}", "fmaak_f32": ", v{0}, 0x1234"}
+        halves = [f"v_dual_{name} v{a}, v{b}" + more.get(name, ", v{0}").format(c)
                   for name, (a, b, c) in ((x, r[:3]), (y, r[3:]))]
         lines.append(" :: ".join(halves))
     # The encoding of what is refused: that of a pair that is not, with the registers put in.
@@ -110,7 +112,8 @@ def test_register_banks_of_pairs_are_those_that_the_assembler_knows(llvm_mc: str
                                       for half in (x, y))
         bits = ENCODINGS["VOPD"].pack(opx=tables["x"][x[0][7:]], opy=tables["y"][y[0][7:]], src0x=256 + ax, vsrc1x=bx,
                                       src0y=256 + ay, vsrc1y=by, vdstx=dx, vdsty=dy >> 1)
-        found = hazards(bits.to_bytes(8, "little") + bytes.fromhex("0000b0bf"))
+        literal = bytes.fromhex("34120000") if "0x1234" in line else b""
+        found = hazards(bits.to_bytes(8, "little") + literal + bytes.fromhex("0000b0bf"))
         assert len(found) == 1 and "register banks" in found[0], (line, found)
         seen.add(False)
     assert seen == {True, False}
