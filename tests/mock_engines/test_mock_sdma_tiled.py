@@ -88,10 +88,11 @@ def test_every_packet_of_the_header_is_executed() -> None:
 class Card:
     """A surface's memory under a queue, the model beside it."""
 
-    def __init__(self, raw: RawBoard, tables: Tables, queue: Queue, nbytes: int) -> None:
+    def __init__(self, raw: RawBoard, tables: Tables, queue: Queue, nbytes: int, surface: int | None = None) -> None:
         self.raw, self.queue = raw, queue
         self.linear = raw.words(tables.buffer(SOURCE, nbytes), nbytes, np.uint8)
-        self.tiled = raw.words(tables.buffer(TARGET, nbytes, fill=0xEE), nbytes, np.uint8)
+        surface = nbytes if surface is None else surface
+        self.tiled = raw.words(tables.buffer(TARGET, surface, fill=0xEE), surface, np.uint8)
         self.back = raw.words(tables.buffer(TARGET + 0x1000_0000, nbytes, fill=0xEE), nbytes, np.uint8)
         self.linear[:] = np.random.default_rng(5).integers(0, 256, nbytes)
 
@@ -297,7 +298,7 @@ def test_boxes_against_a_model(mode: tuple[int, int], log2: int, size: tuple[int
         raw.load_firmware()
         tables = Tables(raw)
         raw.context("GC", 1, tables.root)
-        card = Card(raw, tables, Queue(raw, tables), 1 << 20)
+        card = Card(raw, tables, Queue(raw, tables), 1 << 19, 1 << 22)      # the largest takes 12 blocks of 256 KiB
         tiled: dict[str, Any] = {"TILED_ADDR": TARGET, "WIDTH": width - 1, "HEIGHT": height - 1, "ELEMENT_SIZE": log2,
                                  "SWIZZLE_MODE": mode[0], "DIMENSION": mode[1]}
         model = np.full((height, width, 1 << log2), 0xEE, np.uint8)
