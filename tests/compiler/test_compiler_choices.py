@@ -12,13 +12,15 @@ import pytest
 
 import mock.isa
 from compiler import Tensor, dtypes
+from compiler.cache import DiskCache
 from compiler.choices import Choice, optimized
 from compiler.engine import build_program
 from compiler.heuristics import choose
+from compiler.linearize import linearize
 from compiler.lower import Axis
 from compiler.optimize import merge_ranges, ranges_of
-from compiler.render.llvm import Target
-from compiler.render.objects import host_target
+from compiler.render.llvm import Target, render
+from compiler.render.objects import compile_ir, host_target
 from compiler.schedule import KernelItem, normalize, schedule
 from compiler.uop import Ops
 
@@ -238,3 +240,27 @@ def test_impossible_choices_are_refused() -> None:
         assert optimized(sink, choices, True) is None
     legal = build_program(item.sink, GFX, [Choice("shared", 0, (0,))]).legal        # falls back to none
     assert not any(n.op is Ops.SHARED for n in legal.toposort())
+
+
+@pytest.mark.parametrize("choices", [
+    [Choice("matrix", 0, (1, 2, 1, 1, 2)), Choice("shared", 0, (1,))],
+    [Choice("matrix", 0, (2, 1, 1, 1, 1)), Choice("shared", 0, (0,))]], ids=["turned", "staged"])
+def test_every_order_of_a_block_with_shared_memory_is_right(choices: list[Choice]) -> None:
+    """Barriers, stores to LDS and what is carried over are ordered by data alone: random topological orders."""
+    a, b = pair(32, 32, 96, np.float16)
+    item, data = kernel(Tensor(a) @ Tensor(b))
+    program = build_program(item.sink, GFX, choices)
+    want = on_gpu(item, data, choices)
+    texts = set()
+    for seed in range(3):
+        rng = random.Random(seed)
+        order = linearize(program.legal, lambda ready, rng=rng: rng.randrange(len(ready)))     # type: ignore[misc]
+        source = render("k", order, GFX)
+        texts.add(source.text)
+        memory = [aligned(x) for x in data]
+        kernarg = struct.pack(f"<{len(memory)}Q", *(x.ctypes.data for x in memory))
+        code = compile_ir(source.text, GFX, DiskCache(None))
+        mock.isa.run(code, grid=source.grid, block=source.block, kernarg=kernarg,
+                     executor="jit")
+        np.testing.assert_array_equal(memory[0], want)
+    assert len(texts) == 3
