@@ -73,7 +73,9 @@ def build_program(sink: UOp, target: Target, choices: Sequence[Choice] | None = 
     """
     if choices is None:
         choices = choose(merge_ranges(sink), target.gpu)
-    best = optimized(sink, choices, target.gpu) or optimized(sink, (), target.gpu)
+    gpu = target.gpu
+    best = optimized(sink, choices, gpu) or optimized(sink, [c for c in choices if c.kind != "shared"], gpu) \
+        or optimized(sink, (), gpu)
     assert best is not None
     legal = graph_rewrite(best, legalizer(target.gpu))
     if target.gpu:

@@ -54,8 +54,11 @@ def _matrix(product: Product, outer: list[UOp]) -> list[Choice]:
     """Large tiles where enough workgroups remain; each wave should have something to do while another one waits."""
     rest = prod(r.src[0].arg for r in outer if r is not product.m and r is not product.n)
     best: tuple[int, list[Choice]] | None = None
-    for waves, tile in (((2, 2), (4, 2)), ((2, 2), (2, 2)), ((2, 2), (2, 1)), ((2, 2), (1, 1)), ((1, 2), (1, 1)),
-                        ((1, 1), (1, 1))):
+    # a second matrix that is transposed on its way costs work by its width
+    along = all(terms(x.src[0].src[1])[0].get(product.k) == 1 for x in product.b.toposort()
+                if x.op is Ops.LOAD and product.k in x.ranges)
+    for waves, tile in (((2, 2), (2, 4) if along else (4, 2)), ((2, 2), (2, 2)), ((2, 2), (2, 1)), ((2, 2), (1, 1)),
+                        ((1, 2), (1, 1)), ((1, 1), (1, 1))):
         rows, columns = SIDE * waves[0] * tile[0], SIDE * waves[1] * tile[1]
         m, n, k = (r.src[0].arg for r in (product.m, product.n, product.k))
         if m % rows or n % columns:

@@ -31,6 +31,12 @@ def _loaded(value: UOp) -> list[UOp]:
     return list(dict.fromkeys(v for s in value.src for v in _loaded(s)))
 
 
+def _from_tiles(value: UOp) -> bool:
+    """Is all of it loaded from LDS? Only that is there a turn after the last one, too."""
+    loads = [n for n in value.toposort(lambda n: n.op is not Ops.INDEX) if n.op is Ops.LOAD]
+    return all(n.src[0].src[0].op is Ops.AFTER for n in loads)
+
+
 def rotate(sink: UOp) -> UOp:
     """The kernel with its loop turned; as it is if it has no such loop, or one product in a turn."""
     reduces = [n for n in sink.toposort() if n.op is Ops.REDUCE]
@@ -47,7 +53,7 @@ def rotate(sink: UOp) -> UOp:
     held = {v: UOp(Ops.CARRY, v.dtype, (v.substitute({turn: turn.like(0)}), later, turn)) for v, later in loads.items()}
     stores = tuple(s.replace((s.src[0], s.src[1].substitute(held))) for s in stores)
     again = UOp(Ops.BARRIER, meet.dtype, stores, 0)
-    firsts = dict.fromkeys(f for r in reduces for f in _chain(r.src[0].src[0])[0].src[:2])
+    firsts = dict.fromkeys(f for r in reduces for f in _chain(r.src[0].src[0])[0].src[:2] if _from_tiles(f))
     nexts = {f: f.substitute({meet: again, turn: turn + 1}) for f in firsts}
     table = {f: UOp(Ops.CARRY, f.dtype, (f.substitute({meet: ready, turn: turn.like(0)}), nexts[f], turn))
              for f in firsts}

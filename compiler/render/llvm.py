@@ -10,14 +10,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
 
 from compiler import dtypes
 from compiler.dtypes import DType
 from compiler.expand import summands
 from compiler.linearize import Begin, End, Instruction
 from compiler.lower import Axis
-from compiler.symbolic import terms
+from compiler.render.nodes import absorbed, alignment, apart, no_wrap, of_wave, root, walks_by_ones, width
 from compiler.uop import Ops, UOp
 
 __all__ = ["Source", "Target", "render"]
@@ -207,7 +206,7 @@ class _Writer:
         pause = -(-longest // 2) if late else longest
         for reduce in mine:
             # in several partial sums, where that makes vectors
-            flags = "reassoc " if not self.target.gpu and _walks_by_ones(reduce) else ""
+            flags = "reassoc " if not self.target.gpu and walks_by_ones(reduce) else ""
             for part in parts[reduce][:pause]:
                 totals[reduce] = self.accumulate(reduce.arg, totals[reduce], part, flags)
         if late:        # in the middle of the accumulations, which need not wait for what is stored
@@ -291,7 +290,7 @@ class _Writer:
         first = node.src[0]
         if all(s.op is Ops.LOAD and len(s.src) == 1 and s in self.absorbed for s in node.src):
             return self.put(f"load {t}, {self.space(first.src[0])} {self.address(first.src[0])}, "
-                            f"align {_alignment(first.src[0])}")
+                            f"align {alignment(first.src[0])}")
         name = "poison"
         for i, s in enumerate(node.src):
             name = self.put(f"insertelement {t} {name}, {_type(s.dtype)} {self.value(s)}, i32 {i}")
@@ -304,7 +303,7 @@ class _Writer:
                        f'  fence syncscope("workgroup") acquire, {_LDS_ONLY}']
 
     def space(self, index: UOp) -> str:
-        return _LDS if _root(index).op is Ops.SHARED else self.pointer
+        return _LDS if root(index).op is Ops.SHARED else self.pointer
 
     def address(self, node: UOp, gate: str | None = None) -> str:
         param, index = node.src
@@ -314,7 +313,7 @@ class _Writer:
         element = "i8" if param.dtype.kind == "b" else _type(param.dtype)
         space = self.space(node)
         if self.target.gpu and index.dtype.bits == 32 and index.op is not Ops.CONST:
-            base, offset = _offset(index) if gate is None else (index, 0)
+            base, offset = apart(index) if gate is None else (index, 0)
             if offset and base.vmin >= 0:
                 position = self.value(base)
             else:
@@ -395,7 +394,7 @@ class _Writer:
         if dtype.kind == "b":
             value = self.put(f"zext i1 {value} to i8")
         memory = "i8" if dtype.kind == "b" else _wide_type(node.src[1])
-        align = dtype.itemsize if width(node.src[1]) == 1 else _alignment(node.src[0])
+        align = dtype.itemsize if width(node.src[1]) == 1 else alignment(node.src[0])
         self.lines.append(f"  store {memory} {value}, {self.space(node.src[0])} {self.address(node.src[0])}, "
                           f"align {align}")
 
@@ -438,125 +437,16 @@ class _Writer:
         elif len(node.src) == 1:
             name = self.unary(node)
         else:
-            name = self.binary(op, node.dtype, self.value(node.src[0]), self.value(node.src[1]), flags=_no_wrap(node),
+            name = self.binary(op, node.dtype, self.value(node.src[0]), self.value(node.src[1]), flags=no_wrap(node),
                                signed=not all(s.dtype.is_int and s.vmin >= 0 for s in node.src))
-            if _of_wave(node):      # every lane has it: addresses and loads from it may be scalar
+            if of_wave(node):      # every lane has it: addresses and loads from it may be scalar
                 name = self.call("llvm.amdgcn.readfirstlane.i32", "i32", ("i32", name))
         self.names[node] = name
-
-
-def _root(node: UOp) -> UOp:
-    """The memory of an address."""
-    while node.op in (Ops.INDEX, Ops.AFTER):
-        node = node.src[0]
-    return node
-
-
-def width(node: UOp) -> int:
-    """Elements of a node's value: more than one for those of matrix instructions."""
-    if node.op in (Ops.REDUCE, Ops.AFTER, Ops.CARRY):
-        return width(node.src[0])
-    if node.op is Ops.WMMA:
-        return 8 if node.dtype.bits == 32 else 16
-    return len(node.src) if node.op is Ops.VECTOR else 1
 
 
 def _wide_type(node: UOp) -> str:
     n = width(node)
     return f"<{n} x {_type(node.dtype)}>" if n > 1 else _type(node.dtype)
-
-
-def _of_wave(node: UOp) -> bool:
-    """Is it the number of a wave in its workgroup, or a part of that?"""
-    return node.op is Ops.IDIV and node.dtype.bits == 32 and node.src[0].op is Ops.RANGE \
-        and node.src[0].arg[1] is Axis.LOCAL and node.src[1].op is Ops.CONST and node.src[1].arg % 32 == 0
-
-
-def _offset(index: UOp) -> tuple[UOp, int]:
-    """An index as what varies, and a constant."""
-    if index.op is Ops.ADD and index.src[1].op is Ops.CONST:
-        return index.src[0], index.src[1].arg
-    return index, 0
-
-
-def _alignment(index: UOp) -> int:
-    """Bytes that divide the address of an INDEX, up to 16, as which all memory is aligned."""
-    factor = 16
-    while index.op in (Ops.INDEX, Ops.AFTER):
-        if index.op is Ops.INDEX:
-            factor = gcd(factor, index.dtype.itemsize * _known_factor(index.src[1]))
-        index = index.src[0]
-    return factor
-
-
-def _known_factor(node: UOp) -> int:
-    """A number that divides the value, as a power of two up to 16."""
-    if node.op is Ops.CONST:
-        return gcd(16, node.arg)
-    if node.op is Ops.ADD:
-        return gcd(*(_known_factor(s) for s in node.src))
-    if node.op is Ops.MUL:
-        return gcd(16, _known_factor(node.src[0]) * _known_factor(node.src[1]))
-    return 1
-
-
-def _absorbed(nodes: Sequence[UOp]) -> set[UOp]:
-    """Nodes that need no instruction of their own: parts of chains that a reduction adds one by one, and loads that
-    a vector takes together."""
-    users: dict[UOp, int] = {}
-    for n in nodes:
-        for s in n.src:
-            users[s] = users.get(s, 0) + 1
-    out: set[UOp] = set()
-    for n in nodes:
-        if n.op is Ops.VECTOR and _together(n) and all(users[s] == 1 for s in n.src):
-            out.update(n.src)
-        if n.op is not Ops.REDUCE:
-            continue
-        value = n.src[0].src[0] if n.src[0].op is Ops.AFTER else n.src[0]
-        if value.op is n.arg:
-            parts = summands(value, n.arg)
-            chain, node = [], value
-            while node.op is n.arg:
-                chain.append(node)
-                node = node.src[0]
-            if all(p.op is Ops.MUL for p in parts) and all(users[c] == 1 for c in chain):
-                out.update(chain)
-        node = value
-        while node.op is Ops.WMMA and users[node] == 1:
-            out.add(node)
-            if len(node.src) < 3:
-                break
-            node = node.src[2]
-    return out
-
-
-def _together(node: UOp) -> bool:
-    """Are a vector's lanes loads of elements side by side?"""
-    if any(s.op is not Ops.LOAD or len(s.src) > 1 or s.src[0].src[0] is not node.src[0].src[0].src[0]
-           for s in node.src):
-        return False
-    places = [_offset(s.src[0].src[1]) for s in node.src]
-    return all(b is places[0][0] and c == places[0][1] + k for k, (b, c) in enumerate(places))
-
-
-def _walks_by_ones(reduce: UOp) -> bool:
-    """Does a sum's innermost loop read memory element by element, and nothing else?"""
-    r = reduce.src[-1]
-    loads = [n for n in reduce.src[0].toposort() if n.op is Ops.LOAD and r in n.ranges]
-    return reduce.arg is Ops.ADD and reduce.dtype.is_float and bool(loads) \
-        and all(terms(n.src[0].src[1])[0].get(r) == 1 and len(n.src) == 1 for n in loads)
-
-
-def _no_wrap(node: UOp) -> str:
-    """LLVM's flags for integer arithmetic that the intervals show not to overflow: it may fold it into addresses."""
-    if node.op not in (Ops.ADD, Ops.MUL) or node.dtype.kind != "i":
-        return ""
-    (a, b), (c, d) = node.src[0].bounds, node.src[1].bounds
-    ends = (a + c, b + d) if node.op is Ops.ADD else (a * c, a * d, b * c, b * d)
-    if min(ends) < node.dtype.min or max(ends) > node.dtype.max:
-        return ""
-    return "nuw nsw " if a >= 0 and c >= 0 else "nsw "
 
 
 def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
@@ -570,7 +460,7 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
     groups = outer[::-1] if local else []
     block = local[0].src[0].arg if local else min(256, -(-iterations // 32) * 32) if target.gpu else 1
     reduces = [r for x in program if isinstance(x, Begin) for r in x.reduces]
-    writer = _Writer(target, block, groups, _absorbed([*nodes, *dict.fromkeys(reduces)]))
+    writer = _Writer(target, block, groups, absorbed([*nodes, *dict.fromkeys(reduces)]))
     writer.bases = {s for n in nodes if n.op is Ops.INDEX for s in n.src if s.op is Ops.INDEX}
     for reduce in dict.fromkeys(reduces):
         if reduce.src[0].op is Ops.AFTER:
@@ -582,7 +472,7 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
             writer.carried.setdefault(node.src[2], []).append(node)
     writer.outermost = outer[0] if outer else None
     params = sorted({s for n in nodes for s in n.src if s.op is Ops.PARAM}, key=lambda n: n.arg)
-    written = {_root(n.src[0]) for n in nodes if n.op is Ops.STORE}
+    written = {root(n.src[0]) for n in nodes if n.op is Ops.STORE}
     alone = target.gpu and not outer and not local
     for item in program:
         if isinstance(item, Begin):
@@ -616,7 +506,7 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
         attributes = "nounwind"
     tail = ["!llvm.module.flags = !{!0}", *(f"!{n} = {text}" for n, text in enumerate(writer.metadata))] \
         if target.gpu else []
-    shared = dict.fromkeys(r for n in nodes for s in n.src if (r := _root(s)).op is Ops.SHARED)
+    shared = dict.fromkeys(r for n in nodes for s in n.src if (r := root(s)).op is Ops.SHARED)
     memory = [f"@shared{m.arg[0]} = internal addrspace(3) global [{m.arg[1]} x {_type(m.dtype)}] poison, align 16"
               for m in shared]
     whole = "\n".join([f'target triple = "{target.triple}"', *memory, *sorted(writer.declared), f"{head} {{", "entry:",

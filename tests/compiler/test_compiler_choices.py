@@ -99,6 +99,24 @@ def test_matrix_instructions(waves: tuple[int, int], tile: tuple[int, int], dept
     np.testing.assert_allclose(got.reshape(64, 128).astype(np.float32), want, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("side", ["first", "second", "both"])
+def test_operands_that_are_no_plain_loads(side: str) -> None:
+    """Padding is loaded under a condition and stays out of LDS; nothing is read beyond a buffer's end."""
+    a, b = pair(28, 30, 90, np.float16)
+    wide = [(0, 4), (0, 6)], [(0, 6), (0, 2)]
+    if side != "both":
+        full = np.pad(a, wide[0]) if side == "second" else np.pad(b, wide[1])
+        a, b = (full, b) if side == "second" else (a, full)
+    x = Tensor(a) if side == "second" else Tensor(a).pad([0, 6, 0, 4])
+    y = Tensor(b) if side == "first" else Tensor(b).pad([0, 2, 0, 6])
+    item, data = kernel(x @ y)
+    for choices in ([Choice("matrix", 0, (2, 2, 1, 1, 2)), Choice("shared", 0, (1,))],
+                    [Choice("matrix", 0, (1, 1, 1, 1, 1))]):
+        got = on_gpu(item, data, choices).reshape(32, 32).astype(np.float32)
+        want = x.numpy().astype(np.float32) @ y.numpy().astype(np.float32)
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-2)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "uint8", "float16 in float16"])
 def test_matrix_instructions_of_other_types(dtype: str) -> None:
     if dtype in ("int8", "uint8"):
