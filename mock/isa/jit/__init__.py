@@ -4,6 +4,9 @@
 - :mod:`registers`  SGPRs, VGPRs, EXEC and SCC as slots that LLVM promotes
 - :mod:`alu`        operands, modifiers and DPP around an entry of the table
 - :mod:`memory`     memory instructions over a software TLB
+- :mod:`transfers`  loads and stores written out where lanes lie together
+- :mod:`segments`   runs of instructions whose NaNs are looked at once
+- :mod:`schedule`   the order of instructions within a block of optimised code
 - :mod:`translate`  control flow: blocks, resume points, barriers
 - :mod:`context`    what compiled code shares with Python; the scheduler of a workgroup's waves
 - :mod:`compiler`   LLVM, and object files on disk

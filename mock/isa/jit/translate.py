@@ -26,6 +26,7 @@ from mock.isa.jit.buffers import BufferLowering
 from mock.isa.jit.context import BARRIER, DONE, FAULT, FIELDS, INTERPRET, REPEAT, TERMINATOR, YIELD
 from mock.isa.jit.matrices import multiply
 from mock.isa.jit.registers import VGPR, Layout, Registers
+from mock.isa.jit.schedule import on_demand
 from mock.isa.jit.segments import CAREFUL, floating, repeatable, writes_exec
 from mock.isa.jit.special import Special
 from mock.isa.jit.values import I8, I32, I64, PTR, Unsupported, Words
@@ -179,6 +180,8 @@ class _Translator:
             self.b.position_at_end(self.blocks[key])
             self._block(pc, mode, full)
         self._frame()
+        if self.optimise:
+            on_demand(self.function)
         return Translation(self.module, self.points, self.interpreted, list(self.shared))
 
     def _frame(self) -> None:
