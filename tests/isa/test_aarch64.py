@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_jit_instructions import FLUSH, MODE, VGPRS, Pair, instructions
+from programs import ALLOCATED, Outcome, Program, Registers, find, opcodes
 
 import mock.isa as isa
 from mock.isa.access import HostMemory
@@ -22,11 +22,13 @@ from mock.isa.jit import library
 from mock.isa.jit.context import FIELDS, YIELD, support_ir, symbol
 from mock.isa.jit.executor import _Box, _boxes, _Launch, _Runner
 from mock.isa.jit.registers import Layout
+from mock.isa.jit.segments import CAREFUL
 from mock.isa.jit.translate import Translation, discover, translate
 
 pytestmark = pytest.mark.slow
 TRIPLE, CHUNK, PAGE = "aarch64-unknown-linux-gnu", 4, 4096
 COMPILERS, EMULATORS = ("aarch64-linux-gnu-gcc",), ("qemu-aarch64-static", "qemu-aarch64")
+EXECS = ("full", "some", "one", "zero")
 POINTERS = ("lds", "states", "sgprs", "lane_ids", "exec_masks")
 
 
@@ -116,41 +118,40 @@ def prepare(arm: Arm, dispatch: isa.Dispatch, box: _Box, optimise: bool,
     """``targets``: PCs that are jumped to by registers, which else the host would be asked for."""
     launch = _Launch(dispatch, HostMemory(), check_hazards=False)
     points = [(pc, launch.mode) for pc in sorted({0, *targets} - launch.kernel.flow.leaders | {0})]
-    flow = discover(launch.code, [pc for pc, _ in points])
+    points.append((0, launch.mode | CAREFUL))       # then code repeats its segments by itself
+    flow = discover(launch.code, {pc for pc, _ in points})
     made = translate(flow, points, lanes=launch.lanes, chunk=CHUNK, vgprs=launch.vgprs, optimise=optimise)
     assert not made.interpreted, f"left to the host: {made.interpreted}"
     launch.compiled = SimpleNamespace(points=made.points)        # type: ignore[assignment]
     return arm.program(made, launch.lanes, optimise), _Runner(launch, box, 0)
 
 
-@pytest.mark.parametrize(("lanes", "mode", "optimise"), [(32, MODE, False), (32, FLUSH, True),
-                                                         (64, MODE | 1 << 9, False)])
+@pytest.mark.parametrize(("lanes", "mode", "optimise"), [(32, 0x3f0, False), (32, 0x1c5, True), (64, 0x1fa, False)])
 def test_random_programs(arm: Arm, lanes: int, mode: int, optimise: bool) -> None:
-    """Every instruction of the table that native code knows, in programs of sixty from random registers."""
+    """Every instruction of the table, in long programs from random registers."""
     rng = random.Random(lanes + mode)
-    every = [i for i in instructions(rng) if "wmma" not in i.mnemonic
-             and (lanes == 64 or "64" not in i.mnemonic or "exec" not in i.mnemonic)
-             and (lanes == 32 or i.pair is None)]
+    every = [i for i in (find(name, op, rng, lanes) for name, op in opcodes()) if i is not None]
     rng.shuffle(every)
-    ran = 0
-    for at in range(0, len(every), 150):
-        pair = Pair(every[at:at + 150], lanes, at, mode, optimise)
-        box = _Box(pair.dispatch, (0, 0, 0), (1, 1, 1), pair.dispatch.block)
-        program, runner = prepare(arm, pair.dispatch, box, optimise)
+    assert len(every) > 900
+    size = 150
+    if optimise:        # takes LLVM long
+        every, size = every[:200], 40
+    for at in range(0, len(every), size):
+        start = Registers(lanes, at, mode, EXECS[at // size % len(EXECS)])
+        program = Program(every[at:at + size], start)
+        box = _Box(program.dispatch, (0, 0, 0), (1, 1, 1), program.dispatch.block)
+        binary, runner = prepare(arm, program.dispatch, box, optimise)
         wave = runner.states
         wave[:Layout.VGPRS] = runner.sgprs
-        wave[:128], wave[Layout.SCC] = pair.sgpr, pair.scc
+        wave[:128], wave[Layout.SCC] = start.sgpr, start.scc
         vgprs = wave[Layout.VGPRS:].reshape(-1, lanes)
-        vgprs[:len(pair.vgpr)] = pair.vgpr[:len(vgprs)]
+        vgprs[:ALLOCATED] = start.vgpr[:len(vgprs)]
         for name, value in {"group": 0, "end": 1, "fresh": 0, "wave": 0, "alive": 1}.items():
             runner.context[name] = value
-        arm.run(program, runner, {})
-        s, v, scc = pair.interpreted()
-        different = [f"v{r}" for r in np.flatnonzero((vgprs[:VGPRS] != v).any(axis=1))]
-        different += [f"s{r}" for r in np.flatnonzero(wave[:106] != s[:106])] + ["scc"] * int(wave[Layout.SCC] != scc)
-        assert not different, f"{different} after\n" + "\n".join(map(str, pair.program))
-        ran += len(pair.program)
-    assert ran > 600
+        arm.run(binary, runner, {})
+        there = Outcome(wave[:128].copy(), vgprs[:ALLOCATED].copy(), int(wave[Layout.SCC]))
+        different = program.interpreted().differences(there)
+        assert not different, f"{different[:6]} after\n" + "\n".join(map(str, program.instructions))
 
 
 class Recording(HostMemory):
