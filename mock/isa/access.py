@@ -8,6 +8,7 @@ scatters in C. Accesses are made in dwords where addresses are aligned and in by
 from __future__ import annotations
 
 import ctypes
+import re
 from bisect import bisect_right
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = ["Accessor", "HostMemory"]
 _BASE = 0x1000                  # NumPy wants no null pointer: the spanning arrays begin one page in
 _SPAN = (1 << 47) - 0x2000
 PAGE = 0x1000
+_READABLE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) r([w-])", re.MULTILINE)      # of /proc/self/maps
 
 
 class _Span:
@@ -59,6 +61,11 @@ class HostMemory:
         raise MemoryFault(f"{what}: no {'writable ' * write}memory of this process; check the kernel's arguments")
 
 
+    def end_of(self, address: int, write: bool) -> int:
+        """Where the memory ends that begins at or before an address which :meth:`translate` has let through."""
+        return address if self._ranges is None else self._ranges[int(write)].end_of(address)
+
+
 class _Ranges:
     """Sorted [begin, end) that do not touch."""
 
@@ -76,6 +83,10 @@ class _Ranges:
         at = bisect_right(self._begins, begin) - 1
         return at >= 0 and end <= self._ends[at]
 
+    def end_of(self, address: int) -> int:
+        at = bisect_right(self._begins, address) - 1
+        return max(address, self._ends[at]) if at >= 0 else address
+
     def inside(self, addresses: np.ndarray, nbytes: int) -> np.ndarray:
         """Which of the accesses are?"""
         at = np.searchsorted(self._table[:, 0], addresses, side="right") - 1
@@ -86,14 +97,13 @@ class _Ranges:
 def _mapped() -> tuple[_Ranges, _Ranges]:
     """What of this process's memory can be read and what written: everything, where nobody tells."""
     try:
-        with open("/proc/self/maps") as file:
-            lines = [line.split(maxsplit=2) for line in file]
+        with open("/proc/self/maps", "rb") as file:
+            readable = _READABLE.findall(file.read())
     except OSError:
         return _Ranges([(0, _SPAN)]), _Ranges([(0, _SPAN)])
-    parts = [(int(x, 16) for x in place.split("-")) for place, _, _ in lines]
-    spans = [((begin, end), access) for (begin, end), (_, access, _) in zip(parts, lines, strict=True)]
-    return (_Ranges([span for span, access in spans if access[0] == "r"]),
-            _Ranges([span for span, access in spans if access[:2] == "rw"]))
+    spans = [(int(begin, 16), int(end, 16)) for begin, end, _ in readable]
+    return _Ranges(spans), _Ranges([span for span, (_, _, access) in zip(spans, readable, strict=True)
+                                    if access == b"w"])
 
 
 class Accessor:

@@ -256,3 +256,21 @@ def test_scalar_loads_near_a_page_end(tier: str, assembler: Assembler) -> None:
                               """ for i, n in enumerate((2, 4, 8, 16))) +
                      "s_mov_b64 s[4:5], s[2:3]\nv_lshlrev_b32_e32 v1, 2, v0\n" + epilogue(32))
     both(code, 32, [data], [out])
+
+
+def test_pages_entered_ahead_are_those_of_the_mapping() -> None:
+    """One miss enters many pages of this process's memory: each where the native look-up finds it."""
+    from mock.isa.jit.context import AHEAD, PAGE, TLB_ENTRIES, Context
+    context = Context(lambda address, kind: 0)
+    for kind, first, pages in ((0, 0x7F12_3456_7000, 5), (1, 0x5555_5555_5000, 3 * AHEAD), (3, 0x1000, 1)):
+        context.forget()
+        context.fill(kind, first + 8, first + pages * PAGE + 100)       # the last, half a page, is not entered
+        table = context._tlbs.reshape(4, TLB_ENTRIES, 2)
+        expected = {}
+        for number in range(first // PAGE, first // PAGE + min(pages, AHEAD)):
+            address = number * PAGE
+            expected[(number ^ address >> 22) & TLB_ENTRIES - 1] = (number + 1, address)
+        found = {int(at): (int(table[kind, at, 0]), int(table[kind, at, 1]))
+                 for at in np.flatnonzero(table[kind, :, 0])}
+        assert found == expected
+        assert not np.delete(table, kind, axis=0).any()

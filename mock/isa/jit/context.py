@@ -25,6 +25,8 @@ instruction at the state's PC is for the interpreter. REPEAT: from the state's P
 
 TLB_ENTRIES = 1024
 PAGE = 4096
+AHEAD = 256
+"""Pages that one miss enters, where the memory is this process's own and each address its pointer."""
 
 _NAMES = ("instructions", "lds", "lds_bytes", "code", "scratch", "scratch_wave_bytes", "scratch_slots", "shared_high",
           "private_high", "miss", "states", "state_bytes", "sgprs", "lane_ids", "exec_masks", "waves", "group", "end",
@@ -58,6 +60,15 @@ class Context:
 
     def __setitem__(self, name: str, value: int) -> None:
         self.fields[FIELDS[name] // 8] = value & 0xFFFFFFFFFFFFFFFF
+
+    def fill(self, kind: int, address: int, end: int) -> None:
+        """Enter the page of ``address`` and those behind it, up to ``end``, which are where their addresses say."""
+        first = address // PAGE
+        pages = np.arange(first, min(end // PAGE, first + AHEAD), dtype=np.uint64)
+        entries = self._tlbs[2 * TLB_ENTRIES * kind:2 * TLB_ENTRIES * (kind + 1)].reshape(-1, 2)
+        at = (pages ^ pages >> np.uint64(10)) & np.uint64(TLB_ENTRIES - 1)
+        entries[at, 0] = pages + np.uint64(1)
+        entries[at, 1] = pages * np.uint64(PAGE)
 
     def forget(self) -> None:
         """Empty the TLB: a dispatch begins, or the memory changed its mapping."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mock.isa import interpreter
-from mock.isa.access import Accessor
+from mock.isa.access import Accessor, HostMemory
 from mock.isa.decode import Instruction
 from mock.isa.dispatch import PRIV, STORE, Counts, Dispatch, HungWave, IsaError, Memory, Rsrc2, initial_mode
 from mock.isa.hwregs import ILLEGAL_INST
@@ -110,13 +110,18 @@ class _Runner:
             c[name] = value
         self._machine: Machine | None = None
         self._generation = getattr(launch.memory, "generation", None)
+        # not what records or counts pages, which must see each
+        self._host = launch.memory if type(launch.memory) is HostMemory else None
         self._page: Callable[[int, int], int] | None = getattr(launch.memory, "translate_page", None)
 
     def _translate(self, address: int, kind: int) -> int:
         """The TLB's callback. Exceptions stay here; the wave that asked stops with FAULT."""
         try:
             if self._page is None:
-                return int(self.launch.memory.translate(np.array([address], np.uint64), 1, kind == STORE)[0])
+                pointer = int(self.launch.memory.translate(np.array([address], np.uint64), 1, kind == STORE)[0])
+                if self._host is not None:
+                    self.context.fill(kind, address, self._host.end_of(address, kind == STORE))
+                return pointer
             self._cache_instructions()
             pointer = self._page(address, kind)
             if self.launch.memory.served:       # type: ignore[attr-defined]
