@@ -11,6 +11,7 @@ address on the mock's bus. It is only ever taken from ``.segments``; nobody comp
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,8 @@ def select(name: str | None = None) -> Hal:
     if name.split(":")[0] == "vfio":
         return _linux("vfio", name.partition(":")[2] or None)
     if name.split(":")[0] == "vfio-user":
+        if sys.platform != "linux":
+            raise HalError("the vfio-user HAL needs Linux: memory is passed to the server as memfd")
         from amdrv.hal.vfio_user import VfioUserHal
         return VfioUserHal(name.partition(":")[2].split(",") if ":" in name else [])
     if name == "auto":

@@ -72,6 +72,11 @@ def _drop(v: V, width: Any) -> Any:
     return v.select(v.lt(width, 15), v.and_(v.sub(15, width), 15), 0)
 
 
+def _quiet(v: V, half: Any) -> Any:
+    """An f16's bits (u32), a NaN made quiet: LLVM leaves out a conversion there and back, and its quieting with it."""
+    return v.select(v.gt(v.and_(half, 0x7fff), 0x7c00), v.or_(half, 0x200), half)
+
+
 def decode(v: V, raw: Any, width: Any, number: str) -> Any:
     """A component's bits -> a register's, in the words of ``v`` (u32 all three)."""
     if number == "UINT":
@@ -79,7 +84,7 @@ def decode(v: V, raw: Any, width: Any, number: str) -> Any:
     if number == "SINT":
         return v.bits(_signed(v, raw, width), "u32")
     if number == "FLOAT":
-        half = v.bits(v.cast(v.shl(raw, _drop(v, width)), "u16"), "f16")
+        half = v.bits(v.cast(_quiet(v, v.shl(raw, _drop(v, width))), "u16"), "f16")
         return v.select(v.eq(width, 32), raw, v.bits(v.near_cast(half, "f32"), "u32"))
     source = raw if number[0] == "U" else _signed(v, raw, width)
     value = v.near_cast(source, "f64")
@@ -127,7 +132,7 @@ def shorten(v: V, value: Any, integer: Any) -> Any:
 
 def lengthen(v: V, half: Any, integer: Any, signed: Any) -> Any:
     """D16's 16 bits (u32) -> 32."""
-    wide = v.bits(v.near_cast(v.bits(v.cast(half, "u16"), "f16"), "f32"), "u32")
+    wide = v.bits(v.near_cast(v.bits(v.cast(_quiet(v, half), "u16"), "f16"), "f32"), "u32")
     extended = v.select(signed, v.bits(v.shr(v.bits(v.shl(half, 16), "i32"), 16), "u32"), half)
     return v.select(integer, extended, wide)
 

@@ -175,10 +175,10 @@ def test_random_accesses(number: int, form: int, lanes: int, mode: int, exec_kin
 @pytest.mark.parametrize("lanes", [32, 64])
 @pytest.mark.parametrize("optimise", [False, True])
 def test_every_memory_opcode_in_native_code(lanes: int, optimise: bool) -> None:
+    """Each opcode in one of the four; half of them with a full EXEC."""
     rng = random.Random(lanes + optimise)
-    for number in range(len(opcodes())):
-        for exec_kind in ("full", "some"):
-            check(number, rng.getrandbits(30), lanes, 0x3f0, exec_kind, rng.getrandbits(30), (optimise,))
+    for number in range(lanes // 32 - 1 + 2 * optimise, len(opcodes()), 4):
+        check(number, rng.getrandbits(30), lanes, 0x3f0, rng.choice(("full", "some")), rng.getrandbits(30), (optimise,))
 
 
 @pytest.mark.slow
