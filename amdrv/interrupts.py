@@ -19,10 +19,12 @@ from amdrv.ip.ih import Entry
 if TYPE_CHECKING:
     from amdrv.device import Device
     from amdrv.hal import Interrupt
+    from amdrv.ip.gmc import Hub
 
 __all__ = ["Interrupts", "describe_sq"]
 
 POLL = 100e-6               # seconds between looks where there is no MSI
+TELLING_TIME = 10e-3        # seconds in which a fault's entry must follow its status (ours: nobody publishes one)
 KEPT_FAULTS = 16            # a storm of faults need not fill memory; they are counted on
 
 GFX, GRBM_CP, VMC = facts.SOC21_IH_CLIENTID_GFX, facts.SOC21_IH_CLIENTID_GRBM_CP, facts.SOC21_IH_CLIENTID_VMC
@@ -106,13 +108,31 @@ class Interrupts:
     def _after_overflow(self) -> None:
         """Entries were lost. What matters most of them stands in the hubs' registers, too: a page fault."""
         self.counts["overflow"] += 1
-        gmc = self.device.gmc
-        for hub in (gmc.gc, gmc.mm):
-            if hub.active and int(hub.vm("L2_PROTECTION_FAULT_STATUS").read()):
-                low, high = (hub.vm(f"L2_PROTECTION_FAULT_ADDR_{half}32").read() for half in ("LO", "HI"))
-                page = low | high << 32
-                self._fault(f"page fault at {page << 12:#x}: {hub.take_fault()} ({hub.name} hub), told by an interrupt "
-                            "that was lost when the interrupt ring overflowed")
+        for hub in self._faulted_hubs():
+            self._untold_fault(hub, "that was lost when the interrupt ring overflowed")
+
+    def _faulted_hubs(self) -> list[Hub]:
+        """The hubs whose registers hold a page fault that nobody has taken."""
+        return [hub for hub in (self.device.gmc.gc, self.device.gmc.mm) if hub.faulted()]
+
+    def _untold_fault(self, hub: Hub, why: str) -> None:
+        self._fault(f"page fault at {hub.fault_address():#x}: {hub.take_fault()} ({hub.name} hub), "
+                    f"told by an interrupt {why}")
+
+    def _look_for_untold_faults(self) -> None:
+        """A fault whose interrupt never came: the entry is written through the MM hub, and may itself have faulted.
+
+        PCIe lets no read of a register overtake the card's earlier stores, so an entry that was written is there
+        once the status was read; TELLING_TIME is for one that the IH has not written yet.
+        """
+        deadline = time.monotonic() + TELLING_TIME
+        while self._faulted_hubs():
+            self.drain()
+            if time.monotonic() > deadline:
+                for hub in self._faulted_hubs():
+                    self._untold_fault(hub, "that never came")
+                return
+            time.sleep(0)
 
     def wait(self, timeout: float) -> int:
         """Return when entries were dispatched, or after ``timeout`` seconds; how many it were."""
@@ -135,6 +155,7 @@ class Interrupts:
         :raises GpuFault: with every fault, its address, hub, VMID and the buffer nearest to it.
         """
         self.drain()
+        self._look_for_untold_faults()
         with self._lock:
             if not self._faults:
                 return

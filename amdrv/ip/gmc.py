@@ -161,6 +161,15 @@ class Hub:
             private.read()
         self.device.statistics["tlb_flushes"] += 1
 
+    def faulted(self) -> bool:
+        """Do the registers hold a page fault that nobody has taken? False, too, where the card is gone (all ones)."""
+        return self.active and int(self.vm("L2_PROTECTION_FAULT_STATUS").read()) not in (0, 0xFFFF_FFFF)
+
+    def fault_address(self) -> int:
+        """The page of the fault that the registers hold, in bytes."""
+        low, high = (int(self.vm(f"L2_PROTECTION_FAULT_ADDR_{half}32").read()) for half in ("LO", "HI"))
+        return (low | high << 32) << 12
+
     def take_fault(self) -> str:
         """What PROTECTION_FAULT_STATUS says, in words; the register is cleared for the next fault."""
         self.vm("L2_PROTECTION_FAULT_STATUS").read()        # the first read waits for the register to be updated

@@ -82,7 +82,8 @@ class FakeCard:
     def __init__(self, *, msi: bool = False) -> None:
         self.entries: list[np.ndarray] = []
         self.rearmed = 0
-        hub = {name: SimpleNamespace(name=name, take_fault=lambda: "write by TCP, page not present")
+        hub = {name: SimpleNamespace(name=name, take_fault=lambda: "write by TCP, page not present",
+                                     faulted=lambda: False)
                for name in ("mm", "gc")}
         self.device = SimpleNamespace(
             name="AM:0", statistics=Counter(), ih=SimpleNamespace(take=self.take, rearm=self.rearm, overflows=0),

@@ -201,6 +201,18 @@ def test_a_fault_that_is_lost_in_a_storm(machine: mock.Machine) -> None:
         assert device.interrupts.counts["overflow"] == 2
 
 
+def test_a_fault_whose_interrupt_faults_too(machine: mock.Machine) -> None:
+    """The interrupt's entry goes through the MM hub, which finds no page for it: nothing but the registers tells."""
+    with Device.open(MockHal(machine)) as device:
+        board = machine.gpus[0]
+        board.faults.inject("page-fault", hub="mm", count=4)
+        board.memory.write("gc", 8, 0x6EAD_0000_0000, b"1234", client=Client.SDMA1)
+        with pytest.raises(GpuFault, match=r"0x6ead00000000: write by SDMA1.*gc hub.*that never came(.|\n)*mm hub"):
+            device.check()
+        board.faults.clear()
+        device.check()
+
+
 def test_lost_memory_is_an_error(machine: mock.Machine, code: bytes) -> None:
     device = hcq.Device(open_backend(hal=MockHal(machine)))
     try:

@@ -37,9 +37,10 @@ def _cindex() -> Any:
     """The libclang binding, with a library found for it. :raises RuntimeError: where there is none."""
     from clang import cindex
     found = [path for pattern in LIBRARIES for path in sorted(glob.glob(pattern), reverse=True) if "-cpp" not in path]
-    cindex.Config.set_compatibility_check(False)
-    if found:
-        cindex.Config.set_library_file(found[0])
+    if not cindex.Config.loaded:            # else somebody in this process has chosen already
+        cindex.Config.set_compatibility_check(False)
+        if found:
+            cindex.Config.set_library_file(found[0])
     try:
         cindex.Index.create()
     except cindex.LibclangError as error:

@@ -60,9 +60,10 @@ def _cindex() -> Any:
         raise GenerateError(f"decoders are made with ctypeslib2, which is not installed ({error}): "
                             "pip install ctypeslib2") from error
     found = [path for pattern in LIBRARIES for path in sorted(glob.glob(pattern), reverse=True) if "-cpp" not in path]
-    cindex.Config.set_compatibility_check(False)
-    if found and not cindex.Config.loaded:
-        cindex.Config.set_library_file(found[0])
+    if not cindex.Config.loaded:            # else somebody in this process has chosen already
+        cindex.Config.set_compatibility_check(False)
+        if found:
+            cindex.Config.set_library_file(found[0])
     try:
         cindex.Index.create()
     except cindex.LibclangError as error:
