@@ -24,6 +24,7 @@ from amdrv.errors import OutOfMemoryError, PacketError
 from amdrv.facts import pm4 as pm4_facts
 from amdrv.facts import sdma6 as sdma_facts
 from amdrv.hal import Hal
+from amdrv.peer import PeerSide
 from hcq.backend import Kernel, Memory, Properties
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ class _Queue:
         self._statistics["copied_bytes"] += copied
 
 
-class AmBackend:
+class AmBackend(PeerSide):
     """One booted card behind hcq's contract (:class:`hcq.backend.Backend`). Owns ``device``."""
 
     def __init__(self, device: Device, index: int = 0) -> None:

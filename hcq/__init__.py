@@ -28,6 +28,7 @@ from hcq.errors import (
 )
 from hcq.graph import Graph
 from hcq.memory import Buffer
+from hcq.peer import copies
 from hcq.program import Program
 from hcq.queue import ComputeQueue, CopyQueue
 from hcq.registry import backends, open
@@ -37,5 +38,5 @@ __all__ = [
     "ArgumentTypeError", "Buffer", "BufferError", "CodeObject", "CodeObjectError", "ComputeQueue", "CopyQueue",
     "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError", "HcqError",
     "LaunchError", "Point", "Program", "QueueError", "Signal", "UnknownDeviceError", "UseAfterFreeError",
-    "backends", "open",
+    "backends", "copies", "open",
 ]

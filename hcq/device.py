@@ -33,6 +33,7 @@ from hcq.errors import (
 )
 from hcq.graph import Graph
 from hcq.memory import Buffer, HostRing, Pool, Storage
+from hcq.moving import Moving
 from hcq.program import Launch, Program
 from hcq.queue import ComputeQueue, CopyQueue
 from hcq.signal import Fence, Point, Signal, SignalPool, Timeline
@@ -65,7 +66,7 @@ class Image:
         device.backend.upload(self.address, code.place(self.address))
 
 
-class Device:
+class Device(Moving):
     """One GPU, through its backend. Made by :func:`hcq.open`; a context manager that closes it.
 
     :ivar timeout: seconds that a wait lasts while no queue completes anything; ``HCQ_TIMEOUT`` in the environment, 30
@@ -84,6 +85,7 @@ class Device:
         self._recording: Graph | None = None
         self._timelines: dict[Literal["compute", "copy"], list[Timeline]] = {"compute": [], "copy": []}
         self._all: list[Timeline] = []
+        self._peers: weakref.WeakSet[Device] = weakref.WeakSet()       # that have this one's memory mapped
         self._signals = SignalPool(self)
         self._pool = Pool(self)
         self._images: weakref.WeakValueDictionary[bytes, Image] = weakref.WeakValueDictionary()
@@ -188,6 +190,7 @@ class Device:
             from hcq.registry import forget
             self._closed = True
             forget(self)
+            self._leave_peers()
             self._pool.close()
             self.backend.close()
 

@@ -279,8 +279,16 @@ class Buffer:
         return out
 
     def copy_from(self, source: Buffer) -> Buffer:
-        """Copy another buffer of the same size into this one, on the device. Returns self."""
-        self.device._copy(self, source)
+        """Copy another buffer of the same size into this one, by copy engines. Returns self.
+
+        The buffer may be another device's: then its engines write here, in the order of both devices' work
+        (``hcq.copies`` runs several such copies at once).
+        """
+        if isinstance(source, Buffer) and source.device is not self.device:
+            from hcq.peer import copies
+            copies([(self, source)])
+        else:
+            self.device._copy(self, source)
         return self
 
     def fill(self, value: int) -> Buffer:
