@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -373,9 +373,17 @@ class AmBackend(PeerSide):
         self._live[allocation.address] = allocation
         return Memory(allocation.address, nbytes, allocation.view if host else None, host, allocation)
 
+    def register(self, array: np.ndarray) -> Memory:
+        registered = self.device.register(array)
+        allocation = registered.allocation
+        bisect.insort(self._starts, allocation.address)
+        self._live[allocation.address] = allocation
+        return Memory(registered.address, registered.nbytes, registered.view, True, allocation)
+
     def free(self, memory: Memory) -> None:
-        allocation = self._live.pop(memory.address)
-        self._starts.pop(bisect.bisect_left(self._starts, memory.address))
+        handle: Any = memory.handle
+        allocation: Allocation = self._live.pop(handle.address)
+        self._starts.pop(bisect.bisect_left(self._starts, allocation.address))
         self.device.free(allocation)
 
     def upload(self, address: int, data: np.ndarray) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from amdrv import hal as hal_package
 from amdrv.errors import AmdrvError, BootError, CardLostError, FirmwareError, NoCardError, UnknownIpError, WaitTimeout
 from amdrv.facts import navi31
@@ -36,6 +38,7 @@ from amdrv.ip.psp import Psp
 from amdrv.ip.sdma import Sdma
 from amdrv.ip.smu import Smu
 from amdrv.memory import Allocation, Kind, Memory
+from amdrv.registration import Registration, register
 from amdrv.regs import RegisterFile, table_for
 from amdrv.ring import Ring
 
@@ -279,6 +282,10 @@ class Device:
 
     def map(self, memory: DmaMapping) -> Allocation:
         return self.require_memory().map(memory)
+
+    def register(self, array: np.ndarray, *, name: str = "") -> Registration:
+        """Any NumPy array, reachable for the card where it is. See :func:`amdrv.registration.register`."""
+        return register(self.require_memory(), array, name=name)
 
     def free(self, allocation: Allocation) -> None:
         self.require_memory().free(allocation)

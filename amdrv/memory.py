@@ -23,6 +23,7 @@ import numpy.typing as npt
 from amdrv.errors import BootError, MappingError, OutOfMemoryError
 from amdrv.hal import DmaMapping, PciDevice, Region, Segment
 from amdrv.mmu import PAGE_SIZE, AddressAllocator, BuddyAllocator, PageTables, leaf_flags
+from amdrv.mmu.pte import WRITEABLE
 
 __all__ = ["Allocation", "Memory"]
 
@@ -52,6 +53,7 @@ class Allocation:
     size: int = field(default=0, repr=False)                            # bytes mapped
     mapping: DmaMapping | None = field(default=None, repr=False)        # closed with the allocation, if it owns it
     owned: bool = field(default=True, repr=False)
+    keeps: object = field(default=None, repr=False)                     # what must live as long as this
 
     @property
     def end(self) -> int:
@@ -168,14 +170,20 @@ class Memory:
             raise
         return self._remember(Allocation(address, nbytes, view, pieces, "vram", name, size))
 
-    def map(self, memory: DmaMapping, *, name: str = "") -> Allocation:
-        """Map host memory, or a peer's BAR, that the HAL made reachable; ``memory`` stays the caller's."""
-        with self._exclusive():
-            return self._map(memory, memory.size, 0, name, owned=False)
+    def map(self, memory: DmaMapping, *, name: str = "", owned: bool = False, writable: bool = True) -> Allocation:
+        """Map host memory, or a peer's BAR, that the HAL made reachable.
 
-    def _map(self, memory: DmaMapping, nbytes: int, align: int, name: str, *, owned: bool) -> Allocation:
+        :param owned: ``memory`` is closed with the allocation; otherwise it stays the caller's.
+        :param writable: False: a store of an engine is a page fault.
+        """
+        with self._exclusive():
+            return self._map(memory, memory.size, 0, name, owned=owned, writable=writable)
+
+    def _map(self, memory: DmaMapping, nbytes: int, align: int, name: str, *, owned: bool,
+             writable: bool = True) -> Allocation:
         kind: Kind = "system" if memory.view is not None else "peer"
-        address, size = self._enter(memory.segments, leaf_flags(kind), align)
+        flags = leaf_flags(kind) & ~(0 if writable else WRITEABLE)
+        address, size = self._enter(memory.segments, flags, align)
         view = None if memory.view is None else memory.view[:nbytes]
         return self._remember(Allocation(address, nbytes, view, memory.segments, kind, name, size, memory, owned))
 
@@ -222,7 +230,7 @@ class Memory:
         self._starts.pop(bisect.bisect_left(self._starts, allocation.address))
         self._freed.append(allocation)
         self.addresses.release(allocation.address)
-        allocation.view = None
+        allocation.view = allocation.keeps = None
         if allocation.kind == "vram":
             self.pages.free(list(allocation.segments))
         elif allocation.owned and allocation.mapping is not None:
@@ -232,6 +240,10 @@ class Memory:
         bisect.insort(self._starts, allocation.address)
         self._live[allocation.address] = allocation
         return allocation
+
+    def holds(self, allocation: Allocation) -> bool:
+        """Is this an allocation that is alive?"""
+        return self._live.get(allocation.address) is allocation
 
     # -- flushes ---------------------------------------------------------------------------------------------------
 
@@ -277,7 +289,7 @@ class Memory:
         """Release host memory; VRAM's bookkeeping simply ends. The hubs must be off."""
         self._freed_inside.clear()
         for allocation in self._live.values():
-            allocation.view = None
+            allocation.view = allocation.keeps = None
             if allocation.owned and allocation.mapping is not None:
                 allocation.mapping.close()
         self._live.clear()

@@ -113,6 +113,9 @@ class CopyEncoder(_Encoder, Protocol):
 
 
 class Backend(Protocol):
+    """A driver. It may also offer ``register(array: np.ndarray) -> Memory``: the array's own bytes, from the lowest to
+    the highest, within every engine's reach until ``free``."""
+
     @property
     def name(self) -> str:
         """As ``hcq.open`` takes it: "AM:0"."""

@@ -32,7 +32,7 @@ from hcq.errors import (
     HcqError,
 )
 from hcq.graph import Graph
-from hcq.memory import Buffer, HostRing, Pool, Storage
+from hcq.memory import Buffer, HostRing, Pool, RegisteredStorage, Storage, span
 from hcq.moving import Moving
 from hcq.program import Launch, Program
 from hcq.queue import ComputeQueue, CopyQueue
@@ -113,6 +113,26 @@ class Device(Moving):
         if isinstance(nbytes, bool) or not isinstance(nbytes, (int, np.integer)) or nbytes <= 0:
             raise BufferError(f"a buffer has a positive number of bytes, not {nbytes!r}")
         return Buffer(self, self._pool.alloc(int(nbytes), host=host), 0, int(nbytes))
+
+    def register(self, array: np.ndarray) -> Buffer:
+        """An array of the caller's as a buffer: pinned, and reached by every engine where it is, without a copy.
+
+        The buffer's bytes are the array's, from the lowest to the highest address, and its ``view`` shows them.
+        Engines may only read what is read-only here. ``Buffer.free`` waits for the work submitted so far and lets go
+        of the array; so does, later, the end of the last reference.
+
+        :raises BufferError: not a NumPy array, one without bytes, or of Python objects.
+        :raises HcqError: this device's driver cannot.
+        """
+        self._check_open()
+        if not isinstance(array, np.ndarray):
+            raise BufferError(f"a NumPy array can be registered, not a {type(array).__name__}")
+        if array.dtype.hasobject or not array.nbytes:
+            raise BufferError(f"an array that is registered has plain bytes; this is {array.dtype}{list(array.shape)}")
+        take = getattr(self.backend, "register", None)
+        if take is None:
+            raise HcqError(f"the driver of {self.name} cannot register memory; copyin copies it")
+        return Buffer(self, RegisteredStorage(self._pool, take(array), array), 0, span(array))
 
     def program(self, code_object: bytes | bytearray | memoryview | CodeObject | str | os.PathLike[str],
                 name: str | None = None) -> Program:

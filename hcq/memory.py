@@ -20,7 +20,7 @@ from hcq.signal import Fence, Point
 if TYPE_CHECKING:
     from hcq.device import Device
 
-__all__ = ["Buffer", "HostRing", "Pool", "Storage", "size_class"]
+__all__ = ["Buffer", "HostRing", "Pool", "RegisteredStorage", "Storage", "size_class", "span"]
 
 _SMALLEST = 4096
 
@@ -68,6 +68,37 @@ class Storage:
             self.release()
 
 
+class RegisteredStorage(Storage):
+    """Memory of the caller's (``dev.register``). It is not cached: the array is let go of when the engines are done."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, pool: Pool, memory: Memory, array: np.ndarray) -> None:
+        super().__init__(pool, memory, ())
+        self.array: np.ndarray | None = array
+
+    def release(self) -> None:
+        """Wait for the work submitted so far, then give the array back. :raises DeviceTimeout: it does not end."""
+        self.leave()
+        if not self.pool.closed:
+            self.pool.let_go(wait=True)
+
+    def leave(self) -> None:
+        if self.memory is not None:
+            memory, self.memory = self.memory, None
+            array, self.array = self.array, None
+            self.pool.registered.append((memory, array))
+
+    def __del__(self) -> None:
+        if getattr(self, "memory", None) is not None:
+            self.leave()                # not here: a finalizer may run anywhere
+
+
+def span(array: np.ndarray) -> int:
+    """Bytes from an array's lowest to its highest, gaps included."""
+    return array.itemsize + sum(abs(step) * (count - 1) for step, count in zip(array.strides, array.shape, strict=True))
+
+
 class Pool:
     """Allocations of one device, and the freed ones by size class."""
 
@@ -75,7 +106,26 @@ class Pool:
         self._device = device
         self._free: dict[tuple[bool, int], list[tuple[Memory, Fence]]] = {}
         self.dropped: deque[Memory] = deque()       # appended by __del__, from anywhere
+        self.registered: deque[tuple[Memory, np.ndarray | None]] = deque()      # likewise; arrays live till then
+        self._leaving: deque[tuple[Fence, Memory, np.ndarray | None]] = deque()
+        self.closed = False
         self.cached_bytes = 0
+
+    def let_go(self, *, wait: bool = False) -> None:
+        """Give registered arrays back whose buffers are gone and that the engines are done with."""
+        device = self._device
+        with device._lock:
+            while self.registered:
+                self._leaving.append((device._fence(), *self.registered.popleft()))
+            while self._leaving:
+                fence, memory, _array = self._leaving[0]
+                if wait:
+                    for point in fence:
+                        point.wait()
+                elif not all(point.done for point in fence):
+                    break
+                self._leaving.popleft()
+                device.backend.free(memory)
 
     def alloc(self, nbytes: int, *, host: bool = False) -> Storage:
         """Memory of at least ``nbytes``; from the cache, or from the backend.
@@ -86,6 +136,8 @@ class Pool:
         with device._lock:
             if self.dropped:
                 self._collect()
+            if self.registered or self._leaving:
+                self.let_go()
             size = size_class(nbytes)
             free = self._free.get((host, size))
             if free:
@@ -115,6 +167,7 @@ class Pool:
         """Give all cached memory back to the backend, when the engines are done with it."""
         with self._device._lock:
             self._collect()
+            self.let_go(wait=True)
             entries = [entry for free in self._free.values() for entry in free]
             self._free.clear()
             self.cached_bytes = 0
@@ -125,8 +178,11 @@ class Pool:
 
     def close(self) -> None:
         """Forget the cache without waiting; the backend is about to be closed."""
+        self.closed = True
         self._free.clear()
         self.dropped.clear()
+        self.registered.clear()
+        self._leaving.clear()
         self.cached_bytes = 0
 
 
@@ -250,6 +306,8 @@ class Buffer:
         source = np.asarray(array)
         self._check_array(source, "copyin")
         self._outside_graph("copyin")
+        if self.host and not self.view.flags.writeable:
+            raise BufferError("copyin into a registered array that is read-only")
         address = self.address
         if source.nbytes:
             self.device._write(self, address, np.ascontiguousarray(source).reshape(-1).view(np.uint8))

@@ -43,6 +43,7 @@ DEVICE_RESET, REGION_WRITE_MULTI = 13, 15
 MAX_MESSAGE = 1 << 21
 MAX_TRANSFER = 1 << 20
 MAX_FDS = 8
+CLOSING_TIMEOUT = 5.0       # seconds for a client that is cut off to leave
 
 # Linux, include/uapi/linux/vfio.h
 DEVICE_FLAGS_RESET, DEVICE_FLAGS_PCI = 1, 2
@@ -124,6 +125,8 @@ class Server:
         self._listener.close()
         if self._session is not None:
             self._session.cut()
+            with self._free:            # its last act is to reset the card, which may be gone soon
+                self._free.wait_for(lambda: self._session is None, CLOSING_TIMEOUT)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
 

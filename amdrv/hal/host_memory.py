@@ -9,9 +9,11 @@ Source: Linux Documentation/admin-guide/mm/pagemap.rst and mm/unevictable-lru.rs
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,8 @@ __all__ = ["HUGE_PAGE", "PAGEMAP", "PAGEMAP_PRESENT", "allocate", "as_bytes", "f
 HUGE_PAGE = 2 << 20
 PAGEMAP = Path("/proc/self/pagemap")
 PAGEMAP_PRESENT, PAGEMAP_FRAME = 1 << 63, (1 << 55) - 1
-MAP_HUGETLB, MADV_DONTFORK = 0x40000, 10    # Linux include/uapi/asm-generic/{mman.h,mman-common.h}
+# Linux include/uapi/asm-generic/{mman.h,mman-common.h}
+MAP_HUGETLB, MADV_DONTFORK, MADV_DOFORK, MADV_POPULATE_WRITE = 0x40000, 10, 11, 23
 
 
 def whole_pages(size: int, page: int) -> int:
@@ -79,22 +82,73 @@ def as_bytes(memory: np.ndarray | int, size: int, page: int, *, present: bool = 
     else:
         view = memory.reshape(-1).view(np.uint8)[:size]
     if present:
-        view[::page] = view[::page]                 # written, not read: a read would map the shared zero page
+        _populate(view, page)
     return view
 
 
-def lock(address: int, size: int) -> Callable[[], None]:
-    """Lock pages and keep them out of forked children; returns what undoes it. :raises OutOfMemoryError:"""
+def _populate(view: np.ndarray, page: int) -> None:
+    """Every page has a frame of its own, as a store makes it: a load would map the shared zero page. The kernel does it
+    without changing a byte (Linux 5.14); older ones are helped by stores of what is there.
+
+    :raises MappingError: there is no memory, or it may not be written.
+    """
+    if not (error := _madvise(int(view.ctypes.data), view.nbytes, MADV_POPULATE_WRITE)):
+        return
+    if error == errno.EINVAL and _madvise(_address(probe := mmap.mmap(-1, page)), page, MADV_POPULATE_WRITE):
+        del probe
+        view[::page] = view[::page].copy()      # NumPy leaves an assignment to itself out
+        return
+    raise MappingError(f"cannot map {view.nbytes:#x} bytes at {view.ctypes.data:#x}: {os.strerror(error)}; the memory "
+                       "must be there and may not be read-only (a file's mapping?)")
+
+
+def _madvise(address: int, size: int, advice: int) -> int:
+    """errno, or 0."""
     libc = ctypes.CDLL(None, use_errno=True)
-    where, length = ctypes.c_void_p(address), ctypes.c_size_t(size)
-    if libc.mlock(where, length):
-        raise OutOfMemoryError(f"cannot lock {size:#x} bytes: {os.strerror(ctypes.get_errno())}; "
-                               "raise the limit: ulimit -l unlimited")
-    libc.madvise(where, length, MADV_DONTFORK)
+    return ctypes.get_errno() if libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), advice) else 0
+
+
+def _address(memory: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+_locked: list[tuple[int, int]] = []         # (start, end) of what is locked now; one page may be in several
+_locking = threading.Lock()
+
+
+def lock(address: int, size: int) -> Callable[[], None]:
+    """Lock pages and keep them out of forked children; returns what undoes it for those that nobody else has locked.
+
+    :raises OutOfMemoryError:
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    mine = address, address + size
+    with _locking:
+        if libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(size)):
+            raise OutOfMemoryError(f"cannot lock {size:#x} bytes: {os.strerror(ctypes.get_errno())}; "
+                                   "raise the limit: ulimit -l unlimited")
+        _madvise(address, size, MADV_DONTFORK)
+        _locked.append(mine)
 
     def release() -> None:
-        libc.munlock(where, length)
+        with _locking:
+            _locked.remove(mine)
+            for start, end in _without(mine, _locked):
+                libc.munlock(ctypes.c_void_p(start), ctypes.c_size_t(end - start))
+                _madvise(start, end - start, MADV_DOFORK)
     return release
+
+
+def _without(whole: tuple[int, int], others: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What of an interval is in no other."""
+    at, end = whole
+    left = []
+    for first, last in sorted(others):
+        if last > at and first < end:
+            if first > at:
+                left.append((at, first))
+            at = max(at, last)
+    return [*left, (at, end)] if at < end else left
 
 
 def frames(address: int, size: int, pagemap: Path = PAGEMAP) -> np.ndarray:

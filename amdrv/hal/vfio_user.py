@@ -21,9 +21,10 @@ import socket
 import struct
 import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -172,32 +173,62 @@ class _Region:
             self.device.write(self.index, offset, width, value)
 
 
+class _Memory:
+    """A descriptor of memory, closed when nothing refers to it any more."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.inode = os.fstat(fd).st_ino
+        weakref.finalize(self, os.close, fd)
+
+
+class _Piece(NamedTuple):
+    """A part of such memory."""
+
+    memory: _Memory
+    offset: int
+    size: int
+
+
 class _Mapping:
     """Memory that the card reaches at one I/O virtual address."""
 
-    def __init__(self, device: _Device, view: np.ndarray | None, size: int, fd: int, owner: object) -> None:
+    def __init__(self, device: _Device, view: np.ndarray | None, size: int, pieces: Sequence[_Piece],
+                 owner: object) -> None:
         self.view: Any = view
-        self.size = size
+        self.size, self.pieces = size, list(pieces)
         self._device, self._owner = device, owner
-        iova = device.iovas.allocate(size)
+        iova = at = device.iovas.allocate(size)
+        self._parts: list[tuple[int, int]] = []
         try:
-            device.connection.call(DMA_MAP, struct.pack("<IIQQQ", 32, abi.VFIO_DMA_MAP_FLAG_READ
-                                                        | abi.VFIO_DMA_MAP_FLAG_WRITE, 0, iova, size), [fd])
+            for piece in pieces:
+                device.connection.call(DMA_MAP, struct.pack(
+                    "<IIQQQ", 32, abi.VFIO_DMA_MAP_FLAG_READ | abi.VFIO_DMA_MAP_FLAG_WRITE, piece.offset, at,
+                    piece.size), [piece.memory.fd])
+                self._parts.append((at, piece.size))
+                at += piece.size
         except BaseException:
+            self._unmap()
             device.iovas.free(iova)
             raise
         self._iova: int | None = iova
         self.segments: list[Segment] = [(iova, size)]
         device.mappings.add(self)
 
+    def _unmap(self) -> None:
+        for start, size in self._parts:
+            with contextlib.suppress(HalError):         # a server that is gone reaches nothing any more
+                self._device.connection.call(DMA_UNMAP, struct.pack("<IIQQ", 24, 0, start, size))
+        self._parts.clear()
+
     def close(self) -> None:
         """Take the memory away from the card. Idempotent."""
         if self._iova is None:
             return
-        with contextlib.suppress(HalError):         # a server that is gone reaches nothing any more
-            self._device.connection.call(DMA_UNMAP, struct.pack("<IIQQ", 24, 0, self._iova, self.size))
+        self._unmap()
         self._device.iovas.free(self._iova)
         self._iova, self._owner, self.view = None, None, None
+        self.pieces.clear()
         self._device.mappings.discard(self)
 
     def __enter__(self) -> _Mapping:
@@ -312,29 +343,29 @@ class _Device:
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> _Mapping:
         self.require_open()
         size = whole_pages(size, self.page_size)
-        fd = _unnamed(size)
-        try:
-            memory = mmap.mmap(fd, size)
-            return _Mapping(self, np.frombuffer(memory, np.uint8), size, fd, memory)
-        finally:
-            os.close(fd)
+        shared = _Memory(_unnamed(size))
+        memory = mmap.mmap(shared.fd, size)
+        mapping = _Mapping(self, np.frombuffer(memory, np.uint8), size, [_Piece(shared, 0, size)], memory)
+        with _replacing:
+            _shared_mappings.add(mapping)
+        return mapping
 
     def map_dma(self, memory: np.ndarray | int, size: int) -> _Mapping:
         self.require_open()
         view = as_bytes(memory, size, self.page_size, present=False)
-        fd = _unnamed(size)
-        try:
-            _replace(view, fd)
-            return _Mapping(self, view, size, fd, memory)
-        finally:
-            os.close(fd)
+        with _replacing:
+            known = {piece.memory.inode: piece.memory for mapping in _shared_mappings for piece in mapping.pieces}
+            mapping = _Mapping(self, view, size, _as_shared(int(view.ctypes.data), size, known), memory)
+            _shared_mappings.add(mapping)
+        return mapping
 
     def map_peer(self, region: Region) -> _Mapping:
         """Another served card's VRAM: its server's descriptor goes to ours."""
         self.require_open()
         if not isinstance(region, _Region) or region.memory is None:
             raise MappingError("map_peer takes BAR 0 of another card of the same HAL")
-        return _Mapping(self, None, len(region.memory), region.fd, region)
+        size = len(region.memory)
+        return _Mapping(self, None, size, [_Piece(_Memory(os.dup(region.fd)), 0, size)], region)
 
     def set_irqs(self, fds: Sequence[int]) -> None:
         flags = abi.VFIO_IRQ_SET_ACTION_TRIGGER | (abi.VFIO_IRQ_SET_DATA_EVENTFD if fds else abi.VFIO_IRQ_SET_DATA_NONE)
@@ -468,32 +499,62 @@ def _unnamed(size: int) -> int:
     return fd
 
 
-def _replace(view: np.ndarray, fd: int) -> None:
-    """Put a descriptor's memory where an array is, with the array's bytes, so that others may map it too.
+_shared_mappings: weakref.WeakSet[_Mapping] = weakref.WeakSet()     # of this process's memory
+_replacing = threading.Lock()
 
-    :raises MappingError: the array is memory that others share already, which would part from them.
+
+def _as_shared(address: int, size: int, known: dict[int, _Memory]) -> list[_Piece]:
+    """Make memory of this process such that others can map it too: what is private is replaced, at the same address and
+    with the same bytes; what a mapping of ours has replaced before stays as it is.
+
+    :raises MappingError: memory that others share already, which would part from them; or none, or read-only.
     """
-    address = int(view.ctypes.data)
-    if _is_shared(address):
-        raise MappingError(f"memory at {address:#x} is shared with others already; vfio-user would part it from them. "
-                           "Use alloc_dma, or memory of this process only")
-    os.pwrite(fd, view.tobytes(), 0)
+    pieces, replace = [], []
+    for start, end, mode, offset, inode in _areas(address, address + size):
+        if mode[3] == "s":
+            memory = known.get(inode)
+            if memory is None and not _is_ours(inode, start, end):
+                raise MappingError(f"memory at {start:#x} is shared with others already; vfio-user would part it from "
+                                   "them. Use alloc_dma, or memory of this process only")
+            if memory is not None:
+                pieces.append(_Piece(memory, offset, end - start))
+                continue
+        if "w" not in mode:
+            raise MappingError(f"memory at {start:#x} may not be written ({mode}); vfio-user can share only what may")
+        fresh = _Memory(_unnamed(end - start))
+        pieces.append(_Piece(fresh, 0, end - start))
+        replace.append((start, end, fresh))
+    if sum(piece.size for piece in pieces) != size:
+        raise MappingError(f"not all of {size:#x} bytes at {address:#x} are memory of this process")
+    for start, end, fresh in replace:
+        _replace(start, end - start, fresh.fd)
+    return pieces
+
+
+def _is_ours(inode: int, start: int, end: int) -> bool:
+    """Shared memory that an earlier mapping of ours left behind: nobody else has it."""
+    return any(inode == each and at <= start and to >= end
+               for at, to, _, _, each in _areas(start, end, named="/memfd:dma"))
+
+
+def _areas(start: int, end: int, *, named: str = "") -> list[tuple[int, int, str, int, int]]:
+    """(start, end, permissions, offset in its file, inode) of this process's mappings, cut to a range."""
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(None, 5)
+        first, last = (int(text, 16) for text in fields[0].split("-"))
+        if first < end and last > start and (not named or (len(fields) > 5 and fields[5].startswith(named))):
+            low, high = max(first, start), min(last, end)
+            found.append((low, high, fields[1], int(fields[2], 16) + low - first, int(fields[4])))
+    return found
+
+
+def _replace(address: int, size: int, fd: int) -> None:
+    """Put a descriptor's memory where other memory is, with the same bytes. :raises MappingError:"""
+    os.pwrite(fd, (ctypes.c_char * size).from_address(address), 0)
     libc_mmap = ctypes.CDLL(None, use_errno=True).mmap
     libc_mmap.restype = ctypes.c_void_p
     libc_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
-    got = libc_mmap(address, view.nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | MAP_FIXED, fd, 0)
+    got = libc_mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | MAP_FIXED, fd, 0)
     if got != address:
         raise MappingError(f"memory at {address:#x} cannot be replaced: {os.strerror(ctypes.get_errno())}")
-
-
-def _is_shared(address: int) -> bool:
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return False                # not Linux: nobody tells
-    for line in lines:
-        span, permissions, _ = line.split(" ", 2)
-        first, _, end = span.partition("-")
-        if int(first, 16) <= address < int(end, 16):
-            return permissions[3] == "s" and "memfd:dma" not in line
-    return False

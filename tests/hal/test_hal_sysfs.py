@@ -5,6 +5,8 @@ What needs a kernel behind it (a card that answers, DMA, an IOMMU in the way) is
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import struct
 import subprocess
@@ -20,7 +22,7 @@ if sys.platform != "linux":
     pytest.skip("the sysfs HAL is Linux only", allow_module_level=True)
 
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError, OutOfMemoryError
-from amdrv.hal import PciDevice
+from amdrv.hal import PciDevice, host_memory
 from amdrv.hal.host_memory import PAGEMAP_PRESENT
 from amdrv.hal.sysfs import SysfsHal
 
@@ -203,3 +205,60 @@ def test_a_failed_opening_gives_everything_back(card: Path, hal: SysfsHal) -> No
     assert len(os.listdir("/proc/self/fd")) == before
     (card / "resource").write_text(resource)
     hal.open(ADDRESS).close()
+
+
+def test_pages_stay_locked_until_the_last_lets_go() -> None:
+    """Two arrays of one page: whoever goes first must not unlock the other's."""
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 4 * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+    def locked() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmLck"))
+    before = locked()
+    first, second = host_memory.lock(address, 3 * page), host_memory.lock(address + 2 * page, 2 * page)
+    assert locked() - before == 4 * page
+    first()
+    assert locked() - before == 2 * page
+    second()
+    assert locked() == before
+
+
+def test_memory_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(mmap.PAGESIZE))
+    with open(tmp_path / "file", "rb") as file:
+        area = mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ)
+    array = np.frombuffer(area, np.uint8)
+    with pytest.raises(MappingError, match="the memory must be there and may not be read-only"):
+        host_memory.as_bytes(int(array.ctypes.data), mmap.PAGESIZE, mmap.PAGESIZE)
+
+
+@pytest.mark.parametrize("old_kernel", [False, True])
+def test_every_page_gets_a_frame_of_its_own_and_keeps_its_bytes(old_kernel: bool,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that was only ever read is the kernel's shared zero page, which a card must not be given."""
+    if old_kernel:
+        monkeypatch.setattr(host_memory, "MADV_POPULATE_WRITE", 9999)
+    page = mmap.PAGESIZE
+    area = mmap.mmap(-1, 64 * page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    array = np.frombuffer(area, np.uint8)
+    address = int(array.ctypes.data)
+    array[5 * page:6 * page] = 3
+    assert array[::page].sum() == 3         # read, each of them
+
+    def private_bytes() -> int:
+        """Of the mapping that holds the array (and, perhaps, a neighbour that the kernel has joined to it)."""
+        inside, found = False, 0
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            first, _, rest = line.partition(" ")
+            if "-" in first and not first.endswith(":"):
+                start, end = (int(text, 16) for text in first.split("-"))
+                inside = start < address + array.nbytes and end > address
+            elif inside and first == "Anonymous:":
+                found += int(rest.split()[0]) << 10
+        return found
+    before = private_bytes()
+    host_memory.as_bytes(array, array.nbytes, page)
+    assert private_bytes() - before == 63 * page
+    assert (array[5 * page:6 * page] == 3).all() and array.sum() == 3 * page

@@ -216,3 +216,36 @@ def test_strange_clients_end_alone(server: Server, messages: list[tuple[int, byt
         assert VfioUserHal([server.path]).functions()[0].vendor == 0x1002
     except AmdrvError as error:
         raise AssertionError("a good client was not served") from error
+
+
+def test_memory_in_several_mappings_stays_one(folder: Path) -> None:
+    """Two mappings of the same pages, and one that covers both and more: all see the process's own bytes."""
+    with mock.Machine([mock.Gpu("gfx1100", vram="256M")]) as machine, Server(machine, folder / "m") as server:
+        hal = VfioUserHal([server.start().path])
+        with hal.open(hal.functions()[0].address) as device:
+            device.config.write(COMMAND, 2, device.config.read(COMMAND, 2) | COMMAND_MASTER)
+            memory = np.arange(10 * 4096, dtype=np.uint32).view(np.uint8)
+            start = -(-memory.ctypes.data // 4096) * 4096
+            content = memory.copy()
+            pieces = [device.map_dma(start + at, size) for at, size in
+                      ((4096, 8192), (8192, 4096), (0, 8 * 4096), (4096, 8192))]
+            assert (memory == content).all()
+            memory[:] ^= 0x55
+            for mapping, offset in zip(pieces, (4096, 8192, 0, 4096), strict=True):
+                (address, size), = mapping.segments
+                for at in range(0, size, 4096):
+                    pointer = server.board.dma(address + at, 4096, write=True)
+                    seen = np.ctypeslib.as_array((ctypes.c_uint8 * 4096).from_address(pointer))
+                    low = start - memory.ctypes.data + offset + at
+                    assert (seen == memory[low:low + 4096]).all()
+            own = device.alloc_dma(8192)
+            again = device.map_dma(own.view, 8192)      # what alloc_dma gave is not parted from the card, either
+            own.view[:] = 9
+            pointer = server.board.dma(again.segments[0][0], 8192, write=False)
+            assert ctypes.string_at(pointer, 8192) == bytes([9]) * 8192
+            pieces[0].close()
+            memory[:] = 1
+            pointer = server.board.dma(pieces[3].segments[0][0], 8192, write=False)
+            assert ctypes.string_at(pointer, 8192) == bytes([1]) * 8192
+            with pytest.raises(MappingError, match="not all of 0x1000 bytes at 0x1000 are memory of this process"):
+                device.map_dma(0x1000, 4096)
