@@ -210,13 +210,16 @@ class ComputeEncoder:
         words += self._barrier
 
     def exec(self, words: list[int], kernel: Kernel, kernarg: int, grid: Sequence[int], block: Sequence[int],
-             *, dynamic_lds: int = 0, dispatch_packet: int = 0, queue_ptr: int = 0) -> None:
+             *, dynamic_lds: int = 0, dispatch_packet: int = 0, queue_ptr: int = 0,
+             dispatch_id: int | None = None) -> None:
         launch = self._launches.get(kernel)
         if launch is None or (launch.scratch is not self.scratch and kernel.private_bytes):
             if len(self._launches) >= 1024:
                 self._launches.clear()
             launch = self._launches[kernel] = _Launch(kernel, self.scratch, self._register)
-        self._dispatches += 1
+        if dispatch_id is None:
+            self._dispatches += 1
+            dispatch_id = self._dispatches
         start = len(words)
         words += launch.words
         granules = -(-(kernel.group_bytes + dynamic_lds) // LDS_GRANULE)
@@ -224,7 +227,7 @@ class ComputeEncoder:
         at = start + launch.threads
         words[at:at + 3] = block
         values = {KERNARG_PTR: kernarg, DISPATCH_PTR: dispatch_packet, QUEUE_PTR: queue_ptr,
-                  DISPATCH_ID: self._dispatches}
+                  DISPATCH_ID: dispatch_id}
         for bit, index in launch.holes.items():
             if bit != PRIVATE_SIZE:
                 value = values[bit]

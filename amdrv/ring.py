@@ -24,6 +24,7 @@ __all__ = ["Ring"]
 FULL_TIMEOUT = 30.0             # seconds that a submission waits for room
 POINTERS_BYTES = 4096           # one page a ring: rptr in the first cache line, wptr in the next
 RPTR_OFFSET, WPTR_OFFSET = 0, 64
+WORD = np.dtype(np.uint32)
 STUCK_WORDS = 64                # looked at for the packet where a queue stands
 
 
@@ -46,10 +47,13 @@ class Ring:
         self.pointers = memory.alloc(POINTERS_BYTES, kind="system", name=f"{name} pointers")
         assert self.buffer.view is not None and self.pointers.view is not None
         self._content = self.buffer.view.view(np.uint32)
-        self._rptr_word = self.pointers.view[RPTR_OFFSET:RPTR_OFFSET + 4].view(np.uint32)
-        self._wptr_word = self.pointers.view[WPTR_OFFSET:WPTR_OFFSET + 8].view(np.uint64)
+        # cast views: one access of their width, and the cheapest that Python has
+        self._rptr_word = self.pointers.view.data[RPTR_OFFSET:RPTR_OFFSET + 4].cast("B").cast("I")
+        self._wptr_word = self.pointers.view.data[WPTR_OFFSET:WPTR_OFFSET + 8].cast("B").cast("Q")
         self.wptr = 0           # words, ever written
+        self._limit = 0         # as far as wptr may go by the read pointer that was seen last
         self._lock = threading.Lock()
+        self._fence, self._ring_doorbell = device.pci.fence, device.doorbells.write64
 
     @property
     def rptr_address(self) -> int:
@@ -62,7 +66,7 @@ class Ring:
     @property
     def pending(self) -> int:
         """Words that the engine has not read yet."""
-        return (self.wptr - int(self._rptr_word[0]) // self._scale) % self.words
+        return (self.wptr - self._rptr_word[0] // self._scale) % self.words
 
     @property
     def idle(self) -> bool:
@@ -74,7 +78,8 @@ class Ring:
         :raises PacketError: more words than the ring can ever hold.
         :raises GpuHang: no room within :attr:`timeout`; a fault that the card reported is raised instead.
         """
-        words = np.ascontiguousarray(words, dtype=np.uint32).reshape(-1)
+        if type(words) is not np.ndarray or words.dtype is not WORD or words.ndim != 1:
+            words = np.ascontiguousarray(words, dtype=np.uint32).reshape(-1)
         count = len(words)
         if count >= self.words:
             raise PacketError(f"{self.name}: {count} words do not fit its ring of {self.words}; "
@@ -82,17 +87,26 @@ class Ring:
         if not count:
             return
         with self._lock:
-            if self.words - 1 - self.pending < count:
-                self._wait_for_room(count)
-            at = self.wptr % self.words
-            first = min(count, self.words - at)
-            self._content[at:at + first] = words[:first]
-            self._content[:count - first] = words[first:]
-            self.wptr += count
-            value = self.wptr * self._scale
+            wptr = self.wptr + count
+            if wptr > self._limit:
+                self._find_room(count)
+            at = self.wptr & self.words - 1
+            if at + count <= self.words:
+                self._content[at:at + count] = words
+            else:
+                first = self.words - at
+                self._content[at:] = words[:first]
+                self._content[:count - first] = words[first:]
+            self.wptr = wptr
+            value = wptr * self._scale
             self._wptr_word[0] = value
-            self.device.pci.fence()             # words and pointer are in memory before the doorbell rings
-            self.device.doorbells.write64(4 * self.doorbell, value)
+            self._fence()                       # words and pointer are in memory before the doorbell rings
+            self._ring_doorbell(4 * self.doorbell, value)
+
+    def _find_room(self, count: int) -> None:
+        if self.words - 1 - self.pending < count:
+            self._wait_for_room(count)
+        self._limit = self.wptr - self.pending + self.words - 1
 
     def _wait_for_room(self, count: int) -> None:
         try:

@@ -95,12 +95,13 @@ class ComputeEncoder(_Encoder, Protocol):
         """Earlier kernels of this queue are complete, and earlier writes of anyone (code too) are visible to
         later kernels: caches written back and invalidated."""
     def exec(self, words: list[int], kernel: Kernel, kernarg: int, grid: Sequence[int], block: Sequence[int],
-             *, dynamic_lds: int = 0, dispatch_packet: int = 0, queue_ptr: int = 0) -> None:
+             *, dynamic_lds: int = 0, dispatch_packet: int = 0, queue_ptr: int = 0,
+             dispatch_id: int | None = None) -> None:
         """Launch ``grid`` workgroups of ``block`` work-items (three of each); does not wait for earlier kernels.
 
         ``kernarg`` is the segment's GPU address. ``dispatch_packet`` is the address of the launch's HSA kernel
         dispatch packet, and ``queue_ptr`` of an ``amd_queue_t`` block, for kernels that ask for them
-        (``hcq.program`` writes both). Scratch is there already:
+        (``hcq.program`` writes both); ``dispatch_id`` is given where the kernel asks for it. Scratch is there already:
         the core has called ``ensure_scratch`` for the kernel's waves.
         """
 

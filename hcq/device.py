@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hcq.backend import Backend, Properties
+from hcq.eager import Eager
 from hcq.elf import PAGE, CodeObject
 from hcq.errors import (
     BufferError,
@@ -83,6 +84,8 @@ class Device(Moving):
         self._failure: Exception | None = None      # what the backend raised of itself: a fault, a hang
         self._stuck = False                         # a wait expired
         self._recording: Graph | None = None
+        self._launches = 0                          # encoded one by one, for kernels that ask for a number
+        self._beside = 0                            # submissions to other queues than the one that launches use
         self._timelines: dict[Literal["compute", "copy"], list[Timeline]] = {"compute": [], "copy": []}
         self._all: list[Timeline] = []
         self._peers: weakref.WeakSet[Device] = weakref.WeakSet()       # that have this one's memory mapped
@@ -96,6 +99,7 @@ class Device(Moving):
                 raise HcqError(f"{self.name} has no {kind} queue")
         self._compute, self._copies = self._timelines["compute"][0], self._timelines["copy"][0]
         self._kernargs = HostRing(self, _KERNARG_RING)
+        self._eager = Eager(self)
         self._staging: HostRing | None = None
         self._queue_storage: Storage | None = None
 
@@ -254,6 +258,8 @@ class Device(Moving):
         point = timeline.record(what)
         if interrupt:
             timeline.wakes = timeline.submitted
+        if timeline is not self._compute:
+            self._beside += 1
         return point
 
     def _ask_for_interrupt(self, timeline: Timeline) -> None:
@@ -271,9 +277,11 @@ class Device(Moving):
         packet = launch.write(memory, offset, address)
         if kernel.private_bytes:
             self.backend.ensure_scratch(kernel.private_bytes * kernel.wave_size)
+        self._launches += 1
+        number = {"dispatch_id": self._launches} if program.wants_id else {}
         self.backend.compute.exec(words, kernel, address, shape.grid, shape.block, dynamic_lds=shape.lds,
                                   dispatch_packet=packet,
-                                  queue_ptr=self._queue_block() if program.wants_queue else 0)
+                                  queue_ptr=self._queue_block() if program.wants_queue else 0, **number)
 
     def _launch(self, launch: Launch) -> Point:
         with self._lock:

@@ -25,6 +25,7 @@ from hcq.metadata import Argument, KernelInfo
 
 if TYPE_CHECKING:
     from hcq.device import Device, Image
+    from hcq.eager import Prepared
 
 __all__ = ["Launch", "Program", "Shape"]
 
@@ -89,13 +90,8 @@ class Launch:
         memory[offset:offset + len(data)] = data
         if not program.packet_offset:
             return 0
-        kernel = program.kernel
-        (x, y, z), (bx, by, bz) = shape.grid, shape.block
-        packet = _DISPATCH_PACKET.pack(
-            _PACKET_HEADER, shape.dims, bx, by, bz, 0, x * bx, y * by, z * bz, kernel.private_bytes,
-            kernel.group_bytes + shape.lds, program.descriptor_address, address, 0, 0)
         place = offset + program.packet_offset
-        memory[place:place + _PACKET_BYTES] = packet
+        memory[place:place + _PACKET_BYTES] = program.dispatch_packet(shape, address)
         return address + program.packet_offset
 
     def __str__(self) -> str:
@@ -130,15 +126,17 @@ class Program:
                              info.wave_size)
         wants_packet = "ENABLE_SGPR_DISPATCH_PTR" in descriptor.enabled
         self.wants_queue = "ENABLE_SGPR_QUEUE_PTR" in descriptor.enabled
+        self.wants_id = "ENABLE_SGPR_DISPATCH_ID" in descriptor.enabled
         kernarg = max(info.kernarg_bytes, 16)
-        self.packet_offset = kernarg + 63 & -64 if wants_packet else 0
-        self.block_bytes = self.packet_offset + _PACKET_BYTES if wants_packet else kernarg
+        self.packet_offset: int = kernarg + 63 & -64 if wants_packet else 0
+        self.block_bytes: int = self.packet_offset + _PACKET_BYTES if wants_packet else kernarg
         self._count = len(info.arguments)
         self._converters = [_converter(self, index, argument) for index, argument in enumerate(info.arguments)]
         self._locals = [(index, argument) for index, argument in enumerate(info.arguments)
                         if argument.kind == "dynamic_shared_pointer"]
-        self._explicit = _layout(info.arguments)
+        self.explicit: struct.Struct = _layout(info.arguments)
         self._shapes: dict[tuple[Any, Any, int], Shape] = {}
+        self.prepared: dict[tuple[Any, Any, int], Prepared | None] = {}
 
     def __call__(self, *args: Any, grid: Size = 1, block: Size = 1, lds: int = 0) -> None:
         """Launch ``grid`` workgroups of ``block`` work-items (ints, or up to three of them).
@@ -150,8 +148,16 @@ class Program:
         device = self.device
         if device._recording is not None:
             device._recording._exec(self, args, grid, block, lds)
-        else:
+            return
+        try:
+            prepared = self.prepared[grid, block, lds]
+        except (KeyError, TypeError):       # TypeError: a list, or an array
+            prepared = device._eager.prepare(self, grid, block, lds)
+        if prepared is None or len(args) != self._count:
             device._launch(self.bind(args, grid, block, lds))
+        else:
+            values = [convert(value) for convert, value in zip(self._converters, args, strict=True)]
+            device._eager.launch(prepared, values)
 
     def bind(self, args: Sequence[Any], grid: Size, block: Size, lds: int = 0) -> Launch:
         """Check and pack everything but addresses of the launch itself."""
@@ -160,11 +166,24 @@ class Program:
         if self._locals:
             args, lds = self._place_locals(list(args), lds)
         values = [convert(value) for convert, value in zip(self._converters, args, strict=True)]
+        return Launch(self, self.explicit.pack(*values), self.shape(grid, block, lds), args)
+
+    def shape(self, grid: Size, block: Size, lds: int = 0) -> Shape:
+        """Sizes, checked, with the hidden arguments that follow from them.
+
+        :raises LaunchError: what the kernel or the device does not allow.
+        """
         try:
-            shape = self._shapes[grid, block, lds]
+            return self._shapes[grid, block, lds]
         except (KeyError, TypeError):       # TypeError: a list, or an array
-            shape = self._shape(grid, block, lds)
-        return Launch(self, self._explicit.pack(*values), shape, args)
+            return self._shape(grid, block, lds)
+
+    def dispatch_packet(self, shape: Shape, kernarg: int) -> bytes:
+        """An HSA kernel dispatch packet, for kernels that read their sizes there."""
+        (x, y, z), (bx, by, bz) = shape.grid, shape.block
+        return _DISPATCH_PACKET.pack(
+            _PACKET_HEADER, shape.dims, bx, by, bz, 0, x * bx, y * by, z * bz, self.kernel.private_bytes,
+            self.kernel.group_bytes + shape.lds, self.descriptor_address, kernarg, 0, 0)
 
     def _place_locals(self, args: list[Any], lds: int) -> tuple[list[Any], int]:
         """Local-memory arguments become offsets in LDS, after the kernel's own and ``lds``."""
@@ -225,7 +244,7 @@ class Program:
             values["hidden_queue_ptr"] = self.device._queue_block()
         # The rest are services of the HIP and OpenCL runtimes (printf and hostcall buffers, the device heap, device
         # enqueue, multi-grid sync): null says that there is none.
-        start = self._explicit.size
+        start = self.explicit.size
         tail = bytearray(max(self.kernel.kernarg_bytes, start) - start)
         for argument in self.info.hidden:
             value = values.get(argument.kind, 0) & (1 << 8 * argument.size) - 1
@@ -285,7 +304,8 @@ def _converter(program: Program, index: int, argument: Argument) -> Callable[[An
             if isinstance(value, Buffer):
                 if value.device is not device:
                     raise LaunchError(f"{label} is a buffer of {value.device.name}; the kernel runs on {device.name}")
-                return value.address
+                memory = value._storage.memory          # Buffer.address, without its two calls
+                return value.address if memory is None else memory.address + value._offset
             if value is None:
                 return 0
             raise ArgumentTypeError(f"{label} takes a Buffer, not {_kind_of(value)}"

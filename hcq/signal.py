@@ -20,6 +20,8 @@ __all__ = ["Fence", "Point", "Signal", "SignalPool", "Timeline"]
 
 _SLOT = 64                  # bytes: a cache line a signal, so that engines do not disturb each other's
 _PAGE = 4096
+_WORD = (1 << 32) - 1
+_RECORDS = 1 << 14          # more than the submissions that a ring has room for
 
 
 class Signal:
@@ -127,8 +129,8 @@ class Timeline:
         self.signal = Signal(device)
         self.submitted = 0
         self.wakes = 0              # the last submission whose end interrupts, so that a sleeper sees it
-        self._limit = (1 << device.properties.signal_bits) - 1
-        self._records: deque[tuple[int, object]] = deque()      # (value, what), the incomplete ones and some before
+        self.limit = min((1 << device.properties.signal_bits) - 1, _WORD)    # so that one word of a packet holds it
+        self.records: deque[tuple[int, object]] = deque(maxlen=_RECORDS)     # (value, what), the last ones
 
     @property
     def busy(self) -> bool:
@@ -143,26 +145,22 @@ class Timeline:
 
         The old one stays in the points that name it, where it is large enough for ever.
         """
-        if self.submitted == self._limit:
+        if self.submitted == self.limit:
             self.last.wait()
             self.signal = Signal(self.device)
             self.submitted = self.wakes = 0
-            self._records.clear()
+            self.records.clear()
 
     def record(self, what: object) -> Point:
         """The next value was submitted; ``what`` will stand in messages about it, as ``str(what)``."""
         self.submitted += 1
-        self._records.append((self.submitted, what))
-        if len(self._records) > 256:
-            done = self.signal.value
-            while self._records and self._records[0][0] <= done:
-                self._records.popleft()
+        self.records.append((self.submitted, what))
         return Point(self.signal, self.submitted)
 
     def pending(self) -> str:
         """The first submission that is not complete, for people; "" when there is none."""
         done = self.signal.value
-        for value, what in self._records:
+        for value, what in self.records.copy():
             if value > done:
                 return (f"{self.queue.name}: submission {value} ({what}) is not complete; {done} of "
                         f"{self.submitted} are")
