@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -46,7 +47,7 @@ class Allocation:
 
     address: int
     nbytes: int
-    view: np.ndarray | None         # uint8, live; None where the CPU has no single window on it
+    window: np.ndarray | Callable[[], np.ndarray] | None = field(repr=False)    # or what makes it, at its first use
     segments: Sequence[Segment]     # (VRAM offset or bus address, bytes)
     kind: Kind
     name: str = ""
@@ -54,6 +55,14 @@ class Allocation:
     mapping: DmaMapping | None = field(default=None, repr=False)        # closed with the allocation, if it owns it
     owned: bool = field(default=True, repr=False)
     keeps: object = field(default=None, repr=False)                     # what must live as long as this
+
+    @property
+    def view(self) -> np.ndarray | None:
+        """uint8[nbytes], live; None where the CPU has no single window on it, and when it was freed. Most buffers in
+        VRAM never need one: the CPU's half of copies goes through host memory."""
+        if callable(self.window):
+            self.window = self.window()
+        return self.window
 
     @property
     def end(self) -> int:
@@ -162,7 +171,7 @@ class Memory:
                 raise
             pieces = self.pages.allocate(nbytes)
         try:
-            view = self.vram.view(pieces[0][0], nbytes) if len(pieces) == 1 else None
+            view = partial(self.vram.view, pieces[0][0], nbytes) if len(pieces) == 1 else None
             physical = [(self.table_base + offset, size) for offset, size in pieces]
             address, size = self._enter(physical, leaf_flags("vram"), align)
         except BaseException:
@@ -230,7 +239,7 @@ class Memory:
         self._starts.pop(bisect.bisect_left(self._starts, allocation.address))
         self._freed.append(allocation)
         self.addresses.release(allocation.address)
-        allocation.view = allocation.keeps = None
+        allocation.window = allocation.keeps = None
         if allocation.kind == "vram":
             self.pages.free(list(allocation.segments))
         elif allocation.owned and allocation.mapping is not None:
@@ -289,7 +298,7 @@ class Memory:
         """Release host memory; VRAM's bookkeeping simply ends. The hubs must be off."""
         self._freed_inside.clear()
         for allocation in self._live.values():
-            allocation.view = allocation.keeps = None
+            allocation.window = allocation.keeps = None
             if allocation.owned and allocation.mapping is not None:
                 allocation.mapping.close()
         self._live.clear()

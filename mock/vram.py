@@ -23,13 +23,14 @@ the same byte since the last flush. Then the engine's value stands.
 from __future__ import annotations
 
 import ctypes
+import io
 import mmap
 import os
 import sys
 import tempfile
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,10 @@ PAGEMAP_PRESENT, PAGEMAP_FILE = 1 << 63, 1 << 61
 CHUNK = 256
 """Pages that a flush merges at once."""
 
+GAP = 16            # pages between windows that are looked at as well, for one look less
+FEW = 32            # pages are compared sooner than the operating system is asked about them
+KEEP_GONE = 64      # windows that went and wait for a flush
+
 PagesHook = Callable[[np.ndarray], None]
 
 
@@ -86,9 +91,10 @@ def _no_reserve() -> int:
 
 
 class _Mapping:
-    """``size`` bytes of lazily poisoned private memory."""
+    """``size`` bytes of lazily poisoned private memory; ``like`` another of the same size, whose file of poison serves
+    both."""
 
-    def __init__(self, size: int, poison: bool) -> None:
+    def __init__(self, size: int, poison: bool, like: _Mapping | None = None) -> None:
         try:
             self.memory = _private(size)
         except OSError as error:
@@ -97,6 +103,8 @@ class _Mapping:
         self.bytes = np.frombuffer(self.memory, dtype=np.uint8)
         self.base = int(self.bytes.ctypes.data)
         self.tiled, self._wants_poison = False, poison
+        self._file: io.FileIO | None = None if like is None else like._file
+        self._owns_file = like is None
         if poison:
             self._poison(size)
         self.pages = self.bytes.reshape(-1, PAGE)
@@ -106,29 +114,28 @@ class _Mapping:
         while size // tile > MAX_TILES:
             tile *= 2
         tile = min(tile, size)
-        words = np.uint32(POISON) | (np.arange(tile // 4, dtype=np.uint32) << np.uint32(1) & np.uint32(0xFFFE))
         try:
             libc_mmap = _map_at()
         except (OSError, TypeError, AttributeError):    # no libc to ask: poison is filled in, at a price
             for at in range(0, size, tile):
-                self.bytes[at:at + tile] = words.view(np.uint8)[:min(tile, size - at)]
+                self.bytes[at:at + tile] = np.frombuffer(_poison_bytes(min(tile, size - at)), np.uint8)
             return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(buffering=0)    # noqa: SIM115 (for as long as the mapping)
+            self._file.write(_poison_bytes(tile))
         protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED | _no_reserve()
-        with tempfile.TemporaryFile(buffering=0) as file:
-            file.write(words.tobytes())
-            for at in range(0, size, tile):
-                where = libc_mmap(self.base + at, min(tile, size - at), protection, flags, file.fileno(), 0)
-                if where != self.base + at:
-                    raise MemoryError(f"cannot map tile {at // tile} of {size // tile} of {size:#x} bytes of video "
-                                      "memory; make the board's vram= smaller")
+        for at in range(0, size, tile):
+            where = libc_mmap(self.base + at, min(tile, size - at), protection, flags, self._file.fileno(), 0)
+            if where != self.base + at:
+                raise MemoryError(f"cannot map tile {at // tile} of {size // tile} of {size:#x} bytes of video "
+                                  "memory; make the board's vram= smaller")
         self.tiled = True
 
     def without_poison(self) -> None:
         """Zeros wherever nobody stored, now and after every :meth:`refill`."""
         stored = self.stored_pages(0, len(self.pages))
         if stored is None:
-            words = self.pages.view(np.uint32)
-            poison = np.uint32(POISON) | (np.arange(PAGE // 4, dtype=np.uint32) << np.uint32(1) & np.uint32(0xFFFE))
+            words, poison = self.pages.view(np.uint32), np.frombuffer(_poison_bytes(PAGE), np.uint32)
             odd = (words & np.uint32(0xFFFF0001)) != (poison & np.uint32(0xFFFF0001))
             stored = np.flatnonzero(odd.any(axis=1))
         kept = self.pages[stored].copy()
@@ -170,8 +177,15 @@ class _Mapping:
 
     def close(self) -> None:
         self.bytes = np.empty(0, np.uint8)      # the mapping goes when the last view of it goes
+        if self._file is not None and self._owns_file:
+            self._file.close()
         self.pages = self.bytes.reshape(0, PAGE)
         del self.memory
+
+
+def _poison_bytes(size: int) -> bytes:
+    words = np.uint32(POISON) | (np.arange(size // 4, dtype=np.uint32) << np.uint32(1) & np.uint32(0xFFFE))
+    return words.tobytes()
 
 
 def _map_at() -> Any:
@@ -194,10 +208,18 @@ def _memcmp() -> Callable[[int, int, int], int] | None:
 
 def _runs(pages: np.ndarray, gap: int = 1) -> Iterator[tuple[int, int]]:
     """(first, end) of the stretches of sorted page numbers; holes smaller than ``gap`` pages are included."""
-    if len(pages):
-        cuts = np.flatnonzero(np.diff(pages) > gap) + 1
-        for part in np.split(pages, cuts):
-            yield int(part[0]), int(part[-1]) + 1
+    count = len(pages)
+    if not count:
+        return
+    first, last = int(pages[0]), int(pages[-1])
+    if last - first == count - 1:
+        yield first, last + 1
+        return
+    cuts = np.flatnonzero(np.diff(pages) > gap)
+    for end, start in zip(pages[cuts].tolist(), pages[cuts + 1].tolist(), strict=True):
+        yield first, end + 1
+        first = start
+    yield first, last + 1
 
 
 def _merge(source: _Mapping, target: _Mapping, twin: _Mapping, first: int, end: int, *, alone: bool = False,
@@ -234,6 +256,7 @@ class _SharedMapping(_Mapping):
         self.bytes = np.frombuffer(self.memory, dtype=np.uint8)
         self.base = int(self.bytes.ctypes.data)
         self.tiled, self._wants_poison = False, False
+        self._file, self._owns_file = None, False
         self.pages = self.bytes.reshape(-1, PAGE)
 
     def stored_pages(self, first: int, count: int) -> np.ndarray | None:
@@ -273,6 +296,7 @@ class Vram:
         self._image: _Mapping | None = None
         self._twin: _Mapping | None = None
         self._handed = np.zeros(size // PAGE, dtype=np.uint32)      # windows on each page
+        self._open: Counter[tuple[int, int]] = Counter()            # windows, by their pages
         self._ranges: list[tuple[int, int]] | None = []             # handed pages as runs; None: to be computed
         self._single: set[int] = set()                              # pages stored to by single accesses
         self._gone: deque[tuple[int, int]] = deque()                # windows that went, and are not looked at yet
@@ -315,20 +339,24 @@ class Vram:
             return memoryview(self.view[offset:offset + size])      # type: ignore[arg-type]
         first, end = offset // PAGE, -(-(offset + size) // PAGE)
         with self._lock:
-            self._release_gone()
+            if len(self._gone) > KEEP_GONE:
+                self._release_gone()
             image, _ = self._images()
             fresh = self._fresh(first, end)
             self._handed[first:end] += 1        # from here on engines tell what they write, and wait for the lock
+            self._open[first, end] += 1
             self._ranges = None
             self._refresh(fresh)
             for low, high in _runs(fresh):
-                self._tracked(low, high)        # from here on, what is reported is the CPU's
+                if high - low > FEW:            # of fewer pages the next flush finds out by comparing
+                    self._tracked(low, high)    # from here on, what is reported is the CPU's
             exporter = image.bytes[offset:offset + size]    # an array of its own: it lives as long as any view of it
             weakref.finalize(exporter, self._gone.append, (first, end))
             return memoryview(exporter)     # type: ignore[arg-type]
 
     def _release_gone(self) -> None:
-        """Pages of windows that went need no image any more, once their stores were flushed."""
+        """Pages of windows that went need no image any more, once their stores were flushed. The next flush does the
+        same for less; this is for those who never flush."""
         while self._gone:
             first, end = self._gone.popleft()
             if any(not self._equal(*self._images(), *run) for run in self._stored(first, end, again=True)):
@@ -338,6 +366,9 @@ class Vram:
 
     def _release(self, first: int, end: int) -> None:
         self._handed[first:end] -= 1
+        self._open[first, end] -= 1
+        if not self._open[first, end]:
+            del self._open[first, end]
         self._ranges = None
 
     def cpu_read(self, offset: int, width: int) -> int:
@@ -371,7 +402,7 @@ class Vram:
             if self._shared:            # what another process stores to, nobody tells but the file
                 self._image, self._twin = _SharedMapping(self.size), _Mapping(self.size, False)
             else:
-                self._image, self._twin = _Mapping(self.size, self._poison), _Mapping(self.size, self._poison)
+                self._image, self._twin = (_Mapping(self.size, self._poison, self._memory) for _ in range(2))
                 self._tracker = track(self._image.base, self.size)
         return self._image, self._twin
 
@@ -391,7 +422,7 @@ class Vram:
         """Make image and twin equal memory in ``pages``."""
         image, twin = self._images()
         for first, end in _runs(pages):
-            if end - first > 64:
+            if end - first > FEW:
                 parts = [m.stored_pages(first, end - first) for m in (self._memory, image)]
                 if parts[0] is not None and parts[1] is not None:
                     stored = list(_runs(np.union1d(parts[0], parts[1])))
@@ -414,9 +445,11 @@ class Vram:
         """Runs of the pages of [first, end) whose image the CPU may have stored to since the last flush (of pages in
         windows; ``again``: and tell the next caller once more)."""
         image, _ = self._images()
+        if end - first <= FEW:
+            return [(first, end)]
         if (runs := self._tracked(first, end, again=again)) is not None:
             return runs
-        stored = image.stored_pages(first, end - first) if end - first > 4 else None
+        stored = image.stored_pages(first, end - first)
         return [(first, end)] if stored is None else list(_runs(stored))
 
     def _tracked(self, first: int, end: int, *, again: bool = False) -> list[tuple[int, int]] | None:
@@ -432,7 +465,13 @@ class Vram:
 
     def _windows(self) -> list[tuple[int, int]]:
         if self._ranges is None:
-            self._ranges = list(_runs(np.flatnonzero(self._handed), gap=16))
+            runs: list[tuple[int, int]] = []
+            for first, end in sorted(self._open):
+                if runs and first <= runs[-1][1] + GAP:
+                    runs[-1] = runs[-1][0], max(runs[-1][1], end)
+                else:
+                    runs.append((first, end))
+            self._ranges = runs
         return self._ranges
 
     def _imaged(self) -> list[tuple[int, int]]:
@@ -456,6 +495,7 @@ class Vram:
         changed: list[np.ndarray] = []
         with self._lock:
             image, twin = self._images()
+            gone = len(self._gone)              # nobody stores there any more: after this flush nothing is posted
             stored = self._imaged()
             if not drained:
                 stored, held_back = self._still_combining(stored)
@@ -469,6 +509,7 @@ class Vram:
                         else:
                             changed.append(self._arrive(self.gl2, arrival, low, high))
             if drained:
+                self._posted += [self._gone.popleft() for _ in range(gone)]
                 self._flushed()
             else:
                 self._combining += held_back
@@ -517,7 +558,6 @@ class Vram:
         self._posted.clear()
         self._single.clear()
         self._combining.clear()
-        self._release_gone()
 
     # ---- pages, for GL2 and for those who go past it
 

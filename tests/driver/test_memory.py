@@ -72,6 +72,22 @@ class Card:
         self.memory.tlbs_are_flushed()
 
 
+def test_a_buffer_in_vram_has_a_window_when_somebody_looks() -> None:
+    """Memory that the CPU never looks at needs no second copy of the mock, and no mapping of a HAL."""
+    card = Card()
+    opened: list[int] = []
+    view = card.memory.vram.view
+    card.memory.vram.view = lambda *where: opened.append(where[0]) or view(*where)      # type: ignore
+    buffer = card.memory.alloc(MIB)
+    opened.clear()                              # those of page tables
+    window = buffer.view
+    assert window is not None and buffer.view is window and opened == [buffer.segments[0][0]]
+    window[:4] = 7
+    assert (card.memory.view(buffer.segments[0][0], 4) == 7).all()
+    card.memory.free(buffer)
+    assert buffer.view is None
+
+
 def test_the_order_of_flushes() -> None:
     """Entries reach the engines before anyone uses an address, and leave the TLBs before memory is used again."""
     card = Card()
