@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from compiler import dtypes, nn, optim
     from compiler.capture import jit
     from compiler.tensor import Tensor, no_grad
+    from compiler.variable import Variable
 
-__all__ = ["Tensor", "dtypes", "jit", "nn", "no_grad", "optim"]
+__all__ = ["Tensor", "Variable", "dtypes", "jit", "nn", "no_grad", "optim"]
 
-_WHERE = {"Tensor": "compiler.tensor", "no_grad": "compiler.tensor", "jit": "compiler.capture"}
+_WHERE = {"Tensor": "compiler.tensor", "no_grad": "compiler.tensor", "jit": "compiler.capture",
+          "Variable": "compiler.variable"}
 
 
 def __getattr__(name: str) -> Any:

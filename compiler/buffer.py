@@ -96,9 +96,9 @@ class Buffer:
             self._owner = weakref.ref(owner)
         return held is None or held is owner
 
-    def uop(self) -> UOp:
-        """The leaf for what the buffer holds now."""
-        return UOp(Ops.BUFFER, self.dtype, (), (self, self.version, self.size), self.device)
+    def uop(self, size: Any = None) -> UOp:
+        """The leaf for what the buffer holds now: all of it, or the first ``size`` elements (a symbolic size)."""
+        return UOp(Ops.BUFFER, self.dtype, (), (self, self.version, self.size if size is None else size), self.device)
 
     def write(self, data: np.ndarray) -> None:
         """Fill from an array of the same number of bytes."""

@@ -4,11 +4,15 @@ The first call of a wrapped function runs it as usual (what is made once, such a
 then); the second is recorded; later ones replay. A replay swaps the input tensors' memory for that of the new ones,
 gives outputs fresh memory, and draws new random numbers. Inputs are told apart by device, type and shape: another
 signature is recorded anew. Python in the function runs in the first two calls only.
+
+Symbolic sizes (:mod:`compiler.variable`) among the arguments or in their shapes are inputs, too: one recording serves
+all their values, unless a value itself decided something while it was recorded.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +23,7 @@ from compiler.methods.creation import random_state
 from compiler.runtime import Replay, runtime
 from compiler.tensor import Tensor, realize_all, shares
 from compiler.uop import Ops, UOp
+from compiler.variable import Size, bindings, bound, in_use, unbound, watched
 
 __all__ = ["Captured", "JitError", "jit"]
 
@@ -58,9 +63,22 @@ def _scalars(value: Any) -> Any:
         return tuple(_scalars(v) for v in value)
     if isinstance(value, dict):
         return tuple((k, _scalars(v)) for k, v in value.items())
+    if isinstance(value, Size):
+        return unbound(value)
     if isinstance(value, int | float | str | bool) or value is None:
         return value
     return id(value)
+
+
+def _given(value: Any) -> Any:
+    """The symbolic sizes in nested arguments, as nested tuples."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, tuple | list):
+        return tuple(_given(v) for v in value)
+    if isinstance(value, dict):
+        return tuple(_given(v) for v in value.values())
+    return value if isinstance(value, Size) else ()
 
 
 class Captured:
@@ -73,19 +91,23 @@ class Captured:
         if len(set(buffers)) != len(buffers):
             raise JitError("the same tensor is given to a jitted function twice; clone one")
         self.draws: list[tuple[Buffer, int]] = []
+        given = bindings(_given((args, kwargs)))
         record = Recording()
         recording.append(record)
         random_state.listeners.append(self._drew)
         versions = {b: b.version for b in buffers}
         try:
-            self.result = function(*args, **kwargs)
-            outputs = _tensors(self.result, [])
-            realize_all(outputs)
+            with watched() as self.decided:     # variables of which the value of now went into the recording
+                self.result = function(*args, **kwargs)
+                outputs = _tensors(self.result, [])
+                realize_all(outputs)
         finally:
             recording.pop()
             random_state.listeners.remove(self._drew)
-        self.outputs: list[tuple[Buffer, tuple[int, ...]]] = [(t._buffer(), t.shape) for t in outputs]
+        self.outputs: list[tuple[Buffer, tuple[int, ...]]] = [(t._buffer(), unbound(t.shape)) for t in outputs]
         self.steps: list[Step] = record.steps
+        if strange := sorted({name for step in self.steps for name in step.values} - set(given)):
+            raise JitError(f"variable {strange[0]} is used but not given: pass the bound size to the jitted function")
         written: dict[Buffer, None] = {}
         first_read: set[Buffer] = set()
         for step in self.steps:
@@ -101,18 +123,32 @@ class Captured:
         # what the step overwrites in place and others may hold values of: parameters, optimizer state
         self.overwritten = [b for b in written if b.version > 0 and b not in buffers]
         self.changing = [*buffers, *self.fresh]
-        devices = {b.device for step in self.steps for b in step.buffers}
         self.replay: Replay | None = None
-        if len(devices) == 1 and all(step.launch is not None for step in self.steps):       # one graph of the device
-            launches = [(s.launch, [b.handle for b in s.buffers]) for s in self.steps if s.launch is not None]
-            self.replay = runtime(devices.pop()).record(launches, [b.handle for b in self.changing])
+        if (device := self._one_device()) is not None:      # one graph of the device, copies included
+            self.replay = runtime(device).record([(s.launch, [b.handle for b in s.buffers]) for s in self.steps],
+                                                 [b.handle for b in self.changing], given)
         # the tensors that stand for those
         self.state = [(t, b) for t in list(Tensor._live) for b in self.overwritten if shares(t) is b]
+
+    def _one_device(self) -> str | None:
+        """The device that does all the work, if one does, with copies from and to the host at its ends only."""
+        devices = {b.device for step in self.steps for b in step.buffers} - {"CPU"} or {"CPU"}
+        device = devices.pop()
+        arrived: set[Buffer] = set()        # on the host, in this step
+        for step in self.steps:
+            if step.launch is None:
+                dst, src = step.buffers
+                if src in arrived:
+                    return None
+                arrived.update({dst} if dst.device == "CPU" else ())
+            elif device != "CPU" and any(b.device == "CPU" for b in step.buffers):
+                return None
+        return device if not devices else None
 
     def _drew(self, buffer: Buffer, count: int) -> None:
         self.draws.append((buffer, count))
 
-    def __call__(self, inputs: list[Tensor]) -> Any:
+    def __call__(self, inputs: list[Tensor], values: dict[str, int]) -> Any:
         table: dict[Buffer, Buffer] = dict(zip(self.inputs, (t._buffer() for t in inputs), strict=True))
         for b in self.fresh:
             table[b] = Buffer(b.device, b.dtype, b.size)
@@ -122,10 +158,10 @@ class Captured:
         for buffer, count in self.draws:
             random_state.fill(buffer, count)
         if self.replay is not None:
-            self.replay([table[b].handle for b in self.changing])
+            self.replay([table[b].handle for b in self.changing], values)
         else:
             for step in self.steps:
-                run_step(step.launch, [table.get(b, b) for b in step.buffers])
+                run_step(step.launch, [table.get(b, b) for b in step.buffers], values)
         for b in changing:
             b.version += 1
         for tensor, b in self.state:
@@ -135,7 +171,8 @@ class Captured:
         outputs = []
         for b, shape in self.outputs:
             buffer = table.get(b, b)
-            outputs.append(Tensor(graph.reshape(buffer.uop(), shape), device=buffer.device))
+            sizes = bound(shape, values) if values else shape
+            outputs.append(Tensor(graph.reshape(buffer.uop(math.prod(sizes)), sizes), device=buffer.device))
         return _rebuild(self.result, outputs)
 
 
@@ -171,12 +208,17 @@ def jit(function: Callable[..., Any]) -> Any:
     them. ``wrapped.captured`` is the table of recordings.
     """
     captured: dict[Any, Captured | None] = {}
+    decided: dict[Any, frozenset[str]] = {}       # by signature: variables of which every value is recorded by itself
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         inputs = _tensors((args, kwargs), [])
         realize_all(inputs)
-        signature = (tuple((t.device, t.dtype, t.shape) for t in inputs), _scalars((args, kwargs)))
+        signature: Any = (tuple((t.device, t.dtype, unbound(t.shape)) for t in inputs), _scalars((args, kwargs)))
+        values = bindings(_given((args, kwargs))) if in_use() else {}
+        base, names = signature, decided.get(signature, frozenset())
+        if names:
+            signature = (base, tuple(sorted((n, values.get(n)) for n in names)))
         if recording:       # inside another capture: part of it
             return function(*args, **kwargs)
         if signature not in captured:
@@ -186,14 +228,19 @@ def jit(function: Callable[..., Any]) -> Any:
             return result
         entry = captured[signature]
         if entry is None:
-            entry = captured[signature] = Captured(function, args, kwargs, inputs)
+            entry = Captured(function, args, kwargs, inputs)
+            if not entry.decided.keys() <= names:
+                del captured[signature]
+                decided[base] = names | entry.decided.keys()
+                signature = (base, tuple(sorted((n, values.get(n)) for n in decided[base])))
+            captured[signature] = entry
             if not entry.steps:
                 del captured[signature]
                 raise JitError(
                     f"{getattr(function, '__name__', 'the function')} ran no kernel: return what it computes"
                 )
             return entry.result
-        return entry(inputs)
+        return entry(inputs, values)
 
     wrapped.captured = captured     # type: ignore[attr-defined]
     return wrapped

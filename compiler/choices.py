@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compiler.expand import expand
-from compiler.lower import Axis
+from compiler.lower import Axis, divides
 from compiler.matrix import SIDE, find_product, to_matrix
-from compiler.optimize import flatten_grid, merge_ranges, split
+from compiler.optimize import flatten_grid, merge_ranges, ranges_of, split
 from compiler.pipeline import rotate
 from compiler.shared import loads_to_stage, share_reduction, stage
 from compiler.symbolic import simplify
@@ -45,21 +45,27 @@ _KINDS = {"upcast": (Axis.GLOBAL, Axis.UNROLL), "local": (Axis.GLOBAL, Axis.LOCA
           "unroll": (Axis.REDUCE, Axis.UNROLL)}
 
 
+def _varies(sink: UOp) -> bool:
+    """Is the number of iterations given with the launch? Then they are no workgroups."""
+    return any(r.src[0].op is not Ops.CONST for r in ranges_of(sink, Axis.GLOBAL))
+
+
 def _apply(sink: UOp, choice: Choice) -> UOp | None:
     if choice.kind in _KINDS:
         had, gets = _KINDS[choice.kind]
         (n,) = choice.amounts
         r = next((x for x in sink.toposort() if x.op is Ops.RANGE and x.arg == (choice.axis, had)), None)
-        if r is None or n < 2 or r.src[0].arg % n:
+        if r is None or n < 2 or not divides(n, r) or (gets is Axis.LOCAL and _varies(sink)):
             return None
         return split(sink, r, [(n, gets)])[0]
     if choice.kind == "group":
-        return share_reduction(sink, choice.axis, choice.amounts[0])
+        return None if _varies(sink) else share_reduction(sink, choice.axis, choice.amounts[0])
     if choice.kind == "matrix":
         product = find_product(sink)
         rows, columns, down, across, depth = choice.amounts
-        if product is None or product.m.src[0].arg % (SIDE * rows * down) \
-                or product.n.src[0].arg % (SIDE * columns * across) or product.k.src[0].arg % (SIDE * depth):
+        if product is None or _varies(sink) or not (
+                divides(SIDE * rows * down, product.m) and divides(SIDE * columns * across, product.n)
+                and divides(SIDE * depth, product.k)):
             return None
         return to_matrix(sink, product, (rows, columns), (down, across), depth)
     assert choice.kind == "shared", choice

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from compiler.render.legalize import legalizer
 from compiler.render.llvm import Source, Target, render
 from compiler.render.objects import compile_ir, disk_cache
 from compiler.runtime import Launch, runtime
-from compiler.schedule import CopyItem, KernelItem, Schedule, normalize, schedule
+from compiler.schedule import CopyItem, KernelItem, Schedule, normalize, schedule, variables
 from compiler.search import beam_width, search
 from compiler.uop import UOp
 
@@ -47,6 +48,7 @@ class Step:
     launch: Launch | None
     buffers: list[Buffer]
     writes: frozenset[int]      # positions in ``buffers``
+    values: Mapping[str, int]   # of the kernel's variables
 
 
 @dataclass
@@ -63,6 +65,7 @@ _programs: dict[tuple[UOp, str], Program] = {}
 _launches: dict[tuple[str, str], Launch] = {}
 _schedules: OrderedDict[tuple[tuple[UOp, ...], str], Schedule] = OrderedDict()
 _SCHEDULES = 4096
+_NONE: Mapping[str, int] = MappingProxyType({})
 _LITTLE = 1 << 14       # instructions of a run on a CPU, below which the compiler's time matters more
 
 
@@ -91,15 +94,15 @@ def build_program(sink: UOp, target: Target, choices: Sequence[Choice] | None = 
     )
 
 
-def program_for(sink: UOp, device: str, sizes: Sequence[int] = ()) -> Program:
+def program_for(sink: UOp, device: str, sizes: Sequence[int] = (), values: Mapping[str, int] = _NONE) -> Program:
     """The kernel, ready to launch; built once.
 
-    :param sizes: bytes of its parameters, which a search (``BEAM``) needs.
+    :param sizes: bytes of its parameters, which a search (``BEAM``) needs, as it does the ``values`` of variables.
     """
     if (found := _programs.get((sink, device))) is None:
         on = runtime(device)
         width = beam_width()
-        choices = _searched(sink, device, width, sizes) if width and sizes else None
+        choices = _searched(sink, device, width, sizes, values) if width and sizes else None
         found = build_program(sink, on.target, choices)
         launch = _launches.get((found.source.text, device))       # different graphs may come to the same code
         if launch is None:
@@ -109,7 +112,7 @@ def program_for(sink: UOp, device: str, sizes: Sequence[int] = ()) -> Program:
     return found
 
 
-def _searched(sink: UOp, device: str, width: int, sizes: Sequence[int]) -> list[Choice]:
+def _searched(sink: UOp, device: str, width: int, sizes: Sequence[int], values: Mapping[str, int]) -> list[Choice]:
     on = runtime(device)
     handles: list[Any] = []
 
@@ -122,7 +125,7 @@ def _searched(sink: UOp, device: str, width: int, sizes: Sequence[int]) -> list[
             program = build_program(sink, on.target, choices)
         except RuntimeError:        # LLVM has its limits, too
             return None
-        return on.measure(program.source, program.code, handles)
+        return on.measure(program.source, program.code, handles, values)
     try:
         return search(sink, on.target.gpu, width, measure, repr(on.target), disk_cache())
     finally:
@@ -130,9 +133,9 @@ def _searched(sink: UOp, device: str, width: int, sizes: Sequence[int]) -> list[
             on.free(handle)
 
 
-def run_step(launch: Launch | None, buffers: Sequence[Buffer]) -> None:
+def run_step(launch: Launch | None, buffers: Sequence[Buffer], values: Mapping[str, int] = _NONE) -> None:
     if launch is not None:
-        launch([b.handle for b in buffers])
+        launch([b.handle for b in buffers], values)
         return
     dst, src = buffers
     data = np.empty(src.nbytes, np.uint8)
@@ -146,6 +149,7 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
     :param device: for values that come from no buffer.
     """
     normal, inputs = normalize(roots)
+    values = variables(roots)
     key = (tuple(normal), device)
     plan = _schedules.get(key)
     if plan is None:
@@ -164,11 +168,11 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
         else:
             used, writes = item.slots, frozenset(item.slots.index(w) for w in item.writes)
             launch = program_for(item.sink, item.device,
-                                 [b.nbytes for s in used if (b := slots[s]) is not None]).launch
+                                 [b.nbytes for s in used if (b := slots[s]) is not None], values).launch
         buffers = [b for s in used if (b := slots[s]) is not None]
-        run_step(launch, buffers)
+        run_step(launch, buffers, values)
         if recording:
-            recording[-1].steps.append(Step(launch, buffers, writes))
+            recording[-1].steps.append(Step(launch, buffers, writes, values))
         for s in used:
             if last.get(s) == n and s not in keep:
                 slots[s] = None

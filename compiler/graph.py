@@ -9,6 +9,7 @@ from typing import Any
 from compiler import dtypes
 from compiler.dtypes import DType
 from compiler.uop import COMPARE, Ops, UOp
+from compiler.variable import Size
 
 __all__ = ["alu", "cast", "copy", "expand", "flip", "full", "iota", "is_stored", "leaf_of", "pad", "permute", "reduce",
            "reshape", "scalar", "shrink"]
@@ -21,7 +22,12 @@ def reshape(x: UOp, shape: Shape) -> UOp:
         x = x.src[0]
     if x.shape == shape:
         return x
-    if math.prod(shape) != x.size:
+    if (total := math.prod(shape)) != x.size:
+        leaf = x if x.realized is None else x.realized
+        if isinstance(total, Size) and leaf.op is Ops.BUFFER and total.value == x.size:
+            # as many elements as it has now: from here on its length has a name
+            named = UOp(Ops.BUFFER, x.dtype, (), (*leaf.arg[:2], total), leaf.device)
+            return named if named.shape == shape else UOp(Ops.RESHAPE, x.dtype, (named,), shape)
         raise ValueError(f"cannot reshape {x.shape} ({x.size} elements) to {shape} ({math.prod(shape)})")
     return UOp(Ops.RESHAPE, x.dtype, (x,), shape)
 
@@ -47,7 +53,7 @@ def permute(x: UOp, axes: Sequence[int]) -> UOp:
 
 def pad(x: UOp, amounts: Sequence[tuple[int, int]]) -> UOp:
     amounts = tuple(amounts)
-    return x if not any(b or e for b, e in amounts) else UOp(Ops.PAD, x.dtype, (x,), amounts)
+    return x if all(b == e == 0 for b, e in amounts) else UOp(Ops.PAD, x.dtype, (x,), amounts)
 
 
 def shrink(x: UOp, bounds: Sequence[tuple[int, int]]) -> UOp:

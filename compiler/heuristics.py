@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from compiler.choices import Choice
-from compiler.lower import Axis
+from compiler.lower import Axis, divides, length
 from compiler.matrix import SIDE, Product, find_product
 from compiler.optimize import ranges_of
 from compiler.symbolic import terms
@@ -30,34 +30,36 @@ def choose(sink: UOp, gpu: bool) -> list[Choice]:
     """For a kernel as :func:`compiler.optimize.merge_ranges` leaves it."""
     reduces = [n for n in sink.toposort() if n.op is Ops.REDUCE]
     outer = ranges_of(sink, Axis.GLOBAL)
-    if gpu and (shared := _group(reduces, outer)):
+    varies = any(r.src[0].op is not Ops.CONST for r in outer)       # then there are no workgroups to choose
+    if gpu and not varies and (shared := _group(reduces, outer)):
         return shared
     if len(outer) < 2 or not reduces or len(sink.src) > 4:
         return []
-    if gpu and (product := find_product(sink)) is not None and (found := _matrix(product, outer)):
+    if gpu and not varies and (product := find_product(sink)) is not None and (found := _matrix(product, outer)):
         return found
-    if gpu and (found := _product(sink, reduces, outer)):
+    if gpu and not varies and (found := _product(sink, reduces, outer)):
         return found
     return _tile(reduces, outer, gpu)
 
 
 def _group(reduces: list[UOp], outer: list[UOp]) -> list[Choice]:
     """Few outputs of a long reduction: a workgroup for each."""
-    if len(reduces) != 1 or prod(r.src[0].arg for r in outer) > _FEW:
+    if len(reduces) != 1 or prod(map(length, outer)) > _FEW:
         return []
-    r = max(reduces[0].src[1:], key=lambda r: r.src[0].arg)
-    n = next((n for n in (256, 128, 64, 32) if r.src[0].arg % n == 0), 0)
-    return [Choice("group", r.arg[0], (n,))] if n and r.src[0].arg >= _LONG else []
+    r = max(reduces[0].src[1:], key=length)
+    n = next((n for n in (256, 128, 64, 32) if divides(n, r)), 0)
+    return [Choice("group", r.arg[0], (n,))] if n and length(r) >= _LONG else []
 
 
 def _matrix(product: Product, outer: list[UOp]) -> list[Choice]:
     """Large tiles where enough workgroups remain; each wave should have something to do while another one waits."""
-    rest = prod(r.src[0].arg for r in outer if r is not product.m and r is not product.n)
+    rest = prod(length(r) for r in outer if r is not product.m and r is not product.n)
     best: tuple[int, list[Choice]] | None = None
     # a second matrix that is transposed on its way costs work by its width
     along = all(terms(x.src[0].src[1])[0].get(product.k) == 1 for x in product.b.toposort()
                 if x.op is Ops.LOAD and product.k in x.ranges)
-    for waves, tile in (((2, 2), (2, 4) if along else (4, 2)), ((2, 2), (2, 2)), ((2, 2), (2, 1)), ((2, 2), (1, 1)),
+    first = ((4, 1), (1, 4)) if along else ((2, 2), (4, 2))
+    for waves, tile in (first, ((2, 2), (2, 2)), ((2, 2), (2, 1)), ((2, 2), (1, 1)),
                         ((1, 2), (1, 1)), ((1, 1), (1, 1))):
         rows, columns = SIDE * waves[0] * tile[0], SIDE * waves[1] * tile[1]
         m, n, k = (r.src[0].arg for r in (product.m, product.n, product.k))
@@ -94,11 +96,11 @@ def _product(sink: UOp, reduces: list[UOp], outer: list[UOp]) -> list[Choice]:
     rows = next((r for r in reversed(outer) if r is not lanes and lanes is not None
                  and any(r in load.ranges and lanes not in load.ranges for load in loads)
                  and any(r not in load.ranges for load in loads)), None)
-    if lanes is None or rows is None or lanes.src[0].arg % _WAVE:
+    if lanes is None or rows is None or not divides(_WAVE, lanes):
         return []
-    total = prod(r.src[0].arg for r in outer)
+    total = prod(map(length, outer))
     for across, down in ((4, 8), (2, 8), (4, 4), (2, 4), (1, 8), (1, 4)):
-        if lanes.src[0].arg % (_WAVE * across) == 0 and rows.src[0].arg % down == 0 \
+        if divides(_WAVE * across, lanes) and divides(down, rows) \
                 and total // (across * down * _WAVE) >= _WAVES:
             break
     else:
@@ -106,9 +108,9 @@ def _product(sink: UOp, reduces: list[UOp], outer: list[UOp]) -> list[Choice]:
     choices = [Choice("upcast", rows.arg[0], (down,)), Choice("local", lanes.arg[0], (_WAVE,))]
     if across > 1:
         choices.insert(1, Choice("upcast", lanes.arg[0], (across,)))
-    if rows.src[0].arg % (2 * down) == 0:
+    if divides(2 * down, rows):
         choices.insert(1, Choice("local", rows.arg[0], (2,)))
-    depth = next((d for d in (8, 4, 2) if k.src[0].arg % d == 0), 1)
+    depth = next((d for d in (8, 4, 2) if divides(d, k)), 1)
     return [*choices, Choice("unroll", k.arg[0], (depth,))] if depth > 1 else choices
 
 
@@ -119,8 +121,8 @@ def _tile(reduces: list[UOp], outer: list[UOp], gpu: bool) -> list[Choice]:
     ones, for those become vectors.
     """
     loads, strides = _strides(reduces)
-    total = prod(r.src[0].arg for r in outer)
-    walked = total * max(prod(x.src[0].arg for x in r.src[1:]) for r in reduces)
+    total = prod(map(length, outer))
+    walked = total * max(prod(map(length, r.src[1:])) for r in reduces)
     choices: list[Choice] = []
     vectors = False
     for r in reversed(outer) if gpu or walked >= _WORTH_TILES else ():
@@ -129,7 +131,7 @@ def _tile(reduces: list[UOp], outer: list[UOp], gpu: bool) -> list[Choice]:
         wide = not gpu and all(s.get(r, 0) in (0, 1) for s in strides)
         large = not gpu and walked >= _WORTH_MORE
         sizes: tuple[int, ...] = (32, 16, 8, 4)[not large:] if wide else (8, 4, 2)[not (large and vectors):]
-        factor = next((f for f in sizes if r.src[0].arg % f == 0 and total // f >= (_WORK_ITEMS if gpu else 64)), 1)
+        factor = next((f for f in sizes if divides(f, r) and total // f >= (_WORK_ITEMS if gpu else 64)), 1)
         if factor > 1 and len(choices) < 2:
             choices.append(Choice("upcast", r.arg[0], (factor,)))
             total //= factor

@@ -36,7 +36,7 @@ class End:
 
 Instruction = UOp | Begin | End
 
-_NO_ITEMS = frozenset({Ops.RANGE, Ops.SINK, Ops.PARAM, Ops.CONST, Ops.SHARED})
+_NO_ITEMS = frozenset({Ops.RANGE, Ops.SINK, Ops.PARAM, Ops.VARIABLE, Ops.CONST, Ops.SHARED})
 
 
 @dataclass

@@ -16,8 +16,9 @@ from compiler import dtypes
 from compiler.dtypes import DType
 from compiler.symbolic import simplify
 from compiler.uop import ALU, Ops, UOp
+from compiler.variable import most, of_type
 
-__all__ = ["Axis", "Output", "flat_index", "lower", "squeezed", "unflatten"]
+__all__ = ["Axis", "Output", "divides", "flat_index", "length", "lower", "squeezed", "unflatten"]
 
 Index = tuple[UOp, ...]
 Known = dict[UOp, UOp] | None
@@ -33,6 +34,16 @@ class Axis(IntEnum):
 
     def __repr__(self) -> str:
         return self.name
+
+
+def length(r: UOp) -> int:
+    """Iterations of a range; the most there may be, where their number is given with the launch."""
+    return r.src[0].vmax
+
+
+def divides(n: int, r: UOp) -> bool:
+    """Can a range be taken apart by ``n``?"""
+    return r.src[0].op is Ops.CONST and r.src[0].arg % n == 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ def flat_index(index: Index, shape: Sequence[int], dtype: DType, known: Known = 
     stride = 1
     for i, n in zip(reversed(index), reversed(shape), strict=True):
         if n != 1:
-            total = total + i * stride
+            total = total + i * of_type(stride, dtype)
         stride *= n
     return simplify(total, known)
 
@@ -67,9 +78,9 @@ def unflatten(flat: UOp, shape: Sequence[int], known: Known = None) -> Index:
         if n == 1:
             out.append(flat.like(0))
         else:
-            quotient = flat // stride if stride != 1 else flat
+            quotient = flat // of_type(stride, flat.dtype) if stride != 1 else flat
             inner = axis != 0 and any(m != 1 for m in shape[:axis])
-            out.append(simplify(quotient % n if inner else quotient, known))
+            out.append(simplify(quotient % of_type(n, flat.dtype) if inner else quotient, known))
         stride *= n
     return tuple(reversed(out))
 
@@ -89,19 +100,20 @@ def _move(node: UOp, index: Index, known: Known) -> tuple[Index, UOp | None]:
     if op is Ops.EXPAND:
         return tuple(i.like(0) if n == 1 else i for i, n in zip(index, source.shape, strict=True)), None
     if op is Ops.SHRINK:
-        return tuple(simplify(i + start, known) for i, (start, _) in zip(index, arg, strict=True)), None
+        return tuple(simplify(i + of_type(start, i.dtype), known)
+                     for i, (start, _) in zip(index, arg, strict=True)), None
     if op is Ops.FLIP:
-        return tuple(simplify(i * -1 + (n - 1), known) if axis in arg else i
+        return tuple(simplify(i * -1 + of_type(n - 1, i.dtype), known) if axis in arg else i
                      for axis, (i, n) in enumerate(zip(index, source.shape, strict=True))), None
     assert op is Ops.PAD, op
     valid = UOp.const(dtypes.bool_, True)
     moved = []
     for i, n, (before, after) in zip(index, source.shape, arg, strict=True):
-        if before:
-            valid = valid & i.like(before - 1).lt(i)
-        if after:
-            valid = valid & i.lt(before + n)
-        moved.append(simplify(i - before, known))
+        if before != 0:
+            valid = valid & of_type(before - 1, i.dtype).lt(i)
+        if after != 0:
+            valid = valid & i.lt(of_type(before + n, i.dtype))
+        moved.append(simplify(i - of_type(before, i.dtype), known))
     return tuple(moved), simplify(valid, known)
 
 
@@ -120,7 +132,7 @@ class _Lowering:
         if n == 1:
             return UOp.const(self.index_type, 0)
         self.count += 1
-        return UOp(Ops.RANGE, self.index_type, (UOp.const(self.index_type, n),), (self.count - 1, axis))
+        return UOp(Ops.RANGE, self.index_type, (of_type(n, self.index_type),), (self.count - 1, axis))
 
     def plan(self, task: Task) -> tuple[list[Task], Callable[..., UOp]]:
         """The tasks that ``task`` stands on, and how its value comes from theirs."""
@@ -131,6 +143,8 @@ class _Lowering:
             return [], lambda: UOp(Ops.LOAD, node.dtype, (address,) if valid is None else (address, valid))
         if node.op is Ops.CONST:
             return [], lambda: node
+        if node.op is Ops.SIZE:
+            return [], lambda: of_type(node.arg, self.index_type).cast(node.dtype)
         if node.op is Ops.IOTA:
             return [], lambda: index[0].cast(node.dtype)
         if node.op in (Ops.DETACH, Ops.CONTIGUOUS, Ops.COPY):
@@ -178,7 +192,7 @@ def lower(outputs: Sequence[Output], leaves: dict[UOp, int]) -> UOp:
     :param leaves: tensor nodes that are in memory already, and their parameter numbers.
     """
     shape = outputs[0].node.shape
-    big = max((n.size for o in outputs for n in o.node.toposort(lambda n: n not in leaves)), default=0)
+    big = max((most(n.size) for o in outputs for n in o.node.toposort(lambda n: n not in leaves)), default=0)
     lowering = _Lowering(leaves, dtypes.int32 if big < 1 << 31 else dtypes.int64)
     ranges = [lowering.range(n, Axis.GLOBAL) for n in squeezed(shape)]
     zero = UOp.const(lowering.index_type, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compiler import dtypes
-from compiler.lower import Axis
+from compiler.lower import Axis, divides
 from compiler.optimize import new_ranges, split
 from compiler.symbolic import terms
 from compiler.uop import Ops, UOp
@@ -53,8 +53,8 @@ def find_product(sink: UOp) -> Product | None:
     reduces = [n for n in order if n.op is Ops.REDUCE]
     if len(reduces) != 1 or (factors := _factors(reduces[0])) is None:
         return None
-    outer = [n for n in order if n.op is Ops.RANGE and n.arg[1] is Axis.GLOBAL and n.src[0].arg % SIDE == 0]
-    inner = [r for r in reduces[0].src[1:] if r.src[0].arg % SIDE == 0 and all(r in f.ranges for f in factors)]
+    outer = [n for n in order if n.op is Ops.RANGE and n.arg[1] is Axis.GLOBAL and divides(SIDE, n)]
+    inner = [r for r in reduces[0].src[1:] if divides(SIDE, r) and all(r in f.ranges for f in factors)]
     if not inner:
         return None
     steps = terms(sink.src[0].src[0].src[1])[0]

@@ -52,6 +52,8 @@ def merge_ranges(sink: UOp) -> UOp:
             if node.op is Ops.REDUCE:
                 pairs += list(pairwise(node.src[1:]))
         for a, b in pairs:
+            if a.src[0].op is not Ops.CONST or b.src[0].op is not Ops.CONST:
+                continue
             n, m = a.src[0].arg, b.src[0].arg
             if n * m > a.dtype.max or (indices := _sums(order, (a, b))) is None:
                 continue
@@ -107,10 +109,11 @@ def flatten_grid(sink: UOp) -> UOp:
 
 def flat_of(ranges: Sequence[UOp]) -> UOp:
     """The number of an iteration of several ranges, the last one being the innermost."""
-    total, stride = ranges[-1].like(0), 1
+    total = ranges[-1].like(0)
+    stride = total.like(1)
     for r in reversed(ranges):
         total = total + r * stride
-        stride *= r.src[0].arg
+        stride = simplify(stride * r.src[0])
     return total
 
 
@@ -118,14 +121,16 @@ def _flat(ranges: list[UOp]) -> dict[UOp, UOp]:
     """Each of the ranges, by division of one range that takes their place."""
     if len(ranges) < 2:
         return {}
-    flat = UOp(Ops.RANGE, ranges[0].dtype, (ranges[0].like(prod(r.src[0].arg for r in ranges)),), ranges[0].arg)
+    whole = ranges[0].like(1)
+    for r in ranges:
+        whole = simplify(whole * r.src[0])
+    flat = UOp(Ops.RANGE, ranges[0].dtype, (whole,), ranges[0].arg)
     table: dict[UOp, UOp] = {}
-    stride = 1
+    stride = whole.like(1)
     for r in reversed(ranges):
-        n = r.src[0].arg
-        quotient = flat // stride if stride > 1 else flat
-        table[r] = quotient % n if r is not ranges[0] else quotient
-        stride *= n
+        quotient = flat // stride
+        table[r] = quotient % r.src[0] if r is not ranges[0] else quotient
+        stride = simplify(stride * r.src[0])
     return table
 
 

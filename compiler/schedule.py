@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from compiler.dtypes import DType
 from compiler.lower import Output, lower, squeezed
 from compiler.uop import ALU, MOVEMENT, TRANSCENDENTAL, Ops, UOp
+from compiler.variable import bindings, in_use, most, unbound
 
-__all__ = ["CopyItem", "KernelItem", "Schedule", "Slot", "normalize", "schedule"]
+__all__ = ["CopyItem", "KernelItem", "Schedule", "Slot", "normalize", "schedule", "variables"]
 
 _EXPENSIVE = 8          # cost of an expression that an expansion would repeat, above which it may be cut
 _EXPENSIVE_SCALAR = 64  # the same for a single element, which every work-item may as well compute
@@ -76,11 +77,13 @@ def normalize(roots: Sequence[UOp]) -> tuple[list[UOp], list[object]]:
     """
     slots: dict[object, int] = {}
     done: dict[UOp, UOp] = {}
+    sizes = in_use()
 
     def leaf(buffer: object, node: UOp) -> UOp:
         number = slots.setdefault(buffer, len(slots))
-        flat = UOp(Ops.BUFFER, node.dtype, (), (number, 0, node.size), buffer.device)       # type: ignore[attr-defined]
-        return flat if flat.shape == node.shape else UOp(Ops.RESHAPE, node.dtype, (flat,), node.shape)
+        size, shape = (unbound(node.size), unbound(node.shape)) if sizes else (node.size, node.shape)
+        flat = UOp(Ops.BUFFER, node.dtype, (), (number, 0, size), buffer.device)       # type: ignore[attr-defined]
+        return flat if flat.shape == shape else UOp(Ops.RESHAPE, node.dtype, (flat,), shape)
 
     for root in roots:
         for node in root.toposort(lambda n: n.realized is None and n not in done):
@@ -96,8 +99,25 @@ def normalize(roots: Sequence[UOp]) -> tuple[list[UOp], list[object]]:
             elif node.op is Ops.DETACH:
                 done[node] = done[node.src[0]]
             else:
-                done[node] = node.replace(tuple(done[s] for s in node.src))
+                arg = unbound(node.arg) if sizes else node.arg
+                src = tuple(done[s] for s in node.src)
+                done[node] = node.replace(src) if arg is node.arg else UOp(node.op, node.dtype, src, arg)
     return [done[r] for r in roots], list(slots)
+
+
+def variables(roots: Sequence[UOp]) -> dict[str, int]:
+    """The values of the variables in graphs that are not normalised. :raises ValueError: if one has two."""
+    found: dict[str, int] = {}
+    if not in_use():
+        return found
+    seen: set[UOp] = set()
+    for root in roots:
+        for node in root.toposort(lambda n: n.realized is None and n not in seen):
+            if node not in seen:
+                seen.add(node)
+                bindings(node.shape, found)
+                bindings(node.arg, found)
+    return found
 
 
 def base(node: UOp) -> UOp:
@@ -143,7 +163,7 @@ class _Cutter:
                     open_.add(user)
                 elif (
                     user.op is Ops.REDUCE_AXIS
-                    or (user.op is Ops.EXPAND and user.size > now.size)
+                    or (user.op is Ops.EXPAND and most(user.size) > most(now.size))
                     or open_
                     or len(users) > 1
                 ):
@@ -166,7 +186,7 @@ class _Cutter:
                 self.cut[node] = None
             inner = [s for s in node.src if s not in self.cut and s.op is not Ops.BUFFER]
             heavy[node] = (op is Ops.REDUCE_AXIS and not _picks(node)) or any(heavy[s] for s in inner)
-            own = 0 if op in MOVEMENT or op in (Ops.CONST, Ops.IOTA) else 8 if op in TRANSCENDENTAL else 1
+            own = 0 if op in MOVEMENT or op in (Ops.CONST, Ops.IOTA, Ops.SIZE) else 8 if op in TRANSCENDENTAL else 1
             cost[node] = min(1 << 20, own + sum(cost[s] if s in inner else 1 for s in node.src))
             tree[node] = min(1 << 20, 1 + sum(tree[s] for s in inner))
             if node in self.cut or op is Ops.BUFFER:
@@ -177,21 +197,21 @@ class _Cutter:
                 or (
                     op not in MOVEMENT
                     and not heavy[node]
-                    and cost[node] > (_EXPENSIVE if node.size > 1 else _EXPENSIVE_SCALAR)
-                    and cost[node] * (self.expanded(node) - node.size) > _REPEATED
+                    and cost[node] > (_EXPENSIVE if most(node.size) > 1 else _EXPENSIVE_SCALAR)
+                    and cost[node] * (self.expanded(node) - most(node.size)) > _REPEATED
                 )
             ):
                 self.mark(node)
 
     def expanded(self, node: UOp) -> int:
         """The greatest size that expansions above make of the node, with nothing but movement between."""
-        seen, size = [node], node.size
+        seen, size = [node], most(node.size)
         while seen:
             now = seen.pop()
             for user in self.users[now]:
                 if user.op in MOVEMENT:
                     seen.append(user)
-                    size = max(size, user.size)
+                    size = max(size, most(user.size))
         return size
 
 
@@ -257,9 +277,11 @@ def _split_reductions(roots: Sequence[UOp]) -> list[UOp]:
 
 def _split(node: UOp) -> UOp:
     (op, axes), source = node.arg, node.src[0]
-    axis = max(axes, key=lambda a: source.shape[a])
+    axis = max(axes, key=lambda a: most(source.shape[a]))
     n = source.shape[axis]
-    room = _WIDE // max(node.size, 1)
+    if not isinstance(n, int):      # a variable: nobody knows what divides it
+        return node
+    room = _WIDE // max(most(node.size), 1)
     parts = max((f for f in range(2, int(n ** 0.5) * 2 + 1) if n % f == 0 and f <= room and f * f <= 2 * n), default=1)
     if n < _LONG or parts < 4:
         return node
@@ -349,8 +371,8 @@ def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], devic
                 overwritten.append(slots[node])
             else:
                 slots[node] = inputs + len(made)
-                made.append(Slot(node.device or device, node.dtype, node.size))
-        if first.size == 0:
+                made.append(Slot(node.device or device, node.dtype, most(node.size)))
+        if most(first.size) == 0:
             continue
         if first.op is Ops.COPY:
             items.append(CopyItem(slots[first], slot_of(base(first.src[0]))))

@@ -15,10 +15,10 @@ from math import prod
 from compiler.cache import DiskCache
 from compiler.choices import Choice, optimized
 from compiler.heuristics import choose
-from compiler.lower import Axis
+from compiler.lower import Axis, divides
 from compiler.matrix import find_product
 from compiler.optimize import merge_ranges, ranges_of
-from compiler.uop import UOp
+from compiler.uop import Ops, UOp
 
 __all__ = ["actions", "beam_width", "search"]
 
@@ -48,7 +48,7 @@ def actions(sink: UOp, choices: Sequence[Choice], gpu: bool) -> Iterator[Choice]
         return
     if gpu and not choices:
         for r in ranges_of(sink, Axis.REDUCE):
-            yield from (Choice("group", r.arg[0], (n,)) for n in (32, 64, 128, 256) if r.src[0].arg % n == 0)
+            yield from (Choice("group", r.arg[0], (n,)) for n in (32, 64, 128, 256) if divides(n, r))
     if gpu and not choices and find_product(sink) is not None:
         for waves, tile, depth in combinations(((1, 1), (2, 1), (2, 2), (2, 4)), ((1, 1), (2, 2), (4, 2), (2, 4)),
                                                (1, 2, 4)):
@@ -56,11 +56,12 @@ def actions(sink: UOp, choices: Sequence[Choice], gpu: bool) -> Iterator[Choice]
     if "matrix" not in kinds:
         for axis in (Axis.GLOBAL, Axis.REDUCE):
             for r in ranges_of(sink, axis):
-                left = r.src[0].arg // _amount([c for c in choices if c.axis == r.arg[0]], "upcast", "local", "unroll")
+                taken = _amount([c for c in choices if c.axis == r.arg[0]], "upcast", "local", "unroll")
+                left = r.src[0].arg // taken if r.src[0].op is Ops.CONST else 0
                 for kind, limit in (("unroll", _DEPTH),) if axis is Axis.REDUCE else \
                         (("upcast", _COPIES), ("local", _ITEMS if gpu else 1)):
                     for n in (2, 4, 8, 16, 32):
-                        if left % n == 0 and _amount(choices, kind) * n <= limit:
+                        if left and left % n == 0 and _amount(choices, kind) * n <= limit:
                             yield Choice(kind, r.arg[0], (n,))
     if gpu and kinds & {"local", "matrix"}:
         yield Choice("shared", 0, (0,))

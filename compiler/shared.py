@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from compiler.lower import Axis
+from compiler.lower import Axis, divides
 from compiler.optimize import flat_of, new_ranges
 from compiler.symbolic import build, simplify, terms
 from compiler.uop import Ops, UOp
@@ -151,7 +151,7 @@ def share_reduction(sink: UOp, axis: int, n: int) -> UOp | None:
         return None
     (reduce,) = reduces
     r = next((r for r in reduce.src[1:] if r.arg == (axis, Axis.REDUCE)), None)
-    if r is None or n < 2 or r.src[0].arg % n or reduce.dtype.kind == "b":
+    if r is None or n < 2 or not divides(n, r) or reduce.dtype.kind == "b":
         return None
     number = new_ranges(sink)
     length = r.src[0].arg
@@ -196,7 +196,7 @@ def stage(sink: UOp, loads: Sequence[UOp], ahead: bool = False) -> UOp | None:
         return sink.substitute(plan.reads(UOp(Ops.BARRIER, plan.item.dtype, (*stores, *ranges), len(ranges)), None))
     turn = loop[0]
     # the last turn loads the first tile again, for nobody
-    following = turn.lt(turn.src[0].arg - 1).where(turn + 1, turn.like(0))
+    following = turn.lt(simplify(turn.src[0] + -1)).where(turn + 1, turn.like(0))
     first, opened = plan.stores(plan.memory, {turn: turn.like(0)}, 0)
     later, ranges = plan.stores(plan.memory, {turn: following}, (turn + 1) % 2)
     values = tuple(s.src[1] for s in later)

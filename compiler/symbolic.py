@@ -333,8 +333,8 @@ def _fold_one_hot(n: UOp, cond: UOp, value: UOp, zero: UOp) -> UOp | None:
                     side is r or (side.op is Ops.CAST and side.src[0] is r and side.dtype.is_int)
                 ) and r not in other.ranges:
                     inside = (other.like(-1).lt(other) if other.dtype.kind == "i" else UOp.const(dtypes.bool_, True)) \
-                        & other.lt(r.src[0].arg)
-                    if r.src[0].arg > other.dtype.max:
+                        & other.lt(r.src[0].cast(other.dtype))
+                    if r.src[0].vmax > other.dtype.max:
                         return None
                     for p in clauses[:i] + clauses[i + 1:]:
                         inside = inside & p
@@ -373,6 +373,8 @@ def _reduce_of_constant(n: UOp) -> UOp | None:
     if not free or (n.arg is Ops.ADD and n.dtype.is_float and value.op is not Ops.CONST) or n.arg is Ops.MUL:
         return None
     rest = tuple(r for r in n.src[1:] if r not in free)
+    if any(r.src[0].op is not Ops.CONST for r in free):
+        return None
     count = prod(r.src[0].arg for r in free)
     if count == 0:
         return None

@@ -28,6 +28,7 @@ from compiler.methods.movement import Movement
 from compiler.methods.reduce import Reduce
 from compiler.runtime import canonical, default_device
 from compiler.uop import Ops, UOp
+from compiler.variable import Size, number
 
 __all__ = ["Tensor", "is_grad_enabled", "no_grad"]
 
@@ -80,6 +81,8 @@ class Tensor(Creation, Elementwise, Movement, Reduce, Functional):
                 self._device = data.device
         elif isinstance(data, Tensor):
             self.uop = graph.copy(data.uop if want is None else graph.cast(data.uop, want), self._device)
+        elif isinstance(data, Size):
+            self.uop = graph.cast(UOp(Ops.SIZE, dtypes.default_int, (), data), want or dtypes.default_int)
         elif isinstance(data, bool | int | float | np.bool_ | np.number):
             self.uop = graph.scalar(want or (dtypes.of(data.dtype) if isinstance(data, np.generic) else
                                              dtypes.of_scalar(data)), data)
@@ -198,8 +201,12 @@ class Tensor(Creation, Elementwise, Movement, Reduce, Functional):
     def numpy(self) -> np.ndarray:
         """The values as a new NumPy array. bfloat16, which NumPy lacks, comes as float32."""
         if self.numel() == 0:
-            return np.empty(self.shape, np.float32 if self.dtype is dtypes.bfloat16 else self.dtype.np)
-        data = self._buffer().read().reshape(self.shape)
+            shape = [number(n) for n in self.shape]
+            return np.empty(shape, np.float32 if self.dtype is dtypes.bfloat16 else self.dtype.np)
+        data = self._buffer().read()
+        if not all(isinstance(n, int) for n in self.shape):     # there is room for the greatest size
+            data = data[:number(self.numel())]
+        data = data.reshape([number(n) for n in self.shape])
         if self.dtype is dtypes.bfloat16:
             return (data.astype(np.uint32) << 16).view(np.float32)
         return data
@@ -405,9 +412,9 @@ def _run(pairs: list[tuple[Tensor, UOp]], device: str) -> None:
     buffers = realize([r for _, r in pairs], device)
     for node, buffer in targets.items():
         version = before[buffer] if node in replaced else buffer.version
-        node.realized = UOp(Ops.BUFFER, node.dtype, (), (buffer, version, buffer.size), buffer.device)
+        node.realized = UOp(Ops.BUFFER, node.dtype, (), (buffer, version, node.size), buffer.device)
     for (tensor, _), buffer in zip(pairs, buffers, strict=True):
-        flat = buffer.uop()
+        flat = buffer.uop(tensor.uop.size)
         leaf = graph.reshape(flat, tensor.shape)
         # equal expressions share what one of them computed; not constants, which are cheaper made than loaded and
         # belong to no device

@@ -29,6 +29,7 @@ class Ops(IntEnum):
     BUFFER = auto()         # arg: (Buffer, version), or a slot number in a normalised graph; flat
     CONST = auto()          # arg: Python value
     IOTA = auto()           # arg: n; 0..n-1
+    SIZE = auto()           # arg: a Size (compiler/variable.py); its value, as a single number
     # tensor graph: movement
     RESHAPE = auto()        # arg: shape
     PERMUTE = auto()        # arg: axes
@@ -68,6 +69,7 @@ class Ops(IntEnum):
     WHERE = auto()
     # kernel graph
     PARAM = auto()          # arg: position; a pointer to elements of dtype
+    VARIABLE = auto()       # arg: (name, low, high); a number that is given with every launch
     RANGE = auto()          # arg: (number, Axis); 0 .. src[0]-1
     INDEX = auto()          # (param, index): an address
     LOAD = auto()           # (INDEX) or (INDEX, gate): zero where the gate is false
@@ -372,6 +374,8 @@ def _interval(node: UOp) -> tuple[Any, Any]:
         return node.arg, node.arg
     if op is Ops.RANGE:
         return 0, max(src[0]._bounds[1] - 1, 0)
+    if op is Ops.VARIABLE:
+        return node.arg[1:]
     full = (dtype.min, dtype.max)
     if op not in ALU or op is Ops.BITCAST or any(s.dtype.is_float for s in src):
         return full

@@ -12,6 +12,7 @@ from compiler import dtypes, graph
 from compiler.dtypes import DType, DTypeLike
 from compiler.methods.base import Methods
 from compiler.uop import Ops, UOp
+from compiler.variable import Size
 
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
@@ -53,6 +54,8 @@ class Elementwise(Methods):
         from compiler.tensor import Tensor
         if isinstance(value, Tensor):
             return value
+        if isinstance(value, Size):
+            return Tensor(value, like if like.is_float else None, self._device)
         if isinstance(value, bool | int | float):
             return Tensor(value, _weak(value, like), self._device)
         if isinstance(value, np.ndarray | np.generic | list | tuple):

@@ -11,6 +11,7 @@ import numpy as np
 from compiler import dtypes, graph
 from compiler.methods.base import Methods
 from compiler.methods.elementwise import broadcast_shapes
+from compiler.variable import Size
 
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
@@ -21,7 +22,7 @@ __all__ = ["Movement"]
 def _ints(args: tuple[Any, ...]) -> tuple[int, ...]:
     if len(args) == 1 and isinstance(args[0], Sequence):
         args = tuple(args[0])
-    return tuple(int(a) for a in args)
+    return tuple(a if isinstance(a, Size) else int(a) for a in args)      # type: ignore[misc]
 
 
 class Movement(Methods):
@@ -280,6 +281,11 @@ def _pick(x: Any, index: Any) -> Any:
 
 def _slice(x: Any, a: int, s: slice) -> Any:
     n = x.shape[a]
+    if any(isinstance(v, Size) for v in (n, s.start, s.stop)) and s.step in (None, 1):
+        ends = [e + n if isinstance(e, int) and e < 0 else e for e in (0 if s.start is None else s.start,
+                                                                      n if s.stop is None else s.stop)]
+        start, stop = (min(max(e, 0), n) for e in ends)
+        return x.shrink([(start, max(start, stop)) if i == a else None for i in range(x.ndim)])
     start, stop, step = s.indices(n)
     count = len(range(start, stop, step))
     if count == 0:
@@ -323,6 +329,12 @@ def _index(x: Any, key: Any) -> Any:
         elif isinstance(part, slice):
             x = _slice(x, axis, part)
             axis += 1
+        elif isinstance(part, Size) or (isinstance(part, int | np.integer) and isinstance(x.shape[axis], Size)):
+            n, at = x.shape[axis], part if part >= 0 else part + x.shape[axis]
+            if not (at >= 0 and at < n):
+                raise IndexError(f"index {part} is out of range for an axis of {n} elements")
+            x = x.shrink([(at, at + 1) if i == axis else None for i in range(x.ndim)])
+            x = x.reshape(*x.shape[:axis], *x.shape[axis + 1:])
         elif isinstance(part, int | np.integer) and not isinstance(part, bool):
             n = x.shape[axis]
             if not -n <= part < n:

@@ -68,6 +68,8 @@ class Reduce(Methods):
         x = self if self.dtype.is_float else self.cast(dtypes.default_float)
         count = math.prod(self.shape[a] for a in self._axes(dim))
         wide = dtypes.float32 if x.dtype.bits == 16 else x.dtype
+        if not isinstance(count, int):      # a symbolic size: divided by what it is at the launch
+            return (x.sum(dim, keepdim, dtype=wide) / count).cast(x.dtype)
         return (x.sum(dim, keepdim, dtype=wide) * (1 / count if count else math.nan)).cast(x.dtype)
 
     def var(self, dim: Dims = None, keepdim: bool = False, correction: int = 1) -> Tensor:

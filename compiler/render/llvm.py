@@ -15,7 +15,7 @@ from compiler import dtypes
 from compiler.dtypes import DType
 from compiler.expand import summands
 from compiler.linearize import Begin, End, Instruction
-from compiler.lower import Axis
+from compiler.lower import Axis, divides, length
 from compiler.render.nodes import absorbed, alignment, apart, no_wrap, of_wave, root, walks_by_ones, width
 from compiler.uop import Ops, UOp
 
@@ -50,6 +50,8 @@ class Source:
     block: tuple[int, int, int]
     outer: int
     work: int = 0       # instructions over all iterations, roughly
+    variables: tuple[tuple[str, int], ...] = ()     # names and bits of numbers that follow the parameters
+    varying: UOp | None = None          # what ``outer`` is, where they decide it; then ``outer`` is the most
 
 
 def _type(dtype: DType) -> str:
@@ -130,6 +132,8 @@ class _Writer:
             return self.current[node]
         if node.op is Ops.PARAM:
             return f"%p{node.arg}"
+        if node.op is Ops.VARIABLE:
+            return f"%variable.{node.arg[0]}"
         if node.op is Ops.SHARED:
             return f"@shared{node.arg[0]}"
         if node.op is Ops.AFTER:
@@ -149,7 +153,7 @@ class _Writer:
         if self.target.gpu and (r in self.groups or r.arg[1] is Axis.LOCAL):
             what = "workitem.id.x" if r.arg[1] is Axis.LOCAL else f"workgroup.id.{'xyz'[self.groups.index(r)]}"
             self.declared.add(f"declare i32 @llvm.amdgcn.{what}()")
-            name = self.put(f"call range(i32 0, {r.src[0].arg}) i32 @llvm.amdgcn.{what}()")
+            name = self.put(f"call range(i32 0, {length(r)}) i32 @llvm.amdgcn.{what}()")
             self.names[r] = name if r.dtype.bits == 32 else self.put(f"zext nneg i32 {name} to i64")
             return
         if self.target.gpu and r.arg[1] is Axis.GLOBAL:
@@ -160,7 +164,7 @@ class _Writer:
             if r.dtype is dtypes.int64:
                 position = self.put(f"zext i32 {position} to i64")
             self.names[r] = position
-            if r.src[0].arg % self.block:
+            if not divides(self.block, r):
                 inside = self.put(f"icmp ult {t} {position}, {bound}")
                 self.lines.append(f"  br i1 {inside}, label %body{number}, label %exit{number}")
                 self.enter(f"body{number}")
@@ -194,7 +198,7 @@ class _Writer:
         if self.target.gpu and (r in self.groups or r.arg[1] is Axis.LOCAL):
             return
         if self.target.gpu and r.arg[1] is Axis.GLOBAL:
-            if r.src[0].arg % self.block:
+            if not divides(self.block, r):
                 self.lines.append(f"  br label %exit{number}")
                 self.enter(f"exit{number}")
             return
@@ -453,12 +457,12 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
     """LLVM IR for ``program``, the instructions of one kernel in any right order."""
     nodes = [x for x in program if isinstance(x, UOp)]
     outer = [x.range for x in program if isinstance(x, Begin) and x.range.arg[1] is Axis.GLOBAL]
-    iterations = outer[0].src[0].arg if outer else 1
+    iterations = length(outer[0]) if outer else 1
     local = [x.range for x in program if isinstance(x, Begin) and x.range.arg[1] is Axis.LOCAL]
     assert len(local) <= 1 and (not local or target.gpu), "work-items of a workgroup have one flat range, on a GPU"
     assert not target.gpu or len(outer) <= (3 if local else 1), "a GPU kernel has one flat range of work-items"
     groups = outer[::-1] if local else []
-    block = local[0].src[0].arg if local else min(256, -(-iterations // 32) * 32) if target.gpu else 1
+    block = length(local[0]) if local else min(256, -(-iterations // 32) * 32) if target.gpu else 1
     reduces = [r for x in program if isinstance(x, Begin) for r in x.reduces]
     writer = _Writer(target, block, groups, absorbed([*nodes, *dict.fromkeys(reduces)]))
     writer.bases = {s for n in nodes if n.op is Ops.INDEX for s in n.src if s.op is Ops.INDEX}
@@ -491,6 +495,11 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
     for mark, after in writer.patches:
         text = text.replace(mark, after)
     arguments = [f"{writer.pointer} noalias {'' if p in written else 'readonly '}align 16 %p{p.arg}" for p in params]
+    names = sorted({s for n in [*nodes, *(x.range for x in program if isinstance(x, Begin))] for s in n.src
+                    if s.op is Ops.VARIABLE}, key=lambda n: n.arg)
+    arguments += [f"{_type(v.dtype)} {writer.value(v)}" for v in names]
+    given = tuple((str(v.arg[0]), v.dtype.bits) for v in names)
+    varying = outer[0].src[0] if outer and outer[0].src[0].op is not Ops.CONST else None
     if target.gpu:
         head = f"define amdgpu_kernel void @{name}({', '.join(arguments)}) #0"
         attributes = (
@@ -512,9 +521,10 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
     whole = "\n".join([f'target triple = "{target.triple}"', *memory, *sorted(writer.declared), f"{head} {{", "entry:",
                        text, "  ret void", "}", f"attributes #0 = {{ {attributes} }}", *tail, ""])
     if local:
-        x, y, z = [*(g.src[0].arg for g in groups), 1, 1, 1][:3]
-        return Source(name, whole, len(params), (x, y, z), (block, 1, 1), iterations, _work(program))
-    return Source(name, whole, len(params), (-(-iterations // block), 1, 1), (block, 1, 1), iterations, _work(program))
+        x, y, z = [*map(length, groups), 1, 1, 1][:3]
+        return Source(name, whole, len(params), (x, y, z), (block, 1, 1), iterations, _work(program), given)
+    return Source(name, whole, len(params), (-(-iterations // block), 1, 1), (block, 1, 1), iterations, _work(program),
+                  given, varying)
 
 
 def _work(program: Sequence[Instruction]) -> int:
@@ -522,7 +532,7 @@ def _work(program: Sequence[Instruction]) -> int:
     for item in program:
         if isinstance(item, Begin):
             stack.append(scale)
-            scale *= item.range.src[0].arg
+            scale *= length(item.range)
         elif isinstance(item, End):
             scale = stack.pop()
         else:

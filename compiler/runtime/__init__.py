@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -13,12 +13,18 @@ from compiler.render.llvm import Source, Target
 
 __all__ = ["Launch", "Replay", "Runtime", "canonical", "default_device", "runtime"]
 
-Launch = Callable[[Sequence[Any]], None]
-"""Starts a kernel on memory handles, in the order of its parameters."""
+class Launch(Protocol):
+    """Starts a kernel on memory handles, in the order of its parameters, and with the values of its variables, by
+    name."""
+
+    def __call__(self, handles: Sequence[Any], values: Mapping[str, Any] = ..., /) -> None: ...
 
 
-Replay = Callable[[Sequence[Any]], None]
-"""Starts recorded launches again, with these handles in place of those that were named as changing."""
+class Replay(Protocol):
+    """Starts recorded launches again, with these handles in place of those that were named as changing, and with
+    these values of all variables."""
+
+    def __call__(self, handles: Sequence[Any], values: Mapping[str, Any] = ..., /) -> None: ...
 
 
 class Runtime(Protocol):
@@ -36,12 +42,16 @@ class Runtime(Protocol):
         """Copy bytes (uint8, flat) from the start of device memory, after all earlier work."""
     def load(self, source: Source, code: bytes) -> Launch:
         """Make a compiled kernel ready."""
-    def measure(self, source: Source, code: bytes, handles: Sequence[Any]) -> float:
+    def measure(self, source: Source, code: bytes, handles: Sequence[Any], values: Mapping[str, int] = ...) -> float:
         """Seconds that a kernel takes, by the device's clock; the least of a few runs."""
-    def record(self, launches: Sequence[tuple[Launch, Sequence[Any]]], changing: Sequence[Any]) -> Replay:
+    def record(self, steps: Sequence[tuple[Launch | None, Sequence[Any]]], changing: Sequence[Any],
+               values: Mapping[str, int] = ...) -> Replay:
         """Remember launches with their handles, to be started all at once; nothing runs yet.
 
+        :param steps: without a launch: a copy, destination first, of which one is an array of the host's. The host's
+            arrays are read before anything runs, and filled in when all is done.
         :param changing: handles that every replay gives anew.
+        :param values: of all variables; every replay gives them anew.
         """
     def synchronize(self) -> None: ...
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from compiler.render.llvm import Source
 from compiler.render.objects import host_target, target_machine
 from compiler.runtime import Launch, Replay
+from compiler.variable import evaluate
 
 __all__ = ["CpuRuntime"]
 
@@ -24,6 +26,7 @@ _WORTH_A_THREAD = 1 << 17
 
 
 _RUNS = 5
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 class CpuRuntime:
@@ -61,41 +64,53 @@ class CpuRuntime:
             self._jit, f"{source.name}.{self._loaded}")
         address = library[source.name]
         bound = ctypes.c_int64 if "i64 %low" in source.text else ctypes.c_int32
-        function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * source.params, bound, bound)(address)
-        outer = source.outer
-        parts = min(self._threads, outer, max(1, source.work // _WORTH_A_THREAD))
-        cuts = [outer * k // parts for k in range(parts + 1)]
+        numbers = [ctypes.c_int64 if bits == 64 else ctypes.c_int32 for _, bits in source.variables]
+        function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * source.params, *numbers, bound, bound)(address)
+        names, varying = [name for name, _ in source.variables], source.varying
+        wanted = max(1, source.work // _WORTH_A_THREAD)
+        fixed = self._cuts(source.outer, wanted)
 
-        def launch(handles: Sequence[np.ndarray], library: Any = library) -> None:
-            pointers = [h.ctypes.data for h in handles]
-            if parts == 1:
-                function(*pointers, 0, outer)
+        def launch(handles: Sequence[np.ndarray], values: Mapping[str, int] = _NONE, library: Any = library) -> None:
+            arguments = [h.ctypes.data for h in handles]
+            if names:
+                arguments += [values[n] for n in names]
+            cuts = fixed if varying is None else self._cuts(evaluate(varying, values), wanted)
+            if len(cuts) == 2:
+                function(*arguments, 0, cuts[1])
                 return
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._threads)
-            others = [self._pool.submit(function, *pointers, a, b) for a, b in pairwise(cuts[1:])]
-            function(*pointers, 0, cuts[1])
+            others = [self._pool.submit(function, *arguments, a, b) for a, b in pairwise(cuts[1:])]
+            function(*arguments, 0, cuts[1])
             for other in others:
                 other.result()
         return launch
 
-    def measure(self, source: Source, code: bytes, handles: Sequence[np.ndarray]) -> float:
+    def _cuts(self, outer: int, wanted: int) -> list[int]:
+        """Where the threads' parts of the outermost loop begin and end."""
+        parts = max(1, min(self._threads, outer, wanted))
+        return [outer * k // parts for k in range(parts + 1)]
+
+    def measure(self, source: Source, code: bytes, handles: Sequence[np.ndarray],
+                values: Mapping[str, int] = _NONE) -> float:
         launch = self.load(source, code)
-        launch(handles)
+        launch(handles, values)
         best = float("inf")
         for _ in range(_RUNS):
             start = time.perf_counter()
-            launch(handles)
+            launch(handles, values)
             best = min(best, time.perf_counter() - start)
         return best
 
-    def record(self, launches: Sequence[tuple[Launch, Sequence[Any]]], changing: Sequence[Any]) -> Replay:
+    def record(self, steps: Sequence[tuple[Launch | None, Sequence[Any]]], changing: Sequence[Any],
+               values: Mapping[str, int] = _NONE) -> Replay:
         position = {id(h): n for n, h in enumerate(changing)}
-        plan = [(launch, [(position.get(id(h)), h) for h in handles]) for launch, handles in launches]
+        plan = [(launch, [(position.get(id(h)), h) for h in handles])
+                for launch, handles in steps if launch is not None]
 
-        def replay(new: Sequence[Any]) -> None:
+        def replay(new: Sequence[Any], values: Mapping[str, int] = _NONE) -> None:
             for launch, handles in plan:
-                launch([h if n is None else new[n] for n, h in handles])
+                launch([h if n is None else new[n] for n, h in handles], values)
         return replay
 
     def synchronize(self) -> None:
