@@ -7,16 +7,18 @@ They are tensor nodes like any other, so that derivatives of derivatives need no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from compiler import dtypes, graph
 from compiler.graph import alu, full
 from compiler.match import PatternMatcher, UPat
 from compiler.uop import COMPARE, Ops, UOp
 
-__all__ = ["gradients", "rules"]
+__all__ = ["derivatives", "gradients", "rules"]
 
 Grads = tuple[UOp | None, ...]
+derivatives: dict[str, Callable[[UOp, UOp], Grads]] = {}
+"""Of DERIVED nodes, by their names; :mod:`compiler.methods.derived` fills it."""
 
 
 def _like(x: UOp, value: float) -> UOp:
@@ -90,9 +92,11 @@ rules = PatternMatcher(
         (UPat(Ops.EXP2, name="n"), lambda n, ctx: (_mul(ctx, _mul(n, _like(n, math.log(2)))),)),
         (UPat(Ops.LOG2, name="n"), lambda n, ctx: (_div(ctx, _mul(n.src[0], _like(n, math.log(2)))),)),
         (UPat(Ops.SIN, name="n"), lambda n, ctx: (_mul(ctx, _cos(n.src[0])),)),
+        (UPat(Ops.DERIVED, name="n"), lambda n, ctx: derivatives[n.arg](n, ctx)),
+        (UPat(Ops.TRUNC, name="n"), lambda n, ctx: (_like(ctx, 0.0),)),
         (
             UPat(
-                (Ops.TRUNC, Ops.DETACH, Ops.BITCAST, Ops.IDIV, Ops.AND, Ops.OR, Ops.XOR, Ops.SHL, Ops.SHR, Ops.MOD),
+                (Ops.DETACH, Ops.BITCAST, Ops.IDIV, Ops.AND, Ops.OR, Ops.XOR, Ops.SHL, Ops.SHR, Ops.MOD),
                 name="n",
             ),
             lambda n, ctx: (None,) * len(n.src),
@@ -136,7 +140,8 @@ def gradients(root: UOp, seed: UOp, targets: Sequence[UOp]) -> dict[UOp, UOp]:
     order = list(root.toposort(lambda n: n not in wanted or n is root))
     leads: dict[UOp, bool] = {}
     for node in order:
-        leads[node] = node in wanted or (node.op is not Ops.DETACH and any(leads.get(s, False) for s in node.src))
+        leads[node] = node in wanted or (node.op is not Ops.DETACH and any(
+            leads.get(s, False) for s in node.src[node.op is Ops.DERIVED:]))
     grads: dict[UOp, UOp] = {root: seed}
     for node in reversed(order):
         g = grads.get(node)

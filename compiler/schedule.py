@@ -96,7 +96,7 @@ def normalize(roots: Sequence[UOp]) -> tuple[list[UOp], list[object]]:
                     raise RuntimeError(f"{buffer} was overwritten in place after this value was taken from it; "
                                        "realize() the value before, or take it again")
                 done[node] = leaf(buffer, node)
-            elif node.op is Ops.DETACH:
+            elif node.op in (Ops.DETACH, Ops.DERIVED):
                 done[node] = done[node.src[0]]
             else:
                 arg = unbound(node.arg) if sizes else node.arg

@@ -227,7 +227,7 @@ def _cast_of_cast(x: UOp, y: UOp, c: UOp) -> UOp | None:
     a, b = x.dtype, y.dtype
     if a is dtypes.float16 and b is dtypes.float32 and c.dtype is not a:
         return None         # the way in which float16 leaves (compiler/render/legalize.py)
-    keeps = a.kind == "b" or (a.kind == b.kind and b.bits >= a.bits and dtypes.bfloat16 not in (a, b)) or \
+    keeps = a.kind == "b" or (a.kind == b.kind and b.bits >= a.bits and not a.coded and not b.coded) or \
         (a.kind == "u" and b.kind == "i" and b.bits > a.bits) or (a.is_int and b.is_int and c.dtype.is_int and
                                                                  b.bits >= c.dtype.bits)
     if not keeps and a.is_int and b.is_int and x.vmin >= b.min and x.vmax <= b.max:

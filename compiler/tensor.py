@@ -21,9 +21,11 @@ from compiler.buffer import Buffer
 from compiler.dtypes import DType, DTypeLike
 from compiler.engine import realize
 from compiler.gradient import gradients
+from compiler.methods.activations import Activations
 from compiler.methods.creation import Creation
 from compiler.methods.elementwise import Elementwise
 from compiler.methods.functional import Functional
+from compiler.methods.functions import Functions
 from compiler.methods.movement import Movement
 from compiler.methods.reduce import Reduce
 from compiler.runtime import canonical, default_device
@@ -51,7 +53,7 @@ def is_grad_enabled() -> bool:
     return _grad_enabled
 
 
-class Tensor(Creation, Elementwise, Movement, Reduce, Functional):
+class Tensor(Creation, Elementwise, Functions, Activations, Movement, Reduce, Functional):
     """An array of one type on one device.
 
     :param data: a Python number, nested lists of them, a NumPy array, bytes of a buffer, or another tensor.
@@ -199,17 +201,13 @@ class Tensor(Creation, Elementwise, Movement, Reduce, Functional):
         return buffer
 
     def numpy(self) -> np.ndarray:
-        """The values as a new NumPy array. bfloat16, which NumPy lacks, comes as float32."""
+        """The values as a new NumPy array. bfloat16 and fp8, which NumPy lacks, come as float32."""
         if self.numel() == 0:
-            shape = [number(n) for n in self.shape]
-            return np.empty(shape, np.float32 if self.dtype is dtypes.bfloat16 else self.dtype.np)
+            return np.empty([number(n) for n in self.shape], self.dtype.np_values)
         data = self._buffer().read()
         if not all(isinstance(n, int) for n in self.shape):     # there is room for the greatest size
             data = data[:number(self.numel())]
-        data = data.reshape([number(n) for n in self.shape])
-        if self.dtype is dtypes.bfloat16:
-            return (data.astype(np.uint32) << 16).view(np.float32)
-        return data
+        return self.dtype.decode(data).reshape([number(n) for n in self.shape])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         data = self.numpy()
@@ -368,12 +366,7 @@ def _upload(data: Any, want: DType | None, device: str) -> UOp:
                 ):
                     want = dtypes.int64
     dtype = want or dtypes.of(array.dtype)
-    if dtype is dtypes.bfloat16:
-        bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
-        nan = np.isnan(np.asarray(array, np.float32))
-        array = np.where(nan, bits >> 16 | 0x40, bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
-    elif array.dtype != dtype.np:
-        array = array.astype(dtype.np)
+    array = dtype.encode(array)
     buffer = Buffer(device, dtype, math.prod(array.shape))
     buffer.write(array)
     return graph.reshape(buffer.uop(), array.shape)

@@ -41,6 +41,7 @@ class Ops(IntEnum):
     REDUCE_AXIS = auto()    # arg: (ADD | MUL | MAX, axes); reduced axes stay with size 1
     CONTIGUOUS = auto()     # arg: None or a unique number; the value gets memory of its own
     DETACH = auto()         # no gradient passes
+    DERIVED = auto()        # (value, *inputs), arg: a name; the value, with gradients for the inputs by that name
     ASSIGN = auto()         # (old, new): new overwrites the memory of old
     COPY = auto()           # arg: device
     # elementwise, in both graphs
@@ -112,7 +113,7 @@ def _shape_of(op: Ops, src: tuple[UOp, ...], arg: Any) -> tuple[int, ...]:
         return (arg,)
     if op is Ops.REDUCE_AXIS:
         return tuple(1 if i in arg[1] else s for i, s in enumerate(src[0].shape))
-    if src and (op in ALU or op in (Ops.FLIP, Ops.CONTIGUOUS, Ops.DETACH, Ops.ASSIGN, Ops.COPY)):
+    if src and (op in ALU or op in (Ops.FLIP, Ops.CONTIGUOUS, Ops.DETACH, Ops.DERIVED, Ops.ASSIGN, Ops.COPY)):
         shape = src[0].shape
         for s in src[1:]:
             if s.shape != shape:
@@ -432,7 +433,7 @@ def fold(op: Ops, dtype: DType, values: tuple[Any, ...], source: DType) -> Any:
             return int(x) if math.isfinite(x) and dtype.min <= int(x) <= dtype.max else None
         return dtype.cast(x)
     if op is Ops.BITCAST:
-        if dtypes.bfloat16 in (dtype, source) or dtype.bits != source.bits:
+        if dtype.coded or source.coded or dtype.bits != source.bits:
             return None
         return np.array(x, source.np).view(dtype.np)[()].item()
     if op is Ops.CMPLT:

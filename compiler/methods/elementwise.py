@@ -17,11 +17,11 @@ from compiler.variable import Size
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
 
-__all__ = ["Elementwise", "broadcast_shapes"]
+__all__ = ["Elementwise", "broadcast_shapes", "floor_divide", "fmod", "power", "remainder"]
 
-_LN2 = math.log(2)
 Number = float
 """The Python type: inside the class below ``float`` is a method."""
+bool_type = bool
 
 
 def _weak(value: Any, like: DType) -> DType:
@@ -125,33 +125,35 @@ class Elementwise(Methods):
 
     # arithmetic
 
-    def add(self, other: Any) -> Tensor:
-        return self._binary(Ops.ADD, other)
+    def add(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        return self._binary(Ops.ADD, other if alpha == 1 else self._operand(other, self.dtype) * alpha)
 
-    def sub(self, other: Any) -> Tensor:
-        return self._binary(Ops.ADD, -self._operand(other, self.dtype))
+    def sub(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        other = self._operand(other, self.dtype)
+        if dtypes.bool_ is self.dtype is other.dtype:
+            raise TypeError("bools are not subtracted; use ^ or logical_xor")
+        return self._binary(Ops.ADD, -(other if alpha == 1 else other * alpha))
+
+    def rsub(self, other: Any) -> Tensor:
+        return self._operand(other, self.dtype) - self
 
     def mul(self, other: Any) -> Tensor:
         return self._binary(Ops.MUL, other)
 
-    def div(self, other: Any) -> Tensor:
-        """True division: integers give float32."""
-        return self._binary(Ops.FDIV, other, floats=True)
+    def div(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+        """True division: integers give float32. ``rounding_mode`` is None, "trunc" or "floor"."""
+        if rounding_mode is None:
+            return self._binary(Ops.FDIV, other, floats=True)
+        y = self._operand(other, self.dtype)
+        if rounding_mode == "floor":
+            return floor_divide(self, y)
+        if rounding_mode != "trunc":
+            raise ValueError(f"div: rounding_mode is None, 'trunc' or 'floor', not {rounding_mode!r}")
+        dtype = dtypes.promote(self.dtype, y.dtype)
+        return self._binary(Ops.IDIV, y) if dtype.is_int else (self / y).trunc().cast(dtype)
 
     def neg(self) -> Tensor:
         return self._unary(Ops.NEG, floats=False)
-
-    def floor_divide(self, other: Any) -> Tensor:
-        """Rounds toward minus infinity; integers by zero give 0."""
-        return _floor_divide(self, self._operand(other, self.dtype))
-
-    def remainder(self, other: Any) -> Tensor:
-        """With the sign of the divisor."""
-        return _remainder(self, self._operand(other, self.dtype))
-
-    def pow(self, other: Any) -> Tensor:
-        """``self ** other``. Small whole exponents multiply; others go by exp2 and log2."""
-        return _pow(self, other)
 
     def maximum(self, other: Any) -> Tensor:
         return self._binary(Ops.MAX, other)
@@ -161,37 +163,69 @@ class Elementwise(Methods):
         dtype = dtypes.promote(self.dtype, y.dtype)
         return _reversed(_reversed(self.cast(dtype)).maximum(_reversed(y.cast(dtype))))
 
-    def clip(self, min: Any = None, max: Any = None) -> Tensor:
+    def fmax(self, other: Any) -> Tensor:
+        """The greater one; of a number and a NaN the number."""
+        y = self._operand(other, self.dtype)
+        return ((self >= y) | y.isnan()).where(self, y)
+
+    def fmin(self, other: Any) -> Tensor:
+        y = self._operand(other, self.dtype)
+        return ((self <= y) | y.isnan()).where(self, y)
+
+    def clamp(self, min: Any = None, max: Any = None) -> Tensor:
+        """Bounds are numbers or tensors; the upper one wins where they cross. The gradient passes where nothing is
+        cut off, the bounds themselves included."""
         out: Any = self
+        if min is None and max is None:
+            raise ValueError("clamp needs a bound: min, max or both")
+        if any(isinstance(bound, Number) and bound != bound for bound in (min, max)):
+            return self * math.nan
         if min is not None:
-            out = out.maximum(min)
-        return out if max is None else out.minimum(max)
+            low = out._operand(min, out.dtype)
+            out = (out < low).where(low, out)
+        if max is not None:
+            high = out._operand(max, out.dtype)
+            out = (out > high).where(high, out)
+        return out  # type: ignore[no-any-return]
 
-    clamp = clip
+    clip = clamp
 
+    def clamp_min(self, min: Any) -> Tensor:
+        return self.clamp(min=min)
+
+    def clamp_max(self, max: Any) -> Tensor:
+        return self.clamp(max=max)
+
+    def addcmul(self, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Tensor:
+        """self + value * tensor1 * tensor2"""
+        return self + tensor1 * tensor2 * value
+
+    def addcdiv(self, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Tensor:
+        """self + value * tensor1 / tensor2"""
+        return self + tensor1 / tensor2 * value
+
+    def gcd(self, other: Any) -> Tensor:
+        return gcd(self, self._operand(other, self.dtype))
+
+    def lcm(self, other: Any) -> Tensor:
+        y = self._operand(other, self.dtype)
+        return (self // gcd(self, y) * y).abs()
+
+    multiply, subtract, divide, true_divide, negative = mul, sub, div, div, neg
     __add__ = __radd__ = add
     __mul__ = __rmul__ = mul
     __sub__ = sub
     __truediv__ = div
     __neg__ = neg
-    __floordiv__ = floor_divide
-    __mod__ = remainder
-    __pow__ = pow
+
+    def __pos__(self) -> Tensor:
+        return self * 1 if self.dtype is not dtypes.bool_ else self & True
 
     def __rsub__(self, other: Any) -> Tensor:
         return self._operand(other, self.dtype) - self
 
     def __rtruediv__(self, other: Any) -> Tensor:
         return self._binary(Ops.FDIV, other, reverse=True, floats=True)
-
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return _floor_divide(self._operand(other, self.dtype), self)
-
-    def __rmod__(self, other: Any) -> Tensor:
-        return _remainder(self._operand(other, self.dtype), self)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return _pow(self._operand(other, self.dtype), self)
 
     # bits
 
@@ -221,6 +255,13 @@ class Elementwise(Methods):
         self._ints(other, ">>")
         return self._binary(Ops.SHR, other)
 
+    def __rlshift__(self, other: Any) -> Tensor:
+        return self._operand(other, self.dtype) << self
+
+    def __rrshift__(self, other: Any) -> Tensor:
+        return self._operand(other, self.dtype) >> self
+
+    bitwise_left_shift, bitwise_right_shift, bitwise_invert = lshift, rshift, bitwise_not
     __and__ = __rand__ = bitwise_and
     __or__ = __ror__ = bitwise_or
     __xor__ = __rxor__ = bitwise_xor
@@ -236,6 +277,9 @@ class Elementwise(Methods):
 
     def logical_or(self, other: Any) -> Tensor:
         return self.bool() | self._operand(other, self.dtype).bool()
+
+    def logical_xor(self, other: Any) -> Tensor:
+        return self.bool() ^ self._operand(other, self.dtype).bool()
 
     # comparisons: bool tensors
 
@@ -261,9 +305,29 @@ class Elementwise(Methods):
     __eq__ = eq             # type: ignore[assignment]
     __ne__ = ne             # type: ignore[assignment]
 
+    less, less_equal, greater, greater_equal, not_equal = lt, le, gt, ge, ne
+
+    def equal(self, other: Any) -> bool_type:
+        """Are shapes and all values equal? Computed at once."""
+        return self.shape == other.shape and (self.numel() == 0 or bool_type(self.eq(other).all().item()))
+
+    def isclose(self, other: Any, rtol: Number = 1e-5, atol: Number = 1e-8, equal_nan: bool_type = False) -> Tensor:
+        """``|x - y| <= atol + rtol * |y|``, infinities equal to themselves."""
+        y: Any = self._operand(other, self.dtype)
+        same = self.eq(y) | ((self - y).abs() <= y.abs() * rtol + atol) & self.isfinite() & y.isfinite()
+        return same | (self.isnan() & y.isnan()) if equal_nan else same
+
+    def allclose(self, other: Any, rtol: Number = 1e-5, atol: Number = 1e-8, equal_nan: bool_type = False) -> bool_type:
+        return bool_type(self.isclose(other, rtol, atol, equal_nan).all().item())
+
     def where(self, yes: Any, no: Any) -> Tensor:
-        """``yes`` where this (a condition) holds, else ``no``. Both may be numbers."""
+        """``yes`` where this (a condition) holds, else ``no``. Both may be numbers.
+
+        PyTorch's method, ``x.where(condition, other)``, is meant if the first argument is bool and this is not.
+        """
         from compiler.tensor import Tensor
+        if isinstance(yes, Tensor) and yes.dtype is dtypes.bool_ and self.dtype is not dtypes.bool_:
+            return yes.where(self, no)
         if not isinstance(yes, Tensor) and not isinstance(no, Tensor):
             kind = dtypes.promote(dtypes.of_scalar(yes), dtypes.of_scalar(no))
             yes, no = Tensor(yes, kind, self._device), Tensor(no, kind, self._device)
@@ -278,137 +342,33 @@ class Elementwise(Methods):
         return self._new(graph.alu(Ops.WHERE, cond, a, b), yes, no)
 
     def masked_fill(self, mask: Tensor, value: Any) -> Tensor:
-        return mask.where(self._operand(value, self.dtype).cast(self.dtype), self)
+        return mask.bool().where(self._operand(value, self.dtype).cast(self.dtype), self)
 
     def isnan(self) -> Tensor:
         return self.ne(self)
 
     def isinf(self) -> Tensor:
-        return self.abs().eq(math.inf)
+        return self.eq(math.inf) | self.eq(-math.inf) if self.dtype.is_float else self.ne(self)
+
+    def isposinf(self) -> Tensor:
+        return self.eq(math.inf) if self.dtype.is_float else self.ne(self)
+
+    def isneginf(self) -> Tensor:
+        return self.eq(-math.inf) if self.dtype.is_float else self.ne(self)
 
     def isfinite(self) -> Tensor:
         return self.isnan().logical_or(self.isinf()).logical_not()
 
-    # functions
-
-    def sqrt(self) -> Tensor:
-        return self._unary(Ops.SQRT)
-
-    def rsqrt(self) -> Tensor:
-        return 1 / self.sqrt()
-
-    def reciprocal(self) -> Tensor:
-        return 1 / self
-
-    def square(self) -> Tensor:
-        return self * self
-
-    def exp2(self) -> Tensor:
-        return self._unary(Ops.EXP2)
-
-    def exp(self) -> Tensor:
-        return (self * (1 / _LN2)).exp2()
-
-    def log2(self) -> Tensor:
-        return self._unary(Ops.LOG2)
-
-    def log(self) -> Tensor:
-        return self.log2() * _LN2
-
-    def log10(self) -> Tensor:
-        return self.log2() * (_LN2 / math.log(10))
-
-    def log1p(self) -> Tensor:
-        return (self + 1.0).log()
-
-    def expm1(self) -> Tensor:
-        return self.exp() - 1.0
-
-    def sin(self) -> Tensor:
-        return self._unary(Ops.SIN)
-
-    def cos(self) -> Tensor:
-        return (math.pi / 2 - self).sin()
-
-    def tan(self) -> Tensor:
-        return self.sin() / self.cos()
-
-    def trunc(self) -> Tensor:
-        return self._unary(Ops.TRUNC, floats=False)
-
-    def floor(self) -> Tensor:
-        t = self.trunc()
-        return (self < t).where(t - 1, t)
-
-    def ceil(self) -> Tensor:
-        t = self.trunc()
-        return (self > t).where(t + 1, t)
-
-    def round(self) -> Tensor:
-        """Halves to the even neighbour."""
-        t = self.trunc()
-        distance = (self - t).abs()
-        away = (self < 0).where(t - 1, t + 1)
-        odd = (t * 0.5).trunc() * 2.0
-        return ((distance > 0.5) | (distance.eq(0.5) & odd.ne(t))).where(away, t)
-
-    def abs(self) -> Tensor:
-        if self.dtype.kind in "bu":
+    def nan_to_num(self, nan: Number = 0.0, posinf: Number | None = None, neginf: Number | None = None) -> Tensor:
+        """NaNs and infinities replaced, these by the type's greatest and least numbers if nothing else is given."""
+        if not self.dtype.is_float:
             return self * 1
-        return self * self.sign() if self.dtype.is_float else (self < 0).where(-self, self)
-
-    __abs__ = abs
-
-    def sign(self) -> Tensor:
-        one = (self > 0).cast(self.dtype)
-        return one if self.dtype.kind in "bu" else self.isnan().where(self, one - (self < 0).cast(self.dtype)) \
-            if self.dtype.is_float else one - (self < 0).cast(self.dtype)
+        out = self.isnan().where(nan, self)
+        out = self.eq(math.inf).where(self.dtype.finite_max if posinf is None else posinf, out)
+        return self.eq(-math.inf).where(-self.dtype.finite_max if neginf is None else neginf, out)
 
     def lerp(self, end: Any, weight: Any) -> Tensor:
         return self + (end - self) * weight
-
-    # activations
-
-    def relu(self) -> Tensor:
-        return (self <= 0).where(0, self) if self.dtype.is_float else self.maximum(0)
-
-    def leaky_relu(self, negative_slope: Number = 0.01) -> Tensor:
-        return (self > 0).where(self, self * negative_slope)
-
-    def elu(self, alpha: Number = 1.0) -> Tensor:
-        return (self > 0).where(self, (self.minimum(0).exp() - 1) * alpha)
-
-    def sigmoid(self) -> Tensor:
-        return 1 / ((-self).exp() + 1)
-
-    def tanh(self) -> Tensor:
-        """By 2*sigmoid(2x) - 1, through |x| so that nothing overflows; near zero the odd polynomial."""
-        size = self.abs()
-        e = (size * -2.0).exp()
-        far = (1 - e) / (1 + e)
-        x2 = self * self
-        near = self * (x2 * (x2 * (2 / 15 - x2 * (17 / 315)) - 1 / 3) + 1)
-        return (size < 0.1).where(near, self.sign().detach() * far)
-
-    def silu(self) -> Tensor:
-        return self * self.sigmoid()
-
-    def softplus(self, beta: Number = 1.0) -> Tensor:
-        x = self * beta
-        return (x.maximum(0) + (1 + (-x.abs()).exp()).log()) / beta
-
-    def gelu(self, approximate: str = "none") -> Tensor:
-        """``x * Phi(x)``; ``approximate="tanh"`` for the usual approximation."""
-        if approximate == "tanh":
-            inner = (self + self * self * self * 0.044715) * math.sqrt(2 / math.pi)
-            return self * 0.5 * (inner.tanh() + 1)
-        if approximate != "none":
-            raise ValueError(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
-        return self * 0.5 * ((self * math.sqrt(0.5)).erf() + 1)
-
-    def erf(self) -> Tensor:
-        """The Taylor series near zero, elsewhere a continued fraction's value through exp; about 1e-6 in float32."""
-        return _erf(self)
 
 
 def _reversed(x: Any) -> Any:
@@ -416,11 +376,31 @@ def _reversed(x: Any) -> Any:
     return -x if x.dtype.is_float else ~x
 
 
-def _floor_divide(x: Any, y: Any) -> Any:
+def fmod(x: Any, y: Any) -> Any:
+    """x - trunc(x / y) * y, by float64 where a float32 quotient would not hold the whole part."""
     dtype = dtypes.promote(x.dtype, y.dtype)
-    if dtype.is_float:
-        return (x / y).floor()
+    if not dtype.is_float:
+        return x.cast(dtype)._binary(Ops.MOD, y.cast(dtype))
+    from compiler.methods.special import float_fmod
+    return float_fmod(x.cast(dtypes.float64), y.cast(dtypes.float64)).cast(dtype)
+
+
+def remainder(x: Any, y: Any) -> Any:
+    dtype = dtypes.promote(x.dtype, y.dtype)
     x, y = x.cast(dtype), y.cast(dtype)
+    r = fmod(x, y)
+    return r if dtype.kind in "bu" else (r.ne(0) & ((r < 0) ^ (y < 0))).where(r + y, r)
+
+
+def floor_divide(x: Any, y: Any) -> Any:
+    """Of floats: x without its remainder, divided exactly, so that no rounded quotient counts."""
+    dtype = dtypes.promote(x.dtype, y.dtype)
+    x, y = x.cast(dtype), y.cast(dtype)
+    if dtype.is_float:
+        q = ((x - remainder(x, y)) / y).round()
+        q = q.eq(0).where((x / y) * 0.0, q)
+        return y.eq(0).where(x / y, (y.abs().eq(math.inf) & x.isfinite()).where(
+            (x.eq(0) | ((x < 0).eq(y < 0))).where((x / y) * 0.0, -1.0), q))
     q = x._binary(Ops.IDIV, y)
     if dtype.kind != "i":
         return q
@@ -428,61 +408,66 @@ def _floor_divide(x: Any, y: Any) -> Any:
     return (rest.ne(0) & y.ne(0) & ((rest < 0) ^ (y < 0))).where(q - 1, q)
 
 
-def _remainder(x: Any, y: Any) -> Any:
+def gcd(x: Any, y: Any) -> Any:
+    """Euclid's algorithm, for as many steps as Fibonacci's numbers make it take."""
     dtype = dtypes.promote(x.dtype, y.dtype)
-    x, y = x.cast(dtype), y.cast(dtype)
     if dtype.is_float:
-        return x - (x / y).floor() * y
-    r = x._binary(Ops.MOD, y)
-    return r if dtype.kind != "i" else (r.ne(0) & ((r < 0) ^ (y < 0))).where(r + y, r)
+        raise TypeError(f"gcd needs integers, not {dtype.name}")
+    a, b = x.cast(dtype).abs(), y.cast(dtype).abs()
+    for n in range(int(dtype.bits * 1.45)):
+        a, b = b.eq(0).where(a, b), b.eq(0).where(b, a._binary(Ops.MOD, b))
+        if n % 8 == 7:
+            a, b = a.contiguous(), b.contiguous()
+    return a
 
 
-def _pow(x: Any, exponent: Any) -> Any:
+def power(x: Any, exponent: Any) -> Any:
     if isinstance(exponent, int | float) and not isinstance(exponent, bool):
-        if exponent == int(exponent) and abs(exponent) <= 8:
-            n = abs(int(exponent))
-            if exponent < 0 and not x.dtype.is_float:
+        if exponent == exponent and abs(exponent) <= 64 and exponent == int(exponent):
+            if exponent < 0 and not x.dtype.is_float and isinstance(exponent, int):
                 raise ValueError("integers to negative integer powers are not integers; cast to float first")
-            out, square = None, x
-            while n:
-                if n & 1:
-                    out = square if out is None else out * square
-                square, n = square * square if n > 1 else square, n >> 1
-            out = x * 0 + 1 if out is None else out
-            if isinstance(exponent, float) and not out.dtype.is_float:
-                out = out.float()
+            if isinstance(exponent, float) and not x.dtype.is_float:
+                x = x.cast(dtypes.default_float)
+            out = _repeated(x, abs(int(exponent)))
             return 1 / out if exponent < 0 else out
         if exponent == 0.5:
             return x.sqrt()
     y = x._operand(exponent, x.dtype)
     dtype = dtypes.promote(x.dtype, y.dtype)
     if not dtype.is_float:
-        raise TypeError("integer ** integer tensor: cast one to float, or use a number up to 8 as the exponent")
-    x, y = x.cast(dtype), y.cast(dtype)
-    size = (x.abs().log2() * y).exp2()
-    whole = y.trunc().eq(y)
-    odd = (y * 0.5).trunc().mul(2.0).ne(y)
-    out = (x < 0).where(whole.where(odd.where(-size, size), math.nan), size)
-    return (y.eq(0) | x.eq(1)).where(x._operand(1.0, dtype), out)
+        return _integer_power(x.cast(dtype), y.cast(dtype))
+    from compiler.methods.special import float_power
+    # y * log2(x) has up to 10 bits before the point, which its fraction would lack in the type itself
+    wide = dtypes.float64 if dtype.bits >= 32 else dtypes.float32
+    return float_power(x.cast(wide), y.cast(wide)).cast(dtype)
 
 
-def _erf(x: Any) -> Any:
-    """erf(x) = 1 - t*P(t)*exp(-x*x), t = 1/(1 + x/2), for x >= 0; P by Numerical Recipes' Chebyshev fit (erfcc,
-    relative error 1.2e-7), and the Taylor series for small x, where 1 - y would lose digits."""
-    size = x.abs()
-    t = 1 / (size * 0.5 + 1)
-    fit = (-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587,
-           -0.82215223, 0.17087277)
-    total: Any = fit[-1]
-    for c in reversed(fit[:-1]):
-        total = t * total + c
-    far = 1 - t * (total - size * size).exp()
-    x2 = x * x
-    series: Any = 0.0
-    for k in range(9, -1, -1):
-        series = x2 * series + (-1) ** k / (math.factorial(k) * (2 * k + 1)) if k < 9 else \
-            (-1) ** k / (math.factorial(k) * (2 * k + 1))
-    near = x * series * (2 / math.sqrt(math.pi))
-    return (size < 0.7).where(near, x.sign().detach() * far)
+def _repeated(x: Any, n: int) -> Any:
+    """x**n by squaring; half types in float32 on the way."""
+    if n == 0:
+        return x.ones_like()
+    kind = x.dtype
+    square = x.cast(dtypes.float32) if kind.is_float and kind.bits < 32 else x
+    out = None
+    while n:
+        if n & 1:
+            out = square if out is None else out * square
+        n >>= 1
+        square = square * square if n else square
+    return out.cast(kind)  # type: ignore[union-attr]
 
 
+def _integer_power(x: Any, y: Any) -> Any:
+    """By squaring, a step for each bit of the exponent; of negative exponents only 1 and -1 have whole results."""
+    dtype = x.dtype
+    if dtype is dtypes.bool_:
+        return x | ~y
+    out, square, n = x.ones_like(), x, y
+    for _ in range(dtype.bits - (dtype.kind == "i")):
+        out = (n & 1).ne(0).where(out * square, out)
+        square, n = square * square, n >> 1
+    if dtype.kind == "u":
+        return out
+    odd = (y & 1).ne(0)
+    small = x.eq(1).where(1, x.eq(-1).where(odd.where(x, 1), 0))
+    return (y < 0).where(small, out)

@@ -112,13 +112,6 @@ class Reduce(Methods):
         out = (self - top).exp().sum(dim, True).log() + top
         return out if keepdim else out.reshape(tuple(n for a, n in enumerate(self.shape) if a not in self._axes(dim)))
 
-    def softmax(self, dim: int = -1) -> Tensor:
-        e = (self - self.max(dim, True).detach()).exp()
-        return e / e.sum(dim, True)
-
-    def log_softmax(self, dim: int = -1) -> Tensor:
-        return self - self.logsumexp(dim, True)
-
     def cumsum(self, dim: int = 0) -> Tensor:
         """By a triangle of ones: quadratic in the axis, and one kernel."""
         a = self._axis(dim)

@@ -8,6 +8,7 @@ Half types are stored as such and computed with as float32.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from functools import lru_cache
 
 from compiler import dtypes
@@ -18,7 +19,8 @@ from compiler.uop import Ops, UOp
 
 __all__ = ["legalizer", "reciprocal"]
 
-_HALVES = (dtypes.float16, dtypes.bfloat16)
+_SMALL = (dtypes.float8_e4m3, dtypes.float8_e5m2)
+_HALVES = (dtypes.float16, dtypes.bfloat16, *_SMALL)
 _INTS = tuple(t for t in dtypes.all_types if t.is_int)
 # per float type: bits of the mantissa, exponent bias, integer type of the same size
 _LAYOUT = {dtypes.float32: (23, 127, dtypes.int32), dtypes.float64: (52, 1023, dtypes.int64)}
@@ -88,7 +90,6 @@ def _pi_parts(dtype: DType) -> list[float]:
     """pi as a sum of numbers with so few bits that k * part is exact for the k that :func:`sin` reduces by."""
     bits = 10 if dtype is dtypes.float32 else 24
     # 50 digits are more than four parts hold; Fraction arithmetic keeps them
-    from fractions import Fraction
     rest = Fraction("3.14159265358979323846264338327950288419716939937510")
     parts = []
     for _ in range(4):
@@ -107,14 +108,20 @@ def sin(x: UOp) -> UOp:
     grows with |x| beyond that.
     """
     dtype = x.dtype
-    ints = _LAYOUT[dtype][2]
     k = _round(x * (1 / math.pi))
     r = x
     for part in _pi_parts(dtype):
         r = r - k * part
+    return _sine_of(x, r, k)
+
+
+def _sine_of(x: UOp, r: UOp, k: UOp) -> UOp:
+    """The sine of r, negated for odd k; NaN where x is no number."""
+    dtype = x.dtype
     terms = 7 if dtype is dtypes.float32 else 11
     series = _polynomial(r * r, [(-1) ** i / math.factorial(2 * i + 1) for i in range(terms - 1, -1, -1)])
     value = r * series
+    ints = _LAYOUT[dtype][2]
     finite = x.like(-math.inf).lt(x) & x.lt(math.inf)
     return finite.where(((k.cast(ints) & 1).ne(0)).where(-value, value), math.nan)
 
@@ -140,6 +147,90 @@ def _to_bfloat16(n: UOp, x: UOp) -> UOp:
     rounded = (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16
     quiet = (bits >> 16) | 0x40
     return single.ne(single).where(quiet, rounded).cast(dtypes.uint16).bitcast(dtypes.bfloat16)
+
+
+def _from_fp8(n: UOp, x: UOp) -> UOp:
+    """The fields move to their places in float32; numbers below the normal ones are whole multiples of the least."""
+    mantissa, bias = (3, 7) if x.dtype is dtypes.float8_e4m3 else (2, 15)
+    code = x.bitcast(dtypes.uint8).cast(dtypes.uint32)
+    size = code & 0x7F
+    normal = (size << (23 - mantissa)) + (127 - bias << 23)
+    tiny = (size.cast(dtypes.float32) * 2.0 ** (1 - bias - mantissa)).bitcast(dtypes.uint32)
+    bits = size.lt(1 << mantissa).where(tiny, normal)
+    if mantissa == 3:
+        bits = size.eq(0x7F).where(size.like(0x7FC00000), bits)
+    else:
+        bits = size.lt(0x7C).where(bits, (size & 3) << 21 | 0x7F800000)
+    return (bits | (code & 0x80) << 24).bitcast(dtypes.float32).cast(n.dtype)
+
+
+def _to_fp8(n: UOp, x: UOp) -> UOp:
+    """Round to nearest, ties to even, on the bits; below the normal numbers by an addition that rounds."""
+    mantissa, bias = (3, 7) if n.dtype is dtypes.float8_e4m3 else (2, 15)
+    single = x.cast(dtypes.float32)
+    bits = single.bitcast(dtypes.uint32)
+    size = bits & 0x7FFFFFFF
+    shift = 23 - mantissa
+    normal = (size + ((size >> shift) & 1) + ((1 << shift - 1) - 1) >> shift) - (127 - bias << mantissa)
+    tiny = (size.bitcast(dtypes.float32) * 2.0 ** (bias - 1 + mantissa) + 2.0 ** 23).bitcast(dtypes.uint32) & 0xFF
+    code = size.lt(128 - bias << 23).where(tiny, normal)
+    beyond = 0x7F if mantissa == 3 else 0x7C
+    code = code.lt(beyond).where(code, code.like(beyond))
+    code = single.ne(single).where(code.like(0x7F), code)
+    return (code | (bits >> 24) & 0x80).cast(dtypes.uint8).bitcast(n.dtype)
+
+
+def exp(n: UOp, x: UOp, c: UOp, hardware: bool) -> UOp | None:
+    """e**x, written as 2**(x * 1/ln 2): that product's rounding would be an error of x * 2**-24 in the result, so the
+    whole part k goes to the exponent, and x - k*ln 2, with ln 2 in two parts, through the series of e**r."""
+    dtype = n.dtype
+    if dtype not in _LAYOUT or c.arg != dtype.cast(1 / math.log(2)):
+        return None
+    mantissa, bias, ints = _LAYOUT[dtype]
+    low, high = -float(bias + mantissa + 2) * math.log(2), float(bias + 2) * math.log(2)
+    clamped = x.lt(low).where(x.like(low), x)
+    clamped = clamped.like(high).lt(clamped).where(x.like(high), clamped)
+    whole = _round(clamped * (1 / math.log(2)))
+    first = _head(math.log(2), 12 if dtype is dtypes.float32 else 32)
+    rest = (clamped - whole * first) - whole * _LN2_REST[dtype]
+    if hardware and dtype is dtypes.float32:
+        power = UOp(Ops.EXP2, dtype, (rest * (1 / math.log(2)),), "reduced")
+    else:
+        degree = 7 if dtype is dtypes.float32 else 13
+        power = _polynomial(rest, [1 / math.factorial(k) for k in range(degree, -1, -1)])
+    k = whole.cast(ints)
+    half = k >> 1
+    return x.ne(x).where(x, power * _power_of_two(half, dtype) * _power_of_two(k - half, dtype))
+
+
+def _head(value: float, bits: int) -> float:
+    """The leading bits of a number."""
+    exponent = math.floor(math.log2(value)) + 1
+    scale = 2.0 ** (bits - exponent)
+    return math.floor(value * scale) / scale
+
+
+# ln 2 less its leading bits, from 40 digits of it
+_LN2_REST = {t: float(Fraction("0.6931471805599453094172321214581765680755") - Fraction(_head(math.log(2), bits)))
+             for t, bits in ((dtypes.float32, 12), (dtypes.float64, 32))}
+
+
+def _is_shifted(x: UOp, c: UOp) -> bool:
+    return x.dtype in _LAYOUT and bool(c.arg == x.dtype.cast(math.pi / 2))
+
+
+def cos(x: UOp, c: UOp) -> UOp | None:
+    """cos(x), written as sin(pi/2 - x): x itself is reduced, by odd multiples of pi/2, so that no digit is lost."""
+    if not _is_shifted(x, c):
+        return None
+    dtype = x.dtype
+    # cos(x) = sin(x + pi/2): with k the nearest whole number of x/pi + 1/2, the rest x - (k - 1/2)*pi is in reach
+    k = _round(x * (1 / math.pi) + 0.5)
+    odd = k + k - 1.0
+    r = x
+    for part in _pi_parts(dtype):
+        r = r - odd * (part / 2)
+    return _sine_of(x, r, k)
 
 
 def _safe_division(n: UOp, x: UOp, y: UOp) -> UOp | None:
@@ -200,6 +291,8 @@ _common: list[Rule] = [
     (UPat(Ops.CAST, dtypes.bool_, src=(_any("x"),)), lambda x: x.ne(0) if x.dtype is not dtypes.bool_ else None),
     (UPat(Ops.CAST, dtypes.bfloat16, name="n", src=(_any("x"),)), _to_bfloat16),
     (UPat(Ops.CAST, name="n", src=(_any("x", dtypes.bfloat16),)), _from_bfloat16),
+    (UPat(Ops.CAST, _SMALL, name="n", src=(_any("x"),)), _to_fp8),
+    (UPat(Ops.CAST, name="n", src=(_any("x", _SMALL),)), _from_fp8),
     (UPat(Ops.CAST, dtypes.float16, src=(_any("x", (dtypes.float64, *_INTS)),)),
      lambda x: x.cast(dtypes.float32).cast(dtypes.float16)),
     (UPat(Ops.CAST, (dtypes.float64, *_INTS), name="n", src=(_any("x", dtypes.float16),)),
@@ -212,13 +305,17 @@ _common: list[Rule] = [
     (UPat((Ops.IDIV, Ops.MOD), name="n", src=(_any("x"), _any("y"))),
      lambda n, x, y: None if n.arg == "safe" else _safe_division(n, x, y)),
     (UPat((Ops.SHL, Ops.SHR), name="n", src=(_any("x"), _any("y"))), _safe_shift),
+    (UPat(Ops.SIN, src=(UPat(Ops.ADD, src=[UPat(Ops.NEG, src=(_any("x"),)), UPat.const(name="c")]),)), cos),
     (UPat(Ops.SIN, src=(_any("x"),)), sin),
 ]
+_exp = UPat(Ops.EXP2, name="n", src=(UPat(Ops.MUL, src=[_any("x"), UPat.const(name="c")]),))
 _polynomials: list[Rule] = [
+    (_exp, lambda n, x, c: exp(n, x, c, False)),
     (UPat(Ops.EXP2, src=(_any("x"),)), exp2),
     (UPat(Ops.LOG2, src=(_any("x"),)), log2),
 ]
 _hardware: list[Rule] = [
+    (_exp, lambda n, x, c: exp(n, x, c, True) if n.arg is None else None),
     (UPat(Ops.EXP2, dtypes.float64, src=(_any("x"),)), exp2),
     (UPat(Ops.LOG2, dtypes.float64, src=(_any("x"),)), log2),
 ]

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from compiler import dtypes
 from compiler.dtypes import DType
 from compiler.expand import summands
@@ -55,14 +57,14 @@ class Source:
 
 
 def _type(dtype: DType) -> str:
-    if dtype.is_float and dtype is not dtypes.bfloat16:
+    if dtype.is_float and not dtype.coded:
         return {16: "half", 32: "float", 64: "double"}[dtype.bits]
     return "i1" if dtype.kind == "b" else f"i{dtype.bits}"
 
 
 def _constant(dtype: DType, value: object) -> str:
-    if dtype is dtypes.bfloat16:
-        return str(struct.unpack("<I", struct.pack("<f", value))[0] >> 16)
+    if dtype.coded:
+        return str(int(dtype.encode(np.array([value], np.float32))[0]))
     if dtype.kind == "b":
         return "true" if value else "false"
     if not dtype.is_float:
