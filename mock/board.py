@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mock.actor import current
 from mock.arch import arch_of
 from mock.block import Block
 from mock.bus import BusError, HostBus
@@ -183,9 +184,14 @@ class Board:
                 self.vram.cpu_write(offset, width, value)
         else:
             if self._weak and not self._fenced and self.nbio.doorbell_client(offset >> 2) in ("cp", "sdma"):
-                self.note("wc", f"doorbell {offset >> 2:#x} without a fence before it: the CPU's stores for the queue "
-                                "may come later than the doorbell")
+                self.note("wc", f"doorbell {offset >> 2:#x} (now {value:#x}) without a fence before it: what the CPU "
+                                f"stored for the queue {self._unfenced()}may come later than the doorbell")
             self.nbio.write_doorbell(offset, width, value)
+
+    def _unfenced(self) -> str:
+        """Where the CPU's stores through BAR 0 may still be on their way."""
+        pages = self.vram.pending_pages()
+        return "" if not pages else "(to video memory " + ", ".join(f"{page << 12:#x}" for page in pages) + ") "
 
     @property
     def _fenced(self) -> bool:
@@ -271,8 +277,9 @@ class Board:
         before = self.vram.lingering
         self.vram.flush(drained=not self._weak or self._fenced)
         if self.vram.lingering != before:
-            self.note("wc", f"HDP flush without a fence before it: stores to {self.vram.lingering - before} pages of "
-                            "video memory are still in the CPU's write-combining buffers")
+            self.note("wc", f"an HDP flush without a fence before it, by {current()}: what the CPU stored to "
+                            f"{self.vram.lingering - before} pages of video memory ({self.vram.lingering_at()}) is "
+                            "still in its write-combining buffers")
         self.memory.tables.count()
         for hook in self.after_flush:
             hook()

@@ -19,6 +19,7 @@ from mock.gl2 import Gl2
 from mock.hub import CACHED, PAGE, VA_BITS
 from mock.overlap import Launches
 from mock.pagetable import PAGE_SHIFT
+from mock.posted import Posted
 
 if TYPE_CHECKING:
     from mock.board import Board
@@ -39,6 +40,7 @@ class Coherence:
         self.gl2 = Gl2(board.vram, board.note, self._before_change, self._deliver, on=strict("gl2"))
         board.vram.gl2 = self.gl2
         self.caches = ReadCaches(board.vram.view, board.note, self.gl2.pool, _modelled(strict))
+        self.posted = Posted(board.vram, board.note)
         self.launches = Launches(strict("overlap"))
         self.gl2.storing = self.launches.storing
 

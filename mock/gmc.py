@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from amdrv.facts import vm
-from mock.actor import current
+from mock.actor import Actor, current
 from mock.block import Block
 from mock.bus import BusError
 from mock.coherence import Coherence, page_view
@@ -49,6 +49,7 @@ __all__ = ["Client", "Fault", "BusFault", "Gmc", "PAGE", "ENGINES", "VMIDS"]
 
 MTYPE_MASK = 7
 PAGE_MASK = np.uint64(PAGE - 1)
+LOOK_AT = 64            # entries of one walk that are looked at one by one
 CHUNK = 4096            # pages translated at a time in bulk, well below the TLB's slots
 
 
@@ -130,15 +131,21 @@ class Gmc(Block):
         return (addresses >> np.uint64(PAGE_SHIFT)) & np.uint64((1 << (VA_BITS - PAGE_SHIFT)) - 1)
 
     def runs(self, hub: str, vmid: int, address: int, nbytes: int, *, write: bool, client: int = Client.TCP,
-             execute: bool = False) -> list[tuple[int, int]]:
-        """[(host pointer, bytes)] of a stretch of GPU memory, in order, neighbours merged. :raises Fault:"""
+             execute: bool = False, poll: bool = False) -> list[tuple[int, int]]:
+        """[(host pointer, bytes)] of a stretch of GPU memory, in order, neighbours merged.
+
+        :param poll: it may be read before what the CPU stored there was flushed.
+        :raises Fault:
+        """
         if nbytes <= 0:
             return []
         first, last = address >> PAGE_SHIFT, address + nbytes - 1 >> PAGE_SHIFT
         if first == last and not address >> VA_BITS:
             found = self.hubs[hub].page_to_host(vmid, first, write, execute, client)
-            host = self.coherence.settle_one(hub, found, write)
-            return [(host + (address & PAGE - 1), nbytes)]
+            host = self.coherence.settle_one(hub, found, write) + (address & PAGE - 1)
+            if not write and not poll and 0 <= (offset := host - self.board.vram.base) < self.board.vram.size:
+                self.coherence.posted.look(offset, nbytes, address)
+            return [(host, nbytes)]
         self._pages(hub, vmid, np.array([address, address + nbytes - 1], np.uint64), write)
         the_hub = self.hubs[hub]
         limit = (1 << (VA_BITS - PAGE_SHIFT)) - 1
@@ -153,7 +160,10 @@ class Gmc(Block):
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             low = address if start == 0 else (first + start) << PAGE_SHIFT
             high = address + nbytes if end == len(hosts) else (first + end) << PAGE_SHIFT
-            result.append((int(hosts[start]) + (low & PAGE - 1 if start == 0 else 0), high - low))
+            host = int(hosts[start]) + (low & PAGE - 1 if start == 0 else 0)
+            result.append((host, high - low))
+            if not write and not poll and 0 <= (offset := host - self.board.vram.base) < self.board.vram.size:
+                self.coherence.posted.look(offset, high - low, low)
         return result
 
     def check_atomic(self, hub: str, vmid: int, addresses: np.ndarray | Sequence[int], *, client: int) -> None:
@@ -179,10 +189,11 @@ class Gmc(Block):
             raise the_hub.report(the_hub.fault(vmid, page, True, "the host bus takes no AtomicOps from this function",
                                                client, None, kind=BusFault))
 
-    def read(self, hub: str, vmid: int, address: int, nbytes: int, *, client: int = Client.CPC) -> bytes:
+    def read(self, hub: str, vmid: int, address: int, nbytes: int, *, client: int = Client.CPC, poll: bool = False,
+             ) -> bytes:
         """:raises Fault:"""
         return b"".join(ctypes.string_at(host, size)
-                        for host, size in self.runs(hub, vmid, address, nbytes, write=False, client=client))
+                        for host, size in self.runs(hub, vmid, address, nbytes, write=False, client=client, poll=poll))
 
     def write(self, hub: str, vmid: int, address: int, data: bytes | bytearray | memoryview, *,
               client: int = Client.CPC, through: bool = True) -> None:
@@ -244,11 +255,25 @@ class Gmc(Block):
             if (offset >= np.uint64(self.board.vram.size)).any():
                 raise BusError(int(addresses[int(np.argmax(offset))]), ENTRY_BYTES, "beyond the card's VRAM")
             values: np.ndarray = self._qwords[(offset >> np.uint64(3)).astype(np.int64)]
+            self._look_at_entries(offset)
             return self._entries_in_memory(offset, values) if self.gl2.differs else values
         if (addresses >> np.uint64(REACH_BITS)).any():
             raise BusError(int(addresses.max()), ENTRY_BYTES, f"beyond the {REACH_BITS} bits that the card reaches")
         hosts = self.board.dma_many(addresses, ENTRY_BYTES, write=False)
         return np.array([ctypes.c_uint64.from_address(int(host)).value for host in hosts], np.uint64)
+
+    def _look_at_entries(self, offsets: np.ndarray) -> None:
+        """Entries that a walker reads: did the CPU store there without a flush?"""
+        windows, who = self.board.vram.windows, current()
+        reader = Actor(f"a table walk for {who.engine}", who.doing, who.seconds)
+        first, count = int(offsets[0]), len(offsets)
+        if int(offsets[-1]) - first == ENTRY_BYTES * (count - 1):
+            if windows[first >> PAGE_SHIFT]:
+                self.coherence.posted.look(first, ENTRY_BYTES * count, first, reader)
+            return
+        for offset in offsets[:LOOK_AT].tolist():
+            if windows[offset >> PAGE_SHIFT]:
+                self.coherence.posted.look(offset, ENTRY_BYTES, offset, reader)
 
     def _entries_in_memory(self, offsets: np.ndarray, values: np.ndarray) -> np.ndarray:
         """The walker goes past GL2."""

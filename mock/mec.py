@@ -203,7 +203,7 @@ class Mec(Block):
             address = queue.hqd("PQ_WPTR_POLL_ADDR") & ~3 | (queue.hqd("PQ_WPTR_POLL_ADDR_HI") & 0xFFFF) << 32
         try:
             value = int.from_bytes(self.board.memory.read("gc", queue.vmid if vmid is None else vmid, address, 8,
-                                                           client=Client.CPC), "little")
+                                                           client=Client.CPC, poll=True), "little")
         except Fault as error:
             queue.stop(f"the write pointer cannot be polled: {error}")
             return

@@ -29,6 +29,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mock.actor import current
+from mock.actor import Actor, current
 from mock.writetracking import WriteTracker, track
 
 if TYPE_CHECKING:
@@ -296,9 +297,11 @@ class Vram:
         self._image: _Mapping | None = None
         self._twin: _Mapping | None = None
         self._handed = np.zeros(size // PAGE, dtype=np.uint32)      # windows on each page
+        self.windows = memoryview(self._handed)                     # type: ignore[arg-type]
+        """Page -> windows on it."""
         self._open: Counter[tuple[int, int]] = Counter()            # windows, by their pages
         self._ranges: list[tuple[int, int]] | None = []             # handed pages as runs; None: to be computed
-        self._single: set[int] = set()                              # pages stored to by single accesses
+        self._single: dict[int, Actor] = {}                         # pages stored to by single accesses, by whom
         self._gone: deque[tuple[int, int]] = deque()                # windows that went, and are not looked at yet
         self._posted: list[tuple[int, int]] = []                    # those of them with stores that await a flush
         self._lock = self.lock = threading.RLock()
@@ -308,6 +311,9 @@ class Vram:
         self._tracker: WriteTracker | None = None       # of the image
         self._combining: list[tuple[int, int]] = []     # runs of pages that a flush without a fence left behind
         self.lingering = 0          # how many pages that was, ever
+        self.flushed_at = time.monotonic()
+        self.on_merge: Callable[[], None] = lambda: None
+        """Called at every flush."""
         self.on_flush: list[PagesHook] = []
         """Called at a flush that changed memory, with the numbers of the pages (int64[n], ascending)."""
 
@@ -390,7 +396,7 @@ class Vram:
         with self._lock:
             image, _ = self._images()
             fresh = self._fresh(page, page + 1)
-            self._single.add(page)
+            self._single[page] = current()
             self._refresh(fresh)
             image.bytes[offset:offset + width] = data
 
@@ -416,7 +422,7 @@ class Vram:
         """Pages with an image beside those of windows."""
         if self.gl2 is None or not self.gl2.waiting:
             return self._single
-        return self._single.union(self.gl2.waiting)
+        return self._single.keys() | self.gl2.waiting.keys()
 
     def _refresh(self, pages: np.ndarray) -> None:
         """Make image and twin equal memory in ``pages``."""
@@ -482,6 +488,67 @@ class Vram:
             found += self._stored(first, end)
         return found
 
+    # ---- what the CPU stored and engines do not see
+
+    def has_window(self, page: int) -> bool:
+        """May the CPU have stores to this page that await a flush?"""
+        return self.windows[page] > 0 or page in self._single
+
+    def pending(self, first: int, end: int, limit: int) -> list[int]:
+        """Pages of [first, end) with such stores; of many pages, ``limit`` are compared."""
+        if self._image is None or self.gone:
+            return []
+        image, twin = self._images()
+        if end - first <= FEW:
+            pages = [page for page in range(first, end) if self.has_window(page)]
+        else:
+            with self._lock:
+                handed = np.flatnonzero(self._handed[first:end]) + first
+                pages = [page for page in self._single if first <= page < end]
+                for low, high in _runs(handed, gap=FEW):
+                    runs = self._tracked(low, high, again=True) or [(low, high)]
+                    pages += [page for run in runs for page in range(*run)]
+        return [page for page in pages[:limit] if not self._equal(image, twin, page, page + 1)]
+
+    def pending_pages(self, limit: int = 4) -> list[int]:
+        """The first pages of all with such stores."""
+        if self._image is None or self.gone:
+            return []
+        image, twin = self._images()
+        found: list[int] = []
+        for first, end in [*((page, page + 1) for page in self._single), *self._windows()]:
+            for low, high in self._stored(first, end, again=True):
+                for page in range(low, high):
+                    if len(found) < limit and not self._equal(image, twin, page, page + 1):
+                        found.append(page)
+        return found
+
+    def lingering_at(self) -> str:
+        """Where stores are that a flush found in the write-combining buffers, in words."""
+        where = ", ".join(f"{first * PAGE:#x}" for first, _ in self._combining[:4])
+        return where + (", ..." if len(self._combining) > 4 else "")
+
+    def missed(self, low: int, high: int) -> tuple[int, np.ndarray, np.ndarray] | None:
+        """Of bytes [low, high), what the CPU stored first: (offset, what is there, what the CPU stored); one to eight
+        bytes. None: nothing."""
+        if self._image is None or self._twin is None:
+            return None
+        with self._lock:                # an engine's stores that are being published look like the CPU's
+            image, twin = self._image.bytes[low:high].copy(), self._twin.bytes[low:high]
+            differ = np.flatnonzero(image != twin)
+            if not len(differ):
+                return None
+            at = max((low + int(differ[0]) & ~3) - low, 0)
+            size = 8 if (image[at + 4:at + 8] != twin[at + 4:at + 8]).any() else 4
+            return low + at, self.view[low + at:min(low + at + size, high)].copy(), image[at:at + size]
+
+    def stored_by(self, page: int) -> str:
+        return str(self._single[page]) if page in self._single else "the CPU"
+
+    def combining(self, page: int) -> bool:
+        """Did a flush find this page's stores in the write-combining buffers?"""
+        return any(first <= page < end for first, end in self._combining)
+
     # ---- the flush, and what engines say
 
     def flush(self, *, drained: bool = True) -> int:
@@ -490,6 +557,8 @@ class Vram:
         :param drained: the CPU's write-combining buffers are empty; otherwise only the last page of several has left
             them, and one that is alone has not.
         """
+        self.flushed_at = time.monotonic()
+        self.on_merge()
         if self._image is None or self.gone:
             return 0
         changed: list[np.ndarray] = []

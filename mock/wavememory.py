@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CodeMemory", "WaveMemory"]
 
+NEAR = 256      # bytes from the first address that scalar loads and fetches of a page are taken to mean
 INVALIDATE = {1: GL0, 2: GL1, 4: GLK, 8: GLI}
 """Bits of :data:`mock.isa.dispatch.CACHE_INSTRUCTIONS`."""
 
@@ -33,6 +34,8 @@ class WaveMemory:
         self.coherence, self.caches, self.gl2 = memory.coherence, memory.caches, memory.gl2
         self._hub = memory.hubs["gc"]
         self._base, self._size = memory.board.vram.base, memory.board.vram.size
+        self._handed = np.asarray(memory.board.vram.windows)
+        self._windows = memory.board.vram.windows
         strict = memory.board.gpu.is_strict
         self._paths: dict[int, tuple[int, ...]] = {
             LOAD: VECTOR if strict("glv") else (), SCALAR_LOAD: SCALAR if strict("glk") else (),
@@ -66,6 +69,8 @@ class WaveMemory:
             gl2.marks[number] = gl2.epoch
             if gl2.waiting:
                 gl2.meet(number, kind == STORE)
+        if self._windows[number]:
+            self._look(number, address, kind)
         if kind == STORE:
             if number not in self.own:
                 if number not in self.loaded and caches.held(number):
@@ -115,6 +120,8 @@ class WaveMemory:
     def _meet(self, addresses: np.ndarray, pages: np.ndarray, hosts: np.ndarray, kind: int) -> None:
         """Pages of video memory through the caches; ``hosts`` are replaced where a cache has other bytes."""
         gl2, caches = self.gl2, self.caches
+        for page in np.unique(pages[self._handed[pages] > 0]).tolist():
+            self._look(page, int(addresses[int(np.argmax(pages == page))]), kind)
         if gl2.on:
             gl2.touch(pages)
         if kind == STORE:
@@ -139,6 +146,14 @@ class WaveMemory:
                     caches.tell(path, page, found, int(addresses[int(np.argmax(there))]), str(self.reader))
                     hosts[there] = found[0].pointer
                     self.served = True
+
+    def _look(self, number: int, address: int, kind: int) -> None:
+        """A load of a page that the CPU has a window on: is what it stored there flushed?"""
+        if kind == STORE:
+            return
+        inside = address & PAGE - 1
+        at, size = (inside, min(NEAR, PAGE - inside)) if kind in (SCALAR_LOAD, FETCH) else (0, PAGE)
+        self.coherence.posted.look((number << PAGE_SHIFT) + at, size, address - inside + at, self.reader)
 
     def invalidate(self, bits: int) -> None:
         """Cache instructions of waves, by the bits of :data:`mock.isa.dispatch.CACHE_INSTRUCTIONS`."""

@@ -122,6 +122,10 @@ class StrictCard:
         assert allocation.view is not None
         return allocation.view.view(np.uint32)
 
+    def words_at(self, offset: int) -> np.ndarray:
+        """A page of video memory as the CPU sees it, uint32[1024]."""
+        return self.device.require_memory().view(offset, 4096, np.uint32)
+
     def map_again(self, allocation: Allocation, mtype: int) -> int:
         """Another address for an allocation, with the MTYPE of one's own choice."""
         memory = self.device.require_memory()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +14,7 @@ from strict_card import LANES, MakeCard, StrictCard
 
 import mock
 from amdrv import pm4
+from amdrv.facts import vm
 from amdrv.mmu.pte import leaf_flags
 from mock.rules import RULES, relaxed
 
@@ -51,14 +55,100 @@ class TestHdp:
         if flush:
             card.device.flush_hdp()
         assert read(card, buffer.address) == value
+        assert not card.notes("hdp") or not (strict or flush)
 
-    def test_a_queue_may_flush_by_a_packet(self, make: MakeCard) -> None:
-        card = make()
+    @staticmethod
+    def wait_for_five(address: int) -> list[int]:
+        return pm4.build("WAIT_REG_MEM", FUNCTION="EQUAL", MEM_SPACE="MEMORY", OPERATION="WAIT_REG_MEM",
+                         ADDRESS=address, REFERENCE=5, MASK=0xFFFFFFFF, POLL_INTERVAL=4)
+
+    @staticmethod
+    def forgotten(card: StrictCard) -> tuple[int, int]:
+        """(address, offset in video memory) of words, every other of which the CPU stored to without a flush."""
         buffer = card.alloc()
-        card.words(buffer)[0] = NEW
-        card.run(pm4.build("HDP_FLUSH"))
-        assert read(card, buffer.address) == NEW
+        card.words(buffer)[:LANES] = OLD
+        card.device.flush_hdp()
+        card.words(buffer)[:LANES:2] = NEW
+        return buffer.address, buffer.segments[0][0]
 
+    def told(self, card: StrictCard, address: int, offset: int, *, reader: str, old: int = OLD, new: int = NEW) -> None:
+        """The log has one line, with both accesses: who reads what and where, and who stored what there."""
+        line, = card.notes("hdp")
+        assert line.startswith(reader), line
+        assert f"reads {address:#x} (video memory {offset:#x}) and finds {old:#010x}; " in line
+        assert f"; the CPU stored {new:#010x} there through BAR 0 " in line
+        assert "since the last HDP flush (" in line and "a flush is missing in between" in line
+
+    def test_the_log_names_both_accesses_of_a_copy(self, make: MakeCard) -> None:
+        card = make()
+        address, offset = self.forgotten(card)
+        assert read(card, address + 8) == OLD
+        self.told(card, address + 8, offset + 8, reader="sdma 0.0, COPY_LINEAR")
+        assert read(card, address) == OLD and len(card.notes("hdp")) == 1       # once until a flush
+        card.device.flush_hdp()
+        card.words_at(offset)[0] = OLD
+        assert read(card, address) == NEW and len(card.notes("hdp")) == 2
+        card.device.flush_hdp()
+        assert read(card, address) == OLD and len(card.notes("hdp")) == 2
+
+    @pytest.mark.parametrize("kernel", ["vector", "scalar", "device_scope"])
+    def test_of_a_wave(self, make: MakeCard, kernel: str) -> None:
+        card = make()
+        packets = card.launch(kernel, card.out.address)     # loads the code, which flushes
+        address, offset = self.forgotten(card)
+        packets = card.launch(kernel, card.out.address, address)
+        card.run(packets)
+        assert int(card.words(card.out)[0]) == OLD
+        self.told(card, address, offset, reader="compute 1.0.0, ")
+
+    def test_of_the_command_processor(self, make: MakeCard) -> None:
+        card = make()
+        address, offset = self.forgotten(card)
+        card.run(pm4.build("COPY_DATA", SRC_SEL="TC_L2", DST_SEL="TC_L2",
+                           SRC_ADDR=address, DST_ADDR=card.out.address))
+        assert int(card.words(card.out)[0]) == OLD
+        self.told(card, address, offset, reader="compute 1.0.0, COPY_DATA")
+
+    def test_of_a_table_walk(self, make: MakeCard) -> None:
+        """The entry is not there yet: the copy meets a page fault, and the log says why."""
+        card = make()
+        memory = card.device.require_memory()
+        new = card.alloc()
+        address = memory.addresses.allocate(2 << 20, align=2 << 20)
+        memory.tables.map(address, [(memory.table_base + new.segments[0][0], 4096)], leaf_flags("vram"))
+        card.device.flush_hdp()
+        read(card, address)
+        memory.tables.map(address + 4096, [(memory.table_base + new.segments[0][0], 4096)], leaf_flags("vram"))
+        card.device.sdma_rings[0].submit(np.array(card.copy(card.out.address, address + 4096), np.uint32))
+        end = time.monotonic() + 20
+        while not card.notes("page-fault") and time.monotonic() < end:
+            time.sleep(1e-3)
+        line, = card.notes("hdp")
+        assert line.startswith("a table walk for sdma 0.0, COPY_LINEAR") and "and finds 0x0" in line
+        assert card.notes("page-fault")
+
+    @pytest.mark.parametrize("seconds, noted", [(0.03, False), (0.3, True)])
+    def test_a_poll_may_look_before_the_flush_but_not_for_long(self, make: MakeCard, seconds: float, noted: bool,
+                                                               ) -> None:
+        card = make()
+        flag = card.alloc()
+        card.words(flag)[0] = 0
+        address = card.map_again(flag, vm.MTYPE_UC)
+        packets, stored, wait = self.wait_for_five(address), threading.Event(), card._wait
+
+        def flush_meanwhile(at: int) -> None:
+            card.words(flag)[0] = 5
+            time.sleep(seconds)
+            card.device.flush_hdp()
+            stored.set()
+            wait(at)
+        card._wait = flush_meanwhile        # type: ignore[method-assign]
+        card.run(packets)
+        assert stored.is_set()
+        if noted:
+            self.told(card, address, flag.segments[0][0], reader="compute 1.0.0, WAIT_REG_MEM", old=0, new=5)
+        elif (line := card.notes("hdp")):       # of a machine that slept ten times as long
+            assert float(re.findall(r"HDP flush \(([0-9.]+) ms", line[0])[0]) > 90
 
 class TestWriteCombining:
     def store(self, card: StrictCard, monkeypatch: pytest.MonkeyPatch, *, fence: bool, pages: int = 1) -> list[int]:
@@ -77,7 +167,11 @@ class TestWriteCombining:
         card = make()
         assert self.store(card, monkeypatch, fence=True) == [NEW] and not card.notes("wc")
         assert self.store(card, monkeypatch, fence=False) == [OLD]
-        assert "HDP flush without a fence" in card.notes("wc")[0]
+        flush, load = card.notes("wc")
+        assert "an HDP flush without a fence before it, by the CPU" in flush
+        assert "what the CPU stored to 1 pages of video memory (0x" in flush
+        assert load.startswith("sdma 0.0, COPY_LINEAR") and f"and finds {OLD:#010x}; the CPU stored {NEW:#010x}" in load
+        assert "found in the write-combining buffers: a fence is missing before it" in load and not card.notes("hdp")
         assert self.store(make("-wc"), monkeypatch, fence=False) == [NEW]
 
     def test_without_it_stores_arrive_in_another_order(self, make: MakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +195,14 @@ class TestWriteCombining:
         card = make()
         card.run([])
         assert not card.notes("wc")
-        monkeypatch.setattr(card.device.pci, "fence", lambda: None)
+        buffer = card.alloc()
+        monkeypatch.setattr(card.device.compute_rings[0], "_fence", lambda: None)
         card.run([])
-        assert "doorbell" in card.notes("wc")[0]
+        card.words(buffer)[0] = NEW
+        card.run([])
+        first, second = card.notes("wc")
+        assert "without a fence before it: what the CPU stored for the queue may come later than the doorbell" in first
+        assert f"stored for the queue (to video memory {buffer.segments[0][0]:#x}) may come later" in second
 
     def test_drivers_on_the_plain_interface_have_an_x86(self) -> None:
         """There a register access drains the buffers (Intel SDM), and nobody has to call ``fence``."""
