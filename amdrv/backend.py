@@ -25,7 +25,7 @@ from amdrv.facts import pm4 as pm4_facts
 from amdrv.facts import sdma6 as sdma_facts
 from amdrv.hal import Hal
 from amdrv.peer import PeerSide
-from hcq.backend import Kernel, Memory, Properties
+from hcq.backend import IndirectBuffer, Kernel, Memory, Properties
 
 if TYPE_CHECKING:
     from amdrv.device import Allocation, Device, Ring
@@ -49,12 +49,16 @@ POLL_INTERVAL = 4                       # Linux 6.1, sdma_v6_0_ring_emit_pipelin
 SDMA_RETRY_FOREVER = 0xfff
 LOW_WORD = 0xffffffff
 PM4_COUNT = 0x3fff                      # of a type-3 header, words after it less one
-DISPATCH_DIRECT = pm4_facts.PACKETS["DISPATCH_DIRECT"].opcode
+SDMA_NOP = sdma_facts.PACKETS["NOP"].opcode     # without data: one word
+SDMA_IB_ALIGN = 8                       # words: where an INDIRECT packet ends (Linux 6.1, sdma_v6_0_ring_emit_ib)
+DISPATCHES = frozenset(pm4_facts.PACKETS[f"DISPATCH_{name}"].opcode for name in ("DIRECT", "INDIRECT"))
+UNCOUNTED = 1024                        # submissions that wait to be counted
 COPY_LINEAR = sdma_facts.PACKETS["COPY_LINEAR"].opcode      # sub-opcode 0
 COUNT_MASK = (1 << 30) - 1
 SDMA_WORDS = {packet.opcode | (packet.sub_op or 0) << 8: len(packet.words)
               for name, packet in sdma_facts.PACKETS.items() if name in (
-                  "COPY_LINEAR", "CONSTANT_FILL", "FENCE", "TRAP", "POLL_REGMEM", "TIMESTAMP_GET_GLOBAL")}
+                  "COPY_LINEAR", "CONSTANT_FILL", "FENCE", "TRAP", "POLL_REGMEM", "TIMESTAMP_GET_GLOBAL", "INDIRECT")}
+SDMA_LONGEST = 1 << 12                  # words that are looked at to find a packet's length
 
 # kernel_code_properties, in the order in which they take user SGPRs: bit, dwords (LLVM guide, "Initial Kernel
 # Execution State"). The last bits of the word choose the wave size and say whether the stack is dynamic.
@@ -209,6 +213,10 @@ class ComputeEncoder:
     def memory_barrier(self, words: list[int]) -> None:
         words += self._barrier
 
+    def indirect(self, words: list[int], address: int, count: int) -> None:
+        # Linux 6.1, gfx_v11_0_ring_emit_ib_compute; the queue's own VMID holds
+        words += pm4.build("INDIRECT_BUFFER", IB_BASE=address, IB_SIZE=count, VALID=1)
+
     def exec(self, words: list[int], kernel: Kernel, kernarg: int, grid: Sequence[int], block: Sequence[int],
              *, dynamic_lds: int = 0, dispatch_packet: int = 0, queue_ptr: int = 0,
              dispatch_id: int | None = None) -> None:
@@ -260,6 +268,10 @@ class CopyEncoder:
     def timestamp(self, words: list[int], address: int) -> None:
         words += sdma.build("TIMESTAMP_GET_GLOBAL", WRITE_ADDR=address)
 
+    def indirect(self, words: list[int], address: int, count: int) -> None:
+        packet = sdma.build("INDIRECT", IB_BASE=address, IB_SIZE=count, CSA_ADDR=0)
+        words += [SDMA_NOP] * (-(len(words) + len(packet)) % SDMA_IB_ALIGN) + packet
+
     def copy(self, words: list[int], dst: int, src: int, nbytes: int) -> None:
         for offset in range(0, nbytes, SDMA_LARGEST):
             words += sdma.build("COPY_LINEAR", COUNT=min(SDMA_LARGEST, nbytes - offset) - 1, SRC_ADDR=src + offset,
@@ -280,64 +292,75 @@ class _Queue:
     def __init__(self, ring: Ring, kind: Literal["compute", "copy"], name: str, statistics: Counter[str]) -> None:
         self.name, self.kind, self.ring = name, kind, ring
         self._statistics = statistics
-        self._uncounted: deque[np.ndarray] = deque()
+        self._uncounted: deque[np.ndarray | IndirectBuffer] = deque()
 
-    def submit(self, words: np.ndarray) -> None:
+    def submit(self, words: np.ndarray, indirect: Sequence[IndirectBuffer] = ()) -> None:
         """As the contract says. What would take more than half the ring goes in several pieces, whole packets each."""
         largest = self.ring.words // 2
-        if len(words) <= largest:
+        if indirect and self.kind == "copy":
+            padding = self.ring.submit(words, align=SDMA_IB_ALIGN)
+            self._statistics["sdma_packets"] += padding
+        elif len(words) <= largest:
             self.ring.submit(words)
         else:
             start = end = 0
-            for length in self._lengths(words.tolist()):
+            for length in lengths(self.kind, words.tolist()):
                 if end + length - start > largest:
                     self.ring.submit(words[start:end])
                     start = end
                 end += length
             self.ring.submit(words[start:end])
         self._uncounted.append(words)
-        if len(self._uncounted) > 1024:
+        if indirect:
+            self._uncounted.extend(indirect)
+        if len(self._uncounted) > UNCOUNTED:
             self.count()
-
-    def _lengths(self, words: list[int]) -> Iterator[int]:
-        """Words of each packet."""
-        at = 0
-        while at < len(words):
-            header = words[at]
-            length = (header >> 16 & PM4_COUNT) + 2 if self.kind == "compute" else SDMA_WORDS[header & 0xffff]
-            yield length
-            at += length
 
     def count(self) -> None:
         """Add what was submitted to the statistics: packets, dispatches, bytes copied."""
-        while self._uncounted:
-            words = self._uncounted.popleft().tolist()
-            if self.kind == "compute":
-                self._count_compute(words)
+        pending, self._uncounted = self._uncounted, deque()
+        times = Counter(map(id, pending))               # launches of one kernel are one array, changed in place
+        for words in {id(words): words for words in pending}.values():
+            if isinstance(words, np.ndarray):
+                found = tally(self.kind, words)
             else:
-                self._count_copies(words)
+                found = words.counted = words.counted or tally(self.kind, words.words)
+            for key, value in found.items():
+                self._statistics[key] += value * times[id(words)]
 
-    def _count_compute(self, words: list[int]) -> None:
+
+def lengths(kind: str, words: Sequence[int]) -> Iterator[int]:
+    """Words of each packet."""
+    at = 0
+    while at < len(words):
+        header = words[at]
+        if kind == "compute":
+            length = (header >> 16 & PM4_COUNT) + 2
+        else:
+            length = len(sdma.decode(words[at:at + SDMA_LONGEST])[0].words) \
+                if (header & 0xffff) not in SDMA_WORDS else SDMA_WORDS[header & 0xffff]
+        yield length
+        at += length
+
+
+def tally(kind: str, words: np.ndarray) -> dict[str, int]:
+    """What ``Device.statistics`` says of packets: {key: how many}."""
+    stream = words.tolist()
+    if kind == "compute":
         at = packets = kernels = 0
-        end = len(words)
-        while at < end:                     # not _lengths: this runs for every launch
-            header = words[at]
+        while at < len(stream):
+            header = stream[at]
             packets += 1
-            if header >> 8 & 0xff == DISPATCH_DIRECT:
-                kernels += 1
+            kernels += header >> 8 & 0xff in DISPATCHES
             at += (header >> 16 & PM4_COUNT) + 2
-        self._statistics["pm4_packets"] += packets
-        self._statistics["kernels"] += kernels
-
-    def _count_copies(self, words: list[int]) -> None:
-        at = packets = copied = 0
-        for length in self._lengths(words):
-            packets += 1
-            if words[at] & 0xffff == COPY_LINEAR:
-                copied += (words[at + 1] & COUNT_MASK) + 1
-            at += length
-        self._statistics["sdma_packets"] += packets
-        self._statistics["copied_bytes"] += copied
+        return {"pm4_packets": packets, "kernels": kernels}
+    at = packets = copied = 0
+    for length in lengths(kind, stream):
+        packets += 1
+        if stream[at] & 0xffff == COPY_LINEAR:
+            copied += (stream[at + 1] & COUNT_MASK) + 1
+        at += length
+    return {"sdma_packets": packets, "copied_bytes": copied}
 
 
 class AmBackend(PeerSide):

@@ -72,8 +72,11 @@ class Ring:
     def idle(self) -> bool:
         return self.pending == 0
 
-    def submit(self, words: np.ndarray) -> None:
+    def submit(self, words: np.ndarray, align: int = 0) -> int:
         """Copy packet words (uint32) into the ring and ring the doorbell; waits while there is no room.
+
+        :param align: words; the packets begin at a multiple of it, behind words of zero (copy engines: NOPs).
+        :return: how many such words there are.
 
         :raises PacketError: more words than the ring can ever hold.
         :raises GpuHang: no room within :attr:`timeout`; a fault that the card reported is raised instead.
@@ -85,8 +88,12 @@ class Ring:
             raise PacketError(f"{self.name}: {count} words do not fit its ring of {self.words}; "
                               "put them into an indirect buffer, or submit packet by packet")
         if not count:
-            return
+            return 0
         with self._lock:
+            padding = 0
+            if align and (padding := -self.wptr % align):
+                words = np.concatenate((np.zeros(padding, np.uint32), words))
+                count += padding
             wptr = self.wptr + count
             if wptr > self._limit:
                 self._find_room(count)
@@ -102,6 +109,7 @@ class Ring:
             self._wptr_word[0] = value
             self._fence()                       # words and pointer are in memory before the doorbell rings
             self._ring_doorbell(4 * self.doorbell, value)
+        return padding
 
     def _find_room(self, count: int) -> None:
         if self.words - 1 - self.pending < count:

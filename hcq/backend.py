@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-__all__ = ["Backend", "ComputeEncoder", "CopyEncoder", "HardwareQueue", "Kernel", "Memory", "Properties"]
+__all__ = ["Backend", "ComputeEncoder", "CopyEncoder", "HardwareQueue", "IndirectBuffer", "Kernel", "Memory",
+           "Properties"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,20 @@ class Kernel:
     wave_size: int
 
 
+@dataclass(eq=False)
+class IndirectBuffer:
+    """Packets outside of the ring that a submission leads the engine to (see ``_Encoder.indirect``)."""
+
+    words: np.ndarray                                   # uint32, live
+    counted: Any = field(default=None, repr=False)      # the backend's own
+
+
 class HardwareQueue(Protocol):
-    """One ring on one engine."""
+    """One ring on one engine.
+
+    A backend whose encoders have ``indirect`` also takes ``submit(words, indirect=[IndirectBuffer, ...])``: what the
+    words lead to, for its records.
+    """
 
     name: str                       # "AM:0 compute 0"
     kind: Literal["compute", "copy"]
@@ -79,7 +92,8 @@ class HardwareQueue(Protocol):
 class _Encoder(Protocol):
     """Each method appends packet words (uint32) to ``words`` and returns nothing.
 
-    A backend may also offer ``describe(words: Sequence[int]) -> list[str]``: lines of text, packets back to names.
+    A backend may also offer ``describe(words: Sequence[int]) -> list[str]``: lines of text, packets back to names; and
+    ``indirect(words, address, count)``: go on with ``count`` words at ``address`` (a multiple of 64), then come back.
     """
 
     def wait(self, words: list[int], address: int, value: int) -> None:

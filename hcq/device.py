@@ -36,7 +36,8 @@ from hcq.graph import Graph
 from hcq.memory import Buffer, HostRing, Pool, RegisteredStorage, Storage, span
 from hcq.moving import Moving
 from hcq.program import Launch, Program
-from hcq.queue import ComputeQueue, CopyQueue
+from hcq.queue import CopyQueue
+from hcq.recording import RECORDING
 from hcq.signal import Fence, Point, Signal, SignalPool, Timeline
 
 if TYPE_CHECKING:
@@ -83,7 +84,6 @@ class Device(Moving):
         self._closed = False
         self._failure: Exception | None = None      # what the backend raised of itself: a fault, a hang
         self._stuck = False                         # a wait expired
-        self._recording: Graph | None = None
         self._launches = 0                          # encoded one by one, for kernels that ask for a number
         self._beside = 0                            # submissions to other queues than the one that launches use
         self._timelines: dict[Literal["compute", "copy"], list[Timeline]] = {"compute": [], "copy": []}
@@ -229,6 +229,11 @@ class Device(Moving):
         return (f"Device({self.name}: {properties.name}, {properties.arch}, {properties.compute_units} CUs, "
                 f"{properties.vram_bytes >> 20} MiB{', closed' if self._closed else ''})")
 
+    @property
+    def _recording(self) -> Graph | None:
+        """The graph that this thread records, of whichever device."""
+        return RECORDING.get(threading.get_ident()) if RECORDING else None
+
     # --- submitting
 
     def _check_open(self) -> None:
@@ -365,13 +370,6 @@ class Device(Moving):
             queue._commands, queue._storages = [], []
             return point
 
-    def _submit_in_order(self, queues: list[ComputeQueue | CopyQueue]) -> Point:
-        with self._lock:
-            point = self._compute.last
-            for queue in queues:
-                point = self._submit(queue, in_order=True)
-            return point
-
     def _queue_block(self) -> int:
         """Address of the amd_queue_t block, for kernels that look up the apertures there."""
         if self._queue_storage is None:
@@ -441,13 +439,13 @@ class Device(Moving):
 
     def _copy(self, destination: Buffer, source: Buffer) -> None:
         if self._recording is not None:
-            self._recording._copy(destination, source)
+            self._recording.copy(destination, source)
         else:
             self._submit(CopyQueue(self).copy(destination, source), in_order=True)
 
     def _fill(self, destination: Buffer, value: int) -> None:
         if self._recording is not None:
-            self._recording._fill(destination, value)
+            self._recording.fill(destination, value)
         else:
             self._submit(CopyQueue(self).fill(destination, value), in_order=True)
 

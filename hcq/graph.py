@@ -3,28 +3,41 @@
     with dev.graph() as g:
         x, n = g.input("x", buf), g.input("n", np.int32(17))
         scale(x, n, grid=(4,), block=(64,))
-        result.copy_from(staged)
+        result.copy_from(staged)                        # of another device too
     g.replay()
     g.replay(x=other, n=np.int32(5))
 
-Recorded are launches, ``copy_from`` and ``fill``; nothing runs while recording. Replays are ordered with all other
-work of the device, and the recorded commands among themselves in the order of recording.
+Recorded are launches, ``copy_from`` and ``fill`` of this thread, on any device; nothing runs while recording. A replay
+is ordered with all other work of the devices. Inside, a command comes after those whose memory it touches, by what
+each reads and writes (``hcq.access``), and nothing else; engines, signals and barriers follow from that
+(``hcq.schedule``). The packets are built once, at the end of the recording, and changed in place (``hcq.plan``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hcq.access import Access, of_arguments
 from hcq.errors import GraphError
-from hcq.queue import ComputeQueue, CopyQueue
+from hcq.memory import Buffer
+from hcq.queue import CopyQueue
+from hcq.recording import RECORDING
 from hcq.signal import Point
 
 if TYPE_CHECKING:
-    from hcq.device import Device
-    from hcq.program import Launch, Program
+    import os
 
-__all__ = ["Graph", "Input"]
+    from hcq.device import Device
+    from hcq.plan import Plan
+    from hcq.program import Program
+    from hcq.schedule import Schedule
+
+__all__ = ["Graph", "Input", "Node", "resolve"]
+
+_BOUND = 4              # plans kept for replays whose buffers overlap otherwise than those of the recording
 
 
 class Input:
@@ -39,38 +52,76 @@ class Input:
         return f"Input({self.name}={self.default!r})"
 
 
-class _Node:
-    """One recorded command: a method of the queue builder and its operands, with inputs in them."""
+class Node:
+    """One recorded command, for whoever looks at a graph (``g.nodes``).
 
-    __slots__ = ("inputs", "launch", "name", "operands")
+    :ivar kind: "kernel", "copy" or "fill".
+    :ivar operands: of a kernel (program, arguments, grid, block, lds); of a copy (destination, source); of a fill
+        (destination, pattern). Inputs stand in them as :class:`Input`.
+    :ivar inputs: names of the inputs among the operands.
+    :ivar device: whose engine does it.
+    :ivar accesses: what it reads and writes, with the inputs' defaults.
+    """
 
-    def __init__(self, name: str, operands: tuple[Any, ...]) -> None:
-        self.name, self.operands = name, operands
+    __slots__ = ("accesses", "device", "inputs", "kind", "number", "operands")
+
+    def __init__(self, number: int, kind: str, operands: tuple[Any, ...]) -> None:
+        self.number, self.kind, self.operands = number, kind, operands
         self.inputs = {value.name for value in _flatten(operands) if isinstance(value, Input)}
-        self.launch: Launch | None = None       # bound once, for as long as no input of it changes
+        values = resolve(operands, {})
+        self.device, self.accesses = _check(kind, values)
+
+    @property
+    def name(self) -> str:
+        """For people: the kernel's name, or what is moved."""
+        if self.kind == "kernel":
+            return str(self.operands[0].name)
+        where = self.operands[0].default if isinstance(self.operands[0], Input) else self.operands[0]
+        return f"{self.kind} {where.nbytes} bytes"
+
+    @property
+    def reads(self) -> list[Access]:
+        return [access for access in self.accesses if not access.write]
+
+    @property
+    def writes(self) -> list[Access]:
+        return [access for access in self.accesses if access.write]
+
+    def __repr__(self) -> str:
+        return f"Node({self.number}: {self.name} on {self.device.name})"
 
 
 class Graph:
-    """Recorded work of one device. Made by ``dev.graph()``, a context manager that records what is inside it."""
+    """Recorded work. Made by ``dev.graph()``, a context manager that records what is inside it.
+
+    :ivar nodes: the recorded commands, in order.
+    """
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._nodes: list[_Node] = []
-        self._inputs: dict[str, Input] = {}
+        self.nodes: list[Node] = []
+        self.inputs: dict[str, Input] = {}
         self._state = "new"
+        self._plan: Plan | None = None
+        self._bound: dict[tuple[Any, ...], Plan] = {}
 
     def __enter__(self) -> Graph:
         if self._state != "new":
             raise GraphError("a graph is recorded once; make another with dev.graph()")
-        if self.device._recording is not None:
-            raise GraphError(f"{self.device.name} is recording a graph already; they do not nest")
-        self.device._recording = self
+        thread = threading.get_ident()
+        if thread in RECORDING:
+            raise GraphError(f"{RECORDING[thread].device.name} is recording a graph already; they do not nest")
+        RECORDING[thread] = self
         self._state = "recording"
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
-        self.device._recording = None
-        self._state = "ready" if kind is None else "failed"
+        del RECORDING[threading.get_ident()]
+        self._state = "failed"
+        if kind is None:
+            from hcq.plan import Plan
+            self._plan = Plan(self.nodes)
+            self._state = "ready"
 
     def input(self, name: str, default: Any) -> Any:
         """A value that ``replay`` may change by this name. Use the result in place of ``default`` while recording.
@@ -79,80 +130,129 @@ class Graph:
         """
         if self._state != "recording":
             raise GraphError("inputs are named while the graph is recorded, inside its `with` block")
-        if name in self._inputs:
+        if name in self.inputs:
             raise GraphError(f"the graph has an input {name!r} already")
-        self._inputs[name] = Input(name, default)
-        return self._inputs[name]
-
-    def _exec(self, program: Program, args: Sequence[Any], grid: Any, block: Any, lds: int) -> None:
-        self._record(_Node("exec", (program, tuple(args), grid, block, lds)))
-
-    def _copy(self, destination: Any, source: Any) -> None:
-        self._record(_Node("copy", (destination, source)))
-
-    def _fill(self, destination: Any, value: Any) -> None:
-        self._record(_Node("fill", (destination, value)))
+        self.inputs[name] = Input(name, default)
+        return self.inputs[name]
 
     def copy(self, destination: Any, source: Any) -> None:
         """Record a copy whose buffers may be inputs."""
-        self._copy(destination, source)
+        self._record("copy", (destination, source))
 
     def fill(self, destination: Any, value: Any) -> None:
         """Record a fill whose buffer or pattern may be an input."""
-        self._fill(destination, value)
+        self._record("fill", (destination, value))
 
-    def _record(self, node: _Node) -> None:
+    def _exec(self, program: Program, args: Sequence[Any], grid: Any, block: Any, lds: int) -> None:
+        self._record("kernel", (program, tuple(args), grid, block, lds))
+
+    def _record(self, kind: str, operands: tuple[Any, ...]) -> None:
         if self._state != "recording":
             raise GraphError("a graph records only inside its `with` block")
-        for value in _flatten(node.operands):
-            if isinstance(value, Input) and self._inputs.get(value.name) is not value:
+        for value in _flatten(operands):
+            if isinstance(value, Input) and self.inputs.get(value.name) is not value:
                 raise GraphError(f"input {value.name!r} belongs to another graph")
-        self._queue_of(node, {})        # what cannot run fails here, at the line that recorded it
-        self._nodes.append(node)
-
-    def _queue_of(self, node: _Node, changed: dict[str, Any],
-                  queue: ComputeQueue | CopyQueue | None = None) -> ComputeQueue | CopyQueue:
-        """Add a node to ``queue``, or to a new one of its kind."""
-        if isinstance(queue, ComputeQueue) or (queue is None and node.name == "exec"):
-            compute = queue if isinstance(queue, ComputeQueue) else ComputeQueue(self.device)
-            launch = node.launch
-            if launch is None or not node.inputs.isdisjoint(changed):
-                program, args, grid, block, lds = _resolve(node.operands, changed)
-                launch = program.bind(args, grid, block, lds)
-                if node.inputs.isdisjoint(changed):
-                    node.launch = launch
-            compute.memory_barrier()._launch(launch)
-            return compute
-        copies = queue if queue is not None else CopyQueue(self.device)
-        getattr(copies, node.name)(*_resolve(node.operands, changed))
-        return copies
+        self.nodes.append(Node(len(self.nodes), kind, operands))    # what cannot run fails here, where it is recorded
 
     def replay(self, **changed: Any) -> Point:
         """Submit everything, with the named inputs changed for this once.
 
         :return: the point at which all of it is complete.
         :raises GraphError: a name that is no input, or a graph whose recording did not end well.
+        :raises LaunchError, QueueError: a value that the command it belongs to cannot take.
         """
-        if self._state != "ready":
+        plan = self._plan
+        if plan is None:
             raise GraphError(f"the graph cannot be replayed: its recording has state {self._state!r}, not 'ready'")
-        if unknown := sorted(set(changed) - set(self._inputs)):
+        if not self.inputs.keys() >= changed.keys():
+            unknown = sorted(set(changed) - set(self.inputs))
             raise GraphError(f"no input {', '.join(map(repr, unknown))} in the graph; it has: "
-                             f"{', '.join(self._inputs) or 'none'}")
-        if self.device._recording is not None:
+                             f"{', '.join(self.inputs) or 'none'}")
+        if RECORDING and threading.get_ident() in RECORDING:
             raise GraphError("a replay inside the recording of a graph")
-        queues: list[ComputeQueue | CopyQueue] = []
-        for node in self._nodes:
-            if node.name == "exec" and queues and isinstance(queues[-1], ComputeQueue):
-                self._queue_of(node, changed, queues[-1])       # memory barriers keep these apart
-            else:
-                queues.append(self._queue_of(node, changed))    # copies: a submission's end is their barrier
-        return self.device._submit_in_order(queues)
+        if changed and plan.must_be_rebuilt(changed):
+            return self._bind(changed).replay(changed)
+        return plan.replay(changed)
+
+    def _bind(self, changed: Mapping[str, Any]) -> Plan:
+        """A plan of its own for buffers that overlap otherwise, or that other engines reach."""
+        from hcq.plan import Plan
+        key = tuple((name, value.device.name, value.address, value.nbytes) for name, value in sorted(changed.items())
+                    if isinstance(value, Buffer))
+        plan = self._bound.pop(key, None)
+        if plan is None:
+            values = {name: value for name, value in changed.items() if isinstance(value, Buffer)}
+            nodes = [Node(node.number, node.kind, _rebind(node.operands, values)) for node in self.nodes]
+            plan = Plan(nodes)
+        while len(self._bound) >= _BOUND:
+            del self._bound[next(iter(self._bound))]
+        self._bound[key] = plan
+        return plan
+
+    # --- for those who look
+
+    @property
+    def schedule(self) -> Schedule:
+        """Which engine does what after what (``hcq.schedule``). Its text is one line a step."""
+        if self._plan is not None:
+            return self._plan.schedule
+        from hcq.schedule import Schedule
+        return Schedule(self.nodes)
+
+    def dump(self) -> str:
+        """The packets of every engine, back to names."""
+        return "" if self._plan is None else self._plan.dump()
+
+    def dot(self) -> str:
+        """The graph in Graphviz' language: a row an engine, an edge for each dependency."""
+        from hcq.picture import dot
+        return dot(self.schedule)
+
+    def svg(self) -> str:
+        """The same as a picture, without Graphviz."""
+        from hcq.picture import svg
+        return svg(self.schedule)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``.dot`` (or ``.gv``) or ``.svg``, by the name's end.
+
+        :raises GraphError: another one.
+        """
+        name = Path(path)
+        if name.suffix in (".dot", ".gv"):
+            name.write_text(self.dot(), encoding="utf-8")
+        elif name.suffix == ".svg":
+            name.write_text(self.svg(), encoding="utf-8")
+        else:
+            raise GraphError(f"a graph is saved as .dot, .gv or .svg, not as {name.name!r}")
+
+    def _repr_svg_(self) -> str:
+        return self.svg()
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self.nodes)
 
     def __repr__(self) -> str:
-        return f"Graph({len(self._nodes)} commands on {self.device.name}, inputs: {', '.join(self._inputs) or 'none'})"
+        devices = ", ".join(dict.fromkeys(node.device.name for node in self.nodes)) or self.device.name
+        return f"Graph({len(self.nodes)} commands on {devices}, inputs: {', '.join(self.inputs) or 'none'})"
+
+
+def resolve(value: Any, changed: Mapping[str, Any]) -> Any:
+    """Operands with every input replaced by its value."""
+    if isinstance(value, Input):
+        return changed.get(value.name, value.default)
+    if isinstance(value, (tuple, list)):
+        return tuple(resolve(part, changed) for part in value)
+    return value
+
+
+def _rebind(value: Any, buffers: Mapping[str, Buffer]) -> Any:
+    """Operands with other default buffers."""
+    if isinstance(value, Input):
+        return Input(value.name, buffers.get(value.name, value.default))
+    if isinstance(value, (tuple, list)):
+        return tuple(_rebind(part, buffers) for part in value)
+    return value
 
 
 def _flatten(value: Any) -> list[Any]:
@@ -161,12 +261,29 @@ def _flatten(value: Any) -> list[Any]:
     return [value]
 
 
-def _resolve(value: Any, changed: dict[str, Any]) -> Any:
-    """Operands with every input replaced by its value."""
-    if isinstance(value, Input):
-        return changed.get(value.name, value.default)
-    if isinstance(value, (tuple, list)):
-        return tuple(_resolve(part, changed) for part in value)
-    return value
-
-
+def _check(kind: str, values: Any) -> tuple[Device, list[Access]]:
+    """Whose engine runs a command, and what it touches. :raises HcqError: it cannot run."""
+    if kind == "kernel":
+        program, args, grid, block, lds = values
+        program.device._check_open()
+        program.bind(args, grid, block, lds)
+        return program.device, of_arguments(program, args)
+    if kind == "fill":
+        destination, value = values
+        if not isinstance(destination, Buffer):
+            raise GraphError(f"a graph fills a Buffer, not a {type(destination).__name__}")
+        CopyQueue(destination.device).fill(destination, value)
+        return destination.device, [Access.of(destination, write=True)]
+    destination, source = values
+    for buffer in (destination, source):
+        if not isinstance(buffer, Buffer):
+            raise GraphError(f"a graph copies between Buffers, not a {type(buffer).__name__}")
+        buffer.device._check_open()
+    if destination.device is source.device:
+        CopyQueue(destination.device).copy(destination, source)
+    elif destination.nbytes != source.nbytes:
+        raise GraphError(f"copy of {source.nbytes} bytes of {source.device.name} to a buffer of {destination.nbytes} "
+                         f"of {destination.device.name}; take a view of the same size, buf[a:b]")
+    else:
+        destination._storage.check(), source._storage.check()
+    return source.device, [Access.of(source, write=False), Access.of(destination, write=True)]

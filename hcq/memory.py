@@ -61,11 +61,13 @@ class Storage:
     def release(self) -> None:
         if self.memory is not None:
             memory, self.memory = self.memory, None
+            self.pool.freed += 1
             self.pool.dropped.append(memory)
 
     def __del__(self) -> None:
-        if getattr(self, "memory", None) is not None:
-            self.release()
+        memory = getattr(self, "memory", None)
+        if memory is not None:
+            self.pool.dropped.append(memory)
 
 
 class RegisteredStorage(Storage):
@@ -79,6 +81,7 @@ class RegisteredStorage(Storage):
 
     def release(self) -> None:
         """Wait for the work submitted so far, then give the array back. :raises DeviceTimeout: it does not end."""
+        self.pool.freed += 1
         self.leave()
         if not self.pool.closed:
             self.pool.let_go(wait=True)
@@ -103,9 +106,10 @@ class Pool:
     """Allocations of one device, and the freed ones by size class."""
 
     def __init__(self, device: Device) -> None:
-        self._device = device
+        self.device = device
         self._free: dict[tuple[bool, int], list[tuple[Memory, Fence]]] = {}
         self.dropped: deque[Memory] = deque()       # appended by __del__, from anywhere
+        self.freed = 0                              # times that memory was given back while it had names
         self.registered: deque[tuple[Memory, np.ndarray | None]] = deque()      # likewise; arrays live till then
         self._leaving: deque[tuple[Fence, Memory, np.ndarray | None]] = deque()
         self.closed = False
@@ -113,7 +117,7 @@ class Pool:
 
     def let_go(self, *, wait: bool = False) -> None:
         """Give registered arrays back whose buffers are gone and that the engines are done with."""
-        device = self._device
+        device = self.device
         with device._lock:
             while self.registered:
                 self._leaving.append((device._fence(), *self.registered.popleft()))
@@ -132,7 +136,7 @@ class Pool:
 
         :raises MemoryError: the backend's own, after everything cached was given back.
         """
-        device = self._device
+        device = self.device
         with device._lock:
             if self.dropped:
                 self._collect()
@@ -157,7 +161,7 @@ class Pool:
             return Storage(self, memory, ())
 
     def _collect(self) -> None:
-        fence = self._device._fence()
+        fence = self.device._fence()
         while self.dropped:
             memory = self.dropped.popleft()
             self._free.setdefault((memory.host, memory.nbytes), []).append((memory, fence))
@@ -165,7 +169,7 @@ class Pool:
 
     def trim(self) -> None:
         """Give all cached memory back to the backend, when the engines are done with it."""
-        with self._device._lock:
+        with self.device._lock:
             self._collect()
             self.let_go(wait=True)
             entries = [entry for free in self._free.values() for entry in free]
@@ -174,7 +178,7 @@ class Pool:
             for memory, fence in entries:
                 for point in fence:
                     point.wait()
-                self._device.backend.free(memory)
+                self.device.backend.free(memory)
 
     def close(self) -> None:
         """Forget the cache without waiting; the backend is about to be closed."""
@@ -190,7 +194,7 @@ class HostRing:
     """Host memory given out in order and taken back in order, as the submissions that read it complete."""
 
     def __init__(self, device: Device, nbytes: int) -> None:
-        self._device = device
+        self.device = device
         self._storage = device._pool.alloc(nbytes, host=True)
         memory = self._storage.memory
         assert memory is not None and memory.view is not None
@@ -221,7 +225,7 @@ class HostRing:
                     break
                 raise BufferError(f"one submission needs more than a ring of {self.nbytes} bytes")
             end, point = pending[0]
-            self._device._wait(point.signal, point.value)
+            self.device._wait(point.signal, point.value)
             pending.popleft()
             self._tail = end
         self._head = head + nbytes
@@ -342,7 +346,7 @@ class Buffer:
         The buffer may be another device's: then its engines write here, in the order of both devices' work
         (``hcq.copies`` runs several such copies at once).
         """
-        if isinstance(source, Buffer) and source.device is not self.device:
+        if isinstance(source, Buffer) and source.device is not self.device and self.device._recording is None:
             from hcq.peer import copies
             copies([(self, source)])
         else:

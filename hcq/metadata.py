@@ -41,6 +41,7 @@ class Argument:
     name: str = ""
     type_name: str = ""             # as in the source, where the compiler said: "float*"
     pointee_align: int = 1          # of dynamic_shared_pointer
+    read_only: bool = False         # a pointer that the kernel does not write through, as far as the compiler says
 
     @property
     def hidden(self) -> bool:
@@ -195,7 +196,10 @@ def _arguments(entries: Sequence[Any], what: str) -> tuple[list[Argument], list[
         argument = Argument(kind, _size(entry, ".offset", label, largest=_LARGEST_KERNARG),
                             _size(entry, ".size", label, largest=_LARGEST_KERNARG),
                             _get(entry, ".name", str, label, ""), _get(entry, ".type_name", str, label, ""),
-                            max(1, _size(entry, ".pointee_align", label, 1, largest=1 << 16)))
+                            max(1, _size(entry, ".pointee_align", label, 1, largest=1 << 16)),
+                            entry.get(".actual_access", entry.get(".access")) == "read_only"
+                            or entry.get(".address_space") == "constant"
+                            or (entry.get(".is_const") is True and ".actual_access" not in entry))
         if argument.hidden:
             hidden.append(argument)
         elif kind in _UNSUPPORTED:

@@ -22,6 +22,7 @@ from hcq.backend import Kernel
 from hcq.errors import ArgumentTypeError, LaunchError
 from hcq.memory import Buffer, Storage
 from hcq.metadata import Argument, KernelInfo
+from hcq.recording import RECORDING
 
 if TYPE_CHECKING:
     from hcq.device import Device, Image
@@ -146,8 +147,8 @@ class Program:
             the device allows; :class:`ArgumentTypeError` for a wrong kind.
         """
         device = self.device
-        if device._recording is not None:
-            device._recording._exec(self, args, grid, block, lds)
+        if RECORDING and (graph := device._recording) is not None:
+            graph._exec(self, args, grid, block, lds)
             return
         try:
             prepared = self.prepared[grid, block, lds]

@@ -1,0 +1,105 @@
+"""The memory of a graph's packets, and the tables that say what changes in it; see ``hcq.plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hcq.backend import IndirectBuffer
+from hcq.memory import Buffer
+from hcq.signal import Point
+
+if TYPE_CHECKING:
+    from hcq.device import Device
+    from hcq.program import Shape
+    from hcq.schedule import Lane
+
+__all__ = ["Block", "BlockCopy", "Symbol", "Table"]
+
+_UNSIGNED: dict[int, Any] = {4: np.uint32, 2: np.uint16, 1: np.uint8}
+
+
+class Table:
+    """Places of one width in a block, and what goes there."""
+
+    def __init__(self) -> None:
+        self.index: list[int] = []
+        self.symbol: list[int] = []
+        self.addend: list[int] = []
+        self.shift: list[int] = []
+
+    def add(self, index: int, symbol: int, addend: int = 0, shift: int = 0) -> None:
+        self.index.append(index)
+        self.symbol.append(symbol)
+        self.addend.append(addend)
+        self.shift.append(shift)
+
+    def freeze(self, size: int) -> None:
+        """The table is complete. :param size: bytes of each place."""
+        self.dtype = _UNSIGNED[size]
+        self.indices = np.array(self.index, np.int64)
+        self.symbols = np.array(self.symbol, np.int64)
+        self.addends = np.array(self.addend, np.uint64)
+        self.shifts = np.array(self.shift, np.uint64) if any(self.shift) else None
+
+    def scatter(self, memory: np.ndarray, symbols: np.ndarray) -> None:
+        """Store; ``memory`` has this table's width."""
+        values = symbols[self.symbols]
+        values += self.addends
+        if self.shifts is not None:
+            values >>= self.shifts
+        memory[self.indices] = values.astype(self.dtype)
+
+
+class Block:
+    """One device's part: lanes' words, then kernarg segments."""
+
+    def __init__(self, device: Device, symbol: int) -> None:
+        self.device, self.symbol = device, symbol
+        self.kernargs: list[tuple[int, bytes]] = []     # (offset in the segments' part, contents)
+        self.kernarg_bytes = 0
+        self.words_bytes = 0
+        self.lanes: dict[Lane, tuple[int, int]] = {}    # first word in the block, number of words
+        self.cuts: dict[Lane, list[int]] = {}           # where steps end, in the lane's words
+        self.once, self.always = Table(), {size: Table() for size in (4, 2, 1)}
+        # inputs in the segments: (offset there, symbol, shift), by width; and pointers to the segments themselves
+        self.segment_words: list[tuple[int, int, int]] = []
+        self.segment_halves: list[tuple[int, int, int]] = []
+        self.segment_bytes: list[tuple[int, int, int]] = []
+        self.segment_once: list[tuple[int, int, int, int]] = []
+        self.template = np.empty(0, np.uint8)
+
+    def take(self, nbytes: int, align: int) -> int:
+        """Offset of a kernarg segment in the segments' part."""
+        offset = self.kernarg_bytes + align - 1 & -align
+        self.kernarg_bytes = offset + nbytes
+        return offset
+
+
+class BlockCopy:
+    """One set of the blocks' memory, and when it is free again."""
+
+    def __init__(self, buffers: list[Buffer]) -> None:
+        self.buffers = buffers
+        self.views: list[dict[int, np.ndarray]] = [
+            {size: buffer.view.view(dtype) for size, dtype in _UNSIGNED.items()} for buffer in buffers]
+        self.points: tuple[Point, ...] = ()
+        self.indirect: dict[Lane, IndirectBuffer] = {}
+        self.shapes: dict[int, tuple[bytes, Shape]] = {}        # node -> what its segment and packets are for
+
+
+class Symbol:
+    """An input in one role: converted once a replay, wherever it stands in that role.
+
+    :param convert: the check of what the role takes; gives an integer, or the bytes of one.
+    """
+
+    def __init__(self, name: str, default: Any, convert: Callable[[Any], Any]) -> None:
+        self.name, self.default = name, default
+        found = convert(default)
+        self.convert: Callable[[Any], int] = convert
+        if isinstance(found, bytes):
+            self.convert = lambda value: int.from_bytes(convert(value), "little")
+        self.value = self.convert(default)
