@@ -19,8 +19,6 @@ from mock.isa.state import EXEC, SGPRS, State
 __all__ = ["Batch", "batches", "vgpr_count"]
 
 POISON = 0xa5a5a5a5
-_BATCH_WAVES = {32: 512, 64: 256}
-_BATCH_BYTES = 64 << 20
 
 
 @dataclass
@@ -95,19 +93,20 @@ def vgpr_count(dispatch: Dispatch) -> int:
 
 
 def batches(dispatch: Dispatch) -> Iterator[Batch]:
-    """Workgroups in the order of their ids (x fastest), a bounded number of waves at a time."""
+    """Workgroups in the order of their ids (x fastest), as many at a time as a card holds: they may wait for each
+    other."""
+    from mock.isa.clock.occupancy import resident_workgroups       # the clock stands on the interpreter, and so on us
     d = dispatch
     total = d.grid[0] * d.grid[1] * d.grid[2]
     lds = Rsrc2(d.rsrc2).lds_bytes if d.lds_bytes is None else d.lds_bytes
     items = d.block[0] * d.block[1] * d.block[2]
     waves = -(-items // d.wave_size)
-    limit = min(_BATCH_WAVES[d.wave_size], max(1, _BATCH_BYTES // (vgpr_count(d) * d.wave_size * 4)))
+    at_a_time = resident_workgroups(d)
     if d.scratch_slots:
         if waves > d.scratch_slots:
             raise IsaError(f"a workgroup has {waves} waves but there is scratch for {d.scratch_slots}; "
                            f"allocate scratch for a whole workgroup")
-        limit = min(limit, d.scratch_slots)
-    at_a_time = max(1, limit // waves)
+        at_a_time = min(at_a_time, d.scratch_slots // waves)
     for begin in range(0, total, at_a_time):
         index = np.arange(begin, min(begin + at_a_time, total))
         ids = np.stack([index % d.grid[0], index // d.grid[0] % d.grid[1], index // (d.grid[0] * d.grid[1])], axis=1)

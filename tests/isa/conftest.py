@@ -25,13 +25,33 @@ def llvm_mc() -> str:
 
 @pytest.fixture(scope="session")
 def assembler(llvm_mc: str) -> Callable[[str], bytes]:
-    """Assembly text -> machine code."""
+    """Assembly text -> machine code. Branches may go to labels (``again:`` on a line of its own)."""
     def assemble(text: str) -> bytes:
         lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-        codes = llvm.assemble(llvm_mc, lines)
-        for line, code in zip(lines, codes, strict=True):
-            assert code is not None, f"the assembler refused {line!r}"
-        return b"".join(code for code in codes if code is not None)
+        labels = {line[:-1] for line in lines if line.endswith(":")}
+
+        def jump(line: str) -> bool:
+            return line.startswith(("s_branch", "s_cbranch")) and line.split()[-1] in labels
+        body = [line for line in lines if not line.endswith(":")]
+        codes = llvm.assemble(llvm_mc, [f"{line.split()[0]} 0" if jump(line) else line for line in body])
+        at, offsets, places = 0, [], {}
+        code = iter(codes)
+        for line in lines:
+            if line.endswith(":"):
+                places[line[:-1]] = at
+                continue
+            bits = next(code)
+            assert bits is not None, f"the assembler refused {line!r}"
+            at += len(bits)
+            offsets.append(at)
+        out = b""
+        for line, bits, end in zip(body, codes, offsets, strict=True):
+            assert bits is not None
+            if jump(line):
+                distance = (places[line.split()[-1]] - end) // 4        # SIMM16, in dwords from the next instruction
+                bits = (distance & 0xFFFF).to_bytes(2, "little") + bits[2:]
+            out += bits
+        return out
     return assemble
 
 

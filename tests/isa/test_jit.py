@@ -118,37 +118,11 @@ first:
 
 
 def test_waves_that_end_are_not_waited_for_at_a_barrier(assembler: Assembler) -> None:
-    code = assemble(assembler, BARRIER)
+    code = assembler(BARRIER)
     data = np.full(64, 99, np.uint32)
     dispatch, _keep = launch(code, data, grid=(1, 1, 1), lds_bytes=1024)
     execute(dispatch, HostMemory())
     assert np.array_equal(data, [*range(32), *[99] * 32])
-
-
-def assemble(assembler: Assembler, text: str) -> bytes:
-    """Assembly text with labels (the assembler of the tests takes one instruction at a time)."""
-    lines = [line.strip() for line in text.strip().splitlines()]
-    labels: dict[str, int] = {}
-    sizes, at = [], 0
-    for line in lines:
-        if line.endswith(":"):
-            labels[line[:-1]] = at
-            sizes.append(0)
-            continue
-        word = line.split()[-1]
-        jumps = line.startswith(("s_branch", "s_cbranch"))
-        sizes.append(len(assembler(line.replace(word, "0") if jumps else line)))
-        at += sizes[-1]
-    out, at = b"", 0
-    for line, size in zip(lines, sizes, strict=True):
-        at += size
-        if line.endswith(":"):
-            continue
-        word = line.split()[-1]
-        if line.startswith(("s_branch", "s_cbranch")):
-            line = line.replace(word, str((labels[word] - at) // 4 & 0xffff))
-        out += assembler(line)
-    return out
 
 
 INDIRECT = """

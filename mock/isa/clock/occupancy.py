@@ -8,7 +8,7 @@ from mock.isa.clock import constants as c
 from mock.isa.dispatch import Dispatch, Rsrc1, Rsrc2
 from mock.isa.waves import vgpr_count
 
-__all__ = ["Occupancy", "occupancy_of"]
+__all__ = ["Occupancy", "occupancy_of", "resident_workgroups"]
 
 _WGP_MODE = 29          # COMPUTE_PGM_RSRC1 (LLVM, User Guide for AMDGPU Backend, WGP_MODE)
 
@@ -51,3 +51,8 @@ def occupancy_of(dispatch: Dispatch) -> Occupancy:
     if total < workgroups * c.WGPS:
         limit = "grid"
     return Occupancy(waves, vgprs, lds, wgp_mode, workgroups, workgroups * waves / c.SIMDS_PER_WGP, slots, limit)
+
+
+def resident_workgroups(dispatch: Dispatch) -> int:
+    """How many the whole card holds at a time: those may wait for each other, others may not have begun."""
+    return occupancy_of(dispatch).workgroups_per_wgp * c.WGPS

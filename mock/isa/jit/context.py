@@ -25,13 +25,15 @@ instruction at the state's PC is for the interpreter. REPEAT: from the state's P
 
 TLB_ENTRIES = 1024
 PAGE = 4096
+QUANTUM = 1 << 18
+"""Jumps backwards that a wave takes before others get their turn."""
 AHEAD = 256
 """Pages that one miss enters, where the memory is this process's own and each address its pointer."""
 
 _NAMES = ("instructions", "lds", "lds_bytes", "code", "scratch", "scratch_wave_bytes", "scratch_slots", "shared_high",
           "private_high", "miss", "states", "state_bytes", "sgprs", "lane_ids", "exec_masks", "waves", "group", "end",
           "wave", "alive", "fresh", "grid_x", "grid_y", "start_x", "start_y", "start_z", "id_x", "id_y", "id_z", "info",
-          "pc", "slot", "function", "served", "invalidated")
+          "pc", "slot", "function", "served", "invalidated", "fuel")
 FIELDS = {name: 8 * i for i, name in enumerate(_NAMES)}
 """Byte offsets of the context's 64-bit fields."""
 READ_TLB, WRITE_TLB, SCALAR_TLB, COHERENT_TLB = (PAGE + 16 * TLB_ENTRIES * i for i in range(4))
@@ -53,6 +55,7 @@ class Context:
         self._tlbs = self._bytes[PAGE:].view(np.uint64)
         self.address = int(self._bytes.ctypes.data)
         self._callback = Miss(translate)
+        self["fuel"] = QUANTUM
         self["miss"] = ctypes.cast(self._callback, ctypes.c_void_p).value or 0
 
     def __getitem__(self, name: str) -> int:

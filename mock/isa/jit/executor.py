@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,12 +15,13 @@ import numpy as np
 
 from mock.isa import interpreter
 from mock.isa.access import Accessor, HostMemory
+from mock.isa.clock.occupancy import resident_workgroups
 from mock.isa.decode import Instruction
 from mock.isa.dispatch import PRIV, STORE, Counts, Dispatch, HungWave, IsaError, Memory, Rsrc2, initial_mode
 from mock.isa.hwregs import ILLEGAL_INST
 from mock.isa.interpreter import Machine
 from mock.isa.jit.compiler import Compiled
-from mock.isa.jit.context import FAULT, INTERPRET, REPEAT, TERMINATOR, YIELD, Context
+from mock.isa.jit.context import FAULT, INTERPRET, QUANTUM, REPEAT, TERMINATOR, YIELD, Context
 from mock.isa.jit.kernels import find
 from mock.isa.jit.registers import Layout
 from mock.isa.jit.segments import CAREFUL
@@ -36,6 +38,8 @@ __all__ = ["HungWave", "execute", "execute_auto"]
 
 _WATCHDOG = 60.0
 _ALONE = 20_000         # instructions of a launch (waves times instructions) that are not worth a second thread
+_PATIENCE = 20e-3       # seconds that a workgroup loops before the next ones begin beside it
+_SHORT_TURN = 1 << 13   # jumps backwards of a wave of such a workgroup before others get their turn
 _SHARE = 8              # portions of the grid that each thread gets, so that uneven workgroups even out
 
 
@@ -58,6 +62,7 @@ class _Launch:
         self.waves = dispatch.grid[0] * dispatch.grid[1] * dispatch.grid[2] * -(-items // self.lanes)
         self.check: Callable[[], None] = getattr(memory, "check", lambda: None)
         self.error: BaseException | None = None
+        self.progress = 0.0                 # when a workgroup was last seen to have ended, on the monotonic clock
 
     def prepare(self) -> Compiled:
         """The code that the launch begins with: whatever there is, or made now."""
@@ -108,6 +113,7 @@ class _Runner:
                 "start_z": box.start[2], "id_x": positions[0], "id_y": positions[1], "id_z": positions[2],
                 "info": position if rsrc2.workgroup_info else 128}.items():
             c[name] = value
+        self._group, self._since = 0, 0.0
         self._machine: Machine | None = None
         self._generation = getattr(launch.memory, "generation", None)
         # not what records or counts pages, which must see each
@@ -143,27 +149,49 @@ class _Runner:
             if invalidate is not None:
                 invalidate(bits)
 
-    def run(self, begin: int, end: int) -> None:
-        """Workgroups [begin, end) of the box."""
+    def begin(self, portion: tuple[int, int]) -> None:
+        """Workgroups [begin, end) of the box are this runner's."""
+        c = self.context
+        c["group"], c["end"] = portion
+        c["fresh"] = 1
+        self._group, self._since = portion[0], time.monotonic()
+
+    def turn(self, quantum: int) -> bool:
+        """Run until the portion is done (True), or until a wave has jumped backwards ``quantum`` times (False)."""
         c, launch = self.context, self.launch
-        c["group"], c["end"], c["fresh"] = begin, end, 1
-        started = time.monotonic()
-        while True:
-            if launch.error is not None:
-                return
+        c["fuel"] = quantum
+        while launch.error is None:
             reason = launch.prepare().run(c.address)
             self._cache_instructions()
             if reason == 0:
-                return
+                launch.progress = time.monotonic()
+                return True
             self._look_around()
             if reason == YIELD:
-                if time.monotonic() - started > launch.watchdog:
+                now = time.monotonic()
+                if c["group"] != self._group:
+                    self._group, self._since = c["group"], now
+                    launch.progress = now
+                if now - max(self._since, launch.progress) > launch.watchdog:
                     raise self._hung()
                 c["wave"] = c["wave"] + 1
-            elif reason == FAULT:
+                return False
+            if reason == FAULT:
                 self._faulted()
             else:
                 self._interpret(reason)
+        return True
+
+    def waits(self) -> bool:
+        """Has the workgroup looped for so long that it may be waiting for one that has not begun?"""
+        return time.monotonic() - self._since > _PATIENCE
+
+    def give_up_rest(self) -> tuple[int, int]:
+        """The workgroups of the portion behind the one that runs: no longer this runner's."""
+        c = self.context
+        rest = (c["group"] + 1, c["end"])
+        c["end"] = c["group"] + 1
+        return rest
 
     def _look_around(self) -> None:
         """Now and then: has somebody stopped the engine, or invalidated its TLB?"""
@@ -403,30 +431,79 @@ def _run(launch: _Launch, threads: int | None) -> Counts:
     return counts
 
 
+class _Crew:
+    """The workgroups of a box, and those who run them: a runner a thread, more where workgroups wait for each other.
+
+    A workgroup that loops for long may wait for one behind it (a barrier of the grid, a flag of its neighbour's). On a
+    card all that fit are resident and get their turns; so here, by the card's own limit.
+    """
+
+    def __init__(self, launch: _Launch, box: _Box, threads: int) -> None:
+        self.launch, self.box = launch, box
+        share = max(1, box.groups // (threads * _SHARE)) if threads > 1 else box.groups
+        self.lock = threading.Lock()
+        self.portions = deque((at, min(at + share, box.groups)) for at in range(0, box.groups, share))
+        self.runners: list[_Runner] = []
+        self.resident = min(box.groups, resident_workgroups(launch.dispatch))
+        if launch.dispatch.scratch_slots:
+            self.resident = min(self.resident, launch.dispatch.scratch_slots // box.waves)
+
+    def hire(self) -> _Runner | None:
+        """One more runner, with workgroups to run; None where no workgroup is left, or no room."""
+        with self.lock:
+            if not self.portions or len(self.runners) >= self.resident:
+                return None
+            runner = _Runner(self.launch, self.box, len(self.runners) * self.box.waves)
+            runner.begin(self.portions.popleft())
+            self.runners.append(runner)
+            return runner
+
+    def next_portion(self, runner: _Runner) -> bool:
+        with self.lock:
+            if not self.portions:
+                return False
+            runner.begin(self.portions.popleft())
+            return True
+
+    def split(self, runner: _Runner) -> None:
+        """What is left of a waiting runner's portion is anyone's, one workgroup at a time, in order."""
+        with self.lock:
+            begin, end = runner.give_up_rest()
+            self.portions.extendleft((at, at + 1) for at in reversed(range(begin, end)))
+
+    def work(self) -> None:
+        """One thread's part."""
+        mine = deque([runner] if (runner := self.hire()) else [])
+        while mine and self.launch.error is None:
+            runner = mine.popleft()
+            crowded = bool(mine)
+            if runner.turn(_SHORT_TURN if crowded or runner.waits() else QUANTUM):
+                if self.next_portion(runner):
+                    mine.appendleft(runner)
+                continue
+            mine.append(runner)
+            if crowded or runner.waits():
+                self.split(runner)
+                if (another := self.hire()) is not None:
+                    mine.appendleft(another)
+
+    def try_to_work(self) -> None:
+        try:
+            self.work()
+        except BaseException as error:
+            self.launch.error = self.launch.error or error
+
+
 def _run_box(launch: _Launch, box: _Box, threads: int) -> int:
     """Instructions that ran."""
-    runners = [_Runner(launch, box, i * box.waves) for i in range(threads)]
+    crew = _Crew(launch, box, threads)
     if threads == 1:
-        runners[0].run(0, box.groups)
-        return runners[0].context["instructions"]
-    share = max(1, box.groups // (threads * _SHARE))
-    portions = iter([(at, min(at + share, box.groups)) for at in range(0, box.groups, share)])
-    lock = threading.Lock()
-
-    def work(runner: _Runner) -> None:
-        while launch.error is None:
-            with lock:
-                portion = next(portions, None)
-            if portion is None:
-                return
-            try:
-                runner.run(*portion)
-            except BaseException as error:
-                launch.error = launch.error or error
-    futures: list[Any] = [_pool().submit(work, runner) for runner in runners[1:]]
-    work(runners[0])
-    for future in futures:
-        future.result()
-    if launch.error is not None:
-        raise launch.error
-    return sum(runner.context["instructions"] for runner in runners)
+        crew.work()
+    else:
+        futures = [_pool().submit(crew.try_to_work) for _ in range(threads - 1)]
+        crew.try_to_work()
+        for future in futures:
+            future.result()
+        if launch.error is not None:
+            raise launch.error
+    return sum(runner.context["instructions"] for runner in crew.runners)

@@ -38,8 +38,6 @@ from mock.isa.vocabulary import Mode
 
 __all__ = ["Flow", "Point", "Translation", "discover", "translate"]
 
-QUANTUM = 1 << 22
-"""Backward branches that a wave may take before others get their turn."""
 HOST_VECTORS = 48
 """Vectors of the host up to which VGPRs are kept in its registers between blocks."""
 TWICE_LIMIT = 1500
@@ -190,7 +188,7 @@ class _Translator:
         sgprs, vgprs = r.used_sgprs, r.used_vgprs
         b.position_at_end(self.begin)
         b.store(ir.Constant(I64, 0), self.count)
-        b.store(ir.Constant(I32, QUANTUM), self.fuel)
+        b.store(b.trunc(b.load(self._field("fuel"), typ=I64), I32), self.fuel)
         r.load_all(sgprs, vgprs)
         where = b.load(b.gep(self.state, [ir.Constant(I32, Layout.RESUME)], source_etype=I32), typ=I32)
         nowhere = self.function.append_basic_block("nowhere")
