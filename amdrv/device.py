@@ -152,7 +152,7 @@ class Device:
             self.firmware = load_set(
                 self.arch, {ip.name: ip.version for ip in self.discovery.ips}, firmware_path)
         self.nbio, self.hdp, self.psp, self.smu = Nbio(self), Hdp(self), Psp(self), Smu(self)
-        if self.psp.alive or self.psp.stuck:
+        if self.psp.alive or self.psp.stuck or self.psp.silent():
             with self._stage("reset"):
                 self.smu.reset_card()
         self.gmc = Gmc(self)

@@ -58,6 +58,16 @@ class Psp:
         value = int(self.regs.MP0_SMN_C2PMSG_35.read())
         return bool(value & BOOTLOADER_READY and value & BOOTLOADER_ERROR)
 
+    def silent(self) -> bool:
+        """Neither the boot loader nor the system answers, after as long as the boot loader may take."""
+        def answers() -> bool:
+            return self.alive or bool(int(self.regs.MP0_SMN_C2PMSG_35.read()) & BOOTLOADER_READY)
+        try:
+            wait_until(answers, BOOTLOADER_TIMEOUT, "PSP boot loader or system to answer")
+        except WaitTimeout:
+            return True
+        return False
+
     def boot(self) -> None:
         firmware, memory = self.device.firmware, self.device.require_memory()
         payloads = [part.payload for part in firmware.bootloader] + [

@@ -113,7 +113,7 @@ class Smu:
                 self._mode1_reset()
         except BootError as error:
             tried = str(error)
-        if psp.alive or psp.stuck:
+        if psp.alive or psp.stuck or psp.silent():
             self.device.pci.reset()
             time.sleep(RESET_TIME)
             try:

@@ -95,7 +95,8 @@ def vgpr_count(dispatch: Dispatch) -> int:
 def batches(dispatch: Dispatch) -> Iterator[Batch]:
     """Workgroups in the order of their ids (x fastest), as many at a time as a card holds: they may wait for each
     other."""
-    from mock.isa.clock.occupancy import resident_workgroups       # the clock stands on the interpreter, and so on us
+    # Here, since the package of the clock stands on the interpreter, and that on us.
+    from mock.isa.clock.occupancy import resident_workgroups
     d = dispatch
     total = d.grid[0] * d.grid[1] * d.grid[2]
     lds = Rsrc2(d.rsrc2).lds_bytes if d.lds_bytes is None else d.lds_bytes

@@ -174,6 +174,15 @@ def test_each_kind_once(machine: mock.Machine, code: bytes, kind: str) -> None:
     run(machine, code, [(kind, (event, {}), 6, 1)])
 
 
+def test_a_boot_loader_that_was_left_silent(machine: mock.Machine, code: bytes) -> None:
+    """It refused an image, was reset while it could not start, and says neither that it is ready nor what is wrong."""
+    first: tuple[str, dict[str, Any]] = ("register-write", {})
+    arm(machine, [("firmware-refused", first, 1, 1), ("psp-never-ready", first, 1, 1)], BOOTING)
+    with hurried():
+        assert "the boot loader does not answer" in str(session(machine, code, rounds=1).error)
+        recover(machine, code)
+
+
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plans(BOOTING, (("register-write", {}), ("register-read", {}), ("psp-command", {}), ("smu-message", {}))))
