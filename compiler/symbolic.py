@@ -385,21 +385,22 @@ def _reduce_of_constant(n: UOp) -> UOp | None:
     return _reduce(n, value * count, rest)
 
 
+def _one_hot_sum(n: UOp) -> UOp | None:
+    """The one term that is not 0, as it is: its -0.0 too, of which a sum would make 0.0."""
+    value = n.src[0]
+    if value.op is not Ops.WHERE or value.src[2].op is not Ops.CONST or value.src[2].arg != 0:
+        return None
+    return _fold_one_hot(n, *value.src)
+
+
 load_rules = PatternMatcher([
     (UPat(Ops.WHERE, src=(_any("g"), UPat(Ops.LOAD, name="x"), _c(0))),
      lambda g, x: x if len(x.src) > 1 and set(_clauses(g)) <= set(_clauses(x.src[1])) else None),
     (UPat(Ops.LOAD, name="x", src=(_any("i"), _c(name="c"))),
      lambda x, i, c: UOp(Ops.LOAD, x.dtype, (i,)) if c.arg else UOp.const(x.dtype, 0)),
-    (UPat(Ops.REDUCE, name="n", arg=Ops.ADD), lambda n: _one_hot_sum(n)),
+    (UPat(Ops.REDUCE, name="n", arg=Ops.ADD), _one_hot_sum),
     (UPat(Ops.REDUCE, name="n"), _reduce_of_constant),
 ])
-
-
-def _one_hot_sum(n: UOp) -> UOp | None:
-    value = n.src[0]
-    if value.op is not Ops.WHERE or value.src[2].op is not Ops.CONST or value.src[2].arg != 0:
-        return None
-    return _fold_one_hot(n, *value.src)
 
 
 kernel_rules = symbolic + load_rules

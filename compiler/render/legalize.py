@@ -306,13 +306,13 @@ _common: list[Rule] = [
      lambda n, x, y: None if n.arg == "safe" else _safe_division(n, x, y)),
     (UPat((Ops.SHL, Ops.SHR), name="n", src=(_any("x"), _any("y"))), _safe_shift),
     (UPat(Ops.SIN, src=(UPat(Ops.ADD, src=[UPat(Ops.NEG, src=(_any("x"),)), UPat.const(name="c")]),)), cos),
-    (UPat(Ops.SIN, src=(_any("x"),)), sin),
+    (UPat(Ops.SIN, _LAYOUT, src=(_any("x"),)), sin),
 ]
 _exp = UPat(Ops.EXP2, name="n", src=(UPat(Ops.MUL, src=[_any("x"), UPat.const(name="c")]),))
 _polynomials: list[Rule] = [
     (_exp, lambda n, x, c: exp(n, x, c, False)),
-    (UPat(Ops.EXP2, src=(_any("x"),)), exp2),
-    (UPat(Ops.LOG2, src=(_any("x"),)), log2),
+    (UPat(Ops.EXP2, _LAYOUT, src=(_any("x"),)), exp2),
+    (UPat(Ops.LOG2, _LAYOUT, src=(_any("x"),)), log2),
 ]
 _hardware: list[Rule] = [
     (_exp, lambda n, x, c: exp(n, x, c, True) if n.arg is None else None),
