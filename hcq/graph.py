@@ -171,6 +171,7 @@ class Graph:
         if RECORDING and threading.get_ident() in RECORDING:
             raise GraphError("a replay inside the recording of a graph")
         if changed and plan.must_be_rebuilt(changed):
+            plan.check(changed)
             return self._bind(changed).replay(changed)
         return plan.replay(changed)
 

@@ -386,13 +386,17 @@ class Plan:
                 device._check_open()
             launches = [reshaped.bind(changed) for reshaped in self._reshaped]
             values = self._work_out(changed)
-            if not self._checked_by_name.isdisjoint(changed):
-                for node in self._checks:
-                    if not node.inputs.isdisjoint(changed):
-                        _check_transfer(node, resolve(node.operands, changed))
+            self.check(changed)
             copy = self._copy()
             self._store(copy, values, changed, launches)
             return self._submit(copy)
+
+    def check(self, changed: Mapping[str, Any]) -> None:
+        """:raises HcqError: a buffer or a pattern that a copy or a fill cannot take."""
+        if not self._checked_by_name.isdisjoint(changed):
+            for node in self._checks:
+                if not node.inputs.isdisjoint(changed):
+                    _check_transfer(node, resolve(node.operands, changed))
 
     def _work_out(self, changed: Mapping[str, Any]) -> np.ndarray:
         """The symbols' values. :raises HcqError: one that its command cannot take, or memory that was freed."""
