@@ -24,7 +24,7 @@ from amdrv.errors import OutOfMemoryError, PacketError
 from amdrv.facts import pm4 as pm4_facts
 from amdrv.facts import sdma6 as sdma_facts
 from amdrv.hal import Hal
-from amdrv.peer import PeerSide
+from amdrv.moving import MovingSide
 from hcq.backend import IndirectBuffer, Kernel, Memory, Properties
 
 if TYPE_CHECKING:
@@ -363,7 +363,7 @@ def tally(kind: str, words: np.ndarray) -> dict[str, int]:
     return {"sdma_packets": packets, "copied_bytes": copied}
 
 
-class AmBackend(PeerSide):
+class AmBackend(MovingSide):
     """One booted card behind hcq's contract (:class:`hcq.backend.Backend`). Owns ``device``."""
 
     def __init__(self, device: Device, index: int = 0) -> None:

@@ -20,13 +20,17 @@ from hcq.errors import (
     DeviceFailedError,
     DeviceTimeout,
     GraphError,
+    HashMismatchError,
     HcqError,
     LaunchError,
+    LoadError,
+    MissingFileError,
     QueueError,
     UnknownDeviceError,
     UseAfterFreeError,
 )
 from hcq.graph import Graph
+from hcq.load import Manifest, Part, Transfer, load_files, load_files_async
 from hcq.memory import Buffer
 from hcq.peer import copies
 from hcq.program import Program
@@ -36,7 +40,8 @@ from hcq.signal import Point, Signal
 
 __all__ = [
     "ArgumentTypeError", "Buffer", "BufferError", "CodeObject", "CodeObjectError", "ComputeQueue", "CopyQueue",
-    "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError", "HcqError",
-    "LaunchError", "Point", "Program", "QueueError", "Signal", "UnknownDeviceError", "UseAfterFreeError",
-    "backends", "copies", "open",
+    "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError", "HashMismatchError",
+    "HcqError", "LaunchError", "LoadError", "Manifest", "MissingFileError", "Part", "Point", "Program", "QueueError",
+    "Signal", "Transfer", "UnknownDeviceError", "UseAfterFreeError",
+    "backends", "copies", "load_files", "load_files_async", "open",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = [
     "HcqError", "UnknownDeviceError", "DeviceClosedError", "DeviceFailedError", "BufferError",
     "UseAfterFreeError", "CodeObjectError", "LaunchError", "ArgumentTypeError", "QueueError", "GraphError",
-    "DeviceTimeout",
+    "DeviceTimeout", "HashMismatchError", "LoadError", "MissingFileError",
 ]
 
 
@@ -60,3 +60,15 @@ class GraphError(HcqError, RuntimeError):
 
 class DeviceTimeout(HcqError, TimeoutError):
     """A wait expired. The message names the queue and the first submission that is not complete."""
+
+
+class LoadError(HcqError, OSError):
+    """Bytes could not be moved between a file and a device: the file is too short, shrank, or the system refused."""
+
+
+class MissingFileError(LoadError, FileNotFoundError):
+    """There is no file of that name."""
+
+
+class HashMismatchError(LoadError):
+    """What was loaded is not what the manifest, or the caller, expected: the content hash differs."""

@@ -27,7 +27,7 @@ from hcq.signal import Point
 if TYPE_CHECKING:
     from hcq.device import Device
 
-__all__ = ["can_reach", "copies"]
+__all__ = ["can_reach", "copies", "settle"]
 
 _SPREAD = 256 << 10             # a copy of this size or more is spread over the engines
 _PAGE = 4096
@@ -144,8 +144,11 @@ def _wait(device: Device, encoder: object, words: list[int], points: Iterable[Po
             encoder.wait(words, address, point.value)   # type: ignore[attr-defined]
 
 
-def _clean(device: Device, what: str, points: Sequence[Point] = (), *, arrived: bool = False) -> Point:
-    """A submission to the compute queue behind all earlier work and ``points``: caches written back and invalid."""
+def settle(device: Device, what: str, points: Sequence[Point] = (), *, arrived: bool = False) -> Point:
+    """A submission to the compute queue behind all earlier work and ``points``: caches written back and invalid.
+
+    The caller holds the device's lock, or is alone with it.
+    """
     timeline, encoder = device._compute, device.backend.compute
     words = device._begin(timeline, encoder)
     _wait(device, encoder, words, points)
@@ -157,7 +160,7 @@ def _clean(device: Device, what: str, points: Sequence[Point] = (), *, arrived: 
 
 def _run(work: Sequence[tuple[Pair, list[Range]]]) -> None:
     fences = {device: device._fence() for (_, source), _ in work for device in (source.device,)}
-    ready = {device: _clean(device, "departure of a peer copy")
+    ready = {device: settle(device, "departure of a peer copy")
              for device in dict.fromkeys(to.device for (to, source), _ in work if to.device is not source.device)}
     arrivals: dict[Device, list[Point]] = {device: [] for device in ready}
     for device in fences:
@@ -181,7 +184,7 @@ def _run(work: Sequence[tuple[Pair, list[Range]]]) -> None:
             for other in receivers:
                 arrivals[other].append(point)
     for device, points in arrivals.items():
-        _clean(device, "arrival of a peer copy", points, arrived=True)
+        settle(device, "arrival of a peer copy", points, arrived=True)
 
 
 def _deal(work: Sequence[tuple[Pair, list[Range]]], engines: int) -> list[list[tuple[int, int, int]]]:

@@ -152,7 +152,8 @@ class FakeBackend:
                                      shared_aperture=0x1_0000 << 32, private_aperture=0x2_0000 << 32)
         self.functions = functions or {}
         self.capacity = capacity
-        self.arena = np.full(capacity, 0xcd, np.uint8)
+        whole = np.full(capacity + 4096, 0xcd, np.uint8)
+        self.arena = whole[-whole.ctypes.data % 4096:][:capacity]       # page-aligned: files are read into it directly
         self.free_ranges: list[tuple[int, int]] = [(0, capacity)]
         self.live: dict[int, int] = {}
         self.launches: list[tuple[list[int], Kernel]] = []

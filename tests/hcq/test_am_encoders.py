@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amdrv import pm4, sdma
@@ -183,6 +183,7 @@ def test_copy_signals() -> None:
         encoder.wait(words, ADDRESS, 1 << 32)
 
 
+@settings(deadline=None)
 @given(nbytes=st.integers(1, 5 * SDMA_LARGEST), dst=st.integers(0, 1 << 47), src=st.integers(0, 1 << 47))
 def test_copies_are_split_without_a_gap(nbytes: int, dst: int, src: int) -> None:
     words: list[int] = []

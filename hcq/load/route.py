@@ -1,0 +1,72 @@
+"""Which way into a device's memory is faster: staging memory and copy engines, or the CPU's window.
+
+Both are measured, once a device, with a few MiB of its own: on a card the engines win by far, where the copies are
+software it depends.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hcq.memory import Buffer
+
+if TYPE_CHECKING:
+    from hcq.device import Device
+
+__all__ = ["Rates", "prefers_window", "rates", "window"]
+
+SAMPLE = 2 << 20        # bytes of a measurement
+CLEARLY = 1.25          # the window has to be so much faster: it also costs a pass through the page cache
+
+
+class Rates:
+    """Bytes a second into the device's memory; 0 for a window that there is not."""
+
+    def __init__(self, staging: float, window: float) -> None:
+        self.staging, self.window = staging, window
+
+    def __repr__(self) -> str:
+        return f"Rates(staging {self.staging / 1e9:.2f} GB/s, window {self.window / 1e9:.2f} GB/s)"
+
+
+def window(buffer: Buffer) -> np.ndarray | None:
+    """The CPU's live view of a buffer of device memory (uint8), or None."""
+    show = getattr(buffer.device.backend, "window", None)
+    whole = show(buffer._storage.check()) if show is not None else None
+    return None if whole is None else whole[buffer._offset:buffer._offset + buffer.nbytes]
+
+
+def rates(device: Device) -> Rates:
+    """Measured at the first call."""
+    known: Rates | None = getattr(device, "_rates", None)
+    if known is None:
+        known = device._rates = _measure(device)            # type: ignore[attr-defined]
+    return known
+
+
+def _measure(device: Device) -> Rates:
+    buffer, staging = device.alloc(SAMPLE), device.alloc(SAMPLE, host=True)
+    view = window(buffer)
+    through = copied = 0.0
+    for _ in range(2):                                      # the first is a rehearsal
+        device.synchronize()
+        start = time.perf_counter()
+        buffer.copy_from(staging)
+        device.synchronize()
+        copied = SAMPLE / (time.perf_counter() - start)
+        if view is not None:
+            start = time.perf_counter()
+            view[:] = staging.view
+            device.backend.flush_window()                   # type: ignore[attr-defined]
+            through = SAMPLE / (time.perf_counter() - start)
+    buffer.free()
+    staging.free()
+    return Rates(copied, through)
+
+
+def prefers_window(device: Device) -> bool:
+    found = rates(device)
+    return found.window > CLEARLY * found.staging
