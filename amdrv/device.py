@@ -14,15 +14,27 @@ import atexit
 import os
 import time
 import weakref
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from amdrv import hal as hal_package
-from amdrv.errors import AmdrvError, BootError, CardLostError, FirmwareError, NoCardError, UnknownIpError, WaitTimeout
+from amdrv import recovery
+from amdrv.errors import (
+    AmdrvError,
+    BootError,
+    CardLostError,
+    FirmwareError,
+    GpuFault,
+    NoCardError,
+    UnknownIpError,
+    WaitTimeout,
+)
 from amdrv.facts import navi31
 from amdrv.facts.ih import SOC21_IH_CLIENTID_GRBM_CP as GRBM_CP
 from amdrv.firmware import FirmwareSet, load_set, search_path
@@ -38,6 +50,8 @@ from amdrv.ip.psp import Psp
 from amdrv.ip.sdma import Sdma
 from amdrv.ip.smu import Smu
 from amdrv.memory import Allocation, Kind, Memory
+from amdrv.mmu.tables import PAGE_SHIFT
+from amdrv.recovery import Diagnosis, Recovery
 from amdrv.registration import Registration, register
 from amdrv.regs import RegisterFile, table_for
 from amdrv.ring import Ring
@@ -49,6 +63,7 @@ GFX_TARGETS = {(11, 0, 0): "gfx1100"}       # Linux 6.1, kfd_device.c, kgd2kfd_p
 # Linux 6.1, soc21.c, soc21_get_xclk: the reference clock, which the VBIOS of these cards sets to 100 MHz
 GOLDEN_CLOCK_HZ = 100_000_000
 BLOCKS = ("GC", "MMHUB", "OSSSYS", "HDP", "NBIF", "MP0", "MP1", "SMUIO")
+WARM_LAYOUT = 1                         # of the boot region and of what a warm boot expects; counts up with changes
 DEVICE_CONTROL, DEVICE_CONTROL_2, LINK_CONTROL = 0x08, 0x28, 0x10       # of the PCI Express capability
 
 
@@ -90,15 +105,22 @@ class Device:
     interrupts: Interrupts
 
     def __init__(self, pci: PciDevice, function: PciFunction, *, firmware: list[str] | None = None,
-                 name: str = "AM:0") -> None:
-        """Boot the card that ``pci`` is; it is closed with the device, and also when the boot fails."""
+                 name: str = "AM:0", warm: bool = True) -> None:
+        """Boot the card that ``pci`` is; it is closed with the device, and also when the boot fails.
+
+        :param warm: take over a card that this driver left in order, with its firmware running; False: always reset it.
+        """
         self.pci, self.function, self.name = pci, function, name
         self.boot_stages: list[Stage] = []
         self.statistics: Counter[str] = Counter()
         self.memory: Memory | None = None
         self._undo: list[tuple[str, Callable[[], None]]] = []
         self.shutdown_errors: list[AmdrvError] = []      # what a hanging card refused on the way out
-        self._closed, self._process = False, os.getpid()
+        self.warm = False                                # the card was as we left it: no reset, no firmware loaded
+        self.suspect = False                             # it has faulted or hung: its state is not to be built upon
+        self._booted = False
+        self._rings: dict[str, Ring] = {}
+        self._closed, self._process, self._may_be_warm = False, os.getpid(), warm
         _devices.add(self)
         atexit.unregister(_close_all)       # once, and before the end of whatever was set up earlier, a HAL for one
         atexit.register(_close_all)
@@ -116,11 +138,12 @@ class Device:
             raise
 
     @classmethod
-    def open(cls, hal: Hal | None = None, address: str | None = None, index: int = 0) -> Device:
+    def open(cls, hal: Hal | None = None, address: str | None = None, index: int = 0, *, warm: bool = True) -> Device:
         """Find, open and boot a card.
 
         :param hal: default: what ``AMDRV_HAL`` asks for.
         :param address: a PCI address such as "0000:03:00.0"; default: the card of number ``index``.
+        :param warm: False resets a card even when this driver left it in order.
         :raises NoCardError: none, or not so many.
         :raises CardBusyError: another process has it.
         :raises AmdrvError: the boot failed; the message names the stage, and the card can be booted again.
@@ -139,7 +162,7 @@ class Device:
         function = chosen[0]
         number = cards.index(function)
         return cls(hal.open(function.address), function, firmware=[str(path) for path in search_path(hal.firmware)],
-                   name=f"AM:{number}")
+                   name=f"AM:{number}", warm=warm)
 
     # -- boot -----------------------------------------------------------------------------------------------------
 
@@ -152,16 +175,24 @@ class Device:
             self.firmware = load_set(
                 self.arch, {ip.name: ip.version for ip in self.discovery.ips}, firmware_path)
         self.nbio, self.hdp, self.psp, self.smu = Nbio(self), Hdp(self), Psp(self), Smu(self)
-        if self.psp.alive or self.psp.stuck or self.psp.silent():
+        self.warm = self._may_be_warm and self._left_in_order()
+        if not self.warm and (self.psp.alive or self.psp.stuck or self.psp.silent()):
             with self._stage("reset"):
                 self.smu.reset_card()
+        self._bring_up()
+
+    def _bring_up(self) -> None:
+        """Every block in boot order, on a card whose registers are known."""
         self.gmc = Gmc(self)
         with self._stage("nbio", self.nbio.shutdown):
             self.nbio.boot()
         with self._stage("gmc", self.gmc.shutdown):
-            self.memory = Memory(self.pci, self.pci.bar(VRAM_BAR), self.vram_size, flush_hdp=self.hdp.flush,
-                                 flush_tlb=self.gmc.flush_tlb, statistics=self.statistics,
-                                 table_base=self.gmc.fb_offset)
+            if self.memory is None:
+                self.memory = Memory(self.pci, self.pci.bar(VRAM_BAR), self.vram_size, flush_hdp=self.hdp.flush,
+                                     flush_tlb=lambda: self.gmc.flush_tlb(), statistics=self.statistics,
+                                     table_base=self.gmc.fb_offset)
+            else:
+                self.memory.card_was_reset()
             self.gmc.boot()
         self.ih = Ih(self)
         if not hasattr(self, "interrupts"):
@@ -169,15 +200,54 @@ class Device:
         with self._stage("ih", self.ih.shutdown):
             self.ih.boot()
         with self._stage("psp", self.psp.shutdown):
-            self.psp.boot()
+            if self.warm:
+                self.psp.adopt(self.regs.SCRATCH_REG6.read() << PAGE_SHIFT)
+            else:
+                self.psp.boot()
         with self._stage("smu", self.smu.shutdown):
             self.smu.boot()
         self.gfx, self.sdma = Gfx(self), Sdma(self)
         with self._stage("gfx", self.gfx.shutdown):
             self.gfx.boot()
+        if self.warm:
+            self.regs.SCRATCH_REG7.write(0)     # until it is left in order again
         with self._stage("sdma", self.sdma.shutdown):
             self.sdma.boot()
+        self.memory.of_the_driver = False
         self.interrupts.drain()
+        self._booted = True
+
+    def make_ring(self, name: str, kind: Literal["compute", "copy"], *, words: int, unit: int, doorbell: int) -> Ring:
+        """For the blocks: the ring of that name. One that there was before a reset of the card begins anew."""
+        ring = self._rings.get(name)
+        if ring is None:
+            ring = self._rings[name] = Ring(self, name, kind, words=words, unit=unit, doorbell=doorbell)
+        else:
+            ring.place()
+        return ring
+
+    # -- warm boots: what the last owner leaves behind ------------------------------------------------------------
+
+    @property
+    def _mark(self) -> int:
+        """Stands in a scratch register while the card is closed with this driver's firmware set running in it."""
+        files = [(file.name, file.ucode_version, file.kind) for file in self.firmware.files.values()]
+        return zlib.crc32(repr((WARM_LAYOUT, files)).encode()) or 1
+
+    def _left_in_order(self) -> bool:
+        """Did a driver of this kind shut the card down, and has nobody been at it since?"""
+        if not self.psp.alive or self.psp.stuck or not self.smu.running:
+            return False
+        try:
+            self.smu.allow_gfxoff(False)        # without power, the graphics core's registers cannot be asked
+        except BootError:
+            return False
+        return int(self.regs.SCRATCH_REG7.read()) == self._mark and int(self.regs.SCRATCH_REG6.read()) != 0
+
+    def _leave_mark(self) -> None:
+        if self.psp.tmr is not None and not self.suspect and not self.shutdown_errors:
+            self.regs.SCRATCH_REG6.write(self.psp.tmr[1] >> PAGE_SHIFT)
+            self.regs.SCRATCH_REG7.write(self._mark)
 
     @contextmanager
     def _stage(self, name: str, undo: Callable[[], None] | None = None) -> Iterator[None]:
@@ -287,8 +357,12 @@ class Device:
         """Any NumPy array, reachable for the card where it is. See :func:`amdrv.registration.register`."""
         return register(self.require_memory(), array, name=name)
 
-    def free(self, allocation: Allocation) -> None:
-        self.require_memory().free(allocation)
+    def free(self, *allocations: Allocation) -> None:
+        """Unmap and give back; several at once cost one flush of the TLBs. The engines must be done with them."""
+        memory = self.require_memory()
+        with memory.batch():
+            for allocation in allocations:
+                memory.free(allocation)
 
     def flush_hdp(self) -> None:
         """What the CPU stored to VRAM is visible to the engines."""
@@ -310,9 +384,54 @@ class Device:
         :raises GpuFault: the card reported faults.
         :raises CardLostError: it does not answer any more.
         """
-        self.interrupts.check()
-        if self.registers.read32(4 * ip_discovery.RCC_CONFIG_MEMSIZE) == 0xFFFF_FFFF:
+        try:
+            self.interrupts.check()
+        except GpuFault:
+            self.suspect = True
+            raise
+        if not self.registers_answer():
+            self.suspect = True
             raise CardLostError(f"{self.name}: registers read as all ones; the card has fallen off the bus")
+
+    def registers_answer(self) -> bool:
+        """A card that is off the bus reads as all ones."""
+        return self.registers.read32(4 * ip_discovery.RCC_CONFIG_MEMSIZE) != 0xFFFF_FFFF
+
+    def diagnose(self) -> Diagnosis:
+        """What stands still, and at what: see :mod:`amdrv.recovery`."""
+        return recovery.diagnose(self)
+
+    def recover(self, rings: Sequence[Ring] | None = None) -> Recovery:
+        """Reset what stands still, and no more than is needed: the queue, its micro engine or copy engine, the card.
+
+        :param rings: those whose work is given up; default: all that are not idle.
+        :returns: what was found, what was done, whose work is lost, and whether VRAM kept its content.
+        :raises BootError, HalError: the card cannot be brought back; the device is closed then.
+        """
+        return recovery.recover(self, rings)
+
+    def reset(self) -> None:
+        """Reset the whole card and boot it again. Buffers keep their addresses, those in host memory their content.
+        What was in VRAM is lost, and so is all work that was submitted.
+
+        :raises BootError, HalError: the card does not come back; the device is closed then.
+        """
+        self.suspect = True
+        try:
+            self._undo.clear()
+            self.boot_stages = []
+            self._booted = False
+            disable_bus_master(self.pci)
+            self.gmc.close()
+            with self._stage("reset"):
+                self.smu.reset_card()
+            self.interrupts.renew()
+            self.warm, self.psp = False, Psp(self)
+            self._bring_up()
+        except BaseException:
+            self._take_down()
+            raise
+        self.suspect = False
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -341,6 +460,9 @@ class Device:
         steps: list[Callable[[], object]] = [undo for _, undo in reversed(self._undo)]
         if hasattr(self, "interrupts"):
             steps.insert(0, self.interrupts.drain)
+        if self._booted and not any(ring.pending for ring in self._rings.values()):
+            steps.append(self._leave_mark)
+        self._booted = False
         steps.append(lambda: disable_bus_master(self.pci))
         if hasattr(self, "gmc"):
             steps.append(self.gmc.close)

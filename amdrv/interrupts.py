@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,7 @@ class Interrupts:
         self._handlers: dict[tuple[int, int], list[Callable[[Entry], None]]] = {}
         self._faults: list[str] = []
         self._dropped = 0
+        self._untold: deque[tuple[str, int]] = deque(maxlen=KEPT_FAULTS)    # (hub, page) found before their interrupts
         self._lock = threading.RLock()
         self._msi: Interrupt | None = device.pci.interrupt()
 
@@ -116,8 +117,9 @@ class Interrupts:
         return [hub for hub in (self.device.gmc.gc, self.device.gmc.mm) if hub.faulted()]
 
     def _untold_fault(self, hub: Hub, why: str) -> None:
-        self._fault(f"page fault at {hub.fault_address():#x}: {hub.take_fault()} ({hub.name} hub), "
-                    f"told by an interrupt {why}")
+        address, vmid = hub.fault_address(), hub.fault_vmid()
+        self._untold.append((hub.name, address))
+        self._fault(self._page_fault_text(hub, address, vmid) + f"; it was told by an interrupt {why}")
 
     def _look_for_untold_faults(self) -> None:
         """A fault whose interrupt never came: the entry is written through the MM hub, and may itself have faulted.
@@ -193,10 +195,15 @@ class Interrupts:
         gmc = self.device.gmc
         hub = gmc.mm if entry.hub else gmc.gc
         address = entry.context[0] << 12 | (entry.context[1] & 0xF) << 44
+        if (hub.name, address) in self._untold:         # it came late: the fault is known from the registers
+            self._untold.remove((hub.name, address))
+        else:
+            self._fault(self._page_fault_text(hub, address, entry.vmid))
+
+    def _page_fault_text(self, hub: Hub, address: int, vmid: int) -> str:
         cause = hub.take_fault()
-        memory = self.device.require_memory()
-        self._fault(f"page fault at {address:#x}: {cause} (VMID {entry.vmid}, {hub.name} hub); "
-                    f"this is {memory.nearest(address)}")
+        return (f"page fault at {address:#x}: {cause} (VMID {vmid}, {hub.name} hub); "
+                f"this is {self.device.require_memory().nearest(address)}")
 
     def _engine_error(self, entry: Entry) -> None:
         ring = self.device.ring_of(entry)
@@ -218,6 +225,19 @@ class Interrupts:
             self._faults.append(text)
         else:
             self._dropped += 1
+
+    def forget(self) -> None:
+        """Drop what was reported and not raised: the work that it is about is gone."""
+        with self._lock:
+            self.drain()
+            for hub in self._faulted_hubs():
+                hub.take_fault()
+            self._faults, self._dropped = [], 0
+
+    def renew(self) -> None:
+        """The card was reset and has forgotten its MSI."""
+        if self._msi is not None:
+            self._msi.renew()
 
     def close(self) -> None:
         if self._msi is not None:

@@ -13,7 +13,7 @@ import bisect
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -54,6 +54,7 @@ class Allocation:
     size: int = field(default=0, repr=False)                            # bytes mapped
     mapping: DmaMapping | None = field(default=None, repr=False)        # closed with the allocation, if it owns it
     owned: bool = field(default=True, repr=False)
+    driver: bool = field(default=False, repr=False)                     # the driver's own: rings, staging memory
     keeps: object = field(default=None, repr=False)                     # what must live as long as this
 
     @property
@@ -90,9 +91,9 @@ class Memory:
                             f"{(LOW_RESERVED + BOOT_REGION + TOP_RESERVED + TABLE_POOL) >> 20} MiB that a boot needs")
         self.pci, self.vram, self.vram_size = pci, vram, vram_size
         self._flush_hdp, self._flush_tlb, self._statistics = flush_hdp, flush_tlb, statistics
-        boot = vram_size - TOP_RESERVED - BOOT_REGION
-        self.pages = BuddyAllocator(LOW_RESERVED, boot - LOW_RESERVED, name="VRAM")
-        self.boot_pages = BuddyAllocator(boot, BOOT_REGION, name="boot region of VRAM")
+        self.pages = BuddyAllocator(LOW_RESERVED, self._boot_start - LOW_RESERVED, name="VRAM")
+        self.boot_pages = self._boot_region()
+        self.of_the_driver = True           # what is allocated now is the driver's own, and ends with a reset
         self.addresses = AddressAllocator(ADDRESS_BASE, ADDRESS_SIZE)
         self._spare_tables: list[int] = []
         self._table_blocks: list[list[Segment]] = []
@@ -103,6 +104,22 @@ class Memory:
         self._starts: list[int] = []
         self._live: dict[int, Allocation] = {}
         self._freed: deque[Allocation] = deque(maxlen=REMEMBERED)
+
+    @property
+    def _boot_start(self) -> int:
+        return self.vram_size - TOP_RESERVED - BOOT_REGION
+
+    def _boot_region(self) -> BuddyAllocator:
+        return BuddyAllocator(self._boot_start, BOOT_REGION, name="boot region of VRAM")
+
+    def card_was_reset(self) -> None:
+        """VRAM holds anything, and no engine runs: write the page tables again, and forget what was the driver's own.
+        Buffers keep their addresses; those in host memory their content, too."""
+        with self.lock:
+            self._release([each for each in self._live.values() if each.driver], flush=False)
+            self.boot_pages = self._boot_region()
+            self.tables.restore()
+            self.of_the_driver = True
 
     # -- TableMemory: where page tables live ----------------------------------------------------------------------
 
@@ -128,9 +145,17 @@ class Memory:
             try:
                 yield
             finally:
-                self._depth -= 1
-                while not self._depth and self._freed_inside:
-                    self.free(self._freed_inside.pop())
+                try:
+                    while self._depth == 1 and self._freed_inside:      # a finalizer may add to it meanwhile
+                        freed, self._freed_inside = self._freed_inside, []
+                        self._release(freed, flush=True)
+                finally:
+                    self._depth -= 1
+
+    def batch(self) -> AbstractContextManager[None]:
+        """What is freed inside is unmapped together at the end, with one flush of the TLBs for all. Other threads wait
+        meanwhile."""
+        return self._exclusive()
 
     # -- buffers ---------------------------------------------------------------------------------------------------
 
@@ -225,27 +250,28 @@ class Memory:
         with self.lock:
             if self._live.get(allocation.address) is not allocation or allocation in self._freed_inside:
                 raise ValueError(f"{allocation} is not allocated on this card (freed twice?)")
-            if self._depth:
-                self._freed_inside.append(allocation)
-                return
             with self._exclusive():
-                self._free(allocation)
+                self._freed_inside.append(allocation)
 
-    def _free(self, allocation: Allocation) -> None:
-        self.tables.unmap(allocation.address, allocation.size)
-        self._flush_hdp()
-        self._flush_tlb()
-        del self._live[allocation.address]
-        self._starts.pop(bisect.bisect_left(self._starts, allocation.address))
-        self._freed.append(allocation)
-        self.addresses.release(allocation.address)
-        allocation.window = allocation.keeps = None
-        if allocation.kind == "vram":
-            self.pages.free(list(allocation.segments))
-        elif allocation.owned and allocation.mapping is not None:
-            allocation.mapping.close()
+    def _release(self, allocations: Sequence[Allocation], *, flush: bool) -> None:
+        for allocation in allocations:
+            self.tables.unmap(allocation.address, allocation.size)
+        if flush:
+            self._flush_hdp()
+            self._flush_tlb()
+        for allocation in allocations:
+            del self._live[allocation.address]
+            self._starts.pop(bisect.bisect_left(self._starts, allocation.address))
+            self._freed.append(allocation)
+            self.addresses.release(allocation.address)
+            allocation.window = allocation.keeps = None
+            if allocation.kind == "vram":
+                self.pages.free(list(allocation.segments))
+            elif allocation.owned and allocation.mapping is not None:
+                allocation.mapping.close()
 
     def _remember(self, allocation: Allocation) -> Allocation:
+        allocation.driver = self.of_the_driver
         bisect.insort(self._starts, allocation.address)
         self._live[allocation.address] = allocation
         return allocation

@@ -23,7 +23,9 @@ __all__ = ["Ring"]
 
 FULL_TIMEOUT = 30.0             # seconds that a submission waits for room
 POINTERS_BYTES = 4096           # one page a ring: rptr in the first cache line, wptr in the next
-RPTR_OFFSET, WPTR_OFFSET = 0, 64
+RPTR_OFFSET, WPTR_OFFSET, TEST_OFFSET = 0, 64, 128
+TEST_TIMEOUT = 0.5              # seconds for a queue that was just set up to do one store
+TEST_VALUE = 0x600D_CA4D
 WORD = np.dtype(np.uint32)
 STUCK_WORDS = 64                # looked at for the packet where a queue stands
 
@@ -42,18 +44,46 @@ class Ring:
         self.device, self.name, self.kind, self.words = device, name, kind, words
         self.doorbell, self._scale = doorbell, 4 // unit
         self.timeout = FULL_TIMEOUT
-        memory = device.require_memory()
-        self.buffer = memory.alloc(4 * words, kind="system", name=f"{name} ring")
-        self.pointers = memory.alloc(POINTERS_BYTES, kind="system", name=f"{name} pointers")
+        self._lock = threading.Lock()
+        self.place()
+
+    def place(self) -> None:
+        """Allocate the ring's memory; again, after the whole card was reset."""
+        memory = self.device.require_memory()
+        self.buffer = memory.alloc(4 * self.words, kind="system", name=f"{self.name} ring")
+        self.pointers = memory.alloc(POINTERS_BYTES, kind="system", name=f"{self.name} pointers")
         assert self.buffer.view is not None and self.pointers.view is not None
         self._content = self.buffer.view.view(np.uint32)
         # cast views: one access of their width, and the cheapest that Python has
         self._rptr_word = self.pointers.view.data[RPTR_OFFSET:RPTR_OFFSET + 4].cast("B").cast("I")
         self._wptr_word = self.pointers.view.data[WPTR_OFFSET:WPTR_OFFSET + 8].cast("B").cast("Q")
+        self._test_word = self.pointers.view.data[TEST_OFFSET:TEST_OFFSET + 4].cast("B").cast("I")
         self.wptr = 0           # words, ever written
         self._limit = 0         # as far as wptr may go by the read pointer that was seen last
-        self._lock = threading.Lock()
-        self._fence, self._ring_doorbell = device.pci.fence, device.doorbells.write64
+        self._fence, self._ring_doorbell = self.device.pci.fence, self.device.doorbells.write64
+
+    def restart(self) -> int:
+        """Forget what was submitted: the queue begins anew, empty. Returns the words that the engine never read.
+
+        The hardware queue must be off.
+        """
+        with self._lock:
+            lost = self.pending
+            self._rptr_word[0], self._wptr_word[0] = 0, 0
+            self.wptr = self._limit = 0
+        return lost
+
+    def test(self) -> None:
+        """One store by the engine arrives. :raises WaitTimeout: it does not (Linux: amdgpu_ring_test_helper)"""
+        self._test_word[0] = 0
+        address = self.pointers.address + TEST_OFFSET
+        if self.kind == "compute":
+            words = pm4.build("WRITE_DATA", DST_SEL="MEM", WR_CONFIRM=1, DST_ADDR=address, DATA=[TEST_VALUE])
+        else:
+            words = sdma.build("FENCE", MTYPE="UC", ADDR=address, DATA=TEST_VALUE)
+        self.submit(np.array(words, np.uint32))
+        wait_until(lambda: self._test_word[0] == TEST_VALUE, TEST_TIMEOUT, f"{self.name}: the store of a test",
+                   seen=lambda: f"{self._test_word[0]:#x}")
 
     @property
     def rptr_address(self) -> int:

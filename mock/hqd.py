@@ -219,6 +219,8 @@ class ComputeQueue:
         if not self.active:
             self.set_hqd("DEQUEUE_REQUEST", 0)
             return
+        if self.board.faults.strike("dequeue-ignored", queue=self.name):
+            return
         with self.lock:
             self.dequeue = kind
             busy = self.posted

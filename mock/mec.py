@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from amdrv.facts import mqd_v11
 from mock.block import Block, on_write
+from mock.faults import register
 from mock.gmc import Client, Fault
 from mock.hqd import DEQUEUE_RESET, Bank, ComputeQueue, Dequeued
 from mock.packets import Decoded
@@ -30,6 +31,11 @@ MES, PIPES, QUEUES = (1, 2), 4, 8           # GRBM_GFX_CNTL.MEID of the compute 
 FIRMWARE = ("RS64_MEC",)
 START = ("CP_MEC_RS64_PRGRM_CNTR_START", "CP_MEC_RS64_PRGRM_CNTR_START_HI")
 M32 = 0xFFFFFFFF
+
+
+register("dequeue-ignored", "a queue does not leave the hardware on request (CP_HQD_DEQUEUE_REQUEST); a reset of its "
+         "pipe takes it off", "queue")
+register("mec-dead", "the compute micro engines execute nothing, until the card is reset")
 
 
 class Mec(Block):
@@ -73,6 +79,8 @@ class Mec(Block):
             why = f"MEC_PIPE{pipe}_RESET is on"
         elif not cntl[f"MEC_PIPE{pipe}_ACTIVE"].get(value):
             why = f"MEC_PIPE{pipe}_ACTIVE is off"
+        elif self.board.faults.active("mec-dead"):
+            why = "the micro engine stands still until the card is reset, by an injected fault"
         elif (me, pipe) not in self.started:
             why = ("no start address was latched: CP_MEC_RS64_PRGRM_CNTR_START(_HI) of the pipe, then a pulse of "
                    f"MEC_PIPE{pipe}_RESET")
@@ -274,6 +282,7 @@ class Mec(Block):
                 queue.request_dequeue(DEQUEUE_RESET)
 
     def reset(self) -> None:
+        self.board.faults.clear("mec-dead")
         self._held, self._told = set(), set()
         self.started.clear()
         self.noted.clear()

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from amdrv.facts import ih, mqd_v11
 from mock.block import Block
 from mock.engine import Aborted
+from mock.faults import register
 from mock.gmc import Client, Fault
 from mock.packets import BadPacket, Decoded, Truncated, decode_sdma
 from mock.sdma_packets import SdmaExecutor
@@ -277,6 +278,10 @@ class SdmaQueue:
         self.posted = False
 
 
+register("sdma-stuck", "a copy engine stands still and is never idle, until its soft reset", "engine")
+register("sdma-dead", "a copy engine stands still and is never idle, until the card is reset", "engine")
+
+
 class Sdma(Block):
     ip = "GC"
     reset_values: ClassVar[Mapping[str, int]] = MappingProxyType(       # gc_11_0_0_default.h
@@ -298,7 +303,7 @@ class Sdma(Block):
         value = self.board.regs[f"SDMA{engine}_F32_CNTL"]
         if any(f32[field].get(value) for field in ("HALT", "TH0_RESET", "TH1_RESET")):
             return False
-        if self.board.regs.field(f"SDMA{engine}_FREEZE", "FREEZE"):
+        if self.board.regs.field(f"SDMA{engine}_FREEZE", "FREEZE") or self._dead(engine):
             return False
         board_psp = self.board.psp
         ready = bool(board_psp.autoload_done) and all(kind in board_psp.loaded for kind in FIRMWARE)
@@ -308,6 +313,11 @@ class Sdma(Block):
                                              f"loaded types {sorted(board_psp.loaded)}; autoload done: "
                                              f"{board_psp.autoload_done}")
         return ready
+
+    def _dead(self, engine: int) -> bool:
+        """Does an injected fault keep the engine from doing anything?"""
+        faults = self.board.faults
+        return faults.any and any(faults.active(kind, engine=engine) for kind in ("sdma-stuck", "sdma-dead"))
 
     def doorbell(self, offset: int, value: int, width: int) -> None:
         """A doorbell that NBIO leads to SDMA; ``offset`` in bytes of BAR2, ``value`` the write pointer in bytes."""
@@ -397,7 +407,7 @@ class Sdma(Block):
     def _status(self, engine: int) -> int:
         """Idle bits, as sdma_v6_0_is_idle looks at them."""
         register = self.board.regs.register("SDMA0_STATUS_REG")
-        busy = any(queue.posted for queue in self.queues[engine])
+        busy = any(queue.posted for queue in self.queues[engine]) or self._dead(engine)
         return register.pack(IDLE=int(not busy), REG_IDLE=1, RB_EMPTY=int(not busy), RB_CMD_IDLE=int(not busy),
                              IB_CMD_IDLE=int(not busy), EX_IDLE=int(not busy), MC_WR_IDLE=1, MC_RD_IDLE=1, INT_IDLE=1)
 
@@ -407,8 +417,11 @@ class Sdma(Block):
             queue.engine.abort()
             queue.reset()
         self.board.regs.forget(f"SDMA{engine}_*")
+        self.board.faults.clear("sdma-stuck")
 
     def reset(self) -> None:
+        for kind in ("sdma-stuck", "sdma-dead"):
+            self.board.faults.clear(kind)
         self.noted = [False] * ENGINES
         for queues in self.queues:
             for queue in queues:

@@ -96,6 +96,9 @@ class Interrupt(Protocol):
         """A selectable descriptor, readable while an interrupt is pending."""
     def wait(self, timeout: float | None = None) -> int:
         """Sleep until an interrupt comes; returns how many came since the last call, 0 on timeout."""
+    def renew(self) -> None:
+        """After a reset that the machine did not see (the card's own): set the card's interrupt up again, on the same
+        descriptor."""
     def close(self) -> None: ...
 
 

@@ -11,7 +11,7 @@ import mmap
 import socket
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -111,7 +111,8 @@ class _Mapping:
 class _Interrupt:
     """:class:`amdrv.hal.Interrupt`: a socket pair, selectable on every platform."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, renew: Callable[[], None]) -> None:
+        self.renew = renew
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -220,14 +221,19 @@ class _Device:
             msi = self.config.capability(CAP_MSI)
             if msi is None:
                 return None
-            self._interrupt = _Interrupt(self.board)
-            control = self.config.read(msi + 2, 2)
-            self.config.write(msi + 4, 4, MSI_ADDRESS)
-            if control & MSI_64BIT:
-                self.config.write(msi + 8, 4, 0)
-            self.config.write(msi + (12 if control & MSI_64BIT else 8), 2, 0)
-            self.config.write(msi + 2, 2, control | MSI_ENABLE)
+            self._interrupt = _Interrupt(self.board, self._enable_msi)
+            self._enable_msi()
         return self._interrupt
+
+    def _enable_msi(self) -> None:
+        msi = self.config.capability(CAP_MSI)
+        assert msi is not None
+        control = self.config.read(msi + 2, 2)
+        self.config.write(msi + 4, 4, MSI_ADDRESS)
+        if control & MSI_64BIT:
+            self.config.write(msi + 8, 4, 0)
+        self.config.write(msi + (12 if control & MSI_64BIT else 8), 2, 0)
+        self.config.write(msi + 2, 2, control | MSI_ENABLE)
 
     def fence(self) -> None:
         self.board.fence()

@@ -262,6 +262,9 @@ class _Interrupt:
             return 0
         return sum(struct.unpack(f"={len(data) // 8}Q", data))
 
+    def renew(self) -> None:
+        self._device.set_irqs([self._write])
+
     def close(self) -> None:
         if self._read < 0:
             return

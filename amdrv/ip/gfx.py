@@ -18,17 +18,19 @@ from amdrv.facts import mqd_v11
 from amdrv.ip.gmc import KERNEL_VMID, QUEUE_VMID
 from amdrv.ip.nbio import DOORBELL_KIQ, DOORBELL_MEC_RING0, DOORBELL_USERQUEUE_END
 from amdrv.regs import BoundRegister
-from amdrv.ring import Ring
 from amdrv.wait import wait_until
 
 if TYPE_CHECKING:
     from amdrv.device import Device
     from amdrv.ip.ih import Entry
+    from amdrv.memory import Allocation
+    from amdrv.ring import Ring
 
 __all__ = ["Gfx", "PRIVATE_APERTURE", "SHARED_APERTURE", "STATIC_THREAD_MGMT"]
 
 AUTOLOAD_TIMEOUT = 5.0
 DEQUEUE_TIMEOUT = 2.0
+DEQUEUE_RESET_WAVES = 2                 # newer kernels' mes_v11_0.c, mes_v11_0_reset_queue_mmio
 MEC_PIPES = 4
 
 # Where flat addresses mean LDS and scratch (gmc_v11_0_early_init, shared_aperture_start and private_aperture_start)
@@ -61,6 +63,7 @@ class Gfx:
     def __init__(self, device: Device) -> None:
         self.device, self.regs = device, device.regs
         self.rings: list[Ring] = []
+        self._places: list[tuple[Allocation, int]] = []     # of each ring: EOP buffer, the MQD's offset in VRAM
         self.wgp_masks: dict[tuple[int, int], int] = {}     # (shader engine, array) -> active WGPs
         self.powered = False
 
@@ -173,19 +176,77 @@ class Gfx:
     # -- queues --------------------------------------------------------------------------------------------------------
 
     def _make_ring(self, number: int, me: int, pipe: int, queue: int) -> Ring:
-        ring = Ring(self.device, f"{self.device.name} compute {number}", "compute", words=RING_WORDS, unit=4,
-                    doorbell=2 * (DOORBELL_MEC_RING0 + number))
+        ring = self.device.make_ring(f"{self.device.name} compute {number}", "compute", words=RING_WORDS, unit=4,
+                                     doorbell=2 * (DOORBELL_MEC_RING0 + number))
         memory = self.device.require_memory()
         eop = memory.alloc(EOP_BYTES, name=f"{ring.name} EOP")
+        offset = memory.boot_pages.allocate(MQD_BYTES, contiguous=True)[0][0]
+        self._places.append((eop, offset))
+        self._start(ring, (me, pipe, queue), eop, offset)
+        return ring
+
+    def _start(self, ring: Ring, place: tuple[int, int, int], eop: Allocation, offset: int) -> None:
+        """:param offset: of the MQD in VRAM."""
+        memory = self.device.require_memory()
         if eop.view is not None:
             eop.view[:] = 0
-        offset = memory.boot_pages.allocate(MQD_BYTES, contiguous=True)[0][0]
-        with self.select(me, pipe, queue):
+        with self.select(*place):
             mqd = self._mqd(ring, eop.address, self.device.gmc.fb_start + offset)
             memory.view(offset, len(bytes(mqd)))[:] = np.frombuffer(bytes(mqd), np.uint8)
             self.device.hdp.flush()
             self._activate(mqd)
-        return ring
+
+    # -- a queue that stands still -------------------------------------------------------------------------------------
+
+    def busy(self, ring: Ring) -> bool:
+        """Has the queue packets that it has not finished?"""
+        with self.select(*QUEUES[self.rings.index(ring)]):
+            regs = self.regs
+            behind = int(regs.CP_HQD_PQ_WPTR_LO.read()) - int(regs.CP_HQD_PQ_RPTR.read())
+            return bool(regs.CP_HQD_ACTIVE.read().active) and behind % ring.words != 0
+
+    def position(self, ring: Ring) -> int:
+        """Where in its ring the queue reads, in words."""
+        with self.select(*QUEUES[self.rings.index(ring)]):
+            return int(self.regs.CP_HQD_PQ_RPTR.read()) % ring.words
+
+    def program_of(self, ring: Ring) -> int:
+        """GPU address of the code that the queue's last launch began with."""
+        with self.select(*QUEUES[self.rings.index(ring)]):
+            return (int(self.regs.COMPUTE_PGM_LO.read()) | int(self.regs.COMPUTE_PGM_HI.read()) << 32) << 8
+
+    def reset_queue(self, ring: Ring) -> None:
+        """Kill the queue's waves, take it off the hardware, and start it anew, empty (newer kernels' mes_v11_0.c,
+        mes_v11_0_reset_queue_mmio, and gfx_v11_0.c, gfx_v11_0_reset_kcq).
+
+        :raises WaitTimeout: the queue does not leave.
+        """
+        number = self.rings.index(ring)
+        with self.select(*QUEUES[number]):
+            active = self.regs.CP_HQD_ACTIVE
+            self.regs.CP_HQD_DEQUEUE_REQUEST.write(dequeue_req=DEQUEUE_RESET_WAVES)
+            self.regs.SPI_COMPUTE_QUEUE_RESET.write(reset=1)
+            wait_until(lambda: not active.read().active, DEQUEUE_TIMEOUT,
+                       f"{ring.name} to leave the hardware (CP_HQD_ACTIVE)", seen=lambda: repr(active.read()))
+            self.regs.CP_HQD_DEQUEUE_REQUEST.write(0)
+        self._start_again(number)
+
+    def reset_mec(self) -> None:
+        """Halt the micro engine, pulse the reset of its pipes, and start it and every queue anew, empty (newer kernels'
+        gfx_v11_0.c, gfx_v11_0_reset_compute_pipe)."""
+        self._enable_mec(False)
+        for place in QUEUES:
+            with self.select(*place):       # what the pipe's reset left in a queue's registers must not run
+                self.regs.CP_HQD_ACTIVE.write(0)
+                self.regs.CP_HQD_DEQUEUE_REQUEST.write(0)
+        self._start_addresses()
+        self._enable_mec()
+        for number in range(len(self.rings)):
+            self._start_again(number)
+
+    def _start_again(self, number: int) -> None:
+        self.rings[number].restart()
+        self._start(self.rings[number], QUEUES[number], *self._places[number])
 
     def _mqd(self, ring: Ring, eop: int, address: int) -> mqd_v11.v11_compute_mqd:
         """gfx_v11_0_compute_mqd_init, for a queue in a VMID of its own and without privileges, as KFD's are.

@@ -170,6 +170,9 @@ class Hub:
         low, high = (int(self.vm(f"L2_PROTECTION_FAULT_ADDR_{half}32").read()) for half in ("LO", "HI"))
         return (low | high << 32) << 12
 
+    def fault_vmid(self) -> int:
+        return int(self.vm("L2_PROTECTION_FAULT_STATUS").read().vmid)
+
     def take_fault(self) -> str:
         """What PROTECTION_FAULT_STATUS says, in words; the register is cleared for the next fault."""
         self.vm("L2_PROTECTION_FAULT_STATUS").read()        # the first read waits for the register to be updated

@@ -93,6 +93,14 @@ class Psp:
         self._command(facts.GFX_CMD_ID_AUTOLOAD_RLC, "start the RLC's autoload")
         self.booted = True
 
+    def adopt(self, tmr_bytes: int) -> None:
+        """The system and every firmware run since an earlier boot: keep clear of their memory, which is where a boot
+        from cold puts it."""
+        pages = self.device.require_memory().boot_pages
+        for size in (RING_BYTES, facts.PSP_CMD_BUFFER_SIZE):
+            pages.allocate(size, contiguous=True)
+        self.tmr = pages.allocate(tmr_bytes, contiguous=True)[0]
+
     # -- boot loader ------------------------------------------------------------------------------------------------
 
     def _bootload(self, component: Component) -> None:
@@ -226,13 +234,11 @@ class Psp:
     # -- the way out ------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """psp_hw_fini: the trusted memory, then the ring. The system itself stays up until the card is reset."""
+        """psp_ring_destroy. The system, the trusted memory and the firmware in it stay until the card is reset: the
+        next boot of this driver takes them over."""
         if not self.booted:
             return
         self.booted = False
-        if self.tmr is not None:
-            self._command(facts.GFX_CMD_ID_DESTROY_TMR, "release the trusted memory")
-            self.tmr = None
         control = self.regs.MP0_SMN_C2PMSG_64
         control.write(facts.GFX_CTRL_CMD_ID_DESTROY_RINGS)
         time.sleep(HANDSHAKE_DELAY)

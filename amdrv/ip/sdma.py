@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from amdrv.ip.gmc import QUEUE_VMID
 from amdrv.ip.nbio import DOORBELL_SDMA_ENGINE0, DOORBELL_SDMA_RANGE, DOORBELL_SDMA_STRIDE
 from amdrv.regs import BoundRegister
-from amdrv.ring import Ring
+from amdrv.wait import wait_until
 
 if TYPE_CHECKING:
     from amdrv.device import Device
     from amdrv.ip.ih import Entry
+    from amdrv.ring import Ring
 
 __all__ = ["Sdma"]
 
 RING_WORDS = 1 << 16
 ENGINES = 4                     # names in the discovery table: SDMA0 .. SDMA3
+
+STOP_TIMEOUT = 0.5              # seconds for a queue to leave its engine
+SOFT_RESET_TIME = 50e-6         # sdma_v6_0_soft_reset
 
 UTCL1_RESP_MODE = 3             # sdma_v6_0_gfx_resume: "non-copy addresses"
 UTCL1_REDO_DELAY = 9
@@ -37,8 +42,8 @@ class Sdma:
         doorbell = 2 * DOORBELL_SDMA_ENGINE0
         self.device.nbio.route_sdma_doorbells(doorbell, DOORBELL_SDMA_RANGE * self.count)
         for engine in range(self.count):
-            ring = Ring(self.device, f"{self.device.name} SDMA {engine}", "copy", words=RING_WORDS, unit=1,
-                        doorbell=doorbell + 2 * DOORBELL_SDMA_STRIDE * engine)
+            ring = self.device.make_ring(f"{self.device.name} SDMA {engine}", "copy", words=RING_WORDS, unit=1,
+                                         doorbell=doorbell + 2 * DOORBELL_SDMA_STRIDE * engine)
             self._started = engine + 1
             self._start(engine, ring)
             self.rings.append(ring)
@@ -75,6 +80,40 @@ class Sdma:
         queue("RB_CNTL").write(int(control), rptr_writeback_enable=1, wptr_poll_enable=0, f32_wptr_poll_enable=1,
                                rb_enable=1)
         queue("IB_CNTL").update(ib_enable=1)
+
+    # -- one engine that stands still ---------------------------------------------------------------------------------
+
+    def busy(self, ring: Ring) -> bool:
+        """Is the engine at work, or stuck in it? (sdma_v6_0_is_idle)"""
+        return not self._reg(self.rings.index(ring), "STATUS_REG").read().idle
+
+    def reset_queue(self, ring: Ring) -> None:
+        """Take the queue off the engine, whatever it is at, and start it anew, empty (sdma_v6_0_gfx_stop).
+
+        :raises WaitTimeout: the engine does not let go of it.
+        """
+        engine = self.rings.index(ring)
+        self._reg(engine, "QUEUE0_RB_CNTL").update(rb_enable=0)
+        self._reg(engine, "QUEUE0_IB_CNTL").update(ib_enable=0)
+        status = self._reg(engine, "STATUS_REG")
+        wait_until(lambda: status.read().idle, STOP_TIMEOUT, f"{ring.name} to stop (SDMA{engine}_STATUS_REG.IDLE)",
+                   seen=lambda: repr(status.read()))
+        ring.restart()
+        self._start(engine, ring)
+
+    def reset_engine(self, ring: Ring) -> None:
+        """sdma_v6_0_soft_reset: the engine loses all that it knows, and its queue starts anew."""
+        engine = self.rings.index(ring)
+        self._reg(engine, "FREEZE").update(freeze=1)
+        self._reg(engine, "F32_CNTL").update(halt=1, th1_reset=1)
+        self.regs.GRBM_SOFT_RESET.update(**{f"soft_reset_sdma{engine}": 1})
+        self.regs.GRBM_SOFT_RESET.read()
+        time.sleep(SOFT_RESET_TIME)
+        self.regs.GRBM_SOFT_RESET.update(**{f"soft_reset_sdma{engine}": 0})
+        self.regs.GRBM_SOFT_RESET.read()
+        self._reg(engine, "FREEZE").update(freeze=0)
+        ring.restart()
+        self._start(engine, ring)
 
     def ring_of(self, entry: Entry) -> Ring | None:
         """By an interrupt's ring id (sdma_v6_0_process_trap_irq): bits 3:0 queue, 7:4 engine."""

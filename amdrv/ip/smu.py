@@ -42,7 +42,7 @@ class Smu:
         return bool(self.device.mmio.read32(FIRMWARE_FLAGS // 4) & INTERRUPTS_ENABLED)
 
     def boot(self) -> None:
-        """smu_hw_init, without what only displays and power reports need."""
+        """smu_hw_init, without what only displays need; what a firmware that was taken over has on, it keeps on."""
         wait_until(lambda: self.running, RESPONSE_TIMEOUT, "SMU firmware to run (MP1_FIRMWARE_FLAGS bit 0)")
         version = self.send(facts.PPSMC_MSG_GetSmuVersion)
         self.version = version >> 16 & 0xFF, version >> 8 & 0xFF, version & 0xFF
@@ -50,13 +50,17 @@ class Smu:
         table = self.device.gmc.fb_start + self.device.require_memory().boot_pages.allocate(1 << 16)[0][0]
         self.send(facts.PPSMC_MSG_SetDriverDramAddrHigh, table >> 32)
         self.send(facts.PPSMC_MSG_SetDriverDramAddrLow, table & 0xFFFF_FFFF)
-        self.send(facts.PPSMC_MSG_RunDcBtc)         # smu_v13_0_run_btc: calibrates voltages
-        self.send(facts.PPSMC_MSG_SetAllowedFeaturesMaskHigh, ALL_FEATURES)
-        self.send(facts.PPSMC_MSG_SetAllowedFeaturesMaskLow, ALL_FEATURES)
-        self.send(facts.PPSMC_MSG_EnableAllSmuFeatures)
-        # With all features on, an idle graphics core loses power, and with it every register that we set
-        self.send(facts.PPSMC_MSG_DisallowGfxOff)
+        if not self.device.warm:
+            self.send(facts.PPSMC_MSG_RunDcBtc)     # smu_v13_0_run_btc: calibrates voltages
+            self.send(facts.PPSMC_MSG_SetAllowedFeaturesMaskHigh, ALL_FEATURES)
+            self.send(facts.PPSMC_MSG_SetAllowedFeaturesMaskLow, ALL_FEATURES)
+            self.send(facts.PPSMC_MSG_EnableAllSmuFeatures)
+            self.allow_gfxoff(False)
         self.booted = True
+
+    def allow_gfxoff(self, allowed: bool) -> None:
+        """With all features on, an idle graphics core loses power, and with it every register that we set."""
+        self.send(facts.PPSMC_MSG_AllowGfxOff if allowed else facts.PPSMC_MSG_DisallowGfxOff)
 
     def shutdown(self) -> None:
         """Nothing is said on the way out: this SMU's firmware puts its features away by itself, and "driver involvement

@@ -123,6 +123,14 @@ class PageTables:
             self.memory.free_table(offset)
         self._retired.clear()
 
+    def restore(self) -> None:
+        """Write every table whole from its shadow: the card was reset, and VRAM holds anything."""
+        self.release_retired()
+        for key, table in self._tables.items():
+            table.window[:] = table.entries
+            table.flushed[:] = 0
+            self._dirty.add(key)
+
     def close(self) -> None:
         """Give every table back; the hubs must not point here any more."""
         self.release_retired()

@@ -159,6 +159,11 @@ class EventInterrupt:
             self._device.mask(self.index, False)        # the kernel masks INTx at each delivery
         return count
 
+    def renew(self) -> None:
+        """Off and on again: the kernel writes the card's MSI registers anew."""
+        self._device.set_interrupts(self.index, [])
+        self._device.set_interrupts(self.index, [self._fd])
+
     def close(self) -> None:
         if self._fd >= 0:
             self._device.set_interrupts(self.index, [])

@@ -31,6 +31,7 @@ from amdrv.errors import (
 from amdrv.firmware import Component
 from amdrv.hal.mock import MockHal
 from amdrv.ip import discovery, gfx, psp, smu
+from amdrv.ip import sdma as sdma_block
 from amdrv.memory import Allocation
 from amdrv.ring import Ring
 from amdrv.wait import wait_until
@@ -365,11 +366,62 @@ def test_a_queue_that_waits_for_ever_is_a_hang(boot: Boot, monkeypatch: pytest.M
 # -- again, and after accidents ----------------------------------------------------------------------------------------
 
 
-def test_boot_after_a_clean_shutdown(boot: Boot) -> None:
-    boot().close()
-    device = boot()
+def test_a_card_that_was_shut_down_cleanly_boots_warm(boot: Boot, machine: mock.Machine) -> None:
+    """No reset, no firmware: only queues, page tables and interrupts are set up again."""
+    board = machine.gpus[0]
+    for number in range(3):
+        device = boot()
+        assert device.warm == (number > 0)
+        assert [stage.name for stage in device.boot_stages] == STAGES
+        everything_works(device)
+        device.close()
+        assert device.shutdown_errors == []
+        loads = board.counters["psp_commands"]
+    assert board.counters["psp_commands"] == loads
+    assert [str(note) for note in board.notes] == []
+
+
+def cold_again(device: Device) -> None:
+    assert not device.warm
     assert [stage.name for stage in device.boot_stages] == [STAGES[0], "reset", *STAGES[1:]]
     everything_works(device)
+
+
+def test_a_warm_boot_can_be_declined(boot: Boot, hal: MockHal) -> None:
+    boot().close()
+    with Device.open(hal, warm=False) as device:
+        cold_again(device)
+
+
+def test_other_firmware_is_not_taken_over(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot().close()
+    monkeypatch.setattr(device_module, "WARM_LAYOUT", -1)
+    cold_again(boot())
+
+
+@pytest.mark.parametrize("accident", ["killed", "fault", "work under way", "exception in the boot"])
+def test_a_card_that_was_not_left_in_order_boots_cold(boot: Boot, accident: str,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    device = boot()
+    if accident == "fault":
+        device.compute_rings[0].submit(words(store(0x1234_0000, 1)))
+        with pytest.raises(GpuFault):
+            wait_until(lambda: device.check(), 5, "the fault")      # type: ignore[func-returns-value]
+    elif accident == "work under way":
+        word = device.alloc(4096, kind="system")
+        device.compute_rings[0].submit(words(pm4.build(
+            "WAIT_REG_MEM", FUNCTION="EQUAL", MEM_SPACE=1, ADDRESS=word.address, REFERENCE=5, MASK=0xFF,
+            POLL_INTERVAL=4)))
+    elif accident == "killed":
+        device.pci.close()
+    elif accident == "exception in the boot":
+        device.close()
+        with monkeypatch.context() as patch:
+            patch.setattr(sdma_block.Sdma, "boot", lambda self: [][0])
+            with pytest.raises(IndexError):
+                boot()
+    device.close()
+    cold_again(boot())
 
 
 def test_boot_on_a_card_left_running(boot: Boot, hal: MockHal) -> None:
@@ -469,8 +521,9 @@ def test_a_boot_killed_within_the_boot_loader(boot: Boot, hal: MockHal, parts: i
 def test_an_smu_that_hung_is_reset_through_the_bus(boot: Boot, hal: MockHal, machine: mock.Machine,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smu, "RESET_TIMEOUT", 0.2)
+    monkeypatch.setattr(smu, "RESPONSE_TIMEOUT", 0.2)
     Device.open(hal).pci.close()
-    machine.gpus[0].faults.inject("smu-silent", count=1)        # the message that asks for a mode-1 reset
+    machine.gpus[0].faults.inject("smu-silent", count=1)        # the first message to it, before the reset
     everything_works(boot())
 
 

@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mock
+from amdrv import sdma
 from amdrv.device import Device
 from amdrv.errors import GpuFault
 from amdrv.facts import ih as facts
 from amdrv.interrupts import KEPT_FAULTS, Interrupts, describe_sq
 from amdrv.ip.gmc import describe_fault
 from amdrv.ip.ih import RING_BYTES, Entry
+from amdrv.wait import wait_until
 
 GFX, CP, VMC = 10, 20, 18       # soc15_ih_clientid.h
 EOP, BAD_OPCODE, SQ, SDMA_TRAP = 181, 183, 239, 49
@@ -208,3 +210,28 @@ def test_every_interrupt_wakes_the_sleeper(boot: Boot, machine: mock.Machine) ->
     for _ in range(20):
         board.ih.raise_(31, 7)
         assert device.interrupts.wait(5) == 1
+
+
+def test_a_fault_that_is_told_late_is_told_once(boot: Boot, machine: mock.Machine,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found in the hub's registers before its entry came: as complete, and not a second time."""
+    device = boot()
+    victim = device.alloc(4096, name="victim")
+    board = machine.gpus[0]
+    held: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    post = board.ih.post
+    monkeypatch.setattr(board.ih, "post", lambda *args, **settings: held.append((args, settings)))
+    device.sdma_rings[0].submit(np.array(sdma.build("FENCE", MTYPE="UC", ADDR=victim.end + 0x3000, DATA=1), np.uint32))
+
+    def told() -> bool:
+        device.check()
+        return False
+    with pytest.raises(GpuFault, match=rf"page fault at {victim.end + 0x3000:#x}: write by SDMA0.*\(VMID 8, gc hub\); "
+                                       r"this is 0x3000 bytes past the end of victim buffer .*; it was told by an "
+                                       "interrupt that never came"):
+        wait_until(told, 5, "the fault")
+    monkeypatch.undo()
+    for args, settings in held:
+        post(*args, **settings)
+    wait_until(lambda: device.interrupts.drain() or device.interrupts.counts["page fault"], 5, "the entry")
+    device.check()
