@@ -40,6 +40,7 @@ from mock.bus import BusError
 from mock.coherence import Coherence, page_view
 from mock.hub import ENGINES, FB_SHIFT, PAGE, REACH_BITS, VA_BITS, VMIDS, BusFault, Client, Fault, Hub
 from mock.pagetable import ENTRY_BYTES, PAGE_SHIFT
+from mock.staleness import Staleness
 from mock.tablecount import TableCount
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Gmc(Block):
         self._generations = {hub: [0] * VMIDS for hub in self.hubs}
         self.on_invalidate: list[Callable[[str, int], None]] = []
         """Called with (hub, vmid) after a TLB forgot something: software TLBs above this one follow."""
+        self.staleness = Staleness(self)
         self.tables = TableCount(board, self)
         board.after_flush.append(self.tables.count)
         self.coherence = Coherence(board, self)
@@ -107,17 +109,17 @@ class Gmc(Block):
         return hosts + inside
 
     def pages_to_hosts(self, hub: str, vmid: int, addresses: np.ndarray, *, write: bool, execute: bool = False,
-                       client: int = Client.TCP) -> np.ndarray:
+                       client: int = Client.TCP, who: Actor | None = None) -> np.ndarray:
         """Addresses uint64[n] -> pointers to the pages that hold them, with the flag CACHED. :raises Fault:"""
         pages = self._pages(hub, vmid, addresses, write)
         the_hub = self.hubs[hub]
         if len(pages) > CHUNK:
             unique, inverse = np.unique(pages, return_inverse=True)
             hosts: np.ndarray = np.concatenate([
-                the_hub.pages_to_hosts(vmid, unique[i:i + CHUNK], write, execute, client)
+                the_hub.pages_to_hosts(vmid, unique[i:i + CHUNK], write, execute, client, who)
                 for i in range(0, len(unique), CHUNK)])[inverse]
             return hosts
-        return the_hub.pages_to_hosts(vmid, pages, write, execute, client)
+        return the_hub.pages_to_hosts(vmid, pages, write, execute, client, who)
 
     def _pages(self, hub: str, vmid: int, addresses: np.ndarray, write: bool) -> np.ndarray:
         """Page numbers of 48-bit addresses; bits 63:48 must repeat bit 47 (the VM hole)."""
@@ -220,6 +222,7 @@ class Gmc(Block):
         vram, gl2 = self.board.vram, self.gl2
         if vram.base <= host < vram.base + vram.size:
             offset = host - vram.base
+            self.tables.stored(offset >> PAGE_SHIFT, (offset + nbytes - 1 >> PAGE_SHIFT) + 1)
             if through or not gl2.on:
                 vram.written(offset, nbytes)
             else:
@@ -320,7 +323,7 @@ class Gmc(Block):
                 "1_IDENTITY_APERTURE_LOW_ADDR", "1_IDENTITY_APERTURE_HIGH_ADDR", "_IDENTITY_PHYSICAL_OFFSET")]
             for n in range(VMIDS):
                 plain.append(f"VM_CONTEXT{n}_CNTL")
-                plain += [f"VM_CONTEXT{n}_PAGE_TABLE_{kind}_ADDR_{half}32" for kind in ("BASE", "START", "END")
+                plain += [f"VM_CONTEXT{n}_PAGE_TABLE_{kind}_ADDR_{half}32" for kind in ("START", "END")
                           for half in ("LO", "HI")]
 
             def changed(value: int, hub: Hub = hub) -> None:
@@ -328,6 +331,10 @@ class Gmc(Block):
                 self.tables.roots_changed = True
             for name in plain:
                 yield "write", p + name, _bind(changed)
+            for n in range(VMIDS):
+                for half in ("LO", "HI"):
+                    yield "write", f"{p}VM_CONTEXT{n}_PAGE_TABLE_BASE_ADDR_{half}32", _bind(
+                        lambda _, hub=hub, n=n, changed=changed: self._root(hub, n, changed))
             yield "write", p + "VM_L2_CNTL2", _bind(lambda value, hub=hub: self._l2_cntl2(hub, value))
             yield "write", p + "VM_L2_PROTECTION_FAULT_CNTL", _bind(lambda value, hub=hub: self._fault_cntl(hub, value))
             for n in range(ENGINES):
@@ -335,6 +342,10 @@ class Gmc(Block):
                 yield "write", name + "REQ", _bind(lambda value, hub=hub, n=n: hub.invalidate(n, value))
                 yield "write", name + "SEM", _bind(lambda value, hub=hub, n=n: self._release(hub, n, value))
                 yield "read", name + "SEM", _source(lambda hub=hub, n=n: self._acquire(hub, n))
+
+    def _root(self, hub: Hub, vmid: int, changed: Callable[[int], None]) -> None:
+        changed(0)
+        self.staleness.root_changed(hub, vmid)
 
     def _l2_cntl2(self, hub: Hub, value: int) -> None:
         register = hub.table[hub.prefix + "VM_L2_CNTL2"]

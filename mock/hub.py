@@ -13,6 +13,7 @@ import numpy as np
 from amdrv import regs
 from amdrv.facts import ih, vm
 from mock import faultresponse
+from mock.actor import Actor
 from mock.bus import BusError
 from mock.pagetable import (
     PAGE_SHIFT,
@@ -163,8 +164,12 @@ class Hub:
 
     # ---- translation
 
-    def pages_to_hosts(self, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int) -> np.ndarray:
-        """uint64[n] page numbers -> uint64[n] host pointers of the pages. :raises Fault:"""
+    def pages_to_hosts(self, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int,
+                       who: Actor | None = None) -> np.ndarray:
+        """uint64[n] page numbers -> uint64[n] host pointers of the pages. ``who`` asks, if not this thread's actor.
+
+        :raises Fault:
+        """
         redirected: dict[int, int] = {}         # where a default page answers instead: {page: host}
         told = -1
         wanted = pages
@@ -172,7 +177,7 @@ class Hub:
             try:
                 if self.board.faults.any and (error := faultresponse.injected(self, vmid, wanted, write, client)):
                     raise error
-                found = self._pages_to_hosts(vmid, wanted, write, execute, client)
+                found = self._pages_to_hosts(vmid, wanted, write, execute, client, who)
                 break
             except Fault as error:
                 page = error.address >> PAGE_SHIFT
@@ -198,7 +203,8 @@ class Hub:
             return hosts
         return found
 
-    def page_to_host(self, vmid: int, page: int, write: bool, execute: bool, client: int) -> int:
+    def page_to_host(self, vmid: int, page: int, write: bool, execute: bool, client: int,
+                     who: Actor | None = None) -> int:
         """:meth:`pages_to_hosts` for one page; quick when the TLB has it."""
         config = self.config
         if config is not None and config.plain and not self.crashed and not self.board.faults.any \
@@ -212,11 +218,13 @@ class Hub:
                     with self.lock:
                         slot = tlb.slot(page)
                         if slot >= 0 and int(tlb.entries[slot]) & need == need and (host := int(tlb.hosts[slot])):
+                            if tlb.stale:
+                                self.gmc.staleness.tell(self, vmid, page, tlb, who)
                             return host
             elif config.fb[0] <= page <= config.fb[1] and config.aperture[0] <= page <= config.aperture[1] \
                     and (offset := page - config.fb[0] << PAGE_SHIFT) < self.board.vram.size:
                 return self.board.vram.base + offset | config.direct_flag
-        return int(self.pages_to_hosts(vmid, np.array([page], np.uint64), write, execute, client)[0])
+        return int(self.pages_to_hosts(vmid, np.array([page], np.uint64), write, execute, client, who)[0])
 
     def _same_packet(self, empty: bool = False) -> bool:
         """With rule ``tlb`` off: nothing was decoded since the TLBs were emptied, so that they need not be again.
@@ -231,11 +239,12 @@ class Hub:
     def peek(self, vmid: int, page: int) -> int:
         """The pointer of a page, with its flag, or 0: no fault, and nobody is told."""
         try:
-            return int(self._pages_to_hosts(vmid, np.array([page], np.uint64), False, False, Client.CPC)[0])
+            return int(self._pages_to_hosts(vmid, np.array([page], np.uint64), False, False, Client.CPC, None)[0])
         except Fault:
             return 0
 
-    def _pages_to_hosts(self, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int) -> np.ndarray:
+    def _pages_to_hosts(self, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int,
+                        who: Actor | None) -> np.ndarray:
         config = self.current()
         if self.crashed:
             raise self.fault(vmid, int(pages[0]), write, "the hub crashed at an earlier fault (CRASH_ON_NO_RETRY_FAULT "
@@ -253,9 +262,9 @@ class Hub:
             if direct.any():
                 hosts = np.empty(len(pages), np.uint64)
                 hosts[direct] = self._direct_hosts(config, vmid, pages[direct], write, client)
-                hosts[~direct] = self._mapped(config, vmid, pages[~direct], write, execute, client)
+                hosts[~direct] = self._mapped(config, vmid, pages[~direct], write, execute, client, who)
                 return hosts
-        return self._mapped(config, vmid, pages, write, execute, client)
+        return self._mapped(config, vmid, pages, write, execute, client, who)
 
     def _direct(self, config: _Config, pages: np.ndarray) -> np.ndarray:
         """bool[n]: pages of VMID 0 that go past the page tables."""
@@ -291,7 +300,7 @@ class Hub:
         return hosts
 
     def _mapped(self, config: _Config, vmid: int, pages: np.ndarray, write: bool, execute: bool, client: int,
-                ) -> np.ndarray:
+                who: Actor | None) -> np.ndarray:
         need = vm.PTE_VALID | (vm.PTE_WRITEABLE if write else vm.PTE_READABLE)
         if execute:
             need |= vm.PTE_EXECUTABLE
@@ -312,8 +321,14 @@ class Hub:
             slots, hit = tlb.look_up(pages)
             entries, hosts = tlb.entries[slots], tlb.hosts[slots]
             missing = ~hit
+            if tlb.stale:
+                for page in tlb.stale.keys() & set(pages[hit].tolist()):
+                    self.gmc.staleness.tell(self, vmid, page, tlb, who)
             if missing.any():
                 wanted = np.unique(pages[missing])
+                if tlb.stale_walks:
+                    for page in wanted.tolist():
+                        self.gmc.staleness.tell_walk(self, vmid, page, page >> config.contexts[vmid].block, tlb, who)
                 found = self._walk(config, vmid, tlb, wanted, write, client)
                 entries[missing] = found[np.searchsorted(wanted, pages[missing])]
                 hosts[missing] = 0

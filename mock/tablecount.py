@@ -8,6 +8,7 @@ entry whose value changed since the last look.
 from __future__ import annotations
 
 import threading
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,7 @@ class TableCount:
         self._lock = threading.Lock()
         self._changed: set[int] = set()             # pages that a flush changed, since the last look
         self._known: dict[int, np.ndarray] = {}     # page -> its entries at the last look
+        self._levels: dict[int, int] = {}           # page -> directory levels below it
         self.roots_changed = True
         board.vram.on_flush.append(self._pages_changed)
 
@@ -63,15 +65,37 @@ class TableCount:
                 now = vram[page * PAGE:page * PAGE + entries * ENTRY_BYTES].view(np.uint64).copy()
                 if known is None or len(known) != entries:
                     total += int(np.count_nonzero(now))
-                else:
-                    total += int(np.count_nonzero(now != known))
+                elif (count := int(np.count_nonzero(now != known))):
+                    total += count
+                    self.gmc.staleness.table_changed(page, self._levels[page], known, now)
                 self._known[page] = now
             if total:
                 self.board.counters["page_table_entries"] += total
 
+    def stored(self, first: int, end: int) -> None:
+        """An engine stored to pages [first, end) of video memory."""
+        if end - first == 1:
+            if first in self._known:
+                self.stored_pages({first})
+        elif pages := {page for page in list(self._known) if first <= page < end}:
+            self.stored_pages(pages)
+
+    def stored_pages(self, pages: Set[int]) -> None:
+        """The same of some pages."""
+        if self._known.keys().isdisjoint(pages):
+            return
+        with self._lock:
+            for page, known in self._known.items():
+                if page in pages:
+                    now = self.board.vram.view[page * PAGE:page * PAGE + len(known) * ENTRY_BYTES].view(np.uint64)
+                    if (now != known).any():
+                        self.gmc.staleness.table_changed(page, self._levels[page], known, now)
+                        self._changed.add(page)     # to be counted at the next flush
+
     def _find(self) -> dict[int, int]:
         """{page of VRAM: entries} of every table that a walk may reach."""
         found: dict[int, int] = {}
+        self._levels.clear()
         for hub in self.gmc.hubs.values():
             config = hub.current()
             for context in config.contexts:
@@ -93,6 +117,7 @@ class TableCount:
             if found.get(page, 0) >= rows:
                 continue
             found[page] = rows
+            self._levels[page] = level
             if level == 0:
                 continue
             values = self.board.vram.view[page * PAGE:page * PAGE + rows * ENTRY_BYTES].view(np.uint64)

@@ -10,9 +10,14 @@ Host pointers of system memory are forgotten when the host bus changes, and foun
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from mock.pagetable import Huge, Table
+
+if TYPE_CHECKING:
+    from mock.staleness import Mark
 
 __all__ = ["Tlb", "SLOTS"]
 
@@ -34,6 +39,9 @@ class Tlb:
         self.hosts = np.zeros(SLOTS, np.uint64)
         self.walks: dict[int, Table | Huge] = {}
         """Cached directory walks by (page >> block)."""
+        self.stale: dict[int, Mark] = {}
+        """Pages whose entry is no longer what the tables say, for the notes; and directory walks."""
+        self.stale_walks: dict[int, Mark] = {}
 
     def slot(self, page: int) -> int:
         """The slot that holds the page, or -1."""
@@ -46,6 +54,9 @@ class Tlb:
         return slots, self.pages[slots] == pages
 
     def fill(self, pages: np.ndarray, entries: np.ndarray, hosts: np.ndarray) -> None:
+        if self.stale:
+            for page in pages.tolist():
+                self.stale.pop(page, None)
         slots = _slots(pages)
         self.pages[slots] = pages
         self.entries[slots] = entries
@@ -59,13 +70,17 @@ class Tlb:
         """Forget pages [first, first + count), None: all. ``entries`` and ``walks`` say which caches."""
         if entries:
             if count is None:
+                self.stale.clear()
                 self.pages[:] = _NOTHING
             else:
                 self.pages[(self.pages >= np.uint64(first)) & (self.pages < np.uint64(first + count))] = _NOTHING
+                self.stale = {page: mark for page, mark in self.stale.items() if not first <= page < first + count}
         if walks:
             if count is None:
                 self.walks.clear()
+                self.stale_walks.clear()
             else:
                 low, high = first >> block, (first + count - 1) >> block
                 for key in [key for key in self.walks if low <= key <= high]:
                     del self.walks[key]
+                    self.stale_walks.pop(key, None)

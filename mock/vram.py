@@ -197,9 +197,10 @@ def _map_at() -> Any:
     return function
 
 
-def _memcmp() -> Callable[[int, int, int], int] | None:
+def _memcmp(keep_lock: bool) -> Callable[[int, int, int], int] | None:
+    """libc's; ``keep_lock``: without giving the interpreter's lock away, which takes longer than a few pages do."""
     try:
-        function: Any = ctypes.CDLL(None).memcmp
+        function: Any = (ctypes.PyDLL if keep_lock else ctypes.CDLL)(None).memcmp
     except (OSError, TypeError, AttributeError):
         return None
     function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -305,7 +306,7 @@ class Vram:
         self._gone: deque[tuple[int, int]] = deque()                # windows that went, and are not looked at yet
         self._posted: list[tuple[int, int]] = []                    # those of them with stores that await a flush
         self._lock = self.lock = threading.RLock()
-        self._compare = _memcmp()
+        self._compare, self._compare_few = _memcmp(False), _memcmp(True)
         self.gone = False           # a card that left the bus
         self.gl2: Gl2 | None = None
         self._tracker: WriteTracker | None = None       # of the image
@@ -443,8 +444,9 @@ class Vram:
                     twin.pages[low:high] = self._memory.pages[low:high]
 
     def _equal(self, one: _Mapping, other: _Mapping, first: int, end: int) -> bool:
-        if self._compare is not None:
-            return self._compare(one.base + first * PAGE, other.base + first * PAGE, (end - first) * PAGE) == 0
+        if self._compare is not None and self._compare_few is not None:
+            compare = self._compare_few if end - first <= FEW else self._compare
+            return compare(one.base + first * PAGE, other.base + first * PAGE, (end - first) * PAGE) == 0
         return bool(np.array_equal(one.pages[first:end], other.pages[first:end]))
 
     def _stored(self, first: int, end: int, *, again: bool = False) -> list[tuple[int, int]]:

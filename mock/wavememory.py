@@ -55,7 +55,7 @@ class WaveMemory:
         client = Client.SQC_DATA if kind == SCALAR_LOAD else Client.SQC_INST if kind == FETCH else Client.TCP
         if address >> VA_BITS:
             return int(self.many(np.array([address], np.uint64), kind)[0])
-        host = self._hub.page_to_host(self.vmid, page, kind == STORE, False, client)
+        host = self._hub.page_to_host(self.vmid, page, kind == STORE, False, client, self.reader)
         inside = address & PAGE - 1
         offset = host - CACHED - self._base
         if not host & CACHED or not 0 <= offset < self._size:
@@ -101,7 +101,7 @@ class WaveMemory:
             return np.array([self.page(int(addresses[0]), kind)], np.uint64)
         client = Client.SQC_DATA if kind == SCALAR_LOAD else Client.SQC_INST if kind == FETCH else Client.TCP
         write = kind == STORE
-        found = self.memory.pages_to_hosts("gc", self.vmid, addresses, write=write, client=client)
+        found = self.memory.pages_to_hosts("gc", self.vmid, addresses, write=write, client=client, who=self.reader)
         offsets = found - np.uint64(self._base | CACHED)
         cached = (found & np.uint64(CACHED) != 0) & (offsets < np.uint64(self._size))
         if cached.all():
@@ -173,6 +173,7 @@ class WaveMemory:
         """The launch has ended, as packets know it: its other stores are in GL2."""
         own = np.array(sorted(self.own), np.int64)
         if len(own):
+            self.memory.tables.stored_pages(self.own)
             if self.gl2.on:
                 self.gl2.stored(own, self.reader)
             else:

@@ -13,9 +13,10 @@ import pytest
 from strict_card import LANES, MakeCard, StrictCard
 
 import mock
-from amdrv import pm4
+from amdrv import pm4, sdma
 from amdrv.facts import vm
 from amdrv.mmu.pte import leaf_flags
+from mock.pagetable import PDE_ADDRESS, Table
 from mock.rules import RULES, relaxed
 
 OLD, NEW = 0x0A0A0A0A, 0x0B0B0B0B
@@ -261,6 +262,84 @@ class TestTlb:
         assert self.remapped(card, self.request(**bits)) == value
         assert bool(card.notes("invalidate-partial")) == bool({"l1", "l2"} & bits.keys())
 
+    def test_the_log_names_who_changed_and_who_used(self, make: MakeCard) -> None:
+        card, where = make(), list[int]()
+        assert self.remapped(card, lambda card, address: where.append(address)) == OLD
+        line, = card.notes("tlb")
+        assert line.startswith("sdma 0.0, COPY_LINEAR(") and f"reaches {where[0]:#x} by what the TLB has, 0x" in line
+        assert "and not by what the CPU, MainThread (" in line and "an invalidation of VMID 8 in the GC hub" in line
+        entry = r"0x\w+ \(address 0x\w+ VALID"
+        assert re.search(f"what the TLB has, {entry}.* made of it, {entry}", line)
+        assert not [rule for rule in ("hdp", "gl2", "wc") if card.notes(rule)]
+
+    def test_nothing_is_noted_when_it_was_told(self, make: MakeCard) -> None:
+        card = make()
+        assert self.remapped(card, lambda card, address: card.device.flush_tlb()) == NEW and not card.notes("tlb")
+        assert self.remapped(card, lambda card, address: None) == OLD and len(card.notes("tlb")) == 1
+
+    def test_of_a_wave(self, make: MakeCard) -> None:
+        """Its misses are served on threads of no engine; the note names the launch all the same."""
+        card = make()
+        card.run(card.launch("vector", card.out.address, card.out.address))     # its code is there
+
+        def use(card: StrictCard, address: int) -> None:
+            card.run(card.launch("vector", card.out.address, address))
+        assert self.remapped(card, use) == OLD
+        line, = card.notes("tlb")
+        assert line.startswith("compute 1.0.0, DISPATCH_DIRECT(")
+
+    def test_of_entries_that_the_copy_engine_wrote(self, make: MakeCard) -> None:
+        card = make()
+        memory = card.device.require_memory()
+        old, new = card.alloc(), card.alloc()
+        card.words(old)[:LANES], card.words(new)[:LANES] = OLD, NEW
+        address = memory.addresses.allocate(4096, align=4096)
+        memory.tables.map(address, [(memory.table_base + old.segments[0][0], 4096)], leaf_flags("vram"))
+        card.device.flush_hdp()
+        assert read(card, address) == OLD
+        walk, = (walk for region, walk in card.board.memory.hubs["gc"].tlbs[8].walks.items()
+                 if region == address >> 21 and isinstance(walk, Table))
+        table = card.device.require_memory().table_base - card.board.memory.hubs["gc"].current().fb_offset
+        at = walk.address + table + 8 * (address >> 12 & 0x1FF)
+        entry = memory.table_base + new.segments[0][0] | leaf_flags("vram")
+        card.copy_engine(sdma.build("WRITE_INCR", DST_ADDR=self.visible(card, at), MASK=0, INIT=entry, INCR=0, COUNT=0))
+        assert read(card, address) == OLD
+        line, = card.notes("tlb")
+        assert "and not by what sdma 0.0, WRITE_INCR(" in line
+
+    def visible(self, card: StrictCard, physical: int) -> int:
+        """An address at which engines reach a page of tables."""
+        memory = card.device.require_memory()
+        address = memory.addresses.allocate(4096, align=4096)
+        memory.tables.map(address, [(physical & -4096, 4096)], leaf_flags("vram"))
+        card.device.flush_hdp()
+        return address + (physical & 4095)
+
+    def test_of_a_directory(self, make: MakeCard) -> None:
+        """Its own entry is in the TLB; whoever reaches another page of that directory is told of the walk."""
+        card = make()
+        memory, hub = card.device.require_memory(), card.board.memory.hubs["gc"]
+        old = card.alloc()
+        card.words(old)[:LANES] = OLD
+        address = memory.addresses.allocate(2 << 20, align=2 << 20)
+        for page in (0, 8192):
+            memory.tables.map(address + page, [(memory.table_base + old.segments[0][0], 4096)], leaf_flags("vram"))
+        card.device.flush_hdp()
+        assert read(card, address) == OLD
+        context, fb = hub.current().contexts[8], hub.current().fb_offset
+        where = context.base
+        for level in range(context.depth - 1, -1, -1):
+            table = card.words_at((where & PDE_ADDRESS) - fb).view(np.uint64)
+            index = address >> 12 + context.block + 9 * level & 0x1FF
+            where = int(table[index])
+        table[index] = 0
+        card.device.flush_hdp()
+        assert read(card, address) == read(card, address + 8192) == OLD
+        entry, walk = card.notes("tlb")
+        assert "made of it, nothing valid" in entry and "(PTEs of L1 and L2, that page)" in entry
+        assert f"reaches {address + 8192:#x} by a directory that the TLB has, table at {where & PDE_ADDRESS:#x}" in walk
+        assert "(PDEs of L1 and L2, that page)" in walk
+
     def test_the_hubs_are_apart(self, make: MakeCard) -> None:
         """An invalidation of the MM hub does nothing for the GC hub's clients."""
         def other(card: StrictCard, address: int) -> None:
@@ -307,3 +386,15 @@ class TestNames:
             first: Any
             for first in machine.gpus:
                 assert [rule for rule in RULES if not first.gpu.is_strict(rule)] == ["hdp", "tlb"]
+
+
+class TestCost:
+    def test_what_nobody_looks_at_has_no_second_copy(self, make: MakeCard) -> None:
+        """Copies and launches through hcq leave the CPU's image of their buffers out of it."""
+        card = make()
+        data = np.arange(1 << 20, dtype=np.uint32)
+        buffer = card.dev.alloc(data.nbytes)
+        assert (buffer.copyin(data).copyout().view(np.uint32) == data).all()
+        vram, memory = card.board.vram, card.board.memory
+        host = memory.hubs["gc"].peek(8, buffer.address >> 12)
+        assert 0 <= host - vram.base < vram.size and not vram.has_window(host - vram.base >> 12)
