@@ -70,8 +70,8 @@ def _reduce(n: UOp, ctx: UOp) -> Grads:
     g, value = graph.expand(ctx, x.shape), graph.expand(n, x.shape)
     if op is Ops.ADD:
         return (g,)
-    if op is Ops.MAX:       # shared equally by those that are greatest
-        hit = graph.cast(alu(Ops.CMPEQ, x, value), x.dtype)
+    if op is Ops.MAX:       # shared equally by those that are greatest, or NaN
+        hit = graph.cast(alu(Ops.OR, alu(Ops.CMPEQ, x, value), alu(Ops.CMPNE, x, x)), x.dtype)
         count = graph.expand(graph.reduce(hit, Ops.ADD, axes), x.shape)
         return (_div(_mul(g, hit), count),)
     # a product: of the others, also where there are zeros

@@ -23,11 +23,18 @@ from compiler.engine import realize
 from compiler.gradient import gradients
 from compiler.methods.activations import Activations
 from compiler.methods.creation import Creation
+from compiler.methods.diagonals import Diagonals
 from compiler.methods.elementwise import Elementwise
 from compiler.methods.functional import Functional
 from compiler.methods.functions import Functions
+from compiler.methods.indexing import Indexing
+from compiler.methods.joining import Joining
 from compiler.methods.movement import Movement
+from compiler.methods.ordering import Ordering
+from compiler.methods.padding import Padding
 from compiler.methods.reduce import Reduce
+from compiler.methods.scan import Scan
+from compiler.methods.scatter import Scatter
 from compiler.runtime import canonical, default_device
 from compiler.uop import Ops, UOp
 from compiler.variable import Size, number
@@ -53,7 +60,8 @@ def is_grad_enabled() -> bool:
     return _grad_enabled
 
 
-class Tensor(Creation, Elementwise, Functions, Activations, Movement, Reduce, Functional):
+class Tensor(Creation, Elementwise, Functions, Activations, Movement, Joining, Padding, Indexing, Scatter, Diagonals,
+             Reduce, Scan, Ordering, Functional):
     """An array of one type on one device.
 
     :param data: a Python number, nested lists of them, a NumPy array, bytes of a buffer, or another tensor.
@@ -180,6 +188,10 @@ class Tensor(Creation, Elementwise, Functions, Activations, Movement, Reduce, Fu
         """Compute this tensor (and others) now, in one schedule."""
         realize_all([self, *others])
         return self
+
+    def clone(self) -> Tensor:
+        """The same value, to be assigned to on its own."""
+        return self._new(self._node, self)
 
     def contiguous(self) -> Tensor:
         """The same value in memory of its own when it is computed."""

@@ -11,6 +11,7 @@ import numpy as np
 from compiler import dtypes, graph
 from compiler.dtypes import DType, DTypeLike
 from compiler.methods.base import Methods
+from compiler.methods.pairs import Pair
 from compiler.uop import Ops, UOp
 from compiler.variable import Size
 
@@ -54,6 +55,8 @@ class Elementwise(Methods):
         from compiler.tensor import Tensor
         if isinstance(value, Tensor):
             return value
+        if isinstance(value, Pair):
+            return value.values
         if isinstance(value, Size):
             return Tensor(value, like if like.is_float else None, self._device)
         if isinstance(value, bool | int | float):
