@@ -29,6 +29,7 @@ from hcq.backend import IndirectBuffer, Kernel, Memory, Properties
 
 if TYPE_CHECKING:
     from amdrv.device import Allocation, Device, Ring
+    from amdrv.recovery import Recovery
 
 __all__ = ["AmBackend", "ComputeEncoder", "CopyEncoder", "Scratch", "open_backend"]
 
@@ -464,6 +465,17 @@ class AmBackend(MovingSide):
         self._count()
         self.device.interrupts.drain()
         self.device.check()
+
+    def diagnose(self) -> str:
+        """What stands still, and at what."""
+        return str(self.device.diagnose())
+
+    def recover(self, queues: Sequence[_Queue]) -> Recovery:
+        """Reset what stands still; the work of ``queues`` is given up."""
+        done = self.device.recover([queue.ring for queue in queues])
+        for queue in self._queues["compute"]:           # what a queue keeps between launches may be gone
+            queue.submit(np.array(self.compute.preamble(), np.uint32))
+        return done
 
     def _count(self) -> None:
         for queues in self._queues.values():

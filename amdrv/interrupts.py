@@ -156,15 +156,17 @@ class Interrupts:
 
         :raises GpuFault: with every fault, its address, hub, VMID and the buffer nearest to it.
         """
+        if faults := self.reported():
+            with self._lock:
+                self._faults, self._dropped = [], 0
+            raise GpuFault(f"{self.device.name}: " + "\n".join(faults))
+
+    def reported(self) -> list[str]:
+        """What the card reported since :meth:`check` last raised, in words; it stays to be raised."""
         self.drain()
         self._look_for_untold_faults()
         with self._lock:
-            if not self._faults:
-                return
-            faults, dropped = self._faults, self._dropped
-            self._faults, self._dropped = [], 0
-        more = f"\n... and {dropped} more" if dropped else ""
-        raise GpuFault(f"{self.device.name}: " + "\n".join(faults) + more)
+            return [*self._faults, *([f"... and {self._dropped} more"] if self._dropped else [])]
 
     def _dispatch(self, entry: Entry) -> None:
         gfx = entry.client in (GFX, GRBM_CP)

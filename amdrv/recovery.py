@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from amdrv.errors import AmdrvError, GpuFault
+from amdrv.errors import AmdrvError
 
 if TYPE_CHECKING:
     from amdrv.device import Device
@@ -82,14 +82,10 @@ class Recovery:
 
 
 def diagnose(device: Device) -> Diagnosis:
-    """Look at every queue, and take the faults that the card has reported. Nothing is changed on the card."""
-    faults: tuple[str, ...] = ()
-    try:
-        device.check()
-    except GpuFault as error:
-        faults = tuple(str(error).splitlines())
-    except AmdrvError as error:
-        return Diagnosis((), (str(error),))
+    """Look at every queue, and at the faults that the card has reported. Nothing is changed on the card."""
+    if not device.registers_answer():
+        return Diagnosis((), (f"{device.name}: registers read as all ones; the card has fallen off the bus",))
+    faults = tuple(device.interrupts.reported())
     return Diagnosis(tuple(_describe(device, ring) for ring in _stuck(device)), faults)
 
 

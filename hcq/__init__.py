@@ -26,6 +26,7 @@ from hcq.errors import (
     LoadError,
     MissingFileError,
     QueueError,
+    SubmissionFailedError,
     UnknownDeviceError,
     UseAfterFreeError,
 )

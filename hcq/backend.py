@@ -128,8 +128,13 @@ class CopyEncoder(_Encoder, Protocol):
 
 
 class Backend(Protocol):
-    """A driver. It may also offer ``register(array: np.ndarray) -> Memory``: the array's own bytes, from the lowest to
-    the highest, within every engine's reach until ``free``."""
+    """A driver. It may also offer:
+
+    ``register(array: np.ndarray) -> Memory``: the array's own bytes, from the lowest to the highest, within every
+    engine's reach until ``free``; ``diagnose() -> str``: what stands still, and at what;
+    ``recover(queues: Sequence[HardwareQueue])``: reset what stands still, give up the work of ``queues``, and return
+    what was done (``str`` of it is for people, its ``vram_lost`` says whether device memory lost its content).
+    """
 
     @property
     def name(self) -> str:

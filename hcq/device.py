@@ -63,9 +63,13 @@ class Image:
         self.barriers: weakref.WeakSet[Timeline] = weakref.WeakSet()    # of queues that know the code is new
         self._storage = device._pool.alloc(code.image_bytes + PAGE)
         for point in self._storage.ready:
-            point.wait()                # the upload below does not go through the queues
+            point.settle()              # the upload below does not go through the queues
         self.address = self._storage.address + PAGE - 1 & -PAGE
-        device.backend.upload(self.address, code.place(self.address))
+        self.upload(device)
+
+    def upload(self, device: Device) -> None:
+        """Again, after device memory has lost its content."""
+        device.backend.upload(self.address, self.code.place(self.address))
 
 
 class Device(Moving):
@@ -191,6 +195,19 @@ class Device(Moving):
             self._wait(point.signal, point.value, timeout)
         self._check_backend()
 
+    def recover(self) -> str:
+        """After a fault, a hang or a wait that expired: reset what stands still, and go on. See :mod:`hcq.recovery`.
+
+        What was not complete has failed: waiting for it raises :class:`SubmissionFailedError`, and what it should have
+        written is undefined. Buffers, programs and graphs stay; only where the text that is returned says that device
+        memory was lost is the content of buffers undefined, too.
+
+        :return: what was found and what was done, for people.
+        :raises HcqError: the driver cannot. Its own errors: the device does not come back, and is as good as closed.
+        """
+        from hcq.recovery import recover
+        return recover(self)
+
     def seconds(self, begin: Signal, end: Signal) -> float:
         """Time between two timestamps."""
         return (end.value - begin.value) / self.properties.timestamp_hz
@@ -240,8 +257,8 @@ class Device(Moving):
         if self._closed:
             raise DeviceClosedError(f"{self.name} is closed; open it again with hcq.open")
         if self._failure is not None:
-            raise DeviceFailedError(f"{self.name} failed earlier: {self._failure}. Close it and open it again") \
-                from self._failure
+            raise DeviceFailedError(f"{self.name} failed earlier: {self._failure}. Close it and open it again, or reset "
+                                    "what failed by recover()") from self._failure
 
     def _fence(self) -> Fence:
         """Everything submitted so far and perhaps not complete."""
@@ -452,6 +469,10 @@ class Device(Moving):
     # --- waiting
 
     def _wait(self, signal: Signal, value: int, timeout: float | None = None) -> None:
+        self._await(signal, value, timeout)
+        signal.check(value)
+
+    def _await(self, signal: Signal, value: int, timeout: float | None = None) -> None:
         if signal.value >= value:
             return
         limit = self.timeout if timeout is None else timeout
@@ -502,6 +523,8 @@ class Device(Moving):
         what = f"{owner.queue.name} to complete submission {value}" if owner else f"{signal!r} to reach {value}"
         pending = self._pending()
         state = f"Incomplete: {pending}" if pending else "Nothing submitted is incomplete, so nothing will signal it"
+        if look := getattr(self.backend, "diagnose", None):
+            state += f". The driver sees: {look()}"
         raise DeviceTimeout(f"waited {limit:g} s for {what}. {state}. HCQ_TIMEOUT or Device.timeout sets the limit")
 
 

@@ -169,7 +169,7 @@ class Eager:
         """Go on in the next segment of the ring, when the launches that were there last have read it."""
         self._left.append(self._timeline.last)
         if len(self._left) == RING_BYTES // SEGMENT_BYTES:
-            self._left.popleft().wait()
+            self._left.popleft().settle()
         start = self._segment_end % RING_BYTES
         self._segment_end = start + SEGMENT_BYTES
         return start

@@ -58,6 +58,10 @@ class GraphError(HcqError, RuntimeError):
     """A graph was recorded or replayed in a way that it cannot be."""
 
 
+class SubmissionFailedError(HcqError, RuntimeError):
+    """Work that was given up when its device was recovered from a fault or a hang: it will not be done."""
+
+
 class DeviceTimeout(HcqError, TimeoutError):
     """A wait expired. The message names the queue and the first submission that is not complete."""
 

@@ -125,7 +125,7 @@ class Pool:
                 fence, memory, _array = self._leaving[0]
                 if wait:
                     for point in fence:
-                        point.wait()
+                        point.settle()
                 elif not all(point.done for point in fence):
                     break
                 self._leaving.popleft()
@@ -177,7 +177,7 @@ class Pool:
             self.cached_bytes = 0
             for memory, fence in entries:
                 for point in fence:
-                    point.wait()
+                    point.settle()
                 self.device.backend.free(memory)
 
     def close(self) -> None:
@@ -225,7 +225,7 @@ class HostRing:
                     break
                 raise BufferError(f"one submission needs more than a ring of {self.nbytes} bytes")
             end, point = pending[0]
-            self.device._wait(point.signal, point.value)
+            point.settle()
             pending.popleft()
             self._tail = end
         self._head = head + nbytes

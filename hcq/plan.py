@@ -433,7 +433,7 @@ class Plan:
             return copy
         self._next += 1
         for point in copy.points:
-            point.wait()
+            point.settle()
         return copy
 
     def _new_copy(self) -> BlockCopy:
@@ -449,7 +449,7 @@ class Plan:
         if self._base > self._limit:                    # signals can count no further
             for each in self._copies:
                 for point in each.points:
-                    point.wait()
+                    point.settle()
             for signal in self._signals.values():
                 signal.value = 0
             self._base = 0

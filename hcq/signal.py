@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from hcq.backend import HardwareQueue, Memory
-from hcq.errors import QueueError
+from hcq.errors import QueueError, SubmissionFailedError
 
 if TYPE_CHECKING:
     from hcq.device import Device
@@ -30,10 +30,11 @@ class Signal:
     Also where ``timestamp`` stores the device's clock.
     """
 
-    __slots__ = ("__weakref__", "_index", "_slot", "_words", "address", "device")
+    __slots__ = ("__weakref__", "_failed", "_index", "_slot", "_words", "address", "device")
 
     def __init__(self, device: Device, value: int = 0) -> None:
         self.device = device
+        self._failed: tuple[int, str] | None = None     # (first value that stands for work given up, why)
         self._slot = device._signals.take()
         memory, self._index = self._slot
         self.address = memory.address + 8 * self._index
@@ -55,8 +56,14 @@ class Signal:
 
         :param timeout: seconds; by default the device's, which count from the last thing that was completed.
         :raises DeviceTimeout: naming the first submission that is not complete.
+        :raises SubmissionFailedError: it was a queue's own, and the work has failed.
         """
         self.device._wait(self, self._checked(value), timeout)
+
+    def check(self, value: int) -> None:
+        """:raises SubmissionFailedError: what was to store ``value`` here was given up."""
+        if self._failed is not None and value >= self._failed[0]:
+            raise SubmissionFailedError(self._failed[1])
 
     def _checked(self, value: int) -> int:
         bits = self.device.properties.signal_bits
@@ -84,6 +91,10 @@ class Point(NamedTuple):
 
     def wait(self, timeout: float | None = None) -> None:
         self.signal.wait(self.value, timeout)
+
+    def settle(self) -> None:
+        """Wait until the engines have nothing to do with it any more, done or failed."""
+        self.signal.device._await(self.signal, self.value)
 
 
 Fence = tuple[Point, ...]
@@ -146,10 +157,20 @@ class Timeline:
         The old one stays in the points that name it, where it is large enough for ever.
         """
         if self.submitted == self.limit:
-            self.last.wait()
-            self.signal = Signal(self.device)
-            self.submitted = self.wakes = 0
-            self.records.clear()
+            self.last.settle()
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.signal = Signal(self.device)
+        self.submitted = self.wakes = 0
+        self.records.clear()
+
+    def fail(self, why: str) -> None:
+        """What is not complete never will be: whoever waits for it is told ``why``. The queue is empty and off."""
+        signal = self.signal
+        signal._failed = signal.value + 1, f"{self.pending()}, and it was given up: {why}"
+        signal.value = self.submitted
+        self._begin_anew()
 
     def record(self, what: object) -> Point:
         """The next value was submitted; ``what`` will stand in messages about it, as ``str(what)``."""
