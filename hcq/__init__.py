@@ -43,6 +43,6 @@ __all__ = [
     "ArgumentTypeError", "Buffer", "BufferError", "CodeObject", "CodeObjectError", "ComputeQueue", "CopyQueue",
     "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError", "HashMismatchError",
     "HcqError", "LaunchError", "LoadError", "Manifest", "MissingFileError", "Part", "Point", "Program", "QueueError",
-    "Signal", "Transfer", "UnknownDeviceError", "UseAfterFreeError",
+    "Signal", "Transfer", "SubmissionFailedError", "UnknownDeviceError", "UseAfterFreeError",
     "backends", "copies", "load_files", "load_files_async", "open",
 ]

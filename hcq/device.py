@@ -257,8 +257,8 @@ class Device(Moving):
         if self._closed:
             raise DeviceClosedError(f"{self.name} is closed; open it again with hcq.open")
         if self._failure is not None:
-            raise DeviceFailedError(f"{self.name} failed earlier: {self._failure}. Close it and open it again, or reset "
-                                    "what failed by recover()") from self._failure
+            raise DeviceFailedError(f"{self.name} failed earlier: {self._failure}. Close it and open it again, or "
+                                    "reset what failed by recover()") from self._failure
 
     def _fence(self) -> Fence:
         """Everything submitted so far and perhaps not complete."""

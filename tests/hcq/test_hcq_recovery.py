@@ -65,7 +65,8 @@ class Work:
 
 
 ACCIDENTS = {       # fault of the card: settings
-    "hung wave": dict(kind="hung-wave", count=1), "compute hangs": dict(kind="queue-hang", queue="compute 1.0.0", count=1),
+    "hung wave": dict(kind="hung-wave", count=1),
+    "compute hangs": dict(kind="queue-hang", queue="compute 1.0.0", count=1),
     "copy hangs": dict(kind="queue-hang", queue="sdma 0.0", count=1), "bad packet": dict(kind="bad-packet", count=1),
     "illegal instruction": dict(kind="illegal-instruction", count=1)}
 
@@ -135,13 +136,13 @@ def test_whoever_waits_for_work_that_was_given_up_is_told(dev: hcq.Device) -> No
             told.append(error)
     thread = threading.Thread(target=wait)
     thread.start()
-    with pytest.raises(hcq.DeviceTimeout, match="The driver sees: AM:0 compute 0: .* next is WAIT_REG_MEM"):
+    with pytest.raises(hcq.DeviceTimeout, match=r"The driver sees: AM:0 compute 0: .* next is WAIT_REG_MEM"):
         points[1].wait(0.2)
     dev.recover()
     thread.join(10)
     assert not thread.is_alive() and isinstance(told[0], hcq.SubmissionFailedError)
     for point in points:
-        with pytest.raises(hcq.SubmissionFailedError, match="is not complete.* and it was given up: AM:0 compute 0"):
+        with pytest.raises(hcq.SubmissionFailedError, match=r"is not complete.* and it was given up: AM:0 compute 0"):
             point.wait()
     done.wait()                             # was complete, and stays so
     dev.synchronize()
