@@ -69,6 +69,8 @@ class Hub:
         self.vm("L2_PROTECTION_FAULT_CNTL").update(
             **{f"{fault}_PROTECTION_FAULT_ENABLE_DEFAULT": 1 for fault in DEFAULT_PAGE_FAULTS})
         self.active = True
+        if self.faulted():
+            self.take_fault()       # of an engine that the owner before us had not quite stopped
 
     def _point_at_tables(self, vmid: int) -> None:
         base = self.device.require_memory().tables.root | VALID

@@ -23,7 +23,7 @@ from amdrv.errors import AmdrvError, GpuFault
 from amdrv.hal.mock import MockHal
 from amdrv.ip import discovery, gfx, gmc, psp, smu
 from mock.faults import Moment
-from mock.gmc import Client
+from mock.gmc import Client, Fault
 
 ITEMS = 256
 PATIENCE = 60.0             # seconds; beyond it something hangs
@@ -71,12 +71,19 @@ def machine() -> Iterator[mock.Machine]:
         yield machine
 
 
+class Code(bytes):
+    """Does not fill the screen when a test fails."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes of code>"
+
+
 @pytest.fixture(scope="module")
 def code() -> bytes:
     """A kernel that adds."""
     from code_objects import compile_opencl
-    return compile_opencl("""__kernel void add(__global int* out, __global const int* a, int k) {
-        int i = __builtin_amdgcn_workgroup_id_x() * 64 + __builtin_amdgcn_workitem_id_x(); out[i] = a[i] + k; }""")
+    return Code(compile_opencl("""__kernel void add(__global int* out, __global const int* a, int k) {
+        int i = __builtin_amdgcn_workgroup_id_x() * 64 + __builtin_amdgcn_workitem_id_x(); out[i] = a[i] + k; }"""))
 
 
 class Outcome:
@@ -219,6 +226,17 @@ def test_a_fault_whose_interrupt_faults_too(machine: mock.Machine) -> None:
         with pytest.raises(GpuFault, match=r"0x6ead00000000: write by SDMA1.*gc hub.*that never came(.|\n)*mm hub"):
             device.check()
         board.faults.clear()
+        device.check()
+
+
+def test_a_fault_of_the_owner_before(machine: mock.Machine) -> None:
+    """An engine that finishes while its owner takes the card down; nobody was there for the interrupt."""
+    board = machine.gpus[0]
+    Device.open(MockHal(machine)).close()
+    with pytest.raises(Fault):
+        board.memory.write("gc", 0, 0x2000_0000_0000, b"1234", client=Client.SDMA1)
+    assert board.regs["GCVM_L2_PROTECTION_FAULT_STATUS"]
+    with Device.open(MockHal(machine)) as device:
         device.check()
 
 
