@@ -21,7 +21,7 @@ setup(
                       "liburing; sys_platform == 'linux' and platform_machine == 'x86_64'",     # else: threads
                       "pyudev; sys_platform == 'linux'"],
     extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy",
-                            "ctypeslib2>=2.4", "pyelftools"],
+                            "ctypeslib2>=2.4", "pyelftools", "gguf", "safetensors"],
                     "lines": ["pyelftools"]},       # source lines in python -m mock.isa
     entry_points={
         "console_scripts": ["amdrv-info=tools.amdrv_info.__main__:main", "ioctl-sniff=tools.ioctl_sniff.__main__:main"],
