@@ -22,16 +22,21 @@ from compiler.dtypes import DType, DTypeLike
 from compiler.engine import realize
 from compiler.gradient import gradients
 from compiler.methods.activations import Activations
+from compiler.methods.convolution import Convolution
 from compiler.methods.creation import Creation
 from compiler.methods.diagonals import Diagonals
 from compiler.methods.elementwise import Elementwise
-from compiler.methods.functional import Functional
 from compiler.methods.functions import Functions
 from compiler.methods.indexing import Indexing
+from compiler.methods.interpolation import Interpolation
 from compiler.methods.joining import Joining
+from compiler.methods.losses import Losses
 from compiler.methods.movement import Movement
+from compiler.methods.normalization import Normalization
 from compiler.methods.ordering import Ordering
 from compiler.methods.padding import Padding
+from compiler.methods.pooling import Pooling
+from compiler.methods.products import Products
 from compiler.methods.reduce import Reduce
 from compiler.methods.scan import Scan
 from compiler.methods.scatter import Scatter
@@ -61,7 +66,7 @@ def is_grad_enabled() -> bool:
 
 
 class Tensor(Creation, Elementwise, Functions, Activations, Movement, Joining, Padding, Indexing, Scatter, Diagonals,
-             Reduce, Scan, Ordering, Functional):
+             Reduce, Scan, Ordering, Products, Convolution, Pooling, Interpolation, Normalization, Losses):
     """An array of one type on one device.
 
     :param data: a Python number, nested lists of them, a NumPy array, bytes of a buffer, or another tensor.

@@ -151,12 +151,12 @@ class LayerNorm(Module):
 
     def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5, device: str | None = None) -> None:
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        self.eps, self.axes = eps, len(shape)
+        self.eps, self.shape = eps, shape
         self.weight = Tensor.ones(*shape, device=device, requires_grad=True)
         self.bias = Tensor.zeros(*shape, device=device, requires_grad=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.layer_norm(self.axes, self.weight, self.bias, self.eps)
+        return x.layer_norm(self.shape, self.weight, self.bias, self.eps)
 
 
 class Dropout(Module):
@@ -225,7 +225,7 @@ class CrossEntropyLoss(_Loss):
         self.label_smoothing = label_smoothing
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        return x.cross_entropy(target, self.reduction, self.label_smoothing)
+        return x.cross_entropy(target, reduction=self.reduction, label_smoothing=self.label_smoothing)
 
 
 class MSELoss(_Loss):
@@ -240,4 +240,4 @@ class L1Loss(_Loss):
 
 class BCEWithLogitsLoss(_Loss):
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        return x.binary_cross_entropy_with_logits(target, self.reduction)
+        return x.binary_cross_entropy_with_logits(target, reduction=self.reduction)

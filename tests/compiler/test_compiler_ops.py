@@ -166,7 +166,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[np.ndarray,
     "dot": (lambda a, b: a.dot(b), lambda a, b: a.dot(b), (smooth(4), smooth(4))),
     "linear": (lambda a, w, b: a.linear(w, b), lambda a, w, b: a @ w.T + b, (smooth(3, 4), smooth(5, 4), smooth(5))),
     "layer_norm": (
-        lambda a, w, b: a.layer_norm(1, w, b),
+        lambda a, w, b: a.layer_norm(a.shape[-1], w, b),
         lambda a, w, b: (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-5) * w + b,
         (smooth(3, 6), smooth(6), smooth(6)),
     ),
