@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from amdrv.peer import PeerSide
 from hcq.backend import Memory
+
+if TYPE_CHECKING:
+    from hcq.backend import IndirectBuffer
 
 __all__ = ["MovingSide"]
 
@@ -25,3 +31,20 @@ class MovingSide(PeerSide):
     def clock(self) -> int:
         """The counter that packets store as a timestamp, now."""
         return self.device.clock()
+
+    def instrument(self, kind: str, words: Sequence[int], indirect: Sequence[IndirectBuffer],
+                   stamp: Any) -> tuple[list[int], list[Any]]:
+        """See :func:`amdrv.profile.instrument`."""
+        from amdrv.profile import instrument
+        out, stretches = instrument(kind, words, indirect, stamp)
+        low = self.device.regs["COMPUTE_PGM_LO"].address
+        for stretch in stretches:
+            registers = stretch.facts.pop("registers", None)
+            if registers is not None and low in registers:          # the kernel's first instruction: hcq knows its name
+                stretch.facts["entry"] = (registers[low] | registers.get(low + 1, 0) << 32) << 8
+        return out, stretches
+
+    def counters(self, names: Sequence[str]) -> Any:
+        """See :class:`amdrv.profile.Counters`."""
+        from amdrv.profile import Counters
+        return Counters(self.device, names)

@@ -93,6 +93,7 @@ class Device(Moving):
         self._timelines: dict[Literal["compute", "copy"], list[Timeline]] = {"compute": [], "copy": []}
         self._all: list[Timeline] = []
         self._peers: weakref.WeakSet[Device] = weakref.WeakSet()       # that have this one's memory mapped
+        self._foreign: dict[int, tuple[str, int]] = {}                  # others' signals, by their address here
         self._signals = SignalPool(self)
         self._pool = Pool(self)
         self._images: weakref.WeakValueDictionary[bytes, Image] = weakref.WeakValueDictionary()

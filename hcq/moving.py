@@ -6,7 +6,7 @@ The work is in ``hcq.load``, ``hcq.peer`` and ``hcq.profile``, imported when use
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hcq.load import Via
     from hcq.load.handle import Transfer
     from hcq.memory import Buffer
+    from hcq.profile import Profile
 
 __all__ = ["Moving"]
 
@@ -68,6 +69,15 @@ class Moving:
         """:meth:`store` in a thread of its own; do not change the buffer before it is done."""
         from hcq import load
         return load.store(self, path, buffer, progress=progress)
+
+    def profile(self: Any, *others: Any, counters: Sequence[str] = (), live: float = 0) -> Profile:
+        """``with dev.profile() as p:`` accounts for every packet submitted inside, of this and other devices.
+
+        :param counters: names of hardware counters, as the backend knows them ("SQ_WAVES", "SQ_INSTS_ALL" ...).
+        :param live: seconds between two printings of the summary so far; 0: none.
+        """
+        from hcq.profile import Profile
+        return Profile([self, *others], counters=counters, live=live)
 
     def _leave_peers(self) -> None:
         """This device is about to be closed: who has its memory mapped lets go of it."""

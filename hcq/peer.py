@@ -133,6 +133,7 @@ def _signal_address(device: Device, point: Point) -> int | str:
     if isinstance(found, str):
         return found
     owner._peers.add(device)
+    device._foreign[found[0][0]] = owner.name, signal.address
     return found[0][0]
 
 

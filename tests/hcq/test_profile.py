@@ -1,0 +1,200 @@
+"""Profiles: every packet has its time, on the host's clock; the trace keeps the format's rules; counters count."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_backend import FakeBackend
+from two_cards import cards, compiled, notes
+
+import hcq
+from hcq.profile import Profile
+
+ITEMS = 64 * 16
+SLACK = 1e-3            # microseconds: rounding of the trace's floats
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[list[hcq.Device]]:
+    with cards() as both:
+        yield both
+
+
+def check_trace(trace: dict[str, Any], uncertainty_us: float) -> None:
+    """The rules of the Trace Event Format ("Trace Event Format", Google, 2016: Complete, Flow, Metadata, Counter)."""
+    events = trace["traceEvents"]
+    assert json.loads(json.dumps(trace)) == trace
+    rows: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    named: set[tuple[str, int, int]] = set()
+    flows: dict[int, dict[str, dict[str, Any]]] = {}
+    for event in events:
+        assert isinstance(event["pid"], int) and isinstance(event["tid"], int) and isinstance(event["name"], str)
+        assert event["ph"] in "XMCsf"
+        if event["ph"] == "M":
+            if event["name"] in ("process_name", "thread_name"):
+                assert event["args"]["name"]
+                named.add((event["name"], event["pid"], event["tid"]))
+            continue
+        assert isinstance(event["ts"], float)
+        if event["ph"] == "X":
+            assert event["dur"] >= 0 and event["cat"]
+            rows.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"]))
+        elif event["ph"] == "C":
+            assert all(isinstance(value, (int, float)) for value in event["args"].values())
+        else:
+            assert event["ph"] not in flows.setdefault(event["id"], {})
+            flows[event["id"]][event["ph"]] = event
+    for process, thread in rows:
+        assert ("process_name", process, 0) in named and ("thread_name", process, thread) in named
+    for row in rows.values():                       # slices of a row follow each other, or one lies within the other
+        for (begin, end), (later, last) in pairwise(sorted(row, key=lambda span: (span[0], -span[1]))):
+            assert later >= end - SLACK or last <= end + SLACK, (begin, end, later, last)
+    for flow in flows.values():
+        assert set(flow) == {"s", "f"} and flow["f"]["bp"] == "e" and flow["s"]["ts"] <= flow["f"]["ts"]
+        for event in flow.values():
+            assert any(begin - uncertainty_us - SLACK <= event["ts"] <= end + uncertainty_us + SLACK
+                       for begin, end in rows[event["pid"], event["tid"]]), event
+
+
+def test_every_packet_on_both_cards(pair: list[hcq.Device], tmp_path: Path) -> None:
+    one, other = pair
+    add = one.program(compiled(), "add")
+    a, there = one.alloc(4 * ITEMS).fill(1), other.alloc(4 * ITEMS)
+    with one.graph() as graph:
+        add(a, a, np.uint32(1), grid=16, block=64)
+        add(a, a, np.uint32(1), grid=16, block=64)
+    graph.replay()
+    before = time.perf_counter_ns()
+    with one.profile(other) as profile:
+        for _ in range(3):
+            add(a, a, np.uint32(1), grid=16, block=64)
+        graph.replay()
+        hcq.ComputeQueue(one).memory_barrier().exec(add, (a, a, np.uint32(1)), 16, 64).submit()
+        there.copy_from(a)
+        result = there.copyout().view(np.uint32)
+    after = time.perf_counter_ns()
+    assert (result == 1 + 2 + 3 + 2 + 1).all()
+    kernels = [span for span in profile.spans if span.what == "kernel"]
+    assert [span.name for span in kernels] == ["add"] * 6 and {span.queue for span in kernels} == {"AM:0 compute 0"}
+    copies = [span for span in profile.spans if span.what == "copy"]
+    assert [(span.device, span.facts["bytes"]) for span in copies] == [("AM:0", 4 * ITEMS), ("AM:1", 4 * ITEMS)]
+    slack = profile.uncertainty * 1e9 + 1
+    for span in profile.spans:                      # the card's clock, on the host's time line
+        assert before - slack <= span.submission.begin - slack <= span.begin <= span.end <= after + slack
+    for queue in {span.queue for span in profile.spans}:
+        mine = [span for span in profile.spans if span.queue == queue]
+        assert all(first.end <= second.begin + 1 for first, second in pairwise(mine))
+    check_trace(profile.trace(), profile.uncertainty * 1e6)
+    arrows = {(event["pid"]) for event in profile.trace()["traceEvents"]
+              if event["ph"] == "f" and event["cat"] == "signal"}
+    assert arrows == {2, 3}                         # each card waited for the other
+    profile.save(str(tmp_path / "trace.json"))
+    assert json.loads((tmp_path / "trace.json").read_text()) == profile.trace()
+    text = profile.summary()
+    assert "kernel add" in text and "AM:1 copy 0" in text and "the clocks agree within" in text
+    for device in pair:                             # what the profile adds is counted too, on both sides
+        device.synchronize()
+        device.backend.check()
+        driver = device.backend.device              # type: ignore[attr-defined]
+        for key in ("pm4_packets", "sdma_packets", "kernels", "copied_bytes"):
+            assert driver.statistics[key] == driver.pci.board.counters[key], key
+        assert not notes(device)
+
+
+def test_long_graphs_are_opened_packet_by_packet(pair: list[hcq.Device]) -> None:
+    """A graph that is submitted as an indirect buffer: its packets are seen all the same."""
+    one, _ = pair
+    add = one.program(compiled(), "add")
+    a = one.alloc(4 * ITEMS).fill(0)
+    b = one.alloc(4 * ITEMS).fill(0)
+    with one.graph() as graph:
+        for _ in range(40):
+            add(a, a, np.uint32(1), grid=16, block=64)
+        for _ in range(80):
+            b.copy_from(a)
+    graph.replay()
+    with one.profile() as profile:
+        graph.replay()
+        graph.replay()
+        assert (b.copyout().view(np.uint32) == 120).all()
+    assert [sum(span.what == what for span in profile.spans) for what in ("kernel", "copy")] == [80, 161]
+    check_trace(profile.trace(), profile.uncertainty * 1e6)
+
+
+def test_counters_count_what_was_launched_inside(pair: list[hcq.Device]) -> None:
+    one, _ = pair
+    add = one.program(compiled(), "add")
+    a = one.alloc(4 * ITEMS).fill(0)
+    add(a, a, np.uint32(1), grid=16, block=64)
+    with one.profile(counters=["SQ_WAVES", "SQ_ITEMS", "GRBM_COUNT", "SQ_INSTS_ALL"]) as profile:
+        for _ in range(5):
+            add(a, a, np.uint32(1), grid=16, block=64)
+    add(a, a, np.uint32(1), grid=16, block=64)
+    found = profile.counters["AM:0"]
+    assert found["SQ_WAVES"] == 5 * 16 * 2 and found["SQ_ITEMS"] == 5 * ITEMS
+    assert found["SQ_INSTS_ALL"] % found["SQ_WAVES"] == 0 and found["GRBM_COUNT"] > 0
+    assert f"AM:0 SQ_WAVES {found['SQ_WAVES']:>31}"[-10:] in profile.summary()
+    assert [event["args"]["value"] for event in profile.trace()["traceEvents"]
+            if event["ph"] == "C" and event["name"] == "SQ_ITEMS"] == [0, 5 * ITEMS]
+    check_trace(profile.trace(), profile.uncertainty * 1e6)
+    assert not notes(one)
+    with pytest.raises(hcq.HcqError, match=r"AM:0: no counter 'SQ_TEA'; there are GRBM_COUNT, .*SQ_INSTS_ALL"):
+        one.profile(counters=["SQ_TEA"])
+    with pytest.raises(hcq.HcqError, match="GRBM counts 2 events at a time; GRBM_CP_BUSY is one more"):
+        one.profile(counters=["GRBM_COUNT", "GRBM_GUI_ACTIVE", "GRBM_CP_BUSY"])
+
+
+# ---- any backend
+
+
+def test_a_backend_that_only_has_timestamps(dev: hcq.Device, backend: FakeBackend, code: bytes) -> None:
+    program = dev.program(code, "add")
+    out, a = dev.alloc(4096), dev.alloc(4096).copyin(np.zeros(1024, np.int32))
+    dev.synchronize()
+    with dev.profile() as profile:
+        backend.delay = 2e-3
+        program(out, a, 5, grid=4, block=256)
+        assert (out.copyout().view(np.int32) == 5).all()
+        backend.delay = 0
+    kernel, *_ = (span for span in profile.spans if span.queue == "FAKE:0 compute 0")
+    copy, *_ = (span for span in profile.spans if span.queue == "FAKE:0 copy 0")
+    assert kernel.what == copy.what == "work"
+    assert kernel.seconds >= 4e-3               # its commands slept for longer
+    assert kernel.end <= copy.end
+    check_trace(profile.trace(), profile.uncertainty * 1e6)
+    assert "work" in profile.summary()
+
+
+def test_nothing_is_left_behind(dev: hcq.Device, backend: FakeBackend) -> None:
+    queues = [timeline.queue for timeline in dev._all]
+    with pytest.raises(KeyError), dev.profile() as profile:
+        dev.alloc(4096).fill(1)
+        raise KeyError("the user's own")
+    assert [timeline.queue for timeline in dev._all] == queues
+    with pytest.raises(hcq.HcqError, match="a profile is taken once"):
+        profile.__enter__()
+    with dev.profile():
+        with pytest.raises(hcq.HcqError, match="FAKE:0 is being profiled already; profiles do not nest"):
+            dev.profile().__enter__()
+    assert [timeline.queue for timeline in dev._all] == queues
+    with pytest.raises(hcq.HcqError, match="the driver of FAKE:0 has no hardware counters"):
+        dev.profile(counters=["SQ_WAVES"])
+
+
+def test_the_summary_is_printed_meanwhile(dev: hcq.Device) -> None:
+    out = io.StringIO()
+    buffer = dev.alloc(4096)
+    with Profile([dev], live=0.01, file=out):
+        deadline = time.monotonic() + 20
+        while "copy 0" not in out.getvalue() and time.monotonic() < deadline:
+            buffer.fill(1)
+            time.sleep(0.005)
+    assert "work" in out.getvalue() and "FAKE:0 copy 0" in out.getvalue()
