@@ -63,6 +63,7 @@ class Dump:
         self.memory: dict[str, dict[int, bytes]] = {"VRAM": {}, "SYSRAM": {}}
         self.discovery = b""
         self.ring: list[int] = []           # read pointer, write pointer twice, then all the words
+        self.vram_size = 0                  # bytes; 0 where nobody said
         self._places: dict[str, tuple[Table, int]] | None = None
 
     # ---- registers

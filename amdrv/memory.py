@@ -313,6 +313,12 @@ class Memory:
         return f"{where} {near}"
 
     @property
+    def alive(self) -> list[Allocation]:
+        """Every allocation that was not freed, by address."""
+        with self.lock:
+            return [self._live[start] for start in self._starts]
+
+    @property
     def allocated(self) -> dict[str, int]:
         """Bytes alive by kind; "tables" is VRAM held for page tables."""
         found = {"vram": 0, "system": 0, "peer": 0, "tables": len(self._table_blocks) * TABLE_POOL}

@@ -44,7 +44,7 @@ BLOCKS = (("nbio", "mock.nbio", "Nbio"), ("grbm", "mock.grbm", "Grbm"), ("smuio"
           ("psp", "mock.psp", "Psp"), ("smu", "mock.smu", "Smu"), ("memory", "mock.gmc", "Gmc"),
           ("ih", "mock.ih", "Ih"), ("ras", "mock.ras", "Ras"), ("gfx", "mock.gfx", "Gfx"), ("mec", "mock.mec", "Mec"),
           ("gfxring", "mock.gfxring", "GfxRing"), ("mes", "mock.mes", "Mes"), ("sdma", "mock.sdma", "Sdma"),
-          ("perf", "mock.perfcounters", "PerfCounters"))
+          ("sq", "mock.sq", "Sq"), ("perf", "mock.perfcounters", "PerfCounters"))
 """(attribute of the board, module, class), in the order of making and of reset."""
 
 ALL_ONES = 0xFFFFFFFF
@@ -61,6 +61,7 @@ class Board:
     psp: Any
     smu: Any
     ras: Any
+    sq: Any
     gfx: Any
     mec: Any
     gfxring: Any

@@ -11,7 +11,7 @@ What cannot start hangs, as on silicon: :class:`Hang` says why. A wave that faul
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,8 @@ from mock.faults import register
 from mock.gfx import ADDRESS_32, ALIGN_UNALIGNED
 from mock.gmc import Client
 from mock.isa.clock import Chip
-from mock.isa.dispatch import LDS_GRANULE, LOAD, STORE
+from mock.isa.dispatch import LDS_GRANULE, LOAD, STORE, Stopped
+from mock.isa.waves import batches
 from mock.wavememory import CodeMemory, WaveMemory
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class ShaderAddressSpace:
     def __init__(self, queue: ComputeQueue, vmid: int) -> None:
         self.queue, self.vmid = queue, vmid
         self.memory = queue.board.memory
+        self.observer: Callable[[Callable[[], Stopped]], None] | None = None
+        """Executors let it look at their waves now and then."""
         self.rules = queue.board.gfx.shader_memory(vmid)
         self.waves = WaveMemory(self.memory, vmid, current(), queue.name)
         self.code = CodeMemory(self.waves)
@@ -237,16 +240,22 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
     board.memory.translate("gc", vmid, np.array([dispatch.code_address], np.uint64), write=False, execute=True,
                            nbytes=4, client=Client.SQC_INST)
     space = ShaderAddressSpace(queue, vmid)
-    if board.faults.any:
-        _injected(queue, dispatch, space)
+    board.sq.begin(queue)
+    space.observer = board.sq.observer(queue)
     chip = None
     if board.time.modelled:
         chip = Chip(wgps=_enabled_wgps(queue), begin=board.time.ticks() / CLOCK_HZ)
     begin = board.clock()
     try:
+        if board.faults.any:
+            _injected(queue, dispatch, space)
         counts = isa.execute(dispatch, space, executor=isa.default_executor() if space.plain else "interpreter",
                              clock=chip)
+    except Exception as error:
+        board.sq.hold(queue, dispatch, error)
+        raise
     finally:
+        board.sq.left(queue)
         space.publish()
     board.counters["instructions"] += counts.instructions
     if counts.clock is not None:
@@ -275,11 +284,25 @@ def _injected(queue: ComputeQueue, dispatch: isa.Dispatch, space: ShaderAddressS
     faults = queue.board.faults
     faults.event("dispatch", queue=queue.name)
     if faults.strike("illegal-instruction", queue=queue.name):
-        raise isa.IllegalInstruction(dispatch.code_address, bytes(4), "injected")
+        error = isa.IllegalInstruction(dispatch.code_address, bytes(4), "injected")
+        error.stopped = _at_entry(dispatch)         # type: ignore[attr-defined]
+        raise error
     if fault := faults.strike("memory-violation", queue=queue.name):
-        space.translate(np.array([fault.settings.get("address", NOWHERE)], np.uint64), 4, False)
+        try:
+            space.translate(np.array([fault.settings.get("address", NOWHERE)], np.uint64), 4, False)
+        except Exception as refused:
+            refused.stopped = _at_entry(dispatch)   # type: ignore[attr-defined]
+            raise
     if faults.strike("hung-wave", queue=queue.name):
         queue.board.note("hung-wave", f"{queue.name}: waves that never end, by an injected fault")
+        observer = space.observer
         while True:
             space.check()
+            if observer is not None:
+                observer(lambda: _at_entry(dispatch))
             time.sleep(SLEEP_SECONDS)
+
+
+def _at_entry(dispatch: isa.Dispatch) -> Stopped:
+    """The first waves of a launch, as they begin."""
+    return Stopped(dispatch.code_address, next(batches(dispatch)).state())

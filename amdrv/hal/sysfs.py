@@ -25,16 +25,17 @@ from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, Chec
 from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, pin, unlock_card
 from amdrv.hal.region import MappedRegion
 
-__all__ = ["SysfsHal"]
+__all__ = ["SysfsHal", "map_resource", "read_resources"]
 
 RESOURCE_MEMORY, RESOURCE_PREFETCH = 0x200, 0x2000      # Linux include/linux/ioport.h, IORESOURCE_MEM, _PREFETCH
 
 
-def _map_resource(path: Path, size: int, bus_address: int, memory_like: bool) -> MappedRegion:
+def map_resource(path: Path, size: int, bus_address: int, memory_like: bool, *, readonly: bool = False) -> MappedRegion:
+    """A BAR by its file in sysfs; ``readonly`` maps it so that a store is a fault."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_SYNC)
+        fd = os.open(path, (os.O_RDONLY if readonly else os.O_RDWR) | os.O_SYNC)
         try:
-            area = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            area = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | (0 if readonly else mmap.PROT_WRITE))
         finally:
             os.close(fd)
     except PermissionError as error:
@@ -43,6 +44,14 @@ def _map_resource(path: Path, size: int, bus_address: int, memory_like: bool) ->
     except OSError as error:
         raise MappingError(f"cannot map {size:#x} bytes of {path}: {error.strerror}") from error
     return MappedRegion(path.name, size, [(0, area)], memory_like=memory_like, bus_address=bus_address)
+
+
+def read_resources(path: Path) -> dict[int, tuple[int, int, int]]:
+    """{index: (bus address, bytes, flags)} of the memory BARs of a function's sysfs directory."""
+    lines = (path / "resource").read_text().splitlines()[:6]
+    rows = [tuple(int(word, 16) for word in line.split()) for line in lines]
+    return {i: (start, end - start + 1, flags) for i, (start, end, flags) in enumerate(rows)
+            if flags & RESOURCE_MEMORY and end > start}
 
 
 class _Device:
@@ -70,7 +79,7 @@ class _Device:
         try:
             # A process that was killed leaves its card's DMA running: stop it before anything else.
             self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
-            self._resources = self._read_resources()
+            self._resources = read_resources(path)
         except BaseException:
             os.close(self._config_fd)
             unlock_card(self._lock)
@@ -85,12 +94,6 @@ class _Device:
 
     def _config_write(self, offset: int, width: int, value: int) -> None:
         os.pwrite(self._config_fd, value.to_bytes(width, "little"), offset)
-
-    def _read_resources(self) -> dict[int, tuple[int, int, int]]:
-        lines = (self.path / "resource").read_text().splitlines()[:6]
-        rows = [tuple(int(word, 16) for word in line.split()) for line in lines]
-        return {i: (start, end - start + 1, flags) for i, (start, end, flags) in enumerate(rows)
-                if flags & RESOURCE_MEMORY and end > start}
 
     def require_open(self) -> None:
         if not self._open:
@@ -108,7 +111,7 @@ class _Device:
             memory_like = index == 0 and bool(flags & RESOURCE_PREFETCH)
             combining = self.path / f"resource{index}_wc"
             path = combining if memory_like and combining.exists() else self.path / f"resource{index}"
-            self._regions[index] = _map_resource(path, size, start, memory_like)
+            self._regions[index] = map_resource(path, size, start, memory_like)
         return self._regions[index]
 
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> PinnedMapping:
@@ -181,7 +184,7 @@ class SysfsHal:
 
     def __init__(self, paths: Callable[[], Iterable[Path]] = pci_paths, *, pagemap: Path = host_memory.PAGEMAP,
                  lock_directory: Path | None = None) -> None:
-        self._paths, self.pagemap = paths, pagemap
+        self.paths, self.pagemap = paths, pagemap
         shared = Path("/run/lock")
         self.lock_directory = lock_directory or (shared if shared.is_dir() else Path(tempfile.gettempdir()))
 
@@ -190,10 +193,10 @@ class SysfsHal:
         return ()
 
     def functions(self, vendor: int | None = None) -> list[PciFunction]:
-        return [f for f in map(describe, self._paths()) if vendor in (None, f.vendor)]
+        return [f for f in map(describe, self.paths()) if vendor in (None, f.vendor)]
 
     def open(self, address: str, *, dma_bits: int = 44) -> _Device:
-        for path in self._paths():
+        for path in self.paths():
             if path.name == address:
                 return _Device(self, path, dma_bits)
         raise NoCardError(f"no PCI function {address!r} on this machine")

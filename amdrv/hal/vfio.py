@@ -152,16 +152,16 @@ class VfioHal:
                  dev: Path = Path("/dev"), lock_directory: Path | None = None) -> None:
         if mode is not None and mode not in MODES:
             raise HalError(f"VFIO mode {mode!r} is not known; use {', '.join(MODES)}")
-        self.mode, self._paths, self._dev = mode, paths, dev
+        self.mode, self.paths, self._dev = mode, paths, dev
         shared = Path("/run/lock")
-        self._lock_directory = lock_directory or (shared if shared.is_dir() else Path(tempfile.gettempdir()))
+        self.lock_directory = lock_directory or (shared if shared.is_dir() else Path(tempfile.gettempdir()))
 
     @property
     def firmware(self) -> Sequence[Path]:
         return ()
 
     def functions(self, vendor: int | None = None) -> list[PciFunction]:
-        return [f for f in map(describe, self._paths()) if vendor in (None, f.vendor)]
+        return [f for f in map(describe, self.paths()) if vendor in (None, f.vendor)]
 
     def available(self, path: Path) -> list[str]:
         """The modes whose device files are there for a card, best first."""
@@ -173,7 +173,7 @@ class VfioHal:
         return [mode for mode in MODES if there[mode]]
 
     def open(self, address: str, *, dma_bits: int = 44) -> _Device:
-        for path in self._paths():
+        for path in self.paths():
             if path.name == address:
                 break
         else:
@@ -186,7 +186,7 @@ class VfioHal:
         if not modes:
             raise HalError(f"VFIO offers no way to {address}: no /dev/vfio/GROUP, no /dev/iommu. Load vfio-pci and "
                            "vfio_iommu_type1, and switch the IOMMU on")
-        lock = lock_card(self._lock_directory, address)
+        lock = lock_card(self.lock_directory, address)
         refused = []
         for mode in modes:
             try:

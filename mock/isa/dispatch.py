@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from mock.isa.clock import ClockReport
+    from mock.isa.state import State
 
 __all__ = ["CACHE_INSTRUCTIONS", "COHERENT_LOAD", "Counts", "Dispatch", "FETCH", "HungWave", "IllegalInstruction",
            "IsaError", "LDS_GRANULE", "LOAD", "Memory", "MemoryFault", "PRIV", "Rsrc1", "Rsrc2", "SCALAR_LOAD", "STORE",
-           "SqInterrupt", "TRAP_EN", "Trap", "initial_mode", "violates_memory"]
+           "SqInterrupt", "Stopped", "TRAP_EN", "Trap", "initial_mode", "violates_memory"]
 
 LOAD, STORE, SCALAR_LOAD, COHERENT_LOAD, FETCH = range(5)
 """Kinds of access: a vector load; a store or an atomic; a scalar load; a vector load with glc; an instruction fetch. A
@@ -65,6 +66,14 @@ class MemoryFault(IsaError):
 def violates_memory(error: BaseException) -> bool:
     """Is this what hardware reports to the wave as TRAPSTS.MEM_VIOL?"""
     return bool(getattr(error, "memory_violation", False))
+
+
+class Stopped(NamedTuple):
+    """Waves where they stand: what executors leave in an error's attribute ``stopped``, and show to a memory's
+    ``observer`` (a callable that takes a function that makes one) now and then while they run."""
+
+    pc: int                     # address of the instruction
+    state: State
 
 
 @dataclass(frozen=True)

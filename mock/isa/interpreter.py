@@ -29,6 +29,7 @@ from mock.isa.dispatch import (
     IllegalInstruction,
     IsaError,
     Memory,
+    Stopped,
     initial_mode,
 )
 from mock.isa.exceptions import raising, watched
@@ -87,6 +88,7 @@ class Machine:
         self.dispatch, self.counts = dispatch, Counts()
         self.accessor.memory = self.scalars.memory = memory_
         self.code.accessor.memory = getattr(memory_, "code", memory_)
+        self._still_wanted = getattr(memory_, "check", lambda: None)
 
     def release(self) -> None:
         """Let go of what belongs to the dispatch that has ended."""
@@ -253,6 +255,10 @@ class Machine:
             turns += 1
             if turns % _LOOK == 0:
                 self._still_wanted()
+                observer = getattr(self.accessor.memory, "observer", None)
+                if observer is not None:
+                    at = min(ready)
+                    observer(lambda at=at, first=ready[at][0]: Stopped(self.dispatch.code_address + at, first))
                 if time.monotonic() > deadline:
                     raise self._hung(ready)
             # Fairness: PCs keep their insertion order, so the first key is the one that waited longest.
@@ -362,6 +368,7 @@ class Machine:
             if not cause:
                 error.add_note(f"at pc {base + pc:#x}: {instruction}")
         if not cause:
+            error.stopped = Stopped(base + pc, s)       # type: ignore[attr-defined]
             raise error
         return enter(s, base, self.dispatch.tba, pc if cause == ILLEGAL_INST else after, cause=cause)
 

@@ -9,8 +9,10 @@ from typing import Any
 import amdrv.regs
 from amdrv.errors import AmdrvError, NoCardError, UnknownIpError
 from amdrv.facts import navi31
-from amdrv.hal import AMD_VENDOR_ID, Hal, PciDevice, PciFunction
-from tools.amdrv_info import firmware
+from amdrv.hal import AMD_VENDOR_ID, Hal, PciFunction
+from amdrv.hal.looking import Look, driven_by, look
+from tools.amdrv_info import firmware, kernel, sensors
+from tools.amdrv_info.doctor import Host
 from tools.amdrv_info.firmware import Image
 from tools.amdrv_info.pci import Pci, read_pci
 
@@ -18,6 +20,14 @@ __all__ = ["Block", "Booted", "Card", "Gpu", "SCHEMA", "cards", "choose", "list_
            "show_document"]
 
 SCHEMA = "amdrv-info/1"
+
+MEMORY_KINDS = {(8, 10): "GDDR6"}
+"""By the version of the memory controllers (UMC): what Navi 31's (8.10) drive; Linux 6.1, umc_v8_10.c, and AMD's
+product page of the RX 7900 XTX."""
+CACHES = (("vector L0, a CU", "gc_tcp_l1_size"), ("scalar L0, a WGP", "gc_l1_data_cache_size_per_sqc"),
+          ("instruction, a WGP", "gc_l1_instruction_cache_size_per_sqc"), ("GL1, an instance", "gc_gl1c_size_per_instance"),
+          ("GL2", "gc_gl2c_per_gpu"))
+"""KiB (Linux 6.1, kfd_crat.c, kfd_fill_gpu_cache_info_from_gfx_config); GC tables older than 1.2 do not say."""
 
 _NAMES = {(navi31.DEVICE_ID, navi31.REVISION_ID): navi31.MARKETING_NAME}
 
@@ -45,6 +55,9 @@ class Gpu:
     wave_size: int
     lds_bytes: int
     vram_bytes: int
+    vram_kind: str | None       # "GDDR6"
+    caches: dict[str, int]      # bytes; empty where the discovery table does not say
+    gl2_channels: int
     blocks: tuple[Block, ...]
 
 
@@ -56,6 +69,8 @@ class Booted:
     clock_hz: float
     stages: tuple[tuple[str, float], ...]       # (name, seconds)
     loaded: tuple[str, ...]                     # what the PSP was given, in its order
+    smu_version: str
+    sensors: dict[str, Any]
 
 
 @dataclass
@@ -69,6 +84,10 @@ class Card:
     gpu: Gpu | None = None
     firmware: tuple[Image, ...] = ()
     booted: Booted | None = None
+    driven_by: str | None = None
+    surroundings: dict[str, Any] | None = None      # what this machine's sysfs says of it (kernel.surroundings)
+    kernel: dict[str, Any] | None = None            # what amdgpu says, where it drives the card (kernel.gpu)
+    sensors: dict[str, Any] | None = None
     error: AmdrvError | None = field(default=None)
 
 
@@ -101,30 +120,50 @@ def choose(hal: Hal, device: str) -> PciFunction:
     raise NoCardError(f"no card {device!r}; the {hal.name} HAL sees {known}")
 
 
-def show(hal: Hal, function: PciFunction, *, boot: bool = False) -> Card:
-    """Look at a card; with ``boot``, bring it up and look again. What fails is in ``Card.error``."""
+def show(hal: Hal, function: PciFunction, *, boot: bool = False, host: Host | None = None) -> Card:
+    """Look at a card, whoever drives it; with ``boot``, bring it up and look again. What fails is in ``Card.error``."""
     card = Card(function, marketing_name(function), hal.name)
+    host = host if host is not None else Host()
     try:
-        with hal.open(function.address) as device:
+        card.driven_by = driven_by(hal, function)
+        if hal.name != "mock":
+            card.surroundings = kernel.surroundings(host, function.address)
+            card.kernel = kernel.gpu(host, function.address)
+        if card.kernel is not None:
+            card.sensors = kernel.sensors_of(host, function.address)
+        with look(hal, function.address) as device:
             card.pci = read_pci(device)
             card.gpu = _gpu(device)
         card.firmware = firmware.look(hal, card.gpu.blocks)
         if boot:
             card.booted = _boot(hal, function)
+            card.sensors = card.booted.sensors
     except AmdrvError as error:
         card.error = error
+        _from_kernel(card, hal)
     return card
 
 
-def _gpu(device: PciDevice) -> Gpu:
+def _from_kernel(card: Card, hal: Hal) -> None:
+    """The kernel lets nobody map the BARs: amdgpu's own list of blocks still says which firmware the card wants."""
+    if card.kernel and card.gpu is None:
+        blocks = tuple(Block(b["name"], b["instance"], b["version"], tuple(b["bases"]), b["harvested"], None)
+                       for b in card.kernel["blocks"])
+        card.firmware = firmware.look(hal, blocks)
+
+
+def _gpu(device: Look) -> Gpu:
     from amdrv.ip import discovery
 
     table, vram = discovery.read(device.bar(5), device.bar(0))
-    shape = table.gc
+    shape, umc = table.gc, table.find("UMC")
     return Gpu(arch=_arch(table.require("GC").version),
                compute_units=2 * shape.wgps_per_array * shape.arrays_per_engine * shape.shader_engines,
                shader_engines=shape.shader_engines, arrays_per_engine=shape.arrays_per_engine,
                wave_size=shape.wave_size, lds_bytes=shape.lds_kib << 10, vram_bytes=vram,
+               vram_kind=MEMORY_KINDS.get(umc.version[:2]) if umc else None,
+               caches={name: shape.tables[key] << 10 for name, key in CACHES if shape.tables.get(key)},
+               gl2_channels=shape.tables.get("gc_num_gl2c") or shape.tables.get("gc_num_tccs") or 0,
                blocks=tuple(Block(ip.name, ip.instance, ".".join(map(str, ip.version)), ip.bases, ip.harvested,
                                   _table(ip.name, ip.version)) for ip in table.ips))
 
@@ -150,7 +189,8 @@ def _boot(hal: Hal, function: PciFunction) -> Booted:
         return Booted(device.compute_units, device.clock_hz,
                       tuple((stage.name, stage.seconds) for stage in device.boot_stages),
                       (*(part.name for part in images.bootloader), images.toc.name, images.smu.name,
-                       *(image.name for image in images.images)))
+                       *(image.name for image in images.images)),
+                      ".".join(map(str, device.smu.version)), sensors.of_device(device))
 
 
 # JSON --------------------------------------------------------------------------------------------------
@@ -171,11 +211,12 @@ def show_document(card: Card) -> dict[str, Any]:
     """``show --json``: numbers are plain (bytes, hertz, seconds, bus addresses); what is not known is null."""
     return {
         "schema": SCHEMA, "command": "show", "hal": card.hal, "card": _function(card.function),
-        "pci": asdict(card.pci) if card.pci else None,
+        "driven_by": card.driven_by, "pci": asdict(card.pci) if card.pci else None,
+        "surroundings": card.surroundings, "kernel": card.kernel, "sensors": card.sensors,
         "gpu": asdict(card.gpu) if card.gpu else None,
         "firmware": [image.document() for image in card.firmware],
         "boot": {"compute_units": card.booted.compute_units, "clock_hz": card.booted.clock_hz,
-                 "loaded": list(card.booted.loaded),
+                 "loaded": list(card.booted.loaded), "smu_version": card.booted.smu_version,
                  "stages": [{"name": name, "seconds": seconds} for name, seconds in card.booted.stages]}
         if card.booted else None,
         "error": {"type": type(card.error).__name__, "message": str(card.error)} if card.error else None,

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amdrv.hal import ConfigSpace, PciDevice
+from typing import Protocol
 
-__all__ = ["Bar", "Link", "Pci", "ResizableBar", "read_pci"]
+from amdrv.hal import ConfigSpace
+
+__all__ = ["Aer", "Bar", "Link", "Pci", "ResizableBar", "read_pci"]
 
 COMMAND, BARS = 0x04, 0x10
 BUS_MASTER = 1 << 2
-CAP_MSI, CAP_EXPRESS, CAP_RESIZABLE_BAR = 0x05, 0x10, 0x0015
+CAP_MSI, CAP_EXPRESS, CAP_RESIZABLE_BAR, CAP_AER = 0x05, 0x10, 0x0015, 0x0001
+AER_UNCORRECTABLE, AER_CORRECTABLE = 0x04, 0x10             # status registers in the AER capability (7.8.4)
+UNCORRECTABLE = {4: "data link protocol", 5: "surprise down", 12: "poisoned TLP", 13: "flow control protocol",
+                 14: "completion timeout", 15: "completer abort", 16: "unexpected completion", 17: "receiver overflow",
+                 18: "malformed TLP", 19: "ECRC", 20: "unsupported request", 21: "ACS violation",
+                 22: "uncorrectable internal", 24: "AtomicOp egress blocked"}
+CORRECTABLE = {0: "receiver", 6: "bad TLP", 7: "bad DLLP", 8: "replay number rollover", 12: "replay timer timeout",
+               13: "advisory non-fatal", 14: "corrected internal", 15: "header log overflow"}
 LINK_CAPABILITIES, LINK_STATUS, DEVICE_CONTROL_2 = 0x0C, 0x12, 0x28     # in the PCI Express capability
 ATOMIC_REQUESTER = 1 << 6
 SPEEDS = {1: 2.5, 2: 5.0, 3: 8.0, 4: 16.0, 5: 32.0, 6: 64.0}            # GT/s, by the link speed encoding
@@ -56,6 +65,14 @@ class ResizableBar:
 
 
 @dataclass(frozen=True)
+class Aer:
+    """What advanced error reporting has recorded since somebody cleared it: names of errors."""
+
+    correctable: tuple[str, ...]
+    uncorrectable: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Pci:
     link: Link | None               # None: not PCI Express
     bars: tuple[Bar, ...]
@@ -63,9 +80,16 @@ class Pci:
     bus_master: bool
     msi: bool | None                # enabled; None: no such capability
     atomics: bool | None            # this card may send AtomicOps; None: not PCI Express
+    aer: Aer | None                 # None: no such capability
 
 
-def read_pci(device: PciDevice) -> Pci:
+class _Readable(Protocol):
+    @property
+    def config(self) -> ConfigSpace: ...
+    def bar_sizes(self) -> dict[int, int]: ...
+
+
+def read_pci(device: _Readable) -> Pci:
     """Everything of :class:`Pci`, by reads alone."""
     config = device.config
     express, msi = config.capability(CAP_EXPRESS), config.capability(CAP_MSI)
@@ -76,7 +100,17 @@ def read_pci(device: PciDevice) -> Pci:
         bus_master=bool(config.read(COMMAND, 2) & BUS_MASTER),
         msi=None if msi is None else bool(config.read(msi + 2, 2) & 1),
         atomics=None if express is None else bool(config.read(express + DEVICE_CONTROL_2, 2) & ATOMIC_REQUESTER),
+        aer=_aer(config),
     )
+
+
+def _aer(config: ConfigSpace) -> Aer | None:
+    at = config.extended_capability(CAP_AER)
+    if at is None:
+        return None
+    correctable, uncorrectable = config.read(at + AER_CORRECTABLE, 4), config.read(at + AER_UNCORRECTABLE, 4)
+    return Aer(*(tuple(names.get(bit, f"bit {bit}") for bit in range(32) if value >> bit & 1)
+                 for value, names in ((correctable, CORRECTABLE), (uncorrectable, UNCORRECTABLE))))
 
 
 def _link(config: ConfigSpace, express: int) -> Link:

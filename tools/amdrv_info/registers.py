@@ -6,18 +6,15 @@ address and so no card.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import amdrv.regs
-from amdrv.errors import RegisterError, UnknownIpError
-from amdrv.hal import Hal, PciDevice
+from amdrv.errors import RegisterError
 from amdrv.regs import Register, RegisterFile, Table, Value
 
-__all__ = ["Change", "Found", "assignments", "define", "document", "find", "looked_at", "number",
-           "opened", "search"]
+__all__ = ["Change", "Found", "assignments", "change", "define", "document", "find", "number", "search"]
 
 
 @dataclass(frozen=True)
@@ -94,34 +91,6 @@ def assignments(register: Register, words: Sequence[str]) -> tuple[int | None, d
             fields[field.name] = number(text)
     register.merge(whole or 0, fields)          # fails here rather than halfway through a card
     return whole, fields
-
-
-@contextmanager
-def opened(hal: Hal, address: str) -> Iterator[RegisterFile]:
-    """The registers of a card as it is: its discovery table is read, nothing is initialised."""
-    with looked_at(hal, address) as (registers, _):
-        yield registers
-
-
-@contextmanager
-def looked_at(hal: Hal, address: str) -> Iterator[tuple[RegisterFile, PciDevice]]:
-    """:func:`opened`, with the PCI device."""
-    from amdrv.ip import discovery
-
-    with hal.open(address) as device:
-        bar = device.bar(5)
-        table, _ = discovery.read(bar, device.bar(0))
-        tables: dict[str, tuple[Table, tuple[int, ...]]] = {}
-        for ip in table.ips:
-            if ip.instance or ip.harvested:
-                continue
-            try:
-                known = amdrv.regs.table_for(ip.name, ip.version)
-            except UnknownIpError:
-                continue
-            tables.setdefault(known.name, (known, ip.bases))        # GC before SDMA0, which shares its table
-        yield RegisterFile(lambda at: bar.read32(4 * at), lambda at, value: bar.write32(4 * at, value),
-                           tables.values()), device
 
 
 def change(registers: RegisterFile, register: Register, words: Sequence[str]) -> Change:

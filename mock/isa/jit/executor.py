@@ -17,7 +17,7 @@ from mock.isa import interpreter
 from mock.isa.access import Accessor, HostMemory
 from mock.isa.clock.occupancy import resident_workgroups
 from mock.isa.decode import Instruction
-from mock.isa.dispatch import PRIV, STORE, Counts, Dispatch, HungWave, IsaError, Memory, Rsrc2, initial_mode
+from mock.isa.dispatch import PRIV, STORE, Counts, Dispatch, HungWave, IsaError, Memory, Rsrc2, Stopped, initial_mode
 from mock.isa.hwregs import ILLEGAL_INST
 from mock.isa.interpreter import Machine
 from mock.isa.jit.compiler import Compiled
@@ -196,6 +196,9 @@ class _Runner:
     def _look_around(self) -> None:
         """Now and then: has somebody stopped the engine, or invalidated its TLB?"""
         self.launch.check()
+        observer = getattr(self.launch.memory, "observer", None)
+        if observer is not None:
+            observer(self._stopped)
         generation = getattr(self.launch.memory, "generation", None)
         if generation != self._generation:
             self._generation = generation
@@ -214,6 +217,15 @@ class _Runner:
     def _noted(self, error: BaseException) -> BaseException:
         pc, instruction = self._where()
         error.add_note(f"at pc {self.launch.dispatch.code_address + pc:#x}: {instruction}")
+        return self._left_standing(error)
+
+    def _stopped(self) -> Stopped:
+        wave = self._wave()
+        return Stopped(self.launch.dispatch.code_address + self.context["pc"],
+                       self._state(wave, int(wave[Layout.MODE])))
+
+    def _left_standing(self, error: BaseException) -> BaseException:
+        error.stopped = self._stopped()         # type: ignore[attr-defined]
         return error
 
     def _faulted(self) -> None:
@@ -260,7 +272,8 @@ class _Runner:
             except Exception as error:
                 cause = exception_of(error, mode)
                 if not cause:
-                    raise self._noted(error) if not isinstance(error, IsaError) else error from None
+                    raise (self._left_standing(error) if isinstance(error, IsaError)
+                           else self._noted(error)) from None
                 d = launch.dispatch
                 at = pc if cause == ILLEGAL_INST else pc + launch.code.instruction(pc).size
                 exits = enter(state, d.code_address, d.tba, at, cause=cause)
