@@ -56,7 +56,7 @@ from amdrv.registration import Registration, register
 from amdrv.regs import RegisterFile, table_for
 from amdrv.ring import Ring
 
-__all__ = ["Device", "Stage"]
+__all__ = ["Device", "Stage", "opened"]
 
 VRAM_BAR, DOORBELL_BAR, REGISTER_BAR = 0, 2, 5
 GFX_TARGETS = {(11, 0, 0): "gfx1100"}       # Linux 6.1, kfd_device.c, kgd2kfd_probe
@@ -73,6 +73,11 @@ _devices: weakref.WeakSet[Device] = weakref.WeakSet()      # for the end of the 
 def _close_all() -> None:
     for device in list(_devices):
         device.close()
+
+
+def opened() -> list[Device]:
+    """The cards that this process has open, those that boot just now included."""
+    return [device for device in list(_devices) if not device._closed]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import amdrv.regs
 from amdrv.errors import AmdrvError, NoCardError, UnknownIpError
@@ -13,11 +14,15 @@ from amdrv.hal import AMD_VENDOR_ID, Hal, PciFunction
 from amdrv.hal.looking import Look, driven_by, look
 from tools.amdrv_info import firmware, kernel, sensors
 from tools.amdrv_info.doctor import Host
+from tools.amdrv_info.dumps import firmware_document
 from tools.amdrv_info.firmware import Image
-from tools.amdrv_info.pci import Pci, read_pci
+from tools.amdrv_info.pci import Aer, Bar, Link, Pci, ResizableBar, read_pci
 
-__all__ = ["Block", "Booted", "Card", "Gpu", "SCHEMA", "cards", "choose", "list_document", "marketing_name", "show",
-           "show_document"]
+if TYPE_CHECKING:
+    from amdrv.device import Device
+
+__all__ = ["Block", "Booted", "Card", "Gpu", "SCHEMA", "cards", "choose", "firmware_documents", "list_document",
+           "marketing_name", "of_document", "show", "show_document"]
 
 SCHEMA = "amdrv-info/1"
 
@@ -120,8 +125,12 @@ def choose(hal: Hal, device: str) -> PciFunction:
     raise NoCardError(f"no card {device!r}; the {hal.name} HAL sees {known}")
 
 
-def show(hal: Hal, function: PciFunction, *, boot: bool = False, host: Host | None = None) -> Card:
-    """Look at a card, whoever drives it; with ``boot``, bring it up and look again. What fails is in ``Card.error``."""
+def show(hal: Hal, function: PciFunction, *, boot: bool = False, host: Host | None = None,
+         device: Device | None = None) -> Card:
+    """Look at a card, whoever drives it; with ``boot``, bring it up and look again. What fails is in ``Card.error``.
+
+    :param device: the card, where this process drives it already.
+    """
     card = Card(function, marketing_name(function), hal.name)
     host = host if host is not None else Host()
     try:
@@ -135,8 +144,11 @@ def show(hal: Hal, function: PciFunction, *, boot: bool = False, host: Host | No
             card.pci = read_pci(device)
             card.gpu = _gpu(device)
         card.firmware = firmware.look(hal, card.gpu.blocks)
-        if boot:
+        if device is not None:
+            card.booted = _running(device)
+        elif boot:
             card.booted = _boot(hal, function)
+        if card.booted is not None:
             card.sensors = card.booted.sensors
     except AmdrvError as error:
         card.error = error
@@ -185,12 +197,25 @@ def _boot(hal: Hal, function: PciFunction) -> Booted:
     from amdrv.device import Device
 
     with Device.open(hal=hal, address=function.address) as device:
-        images = device.firmware
-        return Booted(device.compute_units, device.clock_hz,
-                      tuple((stage.name, stage.seconds) for stage in device.boot_stages),
-                      (*(part.name for part in images.bootloader), images.toc.name, images.smu.name,
-                       *(image.name for image in images.images)),
-                      ".".join(map(str, device.smu.version)), sensors.of_device(device))
+        return _running(device)
+
+
+def _running(device: Device) -> Booted:
+    images = device.firmware
+    return Booted(device.compute_units, device.clock_hz,
+                  tuple((stage.name, stage.seconds) for stage in device.boot_stages),
+                  (*(part.name for part in images.bootloader), images.toc.name, images.smu.name,
+                   *(image.name for image in images.images)),
+                  ".".join(map(str, device.smu.version)), sensors.of_device(device))
+
+
+def firmware_documents(hal: Hal, function: PciFunction) -> dict[str, Any]:
+    """``fw --json`` of every file on this machine that the card asks for."""
+    with look(hal, function.address) as opened:
+        found = firmware.look(hal, _gpu(opened).blocks)
+    return {"files": [firmware_document(str(Path(image.directory) / image.file)) if image.found and not image.error
+                      else {"path": image.file, "error": {"type": "FirmwareError", "message": image.error}}
+                      for image in found]}
 
 
 # JSON --------------------------------------------------------------------------------------------------
@@ -221,3 +246,40 @@ def show_document(card: Card) -> dict[str, Any]:
         if card.booted else None,
         "error": {"type": type(card.error).__name__, "message": str(card.error)} if card.error else None,
     }
+
+
+def of_document(said: dict[str, Any]) -> Card:
+    """A card of ``show --json``, for the screen. :raises AmdrvError: the document is of another form."""
+    try:
+        function = function_of(said["card"])
+        card = Card(function, said["card"]["name"], said["hal"])
+        pci, gpu, booted = said["pci"], said["gpu"], said["boot"]
+        if pci:
+            card.pci = Pci(link=Link(**pci["link"]) if pci["link"] else None,
+                           bars=tuple(Bar(**bar) for bar in pci["bars"]),
+                           resizable=ResizableBar(pci["resizable"]["index"], pci["resizable"]["size"],
+                                                  tuple(pci["resizable"]["supported"])) if pci["resizable"] else None,
+                           bus_master=pci["bus_master"], msi=pci["msi"], atomics=pci["atomics"],
+                           aer=Aer(tuple(pci["aer"]["correctable"]), tuple(pci["aer"]["uncorrectable"]))
+                           if pci["aer"] else None)
+        if gpu:
+            blocks = tuple(Block(**{**block, "bases": tuple(block["bases"])}) for block in gpu["blocks"])
+            card.gpu = Gpu(**{**gpu, "blocks": blocks})
+        card.firmware = tuple(Image(**{**image, "holds": tuple(image["holds"])}) for image in said["firmware"])
+        card.sensors, card.surroundings, card.kernel = said["sensors"], said["surroundings"], said["kernel"]
+        card.driven_by = said["driven_by"]
+        if booted:
+            card.booted = Booted(booted["compute_units"], booted["clock_hz"],
+                                 tuple((stage["name"], stage["seconds"]) for stage in booted["stages"]),
+                                 tuple(booted["loaded"]), booted["smu_version"], said["sensors"])
+        if said["error"]:
+            card.error = AmdrvError(said["error"]["message"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AmdrvError(f"this is no document of show, schema {SCHEMA}: {error!r}") from error
+    return card
+
+
+def function_of(said: dict[str, Any]) -> PciFunction:
+    """A function as ``list`` and ``show`` print it; its class is a display's."""
+    return PciFunction(said["address"], said["vendor"], said["device"], 0x030000, said["revision"],
+                       tuple(said["subsystem"]), said["kernel_driver"])

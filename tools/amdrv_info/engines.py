@@ -7,12 +7,13 @@ sdma_v6_0_gfx_resume; ih_v6_0.c), rings by the page tables of the queue's VMID.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from amdrv import pm4, sdma
+from amdrv.dump import Dump, DumpError
 from amdrv.errors import AmdrvError
 from amdrv.facts import ih as ih_facts
 from amdrv.interrupts import ENGINE_ERRORS, describe_sq
@@ -21,7 +22,8 @@ from amdrv.packets import Decoded
 from tools.amdrv_info.dumps import packet_document
 from tools.amdrv_info.source import Live, owner_of, virtual
 
-__all__ = ["ih_document", "pick", "queue_document", "queues", "ring_document"]
+__all__ = ["LOOK_BACK", "dumped_ring", "ih_document", "kernels_rings", "pick", "queue_document", "queues",
+           "ring_document"]
 
 MECS, PIPES, QUEUES_A_PIPE = (1, 2), 4, 8           # GRBM_GFX_CNTL.QUEUEID has three bits
 MES, MES_PIPES = 3, 2                               # the scheduler's micro engine (mes_v11_0.c)
@@ -72,7 +74,7 @@ def _wide(registers: dict[str, int], low: str, high: str) -> int:
 
 
 def _compute(source: Live, me: int, pipe: int, queue: int) -> dict[str, Any]:
-    """The selected queue; ``aql`` where its slots are AQL packets of 64 bytes (KFD: SLOT_BASED_WPTR, kfd_mqd_manager_v11.c,
+    """The selected queue; ``aql`` where its slots are AQL packets of 64 bytes (SLOT_BASED_WPTR: kfd_mqd_manager_v11.c,
     update_mqd)."""
     values = {name: source.register(name) for name in HQD}
     r = {name: int(value) for name, value in values.items()}
@@ -144,14 +146,51 @@ def _ring(source: Live, queue: dict[str, Any], back: int) -> dict[str, Any]:
         return kept | {"packets": [], "problem": str(error)}
     if queue["aql"]:
         return kept | {"packets": [], "problem": "an AQL queue: its slots are read by python -m amdrv.dump"}
-    read, size = queue["read"], queue["ring_words"]
     decode = sdma.decode if queue["engine"] == "sdma" else pm4.decode
-    before = _before(words, read, min(back, size - 1 - queue["pending_words"]), decode)
-    after = decode([int(words[(read + i) % size]) for i in range(queue["pending_words"])])
-    start = read - (before[-1].index + len(before[-1].words) if before else 0)
-    packets = [_packet(source, queue, each, "read", start) for each in before]
-    packets += [_packet(source, queue, each, "pending" if number else "next", read) for number, each in enumerate(after)]
+    packets = [_packet(source, queue, packet, state, start)
+               for state, start, packet in _around(queue, words, back, decode)]
     return kept | {"packets": packets, "problem": None}
+
+
+def _around(queue: dict[str, Any], words: Sequence[int] | np.ndarray, back: int, decode: Any) -> list[tuple[str, int, Decoded]]:
+    """(state, place of the first word that was decoded, packet) of the packets around a ring's pointers."""
+    read, size, pending = queue["read"], queue["ring_words"], queue["pending_words"]
+    before = _before(words, read, max(0, min(back, size - 1 - pending)), decode)
+    start = read - (before[-1].index + len(before[-1].words) if before else 0)
+    after = decode([int(words[(read + i) % size]) for i in range(pending)])
+    return [("read", start, each) for each in before] + [
+        ("pending" if number else "next", read, each) for number, each in enumerate(after)]
+
+
+def dumped_ring(dump: Dump) -> dict[str, Any]:
+    """``ring --from`` a dump in umr's form: the one ring that it has, without the buffers that its packets name.
+
+    :raises DumpError: it has none.
+    """
+    if len(dump.ring) < 4:
+        raise DumpError(f"{dump.name} has no RINGDATA")
+    (read, write, _), words = dump.ring[:3], dump.ring[3:]
+    return kernels_rings(dump.name, {"RINGDATA": (read % len(words), write % len(words), words)}, None)
+
+
+def kernels_rings(card: str, found: Mapping[str, tuple[int, int, Sequence[int]]], name: str | None, *,
+                  back: int = LOOK_BACK) -> dict[str, Any]:
+    """``ring --json`` of rings as amdgpu's debugfs shows them: {name: (read, write, words)}.
+
+    Compute and graphics rings hold PM4, SDMA's their packets; others (MES, video) are left out.
+    """
+    rings = []
+    for each, (read, write, words) in found.items():
+        if not each.startswith(("gfx", "comp", "sdma", "kiq", "RINGDATA")):
+            continue
+        size = len(words)
+        queue = {"name": each, "engine": "sdma" if each.startswith("sdma") else "compute", "vmid": 0, "aql": False,
+                 "ring_address": None, "ring_words": size, "read": read % size, "write": write % size,
+                 "pending_words": (write - read) % size}
+        decode = sdma.decode if queue["engine"] == "sdma" else pm4.decode
+        packets = [_said(queue, packet, state, start) for state, start, packet in _around(queue, words, back, decode)]
+        rings.append(queue | {"packets": packets, "problem": None})
+    return {"card": card, "rings": pick(rings, name), "missing": []}
 
 
 def _words(source: Live, vmid: int, address: int, count: int, largest: int) -> np.ndarray:
@@ -160,7 +199,7 @@ def _words(source: Live, vmid: int, address: int, count: int, largest: int) -> n
     return np.frombuffer(virtual(source, "gc", vmid, address, 4 * count), np.uint32)
 
 
-def _before(words: np.ndarray, read: int, back: int, decode: Any) -> list[Decoded]:
+def _before(words: Sequence[int] | np.ndarray, read: int, back: int, decode: Any) -> list[Decoded]:
     """Packets that end at the read pointer: the longest run of sound ones. Where a packet begins is not in a ring."""
     size = len(words)
     for count in range(back, 0, -1):
@@ -171,10 +210,15 @@ def _before(words: np.ndarray, read: int, back: int, decode: Any) -> list[Decode
     return []
 
 
-def _packet(source: Live, queue: dict[str, Any], packet: Decoded, state: str, start: int, depth: int = 0) -> dict[str, Any]:
+def _said(queue: dict[str, Any], packet: Decoded, state: str, start: int) -> dict[str, Any]:
+    return packet_document(packet) | {"state": state, "at": (start + packet.index) % queue["ring_words"],
+                                      "inside": None, "text": str(packet)}
+
+
+def _packet(source: Live, queue: dict[str, Any], packet: Decoded, state: str, start: int,
+            depth: int = 0) -> dict[str, Any]:
     """A packet with what an indirect buffer that it names holds."""
-    said = packet_document(packet) | {"state": state, "at": (start + packet.index) % queue["ring_words"], "inside": None,
-                                      "text": str(packet)}
+    said = _said(queue, packet, state, start)
     if packet.name not in ("INDIRECT_BUFFER", "INDIRECT") or packet.problem or depth >= NESTING:
         return said
     decode = sdma.decode if queue["engine"] == "sdma" else pm4.decode

@@ -21,6 +21,7 @@ from amdrv.regs import RegisterFile, Value
 
 if TYPE_CHECKING:
     from amdrv.device import Device
+    from amdrv.ip.discovery import Discovery
 
 __all__ = ["Buffer", "Live", "PAGE", "covers", "live", "looking_hal", "of_device", "owner_of", "place", "table_registers",
            "virtual"]
@@ -64,11 +65,11 @@ class Live(Dump):
     :param buffers: what owns which addresses, where this process knows.
     """
 
-    def __init__(self, name: str, registers: RegisterFile, vram: Any, system: Reader, *, writable: bool,
+    def __init__(self, name: str, registers: RegisterFile, vram: Any, system: Reader, table: Discovery, *, writable: bool,
                  vram_size: int = 0, register_bytes: int = 1 << 20, device: Device | None = None, function: PciFunction | None = None) -> None:
         super().__init__(name)
         self.registers, self._vram, self._system = registers, vram, system
-        self.writable, self.device, self.function = writable, device, function
+        self.table, self.writable, self.device, self.function = table, writable, device, function
         self.vram_size, self.register_bytes = vram_size, register_bytes
 
     def register(self, name: str) -> Value:
@@ -80,6 +81,13 @@ class Live(Dump):
         if not 0 <= address <= address + nbytes <= self._vram.size:
             raise DumpError(f"{self.name}: VRAM {address:#x} is outside of BAR 0's {self._vram.size:#x} bytes")
         return bytes(self._vram.view(address, nbytes).tobytes())
+
+    def discovery_bytes(self) -> bytes:
+        """The discovery table's binary. :raises DumpError: it is out of this window's reach."""
+        from amdrv.facts import discovery as facts
+        data = self.read("VRAM", self.vram_size - facts.DISCOVERY_TMR_OFFSET, facts.DISCOVERY_TMR_OFFSET)
+        size = facts.binary_header.from_buffer_copy(data).binary_size
+        return data[:size]
 
     @property
     def buffers(self) -> list[Buffer] | None:
@@ -106,8 +114,8 @@ class Live(Dump):
             selector.write(before)
 
 
-def table_registers(hal_bar: Any, vram: Any) -> tuple[RegisterFile, int]:
-    """Names of registers by the card's discovery table, and the bytes of VRAM; nothing is initialised."""
+def table_registers(hal_bar: Any, vram: Any) -> tuple[RegisterFile, int, Discovery]:
+    """Names of registers by the card's discovery table, the bytes of VRAM, the table; nothing is initialised."""
     import amdrv.regs
     from amdrv.errors import UnknownIpError
     from amdrv.ip import discovery
@@ -123,7 +131,7 @@ def table_registers(hal_bar: Any, vram: Any) -> tuple[RegisterFile, int]:
             continue
         tables.setdefault(known.name, (known, ip.bases))        # GC before SDMA0, which shares its table
     return RegisterFile(lambda at: hal_bar.read32(4 * at), lambda at, value: hal_bar.write32(4 * at, value),
-                        tables.values()), size
+                        tables.values()), size, found
 
 
 @contextmanager
@@ -136,8 +144,8 @@ def live(hal: Hal, function: PciFunction, *, boot: bool = False, writable: bool 
         return
     with look(hal, function.address, writable=writable) as opened:
         vram = opened.bar(0)
-        registers, size = table_registers(opened.bar(5), vram)
-        yield Live(function.address, registers, vram, opened.system, writable=writable, vram_size=size,
+        registers, size, table = table_registers(opened.bar(5), vram)
+        yield Live(function.address, registers, vram, opened.system, table, writable=writable, vram_size=size,
                    register_bytes=opened.bar(5).size, function=function)
 
 
@@ -157,7 +165,7 @@ def of_device(device: Device) -> Live:
                 at += size
         raise HalError(f"{device.name}: host memory at {address:#x} is no buffer of this card")
 
-    return Live(device.name, device.regs, device.pci.bar(0), system, writable=True,
+    return Live(device.name, device.regs, device.pci.bar(0), system, device.discovery, writable=True,
                 vram_size=device.vram_size, register_bytes=device.registers.size, device=device, function=device.function)
 
 

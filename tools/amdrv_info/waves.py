@@ -15,7 +15,7 @@ from amdrv.errors import AmdrvError, HalError
 from amdrv.regs import Table, table
 from tools.amdrv_info.source import Live, virtual
 
-__all__ = ["wave_document"]
+__all__ = ["disassembly", "shape_of", "wave_document"]
 
 SIMDS, SLOTS = 4, 16                        # SIMDs of a WGP; gc_num_max_waves_per_simd
 SGPRS, VGPRS = 0x200, 0x400                 # SQIND_WAVE_SGPRS_OFFSET, _VGPRS_OFFSET (soc15d.h, gfx10 and later)
@@ -28,7 +28,14 @@ WINDOW = 40                                 # bytes of code before and after the
 BACK_STEPS = 8                              # instructions are 4 to 20 bytes: a start in so many places is tried
 
 
-def wave_document(source: Live, *, vgprs: int = 0, every: bool = False, shape: tuple[int, int, int] = (6, 2, 4)) -> dict[str, Any]:
+def shape_of(source: Live) -> tuple[int, int, int]:
+    """Shader engines, arrays of each, WGPs of each of those."""
+    gc = source.table.gc
+    return gc.shader_engines, gc.arrays_per_engine, gc.wgps_per_array
+
+
+def wave_document(source: Live, *, vgprs: int = 0, every: bool = False,
+                  shape: tuple[int, int, int] = (6, 2, 4)) -> dict[str, Any]:
     """``wave --json``: halted waves, with ``every`` the running ones, too.
 
     :param vgprs: how many vector registers of each wave are read (each is one access a lane).
