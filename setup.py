@@ -16,12 +16,14 @@ setup(
                                     "tools", "tools.*"]),
     package_data={"amdrv": ["regs/tables/*"],
                   "tools": ["boot_diff/data/*", "boot_diff/*.toml", "ioctl_sniff/decoders/*", "ioctl_sniff/*.toml",
+                            "amdrv_info/schema/*",
                             "ioctl_sniff/*.c", "ioctl_sniff/*.h"]},
     install_requires=["numpy>=1.26", "llvmlite>=0.45", "cffi", "rich", "msgpack>=1.0", "blake3",
                       "liburing; sys_platform == 'linux' and platform_machine == 'x86_64'",     # else: threads
                       "pyudev; sys_platform == 'linux'"],
     extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy",
-                            "ctypeslib2>=2.4", "pyelftools", "gguf", "safetensors"],
+                            "ctypeslib2>=2.4", "pyelftools", "gguf", "safetensors", "jsonschema", "matplotlib"],
+                    "plot": ["matplotlib"],         # pictures of amdrv-info bench and vm map
                     "lines": ["pyelftools"]},       # source lines in python -m mock.isa
     entry_points={
         "console_scripts": ["amdrv-info=tools.amdrv_info.__main__:main", "ioctl-sniff=tools.ioctl_sniff.__main__:main"],

@@ -5,7 +5,8 @@ SQ_IND_INDEX the wave's slot on that SIMD, the lane and the index: SQ_WAVE_* reg
 0x400 (Linux 6.1, gfx_v11_0.c, wave_read_ind, gfx_v11_0_read_wave_data, SQIND_WAVE_*_OFFSET).
 
 A wave is seen here when it was halted: by an illegal instruction, a memory violation or ``s_trap`` that no trap handler
-took; and while it runs, once in a while, when it looks up from its work. Executors attach a :class:`Stopped` to the error.
+took; and while it runs, once in a while, when it looks up from its work. Executors attach a :class:`Stopped` to the
+error.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ class Sq(Block):
         return int(wave["registers"].get(self._at.get(index, ""), 0))
 
 
-def _waves(queue: ComputeQueue, stopped: Stopped, shape: tuple[int, int, int], *, halted: bool, cause: int) -> list[Wave]:
+def _waves(queue: ComputeQueue, stopped: Stopped, shape: tuple[int, int, int], *, halted: bool,
+           cause: int) -> list[Wave]:
     """Plain values of the waves; they are put on SIMDs one after the other, as an empty card would take them."""
     state, registers = stopped.state, table("gc_11_0_0")
     engines, arrays, wgps = shape
@@ -179,7 +181,8 @@ def _waves(queue: ComputeQueue, stopped: Stopped, shape: tuple[int, int, int], *
             "registers": {
                 "SQ_WAVE_STATUS": status, "SQ_WAVE_PC_LO": pc & 0xFFFF_FFFF, "SQ_WAVE_PC_HI": pc >> 32 & 0xFFFF,
                 "SQ_WAVE_TRAPSTS": int(state.per_wave["trapsts"][number]) | cause,
-                "SQ_WAVE_GPR_ALLOC": registers["SQ_WAVE_GPR_ALLOC"].pack(VGPR_SIZE=max(-(-len(state.vgpr) // 8) - 1, 0)),
+                "SQ_WAVE_GPR_ALLOC": registers["SQ_WAVE_GPR_ALLOC"].pack(
+                    VGPR_SIZE=max(-(-len(state.vgpr) // 8) - 1, 0)),
                 "SQ_WAVE_HW_ID1": registers["SQ_WAVE_HW_ID1"].pack(WAVE_ID=slot, SIMD_ID=simd, WGP_ID=wgp, SA_ID=sa,
                                                                    SE_ID=se),
                 "SQ_WAVE_HW_ID2": registers["SQ_WAVE_HW_ID2"].pack(QUEUE_ID=queue.queue, PIPE_ID=queue.pipe,

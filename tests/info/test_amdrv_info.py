@@ -127,7 +127,7 @@ def test_no_card(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     def none(name: str | None = None) -> None:
         raise NoCardError("AMDRV_HAL=auto found no AMD GPU; set AMDRV_HAL=mock to use the software card")
 
-    monkeypatch.setattr("tools.amdrv_info.__main__.select", none)
+    monkeypatch.setattr("tools.amdrv_info.__main__.looking_hal", none)
     status, out, err = run(capsys, "list")
     assert (status, out) == (1, "")
     assert err == "amdrv-info: AMDRV_HAL=auto found no AMD GPU; set AMDRV_HAL=mock to use the software card\n"
@@ -177,10 +177,12 @@ def test_a_card_that_is_not_there(hal: MockHal, capsys: pytest.CaptureFixture[st
     assert err == "amdrv-info: no card '7'; the mock HAL sees 0 (0000:03:00.0)\n"
 
 
-def test_a_card_that_is_held_by_another(hal: MockHal, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_card_that_is_held_by_another_is_looked_at_beside_it(hal: MockHal, capsys: pytest.CaptureFixture[str]) -> None:
     with hal.open("0000:03:00.0"):
         status, out, err = run(capsys, "show", "--hal", "mock")
-    assert status == 1 and "AMD Radeon RX 7900 XTX" in out and "0000:03:00.0 is already open" in err
+        assert (status, err) == (0, "") and "AMD Radeon RX 7900 XTX" in out and "gfx1100" in out
+        status, _, err = run(capsys, "show", "--hal", "mock", "--boot")     # to boot it is another matter
+        assert status == 1 and "0000:03:00.0 is already open" in err
 
 
 def test_what_could_be_read_is_shown_when_the_rest_fails(hal: MockHal, capsys: pytest.CaptureFixture[str],

@@ -198,7 +198,7 @@ def test_vm_walks_a_dump_and_the_card_it_was_made_of(tmp_path: Path, capsys: pyt
         assert [(step["level"], step["table"], step["entry"]) for step in said["steps"]] == [
             (step.level, step.table, int(step.entry)) for step in amdrv.dump.load(file).walk("gc", 8, memory.address)]
         status, out, _ = run(capsys, "vm", hex(memory.address), "--from", str(file))
-        assert status == 0 and out.startswith(hex(memory.address)) and "VALID" in out.splitlines()[-1]
+        assert status == 0 and out.startswith(hex(memory.address)) and "is VRAM 0x" in out.splitlines()[-1]
         status, out, _ = run(capsys, "vm", "0x7f0000000000", "--from", str(file))
         assert status == 1
     finally:

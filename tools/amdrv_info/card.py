@@ -30,8 +30,8 @@ MEMORY_KINDS = {(8, 10): "GDDR6"}
 """By the version of the memory controllers (UMC): what Navi 31's (8.10) drive; Linux 6.1, umc_v8_10.c, and AMD's
 product page of the RX 7900 XTX."""
 CACHES = (("vector L0, a CU", "gc_tcp_l1_size"), ("scalar L0, a WGP", "gc_l1_data_cache_size_per_sqc"),
-          ("instruction, a WGP", "gc_l1_instruction_cache_size_per_sqc"), ("GL1, an instance", "gc_gl1c_size_per_instance"),
-          ("GL2", "gc_gl2c_per_gpu"))
+          ("instruction, a WGP", "gc_l1_instruction_cache_size_per_sqc"),
+          ("GL1, an instance", "gc_gl1c_size_per_instance"), ("GL2", "gc_gl2c_per_gpu"))
 """KiB (Linux 6.1, kfd_crat.c, kfd_fill_gpu_cache_info_from_gfx_config); GC tables older than 1.2 do not say."""
 
 _NAMES = {(navi31.DEVICE_ID, navi31.REVISION_ID): navi31.MARKETING_NAME}
@@ -140,9 +140,9 @@ def show(hal: Hal, function: PciFunction, *, boot: bool = False, host: Host | No
             card.kernel = kernel.gpu(host, function.address)
         if card.kernel is not None:
             card.sensors = kernel.sensors_of(host, function.address)
-        with look(hal, function.address) as device:
-            card.pci = read_pci(device)
-            card.gpu = _gpu(device)
+        with look(hal, function.address) as seen:
+            card.pci = read_pci(seen)
+            card.gpu = _gpu(seen)
         card.firmware = firmware.look(hal, card.gpu.blocks)
         if device is not None:
             card.booted = _running(device)

@@ -19,8 +19,8 @@ from amdrv.ip import discovery
 from amdrv.ip.discovery import Discovery
 from amdrv.packets import Decoded
 
-__all__ = ["MAX_DUMP", "decode", "discovery_document", "firmware_document", "packet_document", "read_bytes",
-           "read_discovery", "read_firmware", "words_of"]
+__all__ = ["MAX_DUMP", "decode", "discovery_document", "firmware_document", "packet_document", "parse_discovery",
+           "read_bytes", "read_discovery", "read_firmware", "words_of"]
 
 MAX_DUMP = 256 << 20
 """Bytes of the largest file that is read: far beyond any ring, short of filling memory by mistake."""
@@ -118,9 +118,13 @@ def read_discovery(path: str) -> Discovery:
 
     :raises DiscoveryError: it holds no sound table.
     """
+    return parse_discovery(read_bytes(path))
+
+
+def parse_discovery(data: bytes) -> Discovery:
+    """:func:`read_discovery` of bytes."""
     from amdrv.facts import discovery as facts
 
-    data = read_bytes(path)
     signature = facts.BINARY_SIGNATURE.to_bytes(4, "little")
     at = data.find(signature)
     return discovery.parse(data[at:] if at > 0 else data)

@@ -152,7 +152,8 @@ def _ring(source: Live, queue: dict[str, Any], back: int) -> dict[str, Any]:
     return kept | {"packets": packets, "problem": None}
 
 
-def _around(queue: dict[str, Any], words: Sequence[int] | np.ndarray, back: int, decode: Any) -> list[tuple[str, int, Decoded]]:
+def _around(queue: dict[str, Any], words: Sequence[int] | np.ndarray, back: int,
+            decode: Any) -> list[tuple[str, int, Decoded]]:
     """(state, place of the first word that was decoded, packet) of the packets around a ring's pointers."""
     read, size, pending = queue["read"], queue["ring_words"], queue["pending_words"]
     before = _before(words, read, max(0, min(back, size - 1 - pending)), decode)

@@ -35,25 +35,29 @@ THROTTLERS = {
 ABSENT = 0xFFFF         # what amdgpu fills in for a number that the card does not tell
 
 
+_METRICS_CLOCKS = ("gfxclk", "socclk", "uclk", "vclk0", "dclk0", "vclk1", "dclk1")
+_u16 = ctypes.c_uint16
+
+
+def _u16s(names: str) -> list[Any]:
+    return [(name, _u16) for name in names.split()]
+
+
 class GpuMetrics(ctypes.Structure):
     """gpu_metrics_v1_3: discrete cards since SMU 11. Later minor versions (1.x) only append."""
 
     _fields_ = (
-        [("structure_size", ctypes.c_uint16), ("format_revision", ctypes.c_uint8), ("content_revision", ctypes.c_uint8)]
-        + [(name, ctypes.c_uint16) for name in (
-            "temperature_edge", "temperature_hotspot", "temperature_mem", "temperature_vrgfx", "temperature_vrsoc",
-            "temperature_vrmem", "average_gfx_activity", "average_umc_activity", "average_mm_activity",
-            "average_socket_power")]
+        [("structure_size", _u16), ("format_revision", ctypes.c_uint8), ("content_revision", ctypes.c_uint8)]
+        + _u16s("temperature_edge temperature_hotspot temperature_mem temperature_vrgfx temperature_vrsoc "
+                "temperature_vrmem average_gfx_activity average_umc_activity average_mm_activity average_socket_power")
         + [("energy_accumulator", ctypes.c_uint64), ("system_clock_counter", ctypes.c_uint64)]
-        + [(f"average_{name}_frequency", ctypes.c_uint16) for name in (
-            "gfxclk", "socclk", "uclk", "vclk0", "dclk0", "vclk1", "dclk1")]
-        + [(f"current_{name}", ctypes.c_uint16) for name in ("gfxclk", "socclk", "uclk", "vclk0", "dclk0", "vclk1", "dclk1")]
-        + [("throttle_status", ctypes.c_uint32), ("current_fan_speed", ctypes.c_uint16),
-           ("pcie_link_width", ctypes.c_uint16), ("pcie_link_speed", ctypes.c_uint16), ("padding", ctypes.c_uint16),
-           ("gfx_activity_acc", ctypes.c_uint32), ("mem_activity_acc", ctypes.c_uint32),
-           ("temperature_hbm", ctypes.c_uint16 * 4), ("firmware_timestamp", ctypes.c_uint64),
-           ("voltage_soc", ctypes.c_uint16), ("voltage_gfx", ctypes.c_uint16), ("voltage_mem", ctypes.c_uint16),
-           ("padding1", ctypes.c_uint16), ("indep_throttle_status", ctypes.c_uint64)])
+        + _u16s(" ".join(f"average_{name}_frequency" for name in _METRICS_CLOCKS))
+        + _u16s(" ".join(f"current_{name}" for name in _METRICS_CLOCKS))
+        + [("throttle_status", ctypes.c_uint32)]
+        + _u16s("current_fan_speed pcie_link_width pcie_link_speed padding")
+        + [("gfx_activity_acc", ctypes.c_uint32), ("mem_activity_acc", ctypes.c_uint32),
+           ("temperature_hbm", ctypes.c_uint16 * 4), ("firmware_timestamp", ctypes.c_uint64)]
+        + _u16s("voltage_soc voltage_gfx voltage_mem padding1") + [("indep_throttle_status", ctypes.c_uint64)])
 
 
 def _text(path: Path) -> str | None:
@@ -85,7 +89,8 @@ def surroundings(host: Host, address: str) -> dict[str, Any] | None:
             "aer": {kind: found for kind in ("correctable", "nonfatal", "fatal")
                     if (found := _aer(device / f"aer_dev_{kind}")) is not None},
             "power_state": _text(device / "power_state"), "runtime_status": _text(device / "power/runtime_status"),
-            "local_cpus": _text(device / "local_cpulist"), "reset_methods": (_text(device / "reset_method") or "").split(),
+            "local_cpus": _text(device / "local_cpulist"),
+            "reset_methods": (_text(device / "reset_method") or "").split(),
             "slot": _slot(device), "bar_sizes_possible": _resizes(device)}
 
 

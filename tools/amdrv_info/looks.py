@@ -18,7 +18,7 @@ from rich.console import Console
 from amdrv.dump import Dump, load
 from amdrv.errors import AmdrvError, HalError
 from amdrv.hal.looking import driven_by
-from tools.amdrv_info import bench, card, doctor, engines, kernel, memory, report, space, top, views, waves
+from tools.amdrv_info import bench, card, doctor, engines, kernel, memory, report, screens, space, top, views, waves
 from tools.amdrv_info.doctor import Host
 from tools.amdrv_info.report import Report, ReportError
 from tools.amdrv_info.source import Live, live, looking_hal
@@ -36,8 +36,8 @@ def say(options: Options, body: dict[str, Any]) -> None:
 def archive(options: Options) -> Report:
     """The report that ``--from`` names. :raises ReportError: it is none."""
     if not report.is_archive(options.source):
-        raise ReportError(f"{options.source}: is no report; amdrv-info report makes one (a dump of registers and tables "
-                          "serves reg, vm and ring)")
+        raise ReportError(f"{options.source}: is no report; amdrv-info report makes one (a dump of registers and "
+                          "tables serves reg, vm and ring)")
     return Report(options.source)
 
 
@@ -63,7 +63,7 @@ def _shown(options: Options, document: dict[str, Any], show: Callable[[Console, 
     if options.json:
         say(options, document)
     else:
-        show(Console(highlight=False), document)
+        show(screens.console(), document)
 
 
 # ---- the commands
@@ -295,24 +295,26 @@ def add_parsers(commands: Any, one_card: argparse.ArgumentParser) -> None:
                         "doorbells, descriptors")
     ring = commands.add_parser("ring", parents=[selecting], help="packets around the pointers of each ring, decoded, "
                                "indirect buffers followed")
-    ring.add_argument("name", nargs="?", metavar="QUEUE", help='such as "compute 1.0.0", "SDMA 0.0", sdma; default: all')
+    ring.add_argument("name", nargs="?", metavar="QUEUE",
+                      help='such as "compute 1.0.0", "SDMA 0.0", sdma; default: all')
     ring.add_argument("--back", type=int, default=engines.LOOK_BACK, metavar="WORDS",
                       help=f"words before the read pointer that are looked at, too (default: {engines.LOOK_BACK})")
     ih = commands.add_parser("ih", parents=[boot], help="the interrupt ring: what came, what waits, what it means")
-    ih.add_argument("--last", type=int, default=32, metavar="N", help="entries already read that are shown (default: 32)")
+    ih.add_argument("--last", type=int, default=32, metavar="N",
+                    help="entries already read that are shown (default: 32)")
     wave = commands.add_parser("wave", parents=[selecting], help="halted waves: why, PC, registers, code around the PC")
     wave.add_argument("--all", action="store_true", help="running waves, too")
     wave.add_argument("--vgprs", type=int, default=0, metavar="N", help="vector registers to read (default: none)")
 
-    live_view = commands.add_parser("top", parents=[boot], help="live: engines, queues, memory, clocks, power, sensors, "
-                                    "processes")
+    live_view = commands.add_parser("top", parents=[boot], help="live: engines, queues, memory, clocks, power, "
+                                    "sensors, processes")
     live_view.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between looks (default: 1)")
     live_view.add_argument("--count", type=int, default=0, metavar="N", help="stop after N looks")
     live_view.add_argument("--csv", action="store_true", help="a line of comma-separated values a look")
     _program(live_view, "watch the card that it drives; ends with it")
 
-    benches = commands.add_parser("bench", parents=[one_card], help="measure BAR, copies, P2P, launches, arithmetic; boots "
-                                  "the card")
+    benches = commands.add_parser("bench", parents=[one_card], help="measure BAR, copies, P2P, launches, arithmetic; "
+                                  "boots the card")
     benches.add_argument("--only", action="append", choices=sorted(bench.BENCHES), metavar="NAME",
                          help="of: " + ", ".join(bench.BENCHES) + "; may be repeated")
     benches.add_argument("--quick", action="store_true", help="a tenth of the work, for a first look")

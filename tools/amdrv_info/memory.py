@@ -22,8 +22,8 @@ def number(text: str) -> int:
 
 
 def document(source: Dump, hub: str, vmid: int, address: int) -> dict[str, Any]:
-    """``vm --json``; ``physical`` is null where the walk ends at an entry that is not valid, ``owner`` where nobody here
-    knows the buffers.
+    """``vm --json``; ``physical`` is null where the walk ends at an entry that is not valid, ``owner`` where nobody
+    here knows the buffers.
 
     :raises AmdrvError: the VMID is off, its tables do not reach the address, or a table cannot be read.
     """

@@ -6,7 +6,6 @@ Offsets and bits: PCI Local Bus Specification 3.0, 6.2; PCI Express Base Specifi
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import Protocol
 
 from amdrv.hal import ConfigSpace

@@ -59,8 +59,8 @@ class Report:
                     raise ReportError(f"{path}: {damaged} in it is damaged; copy the file again")
                 names = {info.filename: info.file_size for info in archive.infolist()}
                 if any(size > LARGEST_MEMBER for size in names.values()):
-                    raise ReportError(f"{path}: holds files of more than {LARGEST_MEMBER >> 20} MiB; amdrv-info did not "
-                                      "make it")
+                    raise ReportError(f"{path}: holds files of more than {LARGEST_MEMBER >> 20} MiB; amdrv-info did "
+                                      "not make it")
                 if "manifest.json" not in names:
                     raise ReportError(f"{path}: is a zip file without manifest.json; amdrv-info report did not make it")
                 self._members = {name: archive.read(name) for name in names}
@@ -131,11 +131,13 @@ def write(path: str, gather: Mapping[str, Callable[[], dict[str, Any]]], source:
             text = dump_text(source)
         except AmdrvError as error:
             why_not = str(error)
-    manifest = {"format": FORMAT, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    manifest: dict[str, Any] = {
+        "format": FORMAT, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "system": f"{platform.system()} {platform.release()} {platform.machine()}",
                 "python": platform.python_version(), "vram_bytes": source.vram_size if source else 0,
                 "without_card_txt": None if text else (why_not or "no card could be looked at"),
-                "contains": sorted(documents), "without": sorted(n for n, d in documents.items() if set(d) == {"error"})}
+                "contains": sorted(documents),
+                "without": sorted(name for name, document in documents.items() if set(document) == {"error"})}
     unfinished = f"{path}.part"
     try:
         with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:

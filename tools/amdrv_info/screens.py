@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from amdrv.dump import Step
 from amdrv.hal import PciFunction
 from amdrv.ip.discovery import Discovery
 from amdrv.packets import Decoded
@@ -23,11 +23,20 @@ from tools.amdrv_info.pci import Bar, Link, Pci
 from tools.amdrv_info.registers import Found
 from tools.boot_diff.report import names_in_short
 
-__all__ = ["print_card", "print_cards", "print_discovery", "print_findings", "print_firmware", "print_packets",
-           "print_register", "print_registers", "print_walk", "size_text"]
+__all__ = ["console", "print_card", "print_cards", "print_discovery", "print_findings", "print_firmware",
+           "print_packets", "print_register", "print_registers", "sensor_table", "size_text"]
 
 _HEAD = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False, "header_style": "dim"}
+FILE_WIDTH = 160
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+def console() -> Console:
+    """Standard output; wide where it is no terminal, so that nothing is cut for a reader that has no width."""
+    found = Console(highlight=False)
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = FILE_WIDTH
+    return found
 
 
 def size_text(size: int) -> str:
@@ -61,16 +70,25 @@ def print_card(console: Console, card: Card) -> None:
         title.append(f"  {card.gpu.arch}  {units} CUs  {size_text(card.gpu.vram_bytes)}", "not bold cyan")
     console.print(title)
     console.print(Text(f"{card.function.address}  {card.function.vendor:04x}:{card.function.device:04x} rev "
-                       f"{card.function.revision:02x}  {card.hal} HAL", "dim"))
+                       f"{card.function.revision:02x}  {card.hal} HAL"
+                       + (f"  driven by {card.driven_by}" if card.driven_by else ""), "dim"))
     if card.pci:
         _section(console, "PCI", _pci(card.pci, card.gpu))
+    if card.surroundings:
+        _section(console, "Machine", _machine(card.surroundings))
     if card.gpu:
         _section(console, "GPU", _gpu(card))
+    if card.kernel:
+        _section(console, "amdgpu", _kernel(card.kernel))
+    if card.sensors:
+        _section(console, "Sensors", sensor_table(card.sensors))
+    if card.gpu:
         _section(console, "IP blocks", _blocks(card.gpu.blocks))
     if card.firmware:
         _section(console, "Firmware", _firmware(card.firmware))
     if card.booted:
-        _section(console, "Boot", Group(_facts(("loaded", ", ".join(names_in_short(card.booted.loaded)))),
+        _section(console, "Boot", Group(_facts(("loaded", ", ".join(names_in_short(card.booted.loaded))),
+                                               ("SMU firmware", card.booted.smu_version)),
                                         _stages(card.booted.stages)))
 
 
@@ -98,7 +116,67 @@ def _pci(pci: Pci, gpu: Gpu | None) -> Group:
     on_off = {True: "on", False: "off", None: "not there"}
     return Group(_facts(("link", _link(pci.link)), ("VRAM window", _window(pci, gpu)),
                         ("switched", f"bus master {on_off[pci.bus_master]}, MSI {on_off[pci.msi]}, "
-                                     f"AtomicOps {on_off[pci.atomics]}")), table)
+                                     f"AtomicOps {on_off[pci.atomics]}"),
+                        ("errors (AER)", _aer(pci))), table)
+
+
+def _aer(pci: Pci) -> Text:
+    if pci.aer is None:
+        return Text("not reported: no such capability", "dim")
+    said = [f"{kind}: {', '.join(names)}" for kind, names in (("correctable", pci.aer.correctable),
+                                                             ("uncorrectable", pci.aer.uncorrectable)) if names]
+    return Text("; ".join(said), "yellow") if said else Text("none recorded", "green")
+
+
+def _machine(said: dict[str, Any]) -> Table:
+    """What this machine's sysfs says of the card's place."""
+    lines: list[tuple[str, str | Text]] = []
+    if said["numa_node"] is not None:
+        cpus = f", CPUs {said['local_cpus']}" if said["local_cpus"] else ""
+        lines.append(("NUMA node", f"{said['numa_node']}{cpus}"))
+    group = said["iommu"]
+    if group is None:
+        lines.append(("IOMMU", Text("no group: no IOMMU is active", "yellow")))
+    else:
+        members = ", ".join(f"{m['address']} ({m['driver'] or 'no driver'})" for m in group["members"])
+        kind = f", {group['kind']}" if group["kind"] else ""
+        lines.append(("IOMMU", f"group {group['group']}{kind}: {members}"))
+    if said["slot"]:
+        slot = said["slot"]
+        lines.append(("slot at best", f"{slot['max_speed']:g} GT/s x{slot['max_width']} ({slot['address']})"
+                      if slot["max_speed"] else slot["address"]))
+    for kind, counts in said["aer"].items():
+        text = ", ".join(f"{name} {count}" for name, count in counts.items() if name != "total")
+        total = counts.get("total", 0)
+        shown = f"{total} in all" + (f": {text}" if text else "")
+        lines.append((f"AER {kind}", Text(shown, "yellow" if total else "")))
+    if said["power_state"]:
+        runtime = f", {said['runtime_status']}" if said["runtime_status"] else ""
+        lines.append(("power state", f"{said['power_state']}{runtime}"))
+    for bar, sizes in said["bar_sizes_possible"].items():
+        lines.append((f"BAR {bar} can be", ", ".join(map(size_text, sizes))))
+    if said["reset_methods"]:
+        lines.append(("reset by", ", ".join(said["reset_methods"])))
+    return _facts(*lines)
+
+
+def _kernel(said: dict[str, Any]) -> Table:
+    """What amdgpu says of its card."""
+    memory = said["memory"]
+    lines: list[tuple[str, str | Text]] = []
+    for name in ("vram", "vis_vram", "gtt"):
+        if memory[f"{name}_total"]:
+            lines.append(({"vram": "VRAM", "vis_vram": "VRAM, window", "gtt": "host memory"}[name],
+                          f"{size_text(memory[name + '_used'] or 0)} of {size_text(memory[name + '_total'])} used"))
+    for key, name in (("vram_vendor", "VRAM by"), ("product_name", "product"), ("vbios_version", "VBIOS"),
+                      ("performance_level", "level")):
+        if said[key]:
+            lines.append((name, said[key]))
+    if said["firmware_loaded"]:
+        lines.append(("loaded", ", ".join(f"{name} {version:#x}" for name, version in said["firmware_loaded"].items())))
+    if not said["debugfs"]:
+        lines.append(("debugfs", Text("not readable: rings and waves need root", "yellow")))
+    return _facts(*lines)
 
 
 def _link(link: Link | None) -> Text:
@@ -135,7 +213,9 @@ def _gpu(card: Card) -> Table:
         ("architecture", gpu.arch), ("compute units", units),
         ("shape", f"{gpu.shader_engines} shader engines of {gpu.arrays_per_engine} arrays"),
         ("waves", f"{gpu.wave_size} lanes"), ("LDS", f"{size_text(gpu.lds_bytes)} a workgroup"),
-        ("VRAM", size_text(gpu.vram_bytes))]
+        ("caches", ", ".join([f"{name} {size_text(size)}" for name, size in gpu.caches.items()]
+                             + [f"GL2 of {gpu.gl2_channels} channels"])),
+        ("VRAM", size_text(gpu.vram_bytes) + (f" {gpu.vram_kind}" if gpu.vram_kind else ""))]
     if card.booted:
         lines.append(("clock", f"{card.booted.clock_hz / 1e6:g} MHz counter"))
     return _facts(*lines)
@@ -166,6 +246,32 @@ def _firmware(images: Sequence[Image]) -> Group:
             table.add_row(image.file, f"{image.version:#010x}", size_text(image.size),
                           Text(", ".join(names_in_short(image.holds)), "dim"))
     return Group(*(Text(f"from {place}", "dim") for place in places), table)
+
+
+def sensor_table(said: dict[str, Any]) -> Table:
+    """Groups of sensors, a line each; what is not known is left out."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=12, no_wrap=True)
+    grid.add_column()
+
+    def line(name: str, values: dict[str, Any], unit: str) -> None:
+        shown = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in values.items() if value is not None)
+        if shown:
+            grid.add_row(name, shown + f" {unit}")
+    line("temperatures", said["temperatures"], "\u00b0C")
+    power = {name.removesuffix("_watts"): value for name, value in said["power"].items()}
+    line("power", power, "W")
+    line("clocks", said["clocks_mhz"], "MHz")
+    line("voltages", said["voltages_mv"], "mV")
+    line("usage", said["usage_percent"], "%")
+    fan = said["fan"]
+    if fan["rpm"] is not None:
+        grid.add_row("fan", f"{fan['rpm']:g} rpm" + ("" if fan["percent"] is None else f", {fan['percent']} %"))
+    grid.add_row("throttled by", Text(", ".join(
+        each["reason"] + ("" if each["percent"] is None else f" ({each['percent']} %)") for each in said["throttling"]),
+        "bold yellow") if said["throttling"] else Text("nothing", "green"))
+    grid.add_row("told by", Text(said["source"], "dim"))
+    return grid
 
 
 def _stages(stages: Sequence[tuple[str, float]]) -> Table:
@@ -285,17 +391,6 @@ def print_register(console: Console, found: Found, value: int | None, address: i
         table.add_row(*cells)
     if register.fields:
         console.print(Padding(table, (0, 0, 0, 2)))
-
-
-def print_walk(console: Console, steps: Sequence[Step], address: int) -> None:
-    """``vm``: a line a level, and where the address ends."""
-    console.print(Text(f"{address:#x}", "bold"))
-    for step in steps:
-        line = Text(f"  {step.level:5}", "cyan").append(f"[{step.number:#05x}] of the table at {step.table:#x}", "dim")
-        console.print(line, soft_wrap=True)
-        console.print(Text(f"        {step.entry!r}", "" if step.entry.valid else "red"), soft_wrap=True)
-    if not steps or not steps[-1].entry.valid:
-        console.print(Text("  not mapped", "bold red"))
 
 
 def _place(register: Register) -> str:

@@ -71,8 +71,8 @@ def of_metrics(metrics: facts.SmuMetrics_t) -> dict[str, Any]:
     said["temperatures"] = {name: int(metrics.AvgTemperature[number]) for name, number in TEMPERATURES.items()
                             if metrics.AvgTemperature[number]}
     said["fan"] = {"rpm": int(metrics.AvgFanRpm), "percent": int(metrics.AvgFanPwm)}
-    said["power"] = {"socket_watts": int(metrics.AverageSocketPower), "board_watts": int(metrics.AverageTotalBoardPower),
-                     "limit_watts": int(metrics.dGPU_W_MAX)}
+    said["power"] = {"socket_watts": int(metrics.AverageSocketPower),
+                     "board_watts": int(metrics.AverageTotalBoardPower), "limit_watts": int(metrics.dGPU_W_MAX)}
     said["clocks_mhz"] = {name: int(metrics.CurrClock[number]) for name, number in CLOCKS.items()}
     said["voltages_mv"] = {name: int(metrics.AvgVoltage[number]) for number, name in enumerate(VOLTAGES)
                            if metrics.AvgVoltage[number]}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amdrv.dump import INDEX_BITS, Dump, DumpError, Step
-from amdrv.errors import AmdrvError, HalError, NoCardError
+from amdrv.errors import HalError, NoCardError
 from amdrv.facts import vm
 from amdrv.hal import AMD_VENDOR_ID, Hal, PciFunction, select
 from amdrv.hal.looking import Reader, look
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from amdrv.device import Device
     from amdrv.ip.discovery import Discovery
 
-__all__ = ["Buffer", "Live", "PAGE", "covers", "live", "looking_hal", "of_device", "owner_of", "place", "table_registers",
-           "virtual"]
+__all__ = ["Buffer", "Live", "PAGE", "covers", "live", "looking_hal", "of_device", "owner_of", "place",
+           "table_registers", "virtual"]
 
 PAGE = 4096
 FB_UNIT = 24                    # FB_LOCATION and FB_OFFSET count 16 MiB
@@ -65,8 +65,9 @@ class Live(Dump):
     :param buffers: what owns which addresses, where this process knows.
     """
 
-    def __init__(self, name: str, registers: RegisterFile, vram: Any, system: Reader, table: Discovery, *, writable: bool,
-                 vram_size: int = 0, register_bytes: int = 1 << 20, device: Device | None = None, function: PciFunction | None = None) -> None:
+    def __init__(self, name: str, registers: RegisterFile, vram: Any, system: Reader, table: Discovery, *,
+                 writable: bool, vram_size: int = 0, register_bytes: int = 1 << 20, device: Device | None = None,
+                 function: PciFunction | None = None) -> None:
         super().__init__(name)
         self.registers, self._vram, self._system = registers, vram, system
         self.table, self.writable, self.device, self.function = table, writable, device, function
@@ -166,7 +167,8 @@ def of_device(device: Device) -> Live:
         raise HalError(f"{device.name}: host memory at {address:#x} is no buffer of this card")
 
     return Live(device.name, device.regs, device.pci.bar(0), system, device.discovery, writable=True,
-                vram_size=device.vram_size, register_bytes=device.registers.size, device=device, function=device.function)
+                vram_size=device.vram_size, register_bytes=device.registers.size, device=device,
+                function=device.function)
 
 
 # ---- what a walk's end means

@@ -72,7 +72,7 @@ class _Walker:
         return np.frombuffer(data, np.uint64)
 
     def _table(self, entry: int, level: int, page: int) -> None:
-        """A directory (``level`` from depth - 1 to 0) or, at -1, a table of leaves; ``page`` is its first virtual page."""
+        """A directory (``level`` from depth - 1 to 0) or, at -1, a table of leaves; ``page`` is its first page."""
         if level < 0:
             granule = entry >> vm.PDE_BFS_SHIFT if self.depth else 0
             self._leaves(entry, page, granule)
@@ -123,7 +123,8 @@ def map_document(source: Dump, hub: str, vmid: int) -> dict[str, Any]:
     buffers = source.buffers if isinstance(source, Live) else None
     for each in ranges:
         each["owners"] = None if buffers is None else [
-            str(b) for b in buffers if b.address < each["address"] + each["size"] and each["address"] < b.address + b.size]
+            str(b) for b in buffers
+            if b.address < each["address"] + each["size"] and each["address"] < b.address + b.size]
     totals = {kind: sum(r["size"] for r in ranges if r["kind"] == kind) for kind in ("vram", "system")}
     return {"card": source.name, "hub": hub, "vmid": vmid, "depth": walker.depth, "tables": found.tables,
             "table_bytes": found.tables * PAGE, "bytes": totals, "ranges": ranges,
@@ -179,7 +180,10 @@ def _cells(source: Dump, ranges: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def draw(document: dict[str, Any], path: str) -> None:
-    """The map as a picture (PNG or SVG, by the name's end). :raises AmdrvError: matplotlib is missing, or no such place."""
+    """The map as a picture, PNG or SVG by the name's end.
+
+    :raises AmdrvError: matplotlib is missing, or the file cannot be written.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:

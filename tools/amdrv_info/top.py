@@ -1,6 +1,6 @@
 """``top``: what a card is doing, look after look.
 
-Engines' busy time is sampled: status registers are read some twenty times an interval (Linux 6.1, gc_11_0_0: GRBM_STATUS,
+Engines' busy time is sampled: status registers are read some twenty times an interval (gc_11_0_0: GRBM_STATUS,
 GRBM_STATUS2, SDMAn_STATUS_REG). Of a card that amdgpu drives its own counters are taken, and those of each process
 (fdinfo); its registers are left alone.
 """
@@ -16,16 +16,15 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.live import Live as Screen
 
 from amdrv.errors import AmdrvError
 from amdrv.hal import Hal, PciFunction
 from amdrv.hal.looking import driven_by
-from tools.amdrv_info import card, kernel, sensors, space, views
+from tools.amdrv_info import card, kernel, screens, sensors, space, views
 from tools.amdrv_info.doctor import Host
 from tools.amdrv_info.source import Live, live, looking_hal, of_device
 
@@ -94,8 +93,8 @@ class _Sampler:
 
     def _sensors(self, missing: list[str]) -> dict[str, Any] | None:
         if self.source.device is None:
-            missing.append("sensors: the SMU answers the card's driver only; boot the card (--boot), or run its program "
-                           "here (--run)")
+            missing.append("sensors: the SMU answers the card's driver only; boot the card (--boot), or run its "
+                           "program here (--run)")
             return None
         try:
             return sensors.of_device(self.source.device)
@@ -162,10 +161,8 @@ def run(options: Namespace) -> int:
             sampler = _Sampler(stack.enter_context(live(hal, function, boot=options.boot)))
             if isinstance(sampler, _Sampler) and (owner := driven_by(hal, function)) and sampler.source.device is None:
                 print(f"amdrv-info: driven by {owner}: looked at through its registers", file=sys.stderr)
-        try:
+        with suppress(KeyboardInterrupt):
             _show(options, _samples(sampler, options.interval, options.count))
-        except KeyboardInterrupt:
-            pass
     return 0
 
 
@@ -190,7 +187,7 @@ def _show(options: Namespace, samples: Iterator[Sample]) -> None:
             writer.writerow([values.get(name, "") for name in columns])
             sys.stdout.flush()
     else:
-        console = Console(highlight=False)
+        console = screens.console()
         if not console.is_terminal:
             for sample in samples:
                 console.print(views.top(sample))
@@ -252,7 +249,8 @@ def _beside_program(options: Namespace) -> int:
     if options.hal:
         os.environ["AMDRV_HAL"] = options.hal
     done = threading.Event()
-    shown = threading.Thread(target=_guarded, args=(lambda: _show(options, _while_running(options, done)),), daemon=True)
+    shown = threading.Thread(target=_guarded, args=(lambda: _show(options, _while_running(options, done)),),
+                             daemon=True)
     shown.start()
     try:
         error = run_program(options.program)

@@ -1,0 +1,45 @@
+"""Fixtures of the suites of amdrv-info."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mock
+from amdrv.device import Device
+from amdrv.hal.mock import MockHal
+from info_checks import Run, Worked
+from tools.amdrv_info.__main__ import main
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """(arguments) -> (exit status, standard output, standard error); argparse's exits count as statuses."""
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = main(arguments)
+        except SystemExit as left:
+            status = int(left.code or 0)
+        seen = capsys.readouterr()
+        return status, seen.out, seen.err
+    return call
+
+
+@pytest.fixture
+def worked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worked]:
+    monkeypatch.delenv("AMDRV_HAL", raising=False)
+    machine = mock.Machine([mock.Gpu("gfx1100", vram="256M")])
+    hal = MockHal(machine)
+    monkeypatch.setattr(MockHal, "_shared", hal)
+    with Device.open(hal=hal, address=hal.functions()[0].address) as device:
+        yield Worked(device, hal)
+    machine.close()
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
