@@ -108,10 +108,12 @@ class RegisterFile:
 
     def __iter__(self) -> Iterator[BoundRegister]:
         """Every register that has an address on this card."""
+        seen: set[str] = set()
         for table, bases in self._tables:
             for register in table:
-                if register.base_idx is not None and register.base_idx < len(bases):
-                    yield self[register.name]
+                if register.base_idx is not None and register.base_idx < len(bases) and register.name not in seen:
+                    seen.add(register.name)
+                    yield BoundRegister(register, _address(register, table, bases), self._read32, self._write32)
 
     def __repr__(self) -> str:
         return f"<RegisterFile {' '.join(table.name for table, _ in self._tables)}>"

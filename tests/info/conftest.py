@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from info_checks import Run, Worked
 
 import mock
 from amdrv.device import Device
 from amdrv.hal.mock import MockHal
-from info_checks import Run, Worked
 from tools.amdrv_info.__main__ import main
 
 

@@ -177,7 +177,7 @@ def test_a_card_that_is_not_there(hal: MockHal, capsys: pytest.CaptureFixture[st
     assert err == "amdrv-info: no card '7'; the mock HAL sees 0 (0000:03:00.0)\n"
 
 
-def test_a_card_that_is_held_by_another_is_looked_at_beside_it(hal: MockHal, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_card_that_is_held_is_looked_at_beside_it(hal: MockHal, capsys: pytest.CaptureFixture[str]) -> None:
     with hal.open("0000:03:00.0"):
         status, out, err = run(capsys, "show", "--hal", "mock")
         assert (status, err) == (0, "") and "AMD Radeon RX 7900 XTX" in out and "gfx1100" in out

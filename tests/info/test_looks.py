@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from info_checks import Run, Worked, checked
 
 from amdrv import sdma
 from amdrv.errors import HalError
 from amdrv.hal.looking import look
-from info_checks import Run, Worked, checked
 from tools.amdrv_info import source, space
 
 
@@ -199,7 +199,7 @@ def test_top_in_three_forms(worked: Worked, run: Run) -> None:
 @pytest.mark.parametrize(("arguments", "said"), [
     (("--interval", "0"), "is no time between two looks"), (("--csv", "--json"), "not both")])
 def test_top_refuses(run: Run, arguments: tuple[str, ...], said: str) -> None:
-    status, out, err = run("top", "--hal", "mock", *arguments)
+    status, _, err = run("top", "--hal", "mock", *arguments)
     assert status == 1 and said in err
 
 

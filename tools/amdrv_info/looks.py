@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -220,8 +221,11 @@ def _report_of_program(options: Options, path: str) -> dict[str, Any]:
     """Run a Python program here and report of the card that it drives, when it ends or fails."""
     from tools.amdrv_info.source import of_device
 
+    if options.hal:
+        os.environ["AMDRV_HAL"] = options.hal
+    before = top.open_devices()
     error = top.run_program(options.program)
-    device = top.driven_device()
+    device = top.driven_device(before)
     if device is None:
         said = f"; it failed: {error}" if error else ""
         raise ReportError(f"{options.program[0]}: left no open card to report of{said}. A program that closes its card "

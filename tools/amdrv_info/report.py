@@ -14,8 +14,10 @@ import os
 import platform
 import re
 import socket
+import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ LARGEST_MEMBER = 256 << 20
 SIDE_EFFECTS = re.compile(r"(_SEM|_DATA2?|_DATA_LO|_DATA_HI|MP0_SMN_C2PMSG_33|_FIFO.*|RLC_GPM_UCODE.*|.*UCODE_DATA.*)$")
 """Registers whose reads change something, or read on elsewhere: index/data pairs, semaphores, FIFOs."""
 ROW = 64
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError,
+           KeyError, IndexError)
+"""What zipfile raises for files that were cut short or changed."""
 
 
 class ReportError(AmdrvError):
@@ -64,7 +69,7 @@ class Report:
                 if "manifest.json" not in names:
                     raise ReportError(f"{path}: is a zip file without manifest.json; amdrv-info report did not make it")
                 self._members = {name: archive.read(name) for name in names}
-        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        except _DAMAGE as error:
             raise ReportError(f"{path}: is no whole zip file ({error}); was it cut short?") from error
         except OSError as error:
             raise ReportError(f"{path}: cannot be read: {error.strerror or error}") from error

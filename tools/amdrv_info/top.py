@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from tools.amdrv_info.source import Live, live, looking_hal, of_device
 if TYPE_CHECKING:
     from amdrv.device import Device
 
-__all__ = ["driven_device", "flat", "run", "run_program", "sample_once"]
+__all__ = ["driven_device", "flat", "open_devices", "run", "run_program", "sample_once"]
 
 READINGS = 20                   # of the status registers an interval
 LONGEST_STEP = 0.05             # seconds between two of them
@@ -214,10 +214,19 @@ def flat(sample: Sample) -> dict[str, Any]:
 
 # ---- a program in this process
 
-def driven_device() -> Device | None:
-    """The card that this process drives, booted to the end; None where there is none."""
+def driven_device(besides: Collection[Device] = ()) -> Device | None:
+    """A card that this process drives, booted to the end; None where there is none.
+
+    :param besides: cards that were open before.
+    """
     from amdrv import device
-    return next((each for each in device.opened() if hasattr(each, "sdma") and each.sdma_rings), None)
+    return next((each for each in device.opened()
+                 if each not in besides and hasattr(each, "sdma") and each.sdma_rings), None)
+
+
+def open_devices() -> list[Device]:
+    from amdrv import device
+    return device.opened()
 
 
 def run_program(program: list[str]) -> str | None:
@@ -248,8 +257,9 @@ def _beside_program(options: Namespace) -> int:
     """The program in this thread, where signals and its own threads expect it; the looks in another."""
     if options.hal:
         os.environ["AMDRV_HAL"] = options.hal
+    before = open_devices()
     done = threading.Event()
-    shown = threading.Thread(target=_guarded, args=(lambda: _show(options, _while_running(options, done)),),
+    shown = threading.Thread(target=_guarded, args=(lambda: _show(options, _while_running(options, done, before)),),
                              daemon=True)
     shown.start()
     try:
@@ -269,11 +279,11 @@ def _guarded(work: Callable[[], None]) -> None:
         print(f"amdrv-info: {error}", file=sys.stderr)
 
 
-def _while_running(options: Namespace, done: threading.Event) -> Iterator[Sample]:
+def _while_running(options: Namespace, done: threading.Event, before: Collection[Device]) -> Iterator[Sample]:
     """Looks at whatever card the program drives; a card that is closed in the middle of a look ends that look only."""
     count, sampler, last = 0, None, None
     while not done.is_set() and (not options.count or count < options.count):
-        device = driven_device()
+        device = driven_device(before)
         if device is None:
             done.wait(0.02)
             continue
