@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 JOBS ?= 2
+VM_JOBS ?= 2
 
-.PHONY: help setup demo test test-slow test-vm test-all lint bench autogen clean
+.PHONY: help setup demo test test-slow test-vm vm-kernel vm-table test-all lint bench autogen clean
 
 help:
 	@echo "make demo       train a network on a GPU that we boot ourselves (the mock card; no hardware needed)"
 	@echo "make test       the test suite (a few minutes)"
 	@echo "make test-slow  the long suites"
-	@echo "make test-vm    our HALs on a real Linux kernel in QEMU"
+	@echo "make test-vm    our HALs on a real Linux kernel in QEMU, and a table of what ran on which kernel"
+	@echo "make vm-kernel  build the guests' kernel with iommufd and no-IOMMU, once (test-vm does it when it is missing)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks, each against a baseline in the same run"
 	@echo "make autogen    regenerate register tables and packet facts and compare them with the repo"
@@ -33,7 +35,14 @@ test-slow: setup
 	$(RUN) -m pytest -q -n $(JOBS) -m slow
 
 test-vm: setup
-	$(RUN) -m pytest -q -m vm tests/vm
+	-$(RUN) tests/vm/build_kernel.py
+	$(RUN) -m pytest -q -n $(VM_JOBS) -m vm tests/vm
+
+vm-kernel: setup
+	$(RUN) tests/vm/build_kernel.py
+
+vm-table: vm-kernel
+	AMDRV_VM_REQUIRED=1 AMDRV_VM_TABLE=docs/kernels.md $(RUN) -m pytest -q -n $(VM_JOBS) -m vm tests/vm
 
 test-all: setup
 	$(RUN) -m pytest -q -n $(JOBS) -m "not vm"

@@ -255,8 +255,13 @@ class _Session:
         if command == DMA_MAP:
             return self._map(body, fds)
         if command == DMA_UNMAP:
-            _, flags, address, _size = struct.unpack_from("<IIQQ", body)
-            for start in list(self._maps) if flags & UNMAP_ALL else [address]:
+            _, flags, address, size = struct.unpack_from("<IIQQ", body)
+            end = 1 << 64 if flags & UNMAP_ALL else address + size
+            touched = {start: start + length for start, (length, _) in self._maps.items()
+                       if start < end and start + length > address}
+            if any(start < address or last > end for start, last in touched.items()):
+                raise OSError(errno.EINVAL, "that would cut a mapping")
+            for start in touched:           # all that is within: a client may take back more at once than it gave
                 self._unmap(start)
             return body[:24]
         if command == DEVICE_RESET:

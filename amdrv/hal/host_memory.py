@@ -8,6 +8,7 @@ Source: Linux Documentation/admin-guide/mm/pagemap.rst and mm/unevictable-lru.rs
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -38,8 +39,8 @@ def whole_pages(size: int, page: int) -> int:
     return -(-size // page) * page
 
 
-def allocate(size: int, *, contiguous: bool) -> tuple[mmap.mmap, np.ndarray]:
-    """Zeroed, present memory of whole pages: (mapping, its bytes). ``contiguous``: of hugetlb pages only.
+def allocate(size: int, *, contiguous: bool) -> tuple[object, np.ndarray]:
+    """Zeroed, present memory of whole pages: (what owns it, its bytes). ``contiguous``: of hugetlb pages only.
 
     :raises OutOfMemoryError: saying how to get hugetlb pages.
     """
@@ -54,12 +55,18 @@ def allocate(size: int, *, contiguous: bool) -> tuple[mmap.mmap, np.ndarray]:
                 raise OutOfMemoryError(f"no {huge >> 20} MiB of hugetlb pages for {size:#x} contiguous bytes: "
                                        f"{error.strerror}; echo {huge // HUGE_PAGE + 16} > "
                                        "/proc/sys/vm/nr_hugepages") from error
+    start = 0
     if memory is None:
+        spare = HUGE_PAGE if size >= HUGE_PAGE else 0       # address space only: what is left of it is never touched
         try:
-            memory = mmap.mmap(-1, size, flags)
+            memory = mmap.mmap(-1, size + spare, flags)
         except OSError as error:
             raise OutOfMemoryError(f"no {size:#x} bytes of host memory: {error.strerror}") from error
-    view = np.frombuffer(memory, np.uint8)[:size]
+        if spare:           # so that 2 MiB can be one page of the processor and of the IOMMU
+            start = -int(np.frombuffer(memory, np.uint8).ctypes.data) % HUGE_PAGE
+            with contextlib.suppress(OSError):              # a kernel without transparent huge pages
+                memory.madvise(mmap.MADV_HUGEPAGE)
+    view = np.frombuffer(memory, np.uint8)[start:start + size]
     view[::mmap.PAGESIZE] = 0                       # every page present before anyone asks where it is
     return memory, view
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from amdrv.errors import CardBusyError, OutOfMemoryError
+from amdrv.errors import CardBusyError, HalError, OutOfMemoryError
 from amdrv.hal import PciFunction, Segment, host_memory
 
 __all__ = ["PinnedMapping", "describe", "lock_card", "pci_paths", "pin", "unlock_card"]
@@ -53,8 +54,7 @@ def pin(held: set[PinnedMapping], view: np.ndarray, owner: object, dma_bits: int
     try:
         segments = host_memory.physical_segments(address, size, dma_bits, pagemap)
         if contiguous and len(segments) != 1:
-            raise OutOfMemoryError(f"{size:#x} contiguous bytes came in {len(segments)} pieces; a hugetlb page holds "
-                                   f"at most {host_memory.HUGE_PAGE:#x} contiguous bytes for certain")
+            raise OutOfMemoryError(f"{size:#x} contiguous bytes came in {len(segments)} pieces")
     except BaseException:
         unlock()
         raise
@@ -88,7 +88,7 @@ def lock_card(directory: Path, address: str) -> int:
     :raises CardBusyError: naming the process that has it.
     """
     import fcntl
-    fd = os.open(directory / f"amdrv-{address}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    fd, writable = _lock_file(directory / f"amdrv-{address}.lock")
     holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,12 +101,28 @@ def lock_card(directory: Path, address: str) -> int:
     if busy:
         os.close(fd)
         raise CardBusyError(f"{address} is held by process {holder or '?'}; stop it, or use another card")
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, str(os.getpid()).encode(), 0)
+    if writable:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
     return fd
+
+
+def _lock_file(path: Path) -> tuple[int, bool]:
+    """(descriptor, may be written). The file outlives its maker, who may have been another user: one that only may be
+    read can be locked just as well, and names no holder."""
+    for flags in (os.O_RDWR, os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_RDWR, os.O_RDONLY):
+        try:
+            fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        except (FileNotFoundError, FileExistsError, PermissionError):
+            continue
+        if flags & os.O_CREAT:
+            os.fchmod(fd, 0o666)                # whatever the umask: the next user writes his number into it
+        return fd, flags & os.O_RDWR != 0
+    raise HalError(f"cannot open the card's lock file {path}: no permission; remove it, or run as its owner")
 
 
 def unlock_card(fd: int) -> None:
     """Give the lock back."""
-    os.ftruncate(fd, 0)
+    with contextlib.suppress(OSError):          # a file that may only be read keeps what stands in it
+        os.ftruncate(fd, 0)
     os.close(fd)

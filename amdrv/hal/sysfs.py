@@ -11,6 +11,7 @@ Source: Linux Documentation/PCI/sysfs-pci.rst.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
@@ -22,11 +23,14 @@ import numpy as np
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
 from amdrv.hal import PciFunction, Region, host_memory
 from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
+from amdrv.hal.contiguous import allocate_contiguous
 from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, pin, unlock_card
 from amdrv.hal.region import MappedRegion
+from amdrv.hal.resize import resize
 
 __all__ = ["SysfsHal", "map_resource", "read_resources"]
 
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
 RESOURCE_MEMORY, RESOURCE_PREFETCH = 0x200, 0x2000      # Linux include/linux/ioport.h, IORESOURCE_MEM, _PREFETCH
 
 
@@ -39,8 +43,7 @@ def map_resource(path: Path, size: int, bus_address: int, memory_like: bool, *, 
         finally:
             os.close(fd)
     except PermissionError as error:
-        raise HalError(f"cannot map {path}: {error.strerror}. Needs root; under kernel lockdown (secure boot) "
-                       "sysfs BARs are closed even to root: use VFIO") from error
+        raise HalError(f"cannot map {path}: {error.strerror}; {_why_denied()}") from error
     except OSError as error:
         raise MappingError(f"cannot map {size:#x} bytes of {path}: {error.strerror}") from error
     return MappedRegion(path.name, size, [(0, area)], memory_like=memory_like, bus_address=bus_address)
@@ -54,6 +57,18 @@ def read_resources(path: Path) -> dict[int, tuple[int, int, int]]:
             if flags & RESOURCE_MEMORY and end > start}
 
 
+def _why_denied(lockdown: Path = LOCKDOWN) -> str:
+    """What keeps this process from a card's files: the kernel's lockdown, or not being root."""
+    try:
+        state = lockdown.read_text().strip()
+    except OSError:
+        state = ""
+    if state and "[none]" not in state:
+        return (f"the kernel is locked down ({state}; secure boot does that), which closes BARs and configuration "
+                "space in sysfs even to root: use AMDRV_HAL=vfio")
+    return "sysfs access needs root"
+
+
 class _Device:
     """:class:`amdrv.hal.PciDevice` over a sysfs directory."""
 
@@ -65,13 +80,13 @@ class _Device:
         self._lock = lock_card(hal.lock_directory, path.name)
         try:
             if self.function.driver is not None:
-                raise CardBusyError(f"{path.name} is driven by {self.function.driver}; give it up first: "
-                                    f"echo {path.name} > {path}/driver/unbind")
+                raise CardBusyError(f"{path.name} is driven by {self.function.driver}; take it from there first: "
+                                    f"amdrv-info bind --driver none {path.name}    # undone by amdrv-info unbind")
             (path / "enable").write_text("1")
             self._config_fd = os.open(path / "config", os.O_RDWR)
         except PermissionError as error:
             unlock_card(self._lock)
-            raise HalError(f"cannot enable {path.name}: {error.strerror}; sysfs access needs root") from error
+            raise HalError(f"cannot enable {path.name}: {error.strerror}; {_why_denied()}") from error
         except BaseException:
             unlock_card(self._lock)
             raise
@@ -93,7 +108,11 @@ class _Device:
         return int.from_bytes(data, "little")
 
     def _config_write(self, offset: int, width: int, value: int) -> None:
-        os.pwrite(self._config_fd, value.to_bytes(width, "little"), offset)
+        try:
+            os.pwrite(self._config_fd, value.to_bytes(width, "little"), offset)
+        except PermissionError as error:
+            raise HalError(f"cannot write configuration space of {self.path.name}: {error.strerror}; "
+                           f"{_why_denied()}") from error
 
     def require_open(self) -> None:
         if not self._open:
@@ -114,9 +133,25 @@ class _Device:
             self._regions[index] = map_resource(path, size, start, memory_like)
         return self._regions[index]
 
+    def resize_bar(self, index: int, size: int | None = None) -> int:
+        """Make a resizable BAR ``size`` bytes large, by default as large as the kernel can; returns the new size.
+
+        Only when asked, never at opening: the card's other BARs may move with it. What :meth:`bar` gave out before is
+        gone. :raises HalError: :func:`amdrv.hal.resize.resize` says why not.
+        """
+        self.require_open()
+        self._regions.clear()
+        try:
+            return resize(self.path, index, size)
+        finally:                                # the kernel may have moved and closed the others, too
+            self._resources = read_resources(self.path)
+            self.config.update(COMMAND, 2, set=COMMAND_MEMORY)
+
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> PinnedMapping:
         self.require_open()
-        memory, view = host_memory.allocate(host_memory.whole_pages(size, self.page_size), contiguous=contiguous)
+        size = host_memory.whole_pages(size, self.page_size)
+        memory, view = (allocate_contiguous(size, self.hal.pagemap) if contiguous
+                        else host_memory.allocate(size, contiguous=False))
         return pin(self.mappings, view, memory, self.dma_bits, contiguous=contiguous, pagemap=self.hal.pagemap)
 
     def map_dma(self, memory: np.ndarray | int, size: int) -> PinnedMapping:
@@ -159,11 +194,14 @@ class _Device:
         if not self._open:
             return
         self._open = False
-        self.config.update(COMMAND, 2, clear=COMMAND_MASTER)
+        with contextlib.suppress(HalError, OSError):       # a card that was pulled out has no files any more
+            self.config.update(COMMAND, 2, clear=COMMAND_MASTER)
         for mapping in list(self.mappings):
             mapping.close()
         self._regions.clear()
         os.close(self._config_fd)
+        with contextlib.suppress(OSError):                 # the kernel counts who enabled the function
+            (self.path / "enable").write_text("0")
         unlock_card(self._lock)
 
     def __enter__(self) -> _Device:

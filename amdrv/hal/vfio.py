@@ -20,10 +20,13 @@ import numpy as np
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
 from amdrv.hal import PciFunction, Region, host_memory
 from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
+from amdrv.hal.contiguous import allocate_contiguous
 from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, pin, unlock_card
 from amdrv.hal.region import MappedRegion
-from amdrv.vfio.device import EventInterrupt, VfioDevice
+from amdrv.vfio.device import VfioDevice
+from amdrv.vfio.interrupts import EventInterrupt, Notice
 from amdrv.vfio.iommu import Iommu, Iommufd, NoIommu, Type1
+from amdrv.vfio.reset import hot_reset
 
 __all__ = ["MODES", "VfioHal"]
 
@@ -34,11 +37,12 @@ class _Device:
     """:class:`amdrv.hal.PciDevice` over a VFIO device descriptor."""
 
     def __init__(self, path: Path, iommu: Iommu, lock: int, dma_bits: int) -> None:
-        self.function, self.page_size, self.dma_bits = describe(path), mmap.PAGESIZE, dma_bits
+        self.function, self.page_size, self.dma_bits, self._path = describe(path), mmap.PAGESIZE, dma_bits, path
         self.iommu, self._lock = iommu, lock
         self.mappings: set[PinnedMapping] = set()
         self._regions: dict[int, MappedRegion] = {}
         self._interrupt: EventInterrupt | None = None
+        self._request: Notice | None = None
         self.vfio = VfioDevice(iommu.open_device(path), path.name)
         try:
             self.config = CheckedConfig(self.vfio.config_read, self.vfio.config_write)
@@ -66,13 +70,19 @@ class _Device:
         if index not in self._sizes:
             raise MappingError(f"{self.function.address} has no memory BAR{index}; it has {sorted(self._sizes)}")
         if index not in self._regions:
-            self._regions[index] = self.vfio.map_region(index, memory_like=index == 0)
+            self._regions[index] = self.vfio.map_region(
+                index, memory_like=index == 0, bus_address=None if self.iommu.translates else self._bus_address(index))
         return self._regions[index]
+
+    def _bus_address(self, index: int) -> int:
+        """Where a BAR is on the bus, as sysfs tells; what a peer without an IOMMU between must use."""
+        return int((self._path / "resource").read_text().splitlines()[index].split()[0], 16)
 
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> PinnedMapping:
         self.require_open()
         contiguous = contiguous and not self.iommu.translates   # behind a translating IOMMU everything is, to the card
-        memory, view = host_memory.allocate(host_memory.whole_pages(size, self.page_size), contiguous=contiguous)
+        size = host_memory.whole_pages(size, self.page_size)
+        memory, view = allocate_contiguous(size) if contiguous else host_memory.allocate(size, contiguous=False)
         return self._map(view, memory, contiguous=contiguous)
 
     def map_dma(self, memory: np.ndarray | int, size: int) -> PinnedMapping:
@@ -95,8 +105,7 @@ class _Device:
             raise MappingError("map_peer takes a BAR of another card of the same HAL")
         if not self.iommu.translates:
             if region.bus_address is None:
-                raise MappingError("without an IOMMU a peer's bus address is needed, and VFIO does not tell it; "
-                                   "use sysfs")
+                raise MappingError("without an IOMMU a peer's bus address is needed: open the peer by vfio:noiommu too")
             return PinnedMapping(self.mappings, None, region.size, [(region.bus_address, region.size)], lambda: None)
         iova = self.iommu.map(region.address(), region.size)
         return PinnedMapping(self.mappings, None, region.size, [(iova, region.size)], lambda: self.iommu.unmap(iova))
@@ -107,14 +116,26 @@ class _Device:
             self._interrupt = EventInterrupt(self.vfio)
         return self._interrupt
 
+    def release_request(self) -> Notice:
+        """The kernel's notice that somebody wants the card back (it is being unbound or unplugged): whoever asks waits
+        until this device is closed. :raises HalError: this kernel gives none."""
+        self.require_open()
+        if self._request is None:
+            self._request = Notice(self.vfio, "request")
+        return self._request
+
     def fence(self) -> None:
         """VFIO maps BARs uncached: stores reach the card in order, and a read pushes posted ones through."""
         if 5 in self._regions:
             self._regions[5].read32(0)
 
     def reset(self) -> None:
+        """The function's own reset where it has one, else that of its slot or bus, if all of it is ours."""
         self.require_open()
-        self.vfio.reset()
+        if self.vfio.can_reset:
+            self.vfio.reset()
+        else:
+            hot_reset(self.vfio, self.iommu.reset_groups())
         self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
 
     def close(self) -> None:
@@ -124,8 +145,10 @@ class _Device:
         self._open = False
         with contextlib.suppress(HalError, OSError):       # a card that was pulled out cannot be asked any more
             self.config.update(COMMAND, 2, clear=COMMAND_MASTER)
-        if self._interrupt is not None:
-            self._interrupt.close()
+        for notice in (self._interrupt, self._request):
+            if notice is not None:
+                with contextlib.suppress(HalError):
+                    notice.close()
         for mapping in list(self.mappings):
             mapping.close()
         self._regions.clear()

@@ -125,12 +125,44 @@ class _Connection:
         self._socket.close()
 
 
-class _Region:
-    """:class:`amdrv.hal.Region`: VRAM as shared memory, all else a message an access."""
+class _RegionInfo(NamedTuple):
+    """The answer to DEVICE_GET_REGION_INFO; ``areas``: (offset, bytes) of what may be mapped."""
 
-    def __init__(self, device: _Device, index: int, size: int, memory: mmap.mmap | None, fd: int) -> None:
-        self.device, self.index, self.size, self.memory, self.fd = device, index, size, memory, fd
-        self._bytes = np.frombuffer(memory, np.uint8) if memory is not None else None
+    size: int
+    file_offset: int
+    areas: list[tuple[int, int]]
+
+    @staticmethod
+    def parse(answer: bytes) -> _RegionInfo:
+        """:raises struct.error: too short."""
+        _, flags, _, at, size, offset = struct.unpack_from("<4I2Q", answer)
+        if not size or not flags & abi.VFIO_REGION_INFO_FLAG_MMAP:
+            return _RegionInfo(size, offset, [])
+        areas, seen = [(0, size)], set[int]()
+        while flags & abi.VFIO_REGION_INFO_FLAG_CAPS and at and at not in seen:
+            seen.add(at)
+            kind, _, following = struct.unpack_from("<HHI", answer, at)
+            if kind == abi.VFIO_REGION_INFO_CAP_SPARSE_MMAP:
+                count, = struct.unpack_from("<I", answer, at + 8)
+                areas = [struct.unpack_from("<QQ", answer, at + 16 + 16 * each) for each in range(min(count, 256))]
+            at = following
+        return _RegionInfo(size, offset, areas)
+
+
+class _Area(NamedTuple):
+    """A part of a region that is memory of both sides."""
+
+    start: int
+    memory: mmap.mmap
+    bytes: np.ndarray
+    file_offset: int
+
+
+class _Region:
+    """:class:`amdrv.hal.Region`: what the server shares (VRAM) as memory, all else a message an access."""
+
+    def __init__(self, device: _Device, index: int, size: int, areas: Sequence[_Area], fd: int) -> None:
+        self.device, self.index, self.size, self.areas, self.fd = device, index, size, list(areas), fd
 
     def read32(self, offset: int) -> int:
         return self._read(offset, 4)
@@ -145,13 +177,25 @@ class _Region:
         self._write(offset, 8, value & 0xFFFFFFFFFFFFFFFF)
 
     def view(self, offset: int, size: int, dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
-        if self._bytes is None:
+        if not self.areas:
             raise HalError(f"BAR{self.index} is not memory: registers and doorbells have no view, use read32/write32")
-        if offset < 0 or size < 0 or offset + size > len(self._bytes):
-            raise HalError(f"view of {size:#x} bytes at {offset:#x} does not fit "
-                           f"BAR{self.index} of {len(self._bytes):#x} bytes")
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise HalError(f"view of {size:#x} bytes at {offset:#x} does not fit BAR{self.index} of {self.size:#x} "
+                           "bytes")
         self.device.require_open()
-        return self._bytes[offset:offset + size].view(dtype)
+        found = self._shared(offset, size)
+        if found is None:
+            raise HalError(f"view of {size:#x} bytes at {offset:#x} does not fit what BAR{self.index} shares: "
+                           + ", ".join(f"{len(area.bytes):#x} bytes at {area.start:#x}" for area in self.areas))
+        return found.view(dtype)
+
+    def _shared(self, offset: int, size: int) -> np.ndarray | None:
+        """The bytes, where one area has them all."""
+        for area in self.areas:
+            at = offset - area.start
+            if at >= 0 and at + size <= len(area.bytes):
+                return area.bytes[at:at + size]
+        return None
 
     def _check(self, offset: int, width: int) -> None:
         if offset % width or not 0 <= offset <= self.size - width:
@@ -161,14 +205,14 @@ class _Region:
 
     def _read(self, offset: int, width: int) -> int:
         self._check(offset, width)
-        if self._bytes is not None:
-            return int(self._bytes[offset:offset + width].view(f"u{width}")[0])
+        if (shared := self._shared(offset, width)) is not None:
+            return int(shared.view(f"u{width}")[0])
         return self.device.read(self.index, offset, width)
 
     def _write(self, offset: int, width: int, value: int) -> None:
         self._check(offset, width)
-        if self._bytes is not None:
-            self._bytes[offset:offset + width].view(f"u{width}")[0] = value
+        if (shared := self._shared(offset, width)) is not None:
+            shared.view(f"u{width}")[0] = value
         else:
             self.device.write(self.index, offset, width, value)
 
@@ -287,7 +331,7 @@ class _Device:
                                         lambda offset, width, value: self.write(CONFIG, offset, width, value))
             self.function = _describe(self, path)
             self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
-            self._sizes = {index: size for index in range(6) if (size := self._region_info(index)[0])}
+            self._sizes = {index: size for index in range(6) if (size := self._region_info(index).size)}
         except BaseException:
             self.connection.close()
             raise
@@ -311,17 +355,19 @@ class _Device:
         self.connection.call(REGION_WRITE, struct.pack("<QII", offset, region, width) + value.to_bytes(width, "little"),
                              answer=region == CONFIG)
 
-    def _region_info(self, index: int, received: list[int] | None = None) -> tuple[int, int, list[tuple[int, int]]]:
-        """(bytes, flags, areas that can be mapped)."""
+    def _region_info(self, index: int, received: list[int] | None = None) -> _RegionInfo:
         request = struct.pack("<4I2Q", 256, 0, index, 0, 0, 0)
         answer = self.connection.call(GET_REGION_INFO, request, received=received)
-        _, flags, _, capability, size, _ = struct.unpack_from("<4I2Q", answer)
-        areas = [(0, size)]
-        if flags & abi.VFIO_REGION_INFO_FLAG_CAPS and capability:
-            kind, _, _, count, _ = struct.unpack_from("<HHIII", answer, capability)
-            if kind == abi.VFIO_REGION_INFO_CAP_SPARSE_MMAP:
-                areas = [struct.unpack_from("<QQ", answer, capability + 16 + 16 * each) for each in range(count)]
-        return size, flags, areas
+        try:
+            info = _RegionInfo.parse(answer)
+        except struct.error as error:
+            raise HalError(f"{self.path}: region {index} is described in {len(answer)} bytes, which end too early: "
+                           "this server does not speak vfio-user 0.1") from error
+        for start, size in info.areas:
+            if start % self.page_size or size % self.page_size or not 0 < size <= info.size - start:
+                raise HalError(f"{self.path}: region {index} of {info.size:#x} bytes offers to map {size:#x} bytes at "
+                               f"{start:#x}, which it has not or which are no whole pages")
+        return info
 
     def bar_sizes(self) -> dict[int, int]:
         return dict(self._sizes)
@@ -332,15 +378,20 @@ class _Device:
             raise MappingError(f"{self.function.address} has no BAR{index}; it has {sorted(self._sizes)}")
         if index not in self._regions:
             fds: list[int] = []
-            size, flags, areas = self._region_info(index, fds)
-            memory, fd = None, -1
-            if flags & abi.VFIO_REGION_INFO_FLAG_MMAP and fds:
-                fd = fds.pop(0)
-                memory = mmap.mmap(fd, areas[0][1], mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE,
-                                   offset=areas[0][0])
+            info = self._region_info(index, fds)
+            fd = fds.pop(0) if info.areas and fds else -1
             for extra in fds:
                 os.close(extra)
-            self._regions[index] = _Region(self, index, size, memory, fd)
+            areas = []
+            try:
+                for start, length in info.areas if fd >= 0 else ():
+                    memory = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE,
+                                       offset=info.file_offset + start)
+                    areas.append(_Area(start, memory, np.frombuffer(memory, np.uint8), info.file_offset + start))
+            except (OSError, ValueError) as error:
+                os.close(fd)
+                raise MappingError(f"{self.path}: the memory of region {index} cannot be mapped: {error}") from error
+            self._regions[index] = _Region(self, index, info.size, areas, fd)
         return self._regions[index]
 
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> _Mapping:
@@ -365,10 +416,13 @@ class _Device:
     def map_peer(self, region: Region) -> _Mapping:
         """Another served card's VRAM: its server's descriptor goes to ours."""
         self.require_open()
-        if not isinstance(region, _Region) or region.memory is None:
+        if not isinstance(region, _Region) or not region.areas:
             raise MappingError("map_peer takes BAR 0 of another card of the same HAL")
-        size = len(region.memory)
-        return _Mapping(self, None, size, [_Piece(_Memory(os.dup(region.fd)), 0, size)], region)
+        if len(region.areas) != 1 or region.areas[0].start:
+            raise MappingError("the peer shares its BAR 0 in pieces with holes between; copy through host memory")
+        area, = region.areas
+        size = len(area.bytes)
+        return _Mapping(self, None, size, [_Piece(_Memory(os.dup(region.fd)), area.file_offset, size)], region)
 
     def set_irqs(self, fds: Sequence[int]) -> None:
         flags = abi.VFIO_IRQ_SET_ACTION_TRIGGER | (abi.VFIO_IRQ_SET_DATA_EVENTFD if fds else abi.VFIO_IRQ_SET_DATA_NONE)

@@ -12,7 +12,7 @@ from amdrv.errors import HalError
 from amdrv.hal.pinned import describe
 from amdrv.vfio.iommu import BOUND_DRIVER
 
-__all__ = ["bind", "unbind"]
+__all__ = ["bind", "probe", "unbind"]
 
 PCI_BUS = Path("/sys/bus/pci")
 
@@ -58,3 +58,11 @@ def unbind(address: str, *, restore: str | None = None, bus: Path = PCI_BUS) -> 
     _give(address, restore or "", bus)
     if restore:     # without the override the kernel's own choice stands at the next boot
         _write(bus / "devices" / address / "driver_override", "\n")
+
+
+def probe(address: str, *, bus: Path = PCI_BUS) -> str | None:
+    """Let the kernel choose a driver for a function that has none; returns the one that took it."""
+    path = bus / "devices" / address
+    _write(path / "driver_override", "\n")
+    _write(bus / "drivers_probe", address)
+    return describe(path).driver

@@ -1,10 +1,11 @@
-"""A VFIO device descriptor: its regions, interrupts and resets."""
+"""A VFIO device descriptor: its regions and interrupts, and the reset of its function."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amdrv.errors import HalError, MappingError
@@ -12,7 +13,7 @@ from amdrv.facts import vfio as abi
 from amdrv.hal.region import MappedRegion
 from amdrv.vfio.call import call, call_with_info, capabilities
 
-__all__ = ["EventInterrupt", "RegionInfo", "VfioDevice"]
+__all__ = ["InterruptInfo", "RegionInfo", "VfioDevice"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,24 @@ class RegionInfo:
     size: int
     offset: int
     areas: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class InterruptInfo:
+    """A kind of interrupt (VFIO_PCI_*_IRQ_INDEX) as the kernel describes it; ``count`` vectors, 0 where it has none."""
+
+    index: int
+    count: int
+    flags: int
+
+    @property
+    def maskable(self) -> bool:
+        return bool(self.flags & abi.VFIO_IRQ_INFO_MASKABLE)
+
+    @property
+    def automasked(self) -> bool:
+        """The kernel masks it at each delivery: whoever has served it unmasks it."""
+        return bool(self.flags & abi.VFIO_IRQ_INFO_AUTOMASKED)
 
 
 class VfioDevice:
@@ -55,20 +74,23 @@ class VfioDevice:
                 areas = tuple((row.offset, row.size) for row in rows if row.size)
         return RegionInfo(index, info.flags, info.size, info.offset, areas)
 
-    def map_region(self, index: int, *, memory_like: bool) -> MappedRegion:
+    def map_region(self, index: int, *, memory_like: bool, bus_address: int | None = None) -> MappedRegion:
         """Map what may be mapped of a BAR; the rest goes through the descriptor."""
         info = self.region(index)
         if not info.size:
             raise MappingError(f"{self.name} has no BAR{index}")
         maps = []
-        for offset, size in info.areas:
+        for offset, size in sorted(info.areas):
+            if offset % mmap.PAGESIZE or size % mmap.PAGESIZE:
+                continue                                # less than a page: by the descriptor, an access at a time
             try:
                 maps.append((offset, mmap.mmap(self.fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE,
                                                offset=info.offset + offset)))
             except OSError as error:
                 raise MappingError(f"cannot map {size:#x} bytes of BAR{index} of {self.name}: "
                                    f"{error.strerror}") from error
-        return MappedRegion(f"BAR{index}", info.size, maps, memory_like=memory_like, trapped=(self.fd, info.offset))
+        return MappedRegion(f"BAR{index}", info.size, maps, memory_like=memory_like, trapped=(self.fd, info.offset),
+                            bus_address=bus_address)
 
     def config_read(self, offset: int, width: int) -> int:
         data = os.pread(self.fd, width, self._config.offset + offset)
@@ -81,32 +103,32 @@ class VfioDevice:
 
     # ---- interrupts
 
-    def interrupt_count(self, index: int) -> int:
-        """How many vectors of a kind (VFIO_PCI_*_IRQ_INDEX) the device has; 0 where it has none."""
+    def interrupt_info(self, index: int) -> InterruptInfo:
         info = abi.vfio_irq_info(argsz=ctypes.sizeof(abi.vfio_irq_info), index=index)
         try:
             call(self.fd, abi.VFIO_DEVICE_GET_IRQ_INFO, info, f"interrupt {index} of {self.name}")
-        except HalError:
-            return 0
-        return info.count if info.flags & abi.VFIO_IRQ_INFO_EVENTFD else 0
+        except HalError:                                # a kind that the kernel does not know for this device
+            return InterruptInfo(index, 0, 0)
+        return InterruptInfo(index, info.count if info.flags & abi.VFIO_IRQ_INFO_EVENTFD else 0, info.flags)
 
-    def set_interrupts(self, index: int, eventfds: list[int]) -> None:
-        """Deliver vector i to ``eventfds[i]``; an empty list switches the kind off."""
+    def set_interrupts(self, index: int, eventfds: Sequence[int], *, start: int = 0) -> None:
+        """Deliver vector ``start + i`` to ``eventfds[i]`` (-1: nowhere); an empty list switches the kind off."""
         if eventfds:
             flags = abi.VFIO_IRQ_SET_DATA_EVENTFD | abi.VFIO_IRQ_SET_ACTION_TRIGGER
             data = b"".join(fd.to_bytes(4, "little", signed=True) for fd in eventfds)
         else:
             flags, data = abi.VFIO_IRQ_SET_DATA_NONE | abi.VFIO_IRQ_SET_ACTION_TRIGGER, b""
-        self._set(index, flags, len(eventfds), data, "setting up")
+        self._set(index, flags, start, len(eventfds), data, "setting up")
 
     def mask(self, index: int, masked: bool) -> None:
+        """Mask or unmask a kind that is maskable (INTx)."""
         action = abi.VFIO_IRQ_SET_ACTION_MASK if masked else abi.VFIO_IRQ_SET_ACTION_UNMASK
-        self._set(index, abi.VFIO_IRQ_SET_DATA_NONE | action, 1, b"", "masking" if masked else "unmasking")
+        self._set(index, abi.VFIO_IRQ_SET_DATA_NONE | action, 0, 1, b"", "masking" if masked else "unmasking")
 
-    def _set(self, index: int, flags: int, count: int, data: bytes, what: str) -> None:
+    def _set(self, index: int, flags: int, start: int, count: int, data: bytes, what: str) -> None:
         size = ctypes.sizeof(abi.vfio_irq_set)
         request = (ctypes.c_uint8 * (size + len(data)))()
-        head = abi.vfio_irq_set(argsz=size + len(data), flags=flags, index=index, start=0, count=count)
+        head = abi.vfio_irq_set(argsz=size + len(data), flags=flags, index=index, start=start, count=count)
         ctypes.memmove(request, ctypes.addressof(head), size)
         ctypes.memmove(ctypes.addressof(request) + size, data, len(data))
         call(self.fd, abi.VFIO_DEVICE_SET_IRQS, request, f"{what} interrupt {index} of {self.name}")
@@ -123,49 +145,3 @@ class VfioDevice:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-
-class EventInterrupt:
-    """:class:`amdrv.hal.Interrupt` over an eventfd: MSI-X or MSI where there is one, else INTx."""
-
-    KINDS = ((abi.VFIO_PCI_MSI_IRQ_INDEX, "MSI"), (abi.VFIO_PCI_MSIX_IRQ_INDEX, "MSI-X"),
-             (abi.VFIO_PCI_INTX_IRQ_INDEX, "INTx"))
-
-    def __init__(self, device: VfioDevice) -> None:
-        self._device = device
-        kinds = [(index, kind) for index, kind in self.KINDS if device.interrupt_count(index)]
-        if not kinds:
-            raise HalError(f"{device.name} has no interrupt that VFIO can deliver")
-        self.index, self.kind = kinds[0]
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
-            device.set_interrupts(self.index, [self._fd])
-        except HalError:
-            os.close(self._fd)
-            raise
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def wait(self, timeout: float | None = None) -> int:
-        import select
-        if not select.select([self._fd], [], [], timeout)[0]:
-            return 0
-        try:
-            count = os.eventfd_read(self._fd)
-        except BlockingIOError:
-            return 0
-        if self.index == abi.VFIO_PCI_INTX_IRQ_INDEX:
-            self._device.mask(self.index, False)        # the kernel masks INTx at each delivery
-        return count
-
-    def renew(self) -> None:
-        """Off and on again: the kernel writes the card's MSI registers anew."""
-        self._device.set_interrupts(self.index, [])
-        self._device.set_interrupts(self.index, [self._fd])
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            self._device.set_interrupts(self.index, [])
-            os.close(self._fd)
-            self._fd = -1

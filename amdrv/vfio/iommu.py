@@ -23,6 +23,8 @@ __all__ = ["Iommu", "Iommufd", "NoIommu", "Type1", "group_of"]
 
 DEV = Path("/dev")
 BOUND_DRIVER = "vfio-pci"
+VIABLE = (None, BOUND_DRIVER, "pci-stub", "pcieport")       # Linux vfio.rst: bridges stay with their driver
+UNSAFE_NOIOMMU = Path("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
 
 
 class Iommu(Protocol):
@@ -36,6 +38,8 @@ class Iommu(Protocol):
     def map(self, address: int, size: int) -> int:
         """Let the device reach this process's memory (or mapped BAR); the I/O address. Both page-aligned."""
     def unmap(self, iova: int) -> None: ...
+    def reset_groups(self) -> list[int]:
+        """What :func:`amdrv.vfio.reset.hot_reset` wants to see as proof of ownership."""
     def close(self) -> None: ...
 
 
@@ -54,6 +58,13 @@ def group_members(path: Path) -> list[tuple[str, str | None]]:
             for m in sorted((path / "iommu_group" / "devices").iterdir())]
 
 
+def _not_viable(path: Path) -> HalError:
+    members = ", ".join(f"{name} ({driver or 'no driver'})" for name, driver in group_members(path))
+    return HalError(f"IOMMU group {group_of(path)} is not viable: every function in it must be bound to {BOUND_DRIVER} "
+                    f"or to no driver; it has {members}. A graphics card's own audio function is the usual one: "
+                    "amdrv-info bind takes the whole card")
+
+
 def _open(path: Path, address: str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -69,12 +80,19 @@ def _open(path: Path, address: str) -> int:
         raise HalError(f"cannot open {path}: {error.strerror}") from error
 
 
-def _refused_map(address: int, size: int, error: HalError) -> AmdrvError:
+def _locked_limit() -> str:
+    import resource
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    return "no limit" if limit == resource.RLIM_INFINITY else f"{limit:#x} bytes"
+
+
+def _refused_map(address: int, size: int, mapped: int, error: HalError) -> AmdrvError:
     cause = error.__cause__
     number = cause.errno if isinstance(cause, OSError) else None
     if number == errno.ENOMEM:
-        return OutOfMemoryError(f"the kernel will not pin {size:#x} more bytes for DMA: raise the limit of locked "
-                                "memory (ulimit -l unlimited)")
+        return OutOfMemoryError(f"the kernel will not pin {size:#x} more bytes for DMA: {mapped:#x} bytes are mapped "
+                                f"here already, and this process may lock {_locked_limit()} (RLIMIT_MEMLOCK). Raise "
+                                "the limit: ulimit -l unlimited")
     if number == errno.ENOSPC:
         return OutOfMemoryError("the container has no room for another mapping (65535 by default: "
                                 "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit)")
@@ -87,6 +105,8 @@ class _Mapped:
     def __init__(self, iova_bits: int) -> None:
         self._iova_bits = iova_bits
         self._iova: IovaAllocator | None = None
+        self.mapped_bytes = 0
+        """What the kernel has pinned for us, and counts against the limit of locked memory."""
 
     def _allocator(self) -> IovaAllocator:
         if self._iova is None:
@@ -109,7 +129,8 @@ class _Mapped:
             self._map(address, iova, size)
         except HalError as error:
             allocator.free(iova)
-            raise _refused_map(address, size, error) from error
+            raise _refused_map(address, size, self.mapped_bytes, error) from error
+        self.mapped_bytes += size
         return iova
 
     def unmap(self, iova: int) -> None:
@@ -119,6 +140,7 @@ class _Mapped:
             raise MappingError(f"IOVA {iova:#x} is not mapped")
         self._unmap(iova, size)
         allocator.free(iova)
+        self.mapped_bytes -= size
 
 
 class _Group:
@@ -135,15 +157,15 @@ class _Group:
         status = abi.vfio_group_status(argsz=ctypes.sizeof(abi.vfio_group_status))
         call(self._group, abi.VFIO_GROUP_GET_STATUS, status, f"status of IOMMU group {number}")
         if not status.flags & abi.VFIO_GROUP_FLAGS_VIABLE:
-            members = ", ".join(f"{name} ({driver or 'no driver'})" for name, driver in group_members(path))
-            raise HalError(f"IOMMU group {number} is not viable: every function in it must be bound to {BOUND_DRIVER} "
-                           f"or to no driver; it has {members}. A graphics card's own audio function is the usual one: "
-                           "amdrv-info bind takes the whole card")
+            raise _not_viable(path)
         container = (ctypes.c_int * 1)(self._container)
         call(self._group, abi.VFIO_GROUP_SET_CONTAINER, container, f"adding group {number} to the container")
         call(self._container, abi.VFIO_SET_IOMMU, self._type, f"setting up the IOMMU for group {number}")
         name = ctypes.create_string_buffer(path.name.encode())
         return call(self._group, abi.VFIO_GROUP_GET_DEVICE_FD, name, f"opening {path.name} through VFIO")
+
+    def descriptors(self) -> list[int]:
+        return [] if self._group is None else [self._group]
 
     def supports(self, extension: int) -> bool:
         return call(self._container, abi.VFIO_CHECK_EXTENSION, extension, "VFIO extension check") > 0
@@ -195,6 +217,9 @@ class Type1(_Mapped):
         if request.size != size:
             raise MappingError(f"unmapping {size:#x} bytes at IOVA {iova:#x} freed {request.size:#x}")
 
+    def reset_groups(self) -> list[int]:
+        return self._held.descriptors()
+
     def close(self) -> None:
         self._held.close()
 
@@ -204,7 +229,13 @@ class NoIommu:
 
     kind, translates = "vfio no-IOMMU", False
 
-    def __init__(self, *, dev: Path = DEV) -> None:
+    def __init__(self, *, dev: Path = DEV, parameter: Path = UNSAFE_NOIOMMU) -> None:
+        if not parameter.exists():
+            raise HalError("this kernel's VFIO has no no-IOMMU mode (CONFIG_VFIO_NOIOMMU); no Debian kernel has it: "
+                           "use AMDRV_HAL=sysfs, or switch an IOMMU on")
+        if parameter.read_text().strip() not in ("Y", "1"):
+            raise HalError(f"no-IOMMU mode is off: echo 1 > {parameter}    # then bind the card to {BOUND_DRIVER} "
+                           "again; nothing protects memory from a device that is used so")
         self._held = _Group(abi.VFIO_NOIOMMU_IOMMU, "noiommu-", dev)
 
     def open_device(self, path: Path) -> int:
@@ -215,6 +246,9 @@ class NoIommu:
 
     def unmap(self, iova: int) -> None:
         raise MappingError(f"IOVA {iova:#x} is not mapped")
+
+    def reset_groups(self) -> list[int]:
+        return self._held.descriptors()
 
     def close(self) -> None:
         self._held.close()
@@ -250,7 +284,10 @@ class Iommufd(_Mapped):
             call(device, abi.VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach, f"attaching {path.name} to its address space")
         except HalError as error:
             os.close(device)
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY:
+            number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+            if number in (errno.EPERM, errno.EBUSY) and any(driver not in VIABLE for _, driver in group_members(path)):
+                raise _not_viable(path) from error
+            if number == errno.EBUSY:
                 raise CardBusyError(f"{path.name} is held by another process") from error
             raise
         return device
@@ -274,6 +311,9 @@ class Iommufd(_Mapped):
         request = abi.iommu_ioas_unmap(size=ctypes.sizeof(abi.iommu_ioas_unmap), ioas_id=self._ioas, iova=iova,
                                        length=size)
         call(self._fd, abi.IOMMU_IOAS_UNMAP, request, f"unmapping IOVA {iova:#x}")
+
+    def reset_groups(self) -> list[int]:
+        return []
 
     def close(self) -> None:
         os.close(self._fd)

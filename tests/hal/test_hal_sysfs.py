@@ -6,6 +6,7 @@ What needs a kernel behind it (a card that answers, DMA, an IOMMU in the way) is
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import struct
@@ -16,14 +17,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("fcntl", reason="Linux only")
 if sys.platform != "linux":
     pytest.skip("the sysfs HAL is Linux only", allow_module_level=True)
 
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError, OutOfMemoryError
-from amdrv.hal import PciDevice, host_memory
+from amdrv.hal import PciDevice, host_memory, sysfs
+from amdrv.hal.contiguous import run_of
 from amdrv.hal.host_memory import PAGEMAP_PRESENT
+from amdrv.hal.pinned import lock_card, unlock_card
+from amdrv.hal.resize import bar_size, possible_sizes, resize
 from amdrv.hal.sysfs import SysfsHal
 
 ADDRESS = "0000:03:00.0"
@@ -98,6 +104,7 @@ def test_opening_stops_dma_that_a_killed_process_left_running(card: Path, hal: S
         assert (card / "enable").read_text() == "1"
         device.config.write(4, 2, 0x0006)
     assert (card / "config").read_bytes()[4:6] == b"\x02\0"
+    assert (card / "enable").read_text() == "0"
 
 
 def test_bars(device: PciDevice, card: Path) -> None:
@@ -123,7 +130,7 @@ def test_a_driver_holds_the_card(card: Path, hal: SysfsHal, tmp_path: Path) -> N
     (tmp_path / "drivers" / "amdgpu").mkdir(parents=True)
     (card / "driver").symlink_to(tmp_path / "drivers" / "amdgpu")
     assert hal.functions()[0].driver == "amdgpu"
-    with pytest.raises(CardBusyError, match=r"amdgpu.*unbind"):
+    with pytest.raises(CardBusyError, match=r"amdgpu.*bind --driver none"):
         hal.open(ADDRESS)
 
 
@@ -262,3 +269,164 @@ def test_every_page_gets_a_frame_of_its_own_and_keeps_its_bytes(old_kernel: bool
     host_memory.as_bytes(array, array.nbytes, page)
     assert private_bytes() - before == 63 * page
     assert (array[5 * page:6 * page] == 3).all() and array.sum() == 3 * page
+def test_pages_that_move_while_they_are_pinned(device: PciDevice, pagemap: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page map is read again after the first look; memory that moved in between is refused."""
+    page = device.page_size
+    raw = np.zeros(2 * page, np.uint8)
+    memory = raw[-int(raw.ctypes.data) % page:][:page]
+    looks: list[int] = []
+
+    def frames(address: int, size: int, file: Path) -> np.ndarray:
+        looks.append(address)
+        return np.array([0x100 + len(looks)])
+    monkeypatch.setattr(host_memory, "frames", frames)
+    with pytest.raises(HalError, match="moved while they were being pinned"):
+        device.map_dma(memory, page)
+    assert len(looks) == 2
+    monkeypatch.setattr(host_memory, "frames", lambda address, size, file: np.array([0x100]))
+    device.map_dma(memory, page).close()
+
+
+def test_lockdown_is_recognised(card: Path, hal: SysfsHal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "lockdown"
+    monkeypatch.setattr(sysfs._why_denied, "__defaults__", (state,))
+
+    write = os.pwrite
+
+    def refuse(fd: int, data: bytes, offset: int) -> int:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("config"):
+            raise PermissionError(1, "Operation not permitted")
+        return write(fd, data, offset)
+    monkeypatch.setattr(sysfs.os, "pwrite", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    for said, message in (("none [integrity] confidentiality", r"locked down.*\[integrity\].*AMDRV_HAL=vfio"),
+                          ("[none] integrity", "needs root"), (None, "needs root")):
+        if said is None:
+            state.unlink()
+        else:
+            state.write_text(said + "\n")
+        with pytest.raises(HalError, match=message):
+            hal.open(ADDRESS)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---- resizable BAR
+
+class _Kernel:
+    """resource0_resize as the kernel has it: a mask to read, a bit number to write; ``room`` bounds what works."""
+
+    def __init__(self, card: Path, monkeypatch: pytest.MonkeyPatch, *, mask: int, room: int) -> None:
+        self.card, self.room, self.written = card, room, list[int]()
+        (card / "resource0_resize").write_text(f"{mask:016x}\n")
+        write = Path.write_text
+
+        def write_text(path: Path, text: str, *args: object, **more: object) -> int:
+            return self.resize(int(text)) if path.name == "resource0_resize" else write(path, text)
+        monkeypatch.setattr(Path, "write_text", write_text)
+
+    def resize(self, bit: int) -> int:
+        self.written.append(bit)
+        size = 1 << bit + 20
+        if size > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        lines = (self.card / "resource").read_text().splitlines()
+        lines[0] = f"{1 << 39:#018x} {(1 << 39) + size - 1:#018x} 0x000000000014220c"
+        with open(self.card / "resource", "w") as file:
+            file.write("\n".join(lines) + "\n")
+        for name in ("resource0", "resource0_wc"):
+            os.truncate(self.card / name, size)
+        return 1
+
+
+@given(sizes=st.sets(st.integers(0, 8), min_size=1), room=st.integers(0, 9), wanted=st.none() | st.integers(0, 8))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_resizing(tmp_path_factory: pytest.TempPathFactory, sizes: set[int], room: int, wanted: int | None) -> None:
+    """The largest size that works, or the one that was asked for, or an error that says why not."""
+    folder = tmp_path_factory.mktemp("resize")
+    path = folder / ADDRESS
+    path.mkdir()
+    for name in ("vendor", "device", "class", "revision", "subsystem_vendor", "subsystem_device"):
+        (path / name).write_text("0x1\n")
+    for name in ("resource0", "resource0_wc"):
+        (path / name).write_text("")
+    start = min(sizes)
+    (path / "resource").write_text(f"0x8000000000 {(1 << 39) + (1 << start + 20) - 1:#x} 0x14220c\n" + "0 0 0\n" * 5)
+    with pytest.MonkeyPatch.context() as patch:
+        kernel = _Kernel(path, patch, mask=sum(1 << bit for bit in sizes), room=1 << max(room, start) + 20)
+        fitting = [bit for bit in sizes if bit <= max(room, start)]
+        assert possible_sizes(path, 0) == sorted(1 << bit + 20 for bit in sizes)
+        if wanted is None:
+            if fitting == [start] and len(sizes) > 1:
+                with pytest.raises(HalError, match=f"stays at {1 << start} MiB.*Above 4G"):
+                    resize(path, 0)
+            else:
+                assert resize(path, 0) == 1 << max(fitting) + 20 == bar_size(path, 0)
+        elif wanted not in sizes:
+            with pytest.raises(MappingError, match="it can be"):
+                resize(path, 0, 1 << wanted + 20)
+            assert not kernel.written
+        elif wanted not in fitting:
+            with pytest.raises(HalError, match="cannot resize BAR0"):
+                resize(path, 0, 1 << wanted + 20)
+        else:
+            assert resize(path, 0, 1 << wanted + 20) == 1 << wanted + 20 == bar_size(path, 0)
+
+
+def test_a_card_that_is_open_sees_its_new_window(card: Path, device: PciDevice, monkeypatch: pytest.MonkeyPatch,
+                                                 tmp_path: Path) -> None:
+    with pytest.raises(MappingError, match="no resource0_resize"):
+        device.resize_bar(0)                            # type: ignore[attr-defined]
+    _Kernel(card, monkeypatch, mask=0b110, room=4 << 20)
+    assert device.resize_bar(0) == 4 << 20              # type: ignore[attr-defined]
+    assert device.bar_sizes()[0] == 4 << 20
+    device.bar(0).write32((4 << 20) - 4, 7)
+    assert device.bar(0).read32((4 << 20) - 4) == 7
+    (tmp_path / "amdgpu").mkdir()
+    (card / "driver").symlink_to(tmp_path / "amdgpu")
+    with pytest.raises(HalError, match="while amdgpu has the card"):
+        resize(card, 0, 2 << 20)
+
+
+# ---- contiguous memory, and the lock
+
+@given(st.permutations(range(12)), st.sets(st.integers(0, 11)), st.integers(1, 6))
+def test_a_run_of_huge_pages_is_found(order: list[int], holes: set[int], count: int) -> None:
+    step = host_memory.HUGE_PAGE // mmap.PAGESIZE
+    pages = [0x1000 + number * step for number in order if number not in holes]
+    run = run_of(count, pages)
+    numbers = sorted(set(range(12)) - holes)
+    there = any(all(first + i in numbers for i in range(count)) for first in numbers)
+    assert (run is not None) == there
+    if run is not None:
+        assert [pages[i] for i in run] == [pages[run[0]] + i * step for i in range(count)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
+def test_a_lock_file_of_another_user(tmp_path: Path) -> None:
+    """The file outlives its maker: the next user takes it, whoever made it, and is told who holds it."""
+    tmp_path.chmod(0o1777)
+    for parent in list(tmp_path.parents)[:2]:
+        parent.chmod(0o755)
+    mask = os.umask(0o077)
+    try:
+        fd = lock_card(tmp_path, ADDRESS)
+        with pytest.raises(CardBusyError, match=f"process {os.getpid()}"):
+            lock_card(tmp_path, ADDRESS)
+        unlock_card(fd)
+    finally:
+        os.umask(mask)
+    child = os.fork()
+    if not child:
+        os.setresgid(1000, 1000, 1000)
+        os.setresuid(1000, 1000, 1000)
+        try:
+            unlock_card(lock_card(tmp_path, ADDRESS))
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    (tmp_path / f"amdrv-{ADDRESS}.lock").unlink()
+    (tmp_path / f"amdrv-{ADDRESS}.lock").mkdir()
+    with pytest.raises((HalError, OSError)):
+        lock_card(tmp_path, ADDRESS)

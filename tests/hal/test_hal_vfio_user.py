@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mock
+import mock.vfio_user
 from amdrv.errors import AmdrvError, CardBusyError, CardLostError, HalError, MappingError, NoCardError
 from amdrv.hal import Hal, PciDevice, select
 from amdrv.hal.vfio_user import VfioUserHal
-from mock.vfio_user import HEADER, Server, main
+from mock.vfio_user import DMA_UNMAP, HEADER, Server, main
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is passed as memfd: Linux only")
 
@@ -79,6 +80,19 @@ class TestVfioUser(HalContract):
             time.sleep(0.001)
         assert not self._server.machine.bus.attached() and not self._server.board.bus_master
 
+    def test_one_unmap_takes_back_whatever_it_covers(self, device: PciDevice) -> None:
+        """As a virtual IOMMU's does when a process is killed: one message for all of its maps."""
+        device.config.write(COMMAND, 2, device.config.read(COMMAND, 2) | COMMAND_MASTER)
+        buffers = [device.alloc_dma(4096) for _ in range(4)]
+        starts = [b.segments[0][0] for b in buffers]
+        call = device.connection.call       # type: ignore[attr-defined]
+        with pytest.raises(HalError, match="DMA_UNMAP was refused"):
+            call(DMA_UNMAP, struct.pack("<IIQQ", 24, 0, starts[0], 2048))
+        assert all(self._server.board.dma(start, 4096, write=True) for start in starts)
+        first, end = min(starts), max(starts) + 4096
+        call(DMA_UNMAP, struct.pack("<IIQQ", 24, 0, first & ~0xFFFFF, (end + 0xFFFFF & ~0xFFFFF) - (first & ~0xFFFFF)))
+        assert not self._server.machine.bus.attached()
+
     def test_memory_that_is_shared_already(self, device: PciDevice) -> None:
         import mmap
         with open("/dev/zero", "r+b") as file:
@@ -113,6 +127,72 @@ def test_peers_reach_each_other_through_descriptors(folder: Path) -> None:
             assert ctypes.c_uint64.from_address(pointer).value == 0x1122334455667788 and size == 256 << 20
             with pytest.raises(MappingError):
                 a.map_peer(b.bar(5))
+
+
+class _Sparse(Server):
+    """A server that shares two pieces of VRAM, and takes messages for what lies between."""
+
+    AREAS = ((0x20_0000, 0x10_0000), (0x80_0000, 0x40_0000))
+
+
+@pytest.fixture
+def sparse(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Sparse]:
+    told = mock.vfio_user._Session._region_info
+
+    def tell(session: mock.vfio_user._Session, body: bytes, passed: list[int]) -> bytes:
+        answer = told(session, body, passed)
+        if struct.unpack_from("<3I", body)[2] == 0:
+            _, flags, index, _, size, offset = struct.unpack_from("<4I2Q", answer)
+            tail = struct.pack("<HHIII", 1, 1, 0, len(_Sparse.AREAS), 0) + b"".join(
+                struct.pack("<QQ", *area) for area in _Sparse.AREAS)
+            answer = struct.pack("<4I2Q", 32 + len(tail), flags | 8, index, 32, size, offset) + tail
+        return answer
+    monkeypatch.setattr(mock.vfio_user._Session, "_region_info", tell)
+    with mock.Machine([mock.Gpu("gfx1100", vram="256M")]) as machine, _Sparse(machine, folder / "sparse") as server:
+        server.start()
+        yield server
+
+
+def test_pieces_of_a_bar_and_the_holes_between(sparse: _Sparse, monkeypatch: pytest.MonkeyPatch) -> None:
+    hal = VfioUserHal([sparse.path])
+    trapped: list[int] = []
+    with hal.open(hal.functions()[0].address) as device:
+        read = device.read                  # type: ignore[attr-defined]
+        monkeypatch.setattr(device, "read", lambda region, offset, width: trapped.append(offset) or read(region, offset,
+                                                                                                       width))
+        vram = device.bar(0)
+        places = [edge + step for start, size in sparse.AREAS for edge in (start, start + size) for step in (-8, 0)]
+        for place in places:
+            vram.write64(place, 0x1000_0000_0000 + place)
+            vram.write32(place, 0xA000_0000 + (place >> 4))
+        for place in places:                # each where it belongs, by memory or by message
+            assert vram.read32(place) == 0xA000_0000 + (place >> 4)
+            assert vram.read64(place) == 0x1000_0000_0000 | 0xA000_0000 + (place >> 4)
+        inside = [p for p in places if any(start <= p < start + size for start, size in sparse.AREAS)]
+        assert set(trapped) == set(places) - set(inside) and len(inside) == 4
+        assert vram.view(0x80_0000, 0x40_0000).nbytes == 0x40_0000
+        for start, size in ((0, 4096), (0x2F_F000, 0x2000)):
+            with pytest.raises(HalError, match="does not fit what BAR0 shares: 0x100000 bytes at 0x200000"):
+                vram.view(start, size)
+        with pytest.raises(MappingError, match="in pieces with holes"):
+            device.map_peer(vram)
+
+
+@pytest.mark.parametrize(("answer", "message"), [
+    (b"short", "end too early"), (struct.pack("<4I2Q", 32, 15, 0, 32, 1 << 20, 0), "end too early"),
+    (struct.pack("<4I2QHHIII2Q", 64, 15, 0, 32, 1 << 20, 0, 1, 1, 0, 1, 0, 0x1000, 1 << 20), "offers to map"),
+    (struct.pack("<4I2QHHIII2Q", 64, 15, 0, 32, 1 << 20, 0, 1, 1, 0, 1, 0, 0x10, 0x1000), "no whole pages")])
+def test_a_server_that_describes_its_regions_badly(server: Server, monkeypatch: pytest.MonkeyPatch, answer: bytes,
+                                                   message: str) -> None:
+    monkeypatch.setattr(mock.vfio_user._Session, "_region_info", lambda session, body, passed: answer)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(HalError, match=message):
+            VfioUserHal([server.path]).open(f"vfio-user:{server.path}")
+    deadline = time.monotonic() + 10
+    while len(os.listdir("/proc/self/fd")) > before:            # the server's side goes on its own thread
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import struct
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ pytest.importorskip("fcntl", reason="Linux only")
 
 from amdrv.errors import HalError
 from amdrv.vfio import bind as bind_module
-from tools.amdrv_info import binding, doctor
+from tools.amdrv_info import binding, doctor, window
 from tools.amdrv_info.doctor import FIRMWARE, Finding, Host, examine
 
 CARD, AUDIO, PORT = "0000:03:00.0", "0000:03:00.1", "0000:00:01.0"
@@ -97,7 +100,8 @@ def tree(tmp_path: Path) -> Tree:
 def test_a_healthy_machine(tree: Tree) -> None:
     found = tree.examine()
     assert {f.check: f.state for f in found.values() if f.state != "ok"} == {}
-    assert len(found) == 14
+    assert len(found) == 15
+    assert found[f"{CARD} way"].evidence == "vfio:type1, the best that is there"
     assert json.loads(json.dumps(doctor.document(list(found.values()), "amdrv-info/1")))["worst"] == "ok"
 
 
@@ -141,7 +145,10 @@ def test_a_small_window_is_told_by_its_size_not_by_the_capability(tree: Tree) ->
     tree.resource(256 << 20)
     found = tree.examine()[f"{CARD} VRAM window"]
     assert found.state == "bad" and "256 MiB" in found.evidence
-    assert found.fix.startswith("echo 14 > ")          # 2**(14 + 20): 16 GiB, the largest that 0x7f00 offers
+    assert "it can be 256, 512, 1024, 2048, 4096, 8192, 16384 MiB" in found.evidence
+    assert found.fix == f"amdrv-info bind --driver none {CARD} && amdrv-info resize {CARD}"
+    tree.drive(CARD, None)
+    assert tree.examine()[f"{CARD} VRAM window"].fix == f"amdrv-info resize {CARD}"
     (tree.device(CARD) / "resource0_resize").unlink()
     found = tree.examine()[f"{CARD} VRAM window"]
     assert found.state == "bad" and "cannot be resized" in found.evidence and not found.fix
@@ -160,7 +167,7 @@ def test_the_rest(tree: Tree) -> None:
     assert found["huge pages"].fix == "echo 64 > /proc/sys/vm/nr_hugepages"
     assert found["locked memory"].state == "bad" and "0.0625 MiB" in found["locked memory"].evidence
     assert found["firmware"].state == "bad" and "sdma_6_0_0.bin" in found["firmware"].evidence
-    assert found[f"{CARD} PCIe link"].state == "note" and "x4" in found[f"{CARD} PCIe link"].evidence
+    assert found[f"{CARD} PCIe link"].state == "note" and f"{CARD}: 16 GT/s x4" in found[f"{CARD} PCIe link"].evidence
     assert found[f"{CARD} atomics"].state == "note" and PORT in found[f"{CARD} atomics"].evidence
     assert found[f"{CARD} reset"].state == "note"
     assert found[f"{CARD} permission"].state == "bad" and "/dev/vfio/14" in found[f"{CARD} permission"].evidence
@@ -171,6 +178,74 @@ def test_acs_between_two_cards(tree: Tree) -> None:
     tree.function("0000:05:00.0", 0x030000, "vfio-pci")
     found = tree.examine()[f"{CARD} peers"]
     assert found.state == "note" and PORT in found.evidence
+    assert found.fix.startswith(f"setpci -s {PORT} ECAP_ACS+6.w=0:000c")
+
+
+def test_an_iommu_that_the_command_line_switches_off(tree: Tree) -> None:
+    shutil.rmtree(tree.root / "sys/kernel/iommu_groups")
+    tree.write("proc/cmdline", "quiet amd_iommu=off")
+    found = tree.examine()["IOMMU"]
+    assert found.state == "bad" and "amd_iommu=off switches" in found.cause and "amd_iommu=off//" in found.fix
+
+
+def test_the_slowest_link_on_the_way_counts(tree: Tree) -> None:
+    """The card says 16 GT/s x16 of its own switch; the slot has four lanes."""
+    for name, value in {"current_link_speed": "16.0 GT/s PCIe", "max_link_speed": "16.0 GT/s PCIe",
+                        "current_link_width": "4", "max_link_width": "16"}.items():
+        (tree.device(PORT) / name).write_text(value + "\n")
+    found = tree.examine()[f"{CARD} PCIe link"]
+    assert found.state == "note" and found.evidence == f"{PORT}: 16 GT/s x4, its best 16 GT/s x16"
+    assert "narrow" in found.cause and not found.fix
+    (tree.device(PORT) / "current_link_width").write_text("16\n")
+    (tree.device(PORT) / "current_link_speed").write_text("2.5 GT/s PCIe\n")
+    found = tree.examine()[f"{CARD} PCIe link"]
+    assert "idle card" in found.cause and found.fix.startswith(f"echo on > /sys/bus/pci/devices/{CARD}/power/control")
+    (tree.device(PORT) / "current_link_speed").write_text("Unknown\n")
+    assert tree.examine()[f"{CARD} PCIe link"].state == "ok"
+
+
+def test_ways_and_their_files(tree: Tree) -> None:
+    (tree.device(CARD) / "vfio-dev/vfio0").mkdir(parents=True)
+    tree.write("dev/iommu", "")
+    tree.write("dev/vfio/devices/vfio0", "")
+    found = tree.examine()
+    assert found[f"{CARD} way"].evidence == "vfio:iommufd, the best that is there; also vfio:type1"
+    assert found[f"{CARD} permission"].evidence == "/dev/vfio/14, /dev/vfio/devices/vfio0, /dev/iommu"
+    tree.drive(CARD, None)
+    assert tree.examine()[f"{CARD} way"].evidence.startswith("sysfs")
+    tree.drive(CARD, "vfio-pci")
+    (tree.root / "dev/vfio/14").unlink()
+    (tree.root / "dev/iommu").unlink()
+    found = tree.examine()
+    assert found[f"{CARD} way"].state == "bad" and "AMDRV_HAL=sysfs" in found[f"{CARD} way"].fix
+    (tree.root / "dev/vfio/vfio").unlink()
+    assert tree.examine()["VFIO"].fix == "modprobe vfio-pci"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
+def test_files_of_root(tree: Tree, tmp_path: Path) -> None:
+    """Looked at by a user who may not open them."""
+    tree.write("dev/iommu", "")
+    (tree.device(CARD) / "vfio-dev/vfio0").mkdir(parents=True)
+    tree.write("dev/vfio/devices/vfio0", "")
+    for name in ("dev/vfio/14", "dev/vfio/devices/vfio0", "dev/iommu", "dev/vfio/vfio"):
+        (tree.root / name).chmod(0o600)
+    for parent in [tmp_path, *list(tmp_path.parents)[:2]]:
+        parent.chmod(0o755)
+    read, write = os.pipe()
+    if not os.fork():
+        os.setresgid(1000, 1000, 1000)
+        os.setresuid(1000, 1000, 1000)
+        os.write(write, json.dumps([asdict(f) for f in tree.examine().values()]).encode())
+        os._exit(0)
+    os.close(write)
+    os.wait()
+    with os.fdopen(read) as file:
+        found = {f["check"]: f for f in json.load(file)}
+    assert found["VFIO"]["state"] == "bad" and found["VFIO"]["fix"] == "chmod 0666 /dev/vfio/vfio"
+    denied = found[f"{CARD} permission"]
+    assert denied["state"] == "bad" and "/dev/vfio/14, /dev/vfio/devices/vfio0, /dev/iommu" in denied["evidence"]
+    assert denied["fix"].startswith("chown $USER /dev/vfio/14 /dev/vfio/devices/vfio0 /dev/iommu")
 
 
 class Kernel:
@@ -214,3 +289,55 @@ def test_a_refused_bind_is_undone(tree: Tree, monkeypatch: pytest.MonkeyPatch, t
     assert (tree.device(CARD) / "driver").resolve().name == "amdgpu"
     with pytest.raises(HalError, match=r"0000:0a:00\.0"):
         binding.give("0000:0a:00.0", bus=tree.root / "sys/bus/pci", records=tmp_path / "run")
+
+
+def test_one_function_alone_is_taken_for_sysfs_and_given_back(tree: Tree, monkeypatch: pytest.MonkeyPatch,
+                                                              tmp_path: Path) -> None:
+    """The audio function keeps its driver, and so does its part of the record."""
+    monkeypatch.setattr(bind_module, "_write", Kernel(tree).write)
+    tree.drive(CARD, "amdgpu")
+    tree.drive(AUDIO, "snd_hda_intel")
+    bus, records = tree.root / "sys/bus/pci", tmp_path / "run"
+    assert binding.give(CARD, binding.NO_DRIVER, bus=bus, records=records) == {CARD: "amdgpu"}
+    assert not (tree.device(CARD) / "driver").exists()
+    assert (tree.device(AUDIO) / "driver").resolve().name == "snd_hda_intel"
+    assert binding.give(CARD, bus=bus, records=records) == {CARD: "amdgpu", AUDIO: "snd_hda_intel"}     # and on to VFIO
+    assert binding.give_back(CARD, bus=bus, records=records) == {CARD: "amdgpu", AUDIO: "snd_hda_intel"}
+    (records / "0000:03:00.json").write_text("no json")
+    with pytest.raises(HalError, match="is damaged"):
+        binding.give_back(CARD, bus=bus, records=records)
+
+
+def test_a_record_that_cannot_be_kept_changes_nothing(tree: Tree, monkeypatch: pytest.MonkeyPatch,
+                                                      tmp_path: Path) -> None:
+    monkeypatch.setattr(bind_module, "_write", Kernel(tree).write)
+    tree.drive(CARD, "amdgpu")
+    (tmp_path / "run").write_text("a file where the folder should be")
+    with pytest.raises(HalError, match=r"cannot be kept.*needs root"):
+        binding.give(CARD, bus=tree.root / "sys/bus/pci", records=tmp_path / "run")
+    assert (tree.device(CARD) / "driver").resolve().name == "amdgpu"
+
+
+def test_unbind_without_a_record_lets_the_kernel_choose(tree: Tree, monkeypatch: pytest.MonkeyPatch,
+                                                        tmp_path: Path) -> None:
+    kernel = Kernel(tree)
+
+    def write(path: Path, text: str) -> None:
+        kernel.write(path, text)
+        if path.name == "drivers_probe" and not kernel.overrides.get(text):
+            tree.drive(text, {CARD: "amdgpu", AUDIO: "snd_hda_intel"}[text])
+    monkeypatch.setattr(bind_module, "_write", write)
+    assert binding.give_back(CARD, bus=tree.root / "sys/bus/pci", records=tmp_path / "run") == {
+        CARD: "amdgpu", AUDIO: "snd_hda_intel"}
+
+
+def test_resize_by_command(tmp_path: Path) -> None:
+    (tmp_path / "devices" / CARD).mkdir(parents=True)
+    (tmp_path / "devices" / CARD / "resource").write_text("0x0 0x0 0x0\n" * 6)
+    with pytest.raises(HalError, match="cannot be resized"):
+        window.grow(CARD, bus=tmp_path)
+    with pytest.raises(HalError, match="no PCI function"):
+        window.grow("0000:0a:00.0", bus=tmp_path)
+    assert [window.parse(text) for text in ("256M", "16GiB", "1048576")] == [256 << 20, 16 << 30, 1 << 20]
+    with pytest.raises(HalError, match="not understood"):
+        window.parse("large")

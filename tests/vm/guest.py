@@ -2,8 +2,7 @@
 
 Kernels: ``debian`` is the stock kernel of Debian's package (type 1 VFIO, sysfs); ``hal`` is one with iommufd and
 no-IOMMU, which no Debian kernel has: ``AMDRV_VM_KERNEL`` names its bzImage, or a folder ``shared/vm`` beside the
-checkout holds one. Built in it needs VFIO_PCI, VFIO_GROUP, VFIO_DEVICE_CDEV, VFIO_NOIOMMU, IOMMUFD, INTEL_IOMMU and 9P
-over virtio.
+checkout holds one, or ``build_kernel.py`` (``make vm-kernel``) built it.
 """
 
 from __future__ import annotations
@@ -14,19 +13,24 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
+import build_kernel
 import initramfs
+import pytest
+import table
 
-__all__ = ["Guest", "Missing", "Result", "debian_kernel", "hal_kernel"]
+__all__ = ["Guest", "Kernel", "Missing", "Result", "debian_kernel", "hal_kernel", "required", "unavailable"]
 
 ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "amdrv" / "vm"
+CACHE = build_kernel.CACHE
 STOCK_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "vfio-pci", "vfio_iommu_type1", "nvme")
 BOOT_TRIES = 3
-TIMEOUT = 240
+TIMEOUT = 500
 
 
 class Missing(Exception):
@@ -46,6 +50,13 @@ class Result:
     output: str
     status: int
     tries: int
+    kernel: str = "?"
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> int:
+        """How many tests pytest passed in the guest."""
+        return sum(int(n) for n in re.findall(r"^(?:\S+ )?(\d+) passed", self.output, re.M))
 
 
 def debian_kernel() -> Kernel:
@@ -72,21 +83,34 @@ def debian_kernel() -> Kernel:
 
 def hal_kernel() -> Kernel:
     """The kernel with iommufd and no-IOMMU. :raises Missing:"""
-    for path in (os.environ.get("AMDRV_VM_KERNEL"), ROOT.parent / "shared" / "vm" / "bz-6.12-hal"):
+    for path in (os.environ.get("AMDRV_VM_KERNEL"), ROOT.parent / "shared" / "vm" / "bz-6.12-hal",
+                 build_kernel.built()):
         if path and Path(path).is_file():
             return Kernel(Path(path), None)
-    raise Missing("iommufd and no-IOMMU are in no Debian kernel: name the bzImage of one that has CONFIG_IOMMUFD, "
-                  "CONFIG_VFIO_DEVICE_CDEV and CONFIG_VFIO_NOIOMMU built in with AMDRV_VM_KERNEL")
+    raise Missing("iommufd and no-IOMMU are in no Debian kernel: make vm-kernel builds one that has them (10 to 20 "
+                  "minutes, once), or AMDRV_VM_KERNEL names a bzImage")
+
+
+def required() -> bool:
+    """Is everything expected to be here? ``AMDRV_VM_REQUIRED=1`` makes what is missing a failure: CI's way."""
+    return os.environ.get("AMDRV_VM_REQUIRED", "0") not in ("", "0")
+
+
+def unavailable(missing: Missing) -> NoReturn:
+    """Skip the test, or fail it where everything is :func:`required`."""
+    if required():
+        pytest.fail(str(missing))
+    pytest.skip(str(missing))
 
 
 class Guest:
     """``Guest(kernel, devices=[...]).run("python -m pytest ...")``."""
 
     def __init__(self, kernel: Kernel, *, devices: Sequence[str] = (), append: str = "", memory: str = "1G",
-                 machine: str = "kernel-irqchip=split", trace: str | None = None) -> None:
+                 machine: str = "kernel-irqchip=split", trace: str | None = None, qemu: str | None = None) -> None:
         self._kernel, self._devices, self._append, self._memory = kernel, devices, append, memory
         self._machine, self._trace = machine, trace
-        self._qemu = os.environ.get("AMDRV_QEMU") or shutil.which("qemu-system-x86_64")
+        self._qemu = qemu or os.environ.get("AMDRV_QEMU") or shutil.which("qemu-system-x86_64")
         if self._qemu is None:
             raise Missing("qemu-system-x86_64 is not here: apt-get install --no-install-recommends qemu-system-x86")
         busybox = shutil.which("busybox")
@@ -99,7 +123,7 @@ class Guest:
         exports = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in
                           {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "HOME": "/tmp", "PATH": os.environ["PATH"],
                            "PYTHON": sys.executable, **(environment or {})}.items())
-        script = f"{exports}cd {shlex.quote(str(ROOT))}\necho GUEST UP\n{command}\n"
+        script = f"{exports}cd {shlex.quote(str(ROOT))}\necho GUEST UP $(uname -r)\n{command}\n"
         image = directory / "initramfs.img"
         wanted = STOCK_MODULES if self._kernel.modules else ()
         kept = [path for path in {ROOT, Path(sys.prefix), Path(sys.base_prefix)} if path.is_relative_to("/tmp")]
@@ -115,7 +139,7 @@ class Guest:
             arguments += shlex.split(device)
         if self._trace:
             arguments += ["-trace", self._trace, "-D", str(directory / "trace.log")]
-        output = ""
+        output, begun = "", time.monotonic()
         for number in range(1, BOOT_TRIES + 1):
             try:
                 done = subprocess.run([str(a) for a in arguments], stdin=subprocess.DEVNULL, capture_output=True,
@@ -124,9 +148,19 @@ class Guest:
             except subprocess.TimeoutExpired as error:
                 output = (error.stdout or b"").decode(errors="replace").replace("\r", "") + "\nTIMEOUT\n"
             (directory / f"console-{number}.log").write_text(output)
+            up = re.search(r"GUEST UP (\S*)", output)
             status = re.search(r"GUEST RC=(\d+)", output)
-            if status:
-                return Result(output, int(status[1]), number)
-            if "GUEST UP" in output:        # it booted: what happened then is the test's result, not the machine's
-                return Result(output, -1, number)
+            if up:              # it booted: what happened then is the test's result, not the machine's
+                return Result(output, int(status[1]) if status else -1, number, up[1], time.monotonic() - begun)
         raise RuntimeError(f"the guest did not boot in {BOOT_TRIES} tries:\n{output[-3000:]}")
+
+    def qemu_version(self) -> str:
+        done = subprocess.run([str(self._qemu), "--version"], capture_output=True, text=True, check=False)
+        found = re.search(r"version ([\d.]+)", done.stdout)
+        return found[1] if found else "?"
+
+    def record(self, property: Callable[[str, object], None], result: Result, what: str, iommu: str, modes: str,
+               outcome: str) -> None:
+        """A row of the table of what ran where. :param property: pytest's ``record_property``."""
+        property(table.PROPERTY, asdict(table.Row(what, result.kernel, iommu, modes, self.qemu_version(), outcome,
+                                                  result.tries, result.seconds)))

@@ -21,7 +21,7 @@ while read -r d; do mkdir -p "/keep$d"; mount -o bind "/host$d" "/keep$d"; done 
 mount -t tmpfs tmp /host/tmp
 while read -r d; do mkdir -p "/host$d"; mount -o bind "/keep$d" "/host$d"; done < /kept
 for d in proc sys dev; do mount -o bind /$d /host/$d; done
-mount -t tmpfs lock /host/run/lock 2>/dev/null
+mount -t tmpfs run /host/run; mkdir -m 1777 /host/run/lock
 ulimit -l unlimited
 cp /run.sh /host/tmp/run.sh
 chroot /host /bin/sh /tmp/run.sh; echo "GUEST RC=$?"

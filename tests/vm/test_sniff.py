@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from guest import Guest, Missing, hal_kernel
+from guest import Guest, Missing, hal_kernel, required, unavailable
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -27,23 +28,28 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("mode", EXPECTED)
-def test_the_whole_conversation(mode: str, tmp_path: Path) -> None:
-    if shutil.which("cc") is None:
+def test_the_whole_conversation(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    if shutil.which("cc") is None and not required():
         pytest.skip("the recorder needs a C compiler")
     from tools.ioctl_sniff.build import recorder
     recorder()                              # the guest sees the host's files, and cannot write them
     try:
         guest = Guest(hal_kernel(), devices=INTEL, append="intel_iommu=on")
     except Missing as missing:
-        pytest.skip(str(missing))
-    result = guest.run("$PYTHON -m tools.ioctl_sniff -q --calls --json -o /tmp/calls $PYTHON -m pytest -q "
-                       "-p no:cacheprovider -p no:xdist tests/vm/inside/test_edu.py "
-                       "-k 'registers or interrupts or existing'; S=$?; "
-                       "sed 's/^/CALL /' /tmp/calls; exit $S", tmp_path, environment={"AMDRV_VM_MODE": mode})
+        unavailable(missing)
+    commands = [f"AMDRV_VM_MODE={mode} $PYTHON -m tools.ioctl_sniff -q --calls --json -o /tmp/{mode} "
+                "$PYTHON -m pytest -q -p no:cacheprovider -p no:xdist tests/vm/inside/test_edu.py "
+                f"-k 'registers or interrupts or existing' && sed 's/^/CALL {mode} /' /tmp/{mode}" for mode in EXPECTED]
+    result = guest.run(" && ".join(commands), tmp_path, environment={"PYTHONPATH": "."})
+    guest.record(record_property, result, "ioctl-sniff: the HAL's conversation with VFIO, decoded", "Intel",
+                 ", ".join(EXPECTED), "every call named" if not result.status else "FAILED")
     assert result.status == 0, result.output[-6000:]
-    calls: list[dict[str, Any]] = [json.loads(line.partition("CALL ")[2]) for line in result.output.splitlines()
-                                   if line.startswith("CALL {")]
+    for mode in EXPECTED:
+        check(mode, [json.loads(line.partition(f"CALL {mode} ")[2]) for line in result.output.splitlines()
+                     if line.startswith(f"CALL {mode} {{")])
+
+
+def check(mode: str, calls: list[dict[str, Any]]) -> None:
     assert {call["name"] for call in calls} >= EXPECTED[mode]
     assert all(call["interface"] for call in calls), [call for call in calls if not call["interface"]][:3]
     maps = [call for call in calls if call["name"] in ("VFIO_IOMMU_MAP_DMA", "IOMMU_IOAS_MAP") and not call["error"]]

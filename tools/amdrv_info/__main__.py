@@ -17,7 +17,7 @@ from rich.text import Text
 
 from amdrv.errors import AmdrvError, RegisterError
 from hcq.errors import HcqError
-from tools.amdrv_info import binding, card, doctor, dumps, looks, registers, schema, screens
+from tools.amdrv_info import binding, card, doctor, dumps, looks, registers, schema, screens, window
 from tools.amdrv_info.looks import archive, dump_of, opened
 from tools.amdrv_info.looks import say as _say
 from tools.amdrv_info.source import looking_hal
@@ -84,14 +84,26 @@ def _doctor(options: Options) -> int:
 
 def _bind(options: Options) -> int:
     give = options.command == "bind"
-    drivers = binding.give(options.address) if give else binding.give_back(options.address)
+    to = options.driver if give else ""
+    drivers = binding.give(options.address, to) if give else binding.give_back(options.address)
     if options.json:
         _say(options, {options.command: drivers})
         return 0
     for function, driver in drivers.items():
-        print(f"{function}: {driver or 'no driver'} -> vfio-pci" if give else f"{function}: -> {driver or 'no driver'}")
+        now = ("no driver" if to == binding.NO_DRIVER else to) if give else driver or "no driver"
+        print(f"{function}: {driver or 'no driver'} -> {now}" if give else f"{function}: -> {now}")
     if give:
         print(f"undo: amdrv-info unbind {options.address}")
+    return 0
+
+
+def _resize(options: Options) -> int:
+    size = window.parse(options.size) if options.size else None
+    before, after = window.grow(options.address, size)
+    if options.json:
+        _say(options, {"address": options.address, "before": before, "after": after})
+    else:
+        print(f"{options.address}: BAR 0 was {before >> 20} MiB, is {after >> 20} MiB")
     return 0
 
 
@@ -270,8 +282,9 @@ def _schema(options: Options) -> int:
 
 
 _COMMANDS: dict[str, Callable[[Options], int]] = {
-    "list": _list, "show": _show, "doctor": _doctor, "bind": _bind, "unbind": _bind, "pm4": _packets,
-    "sdma": _packets, "fw": _fw, "discovery": _discovery, "reg": _reg, "schema": _schema, **looks.COMMANDS,
+    "list": _list, "show": _show, "doctor": _doctor, "bind": _bind, "unbind": _bind, "resize": _resize,
+    "pm4": _packets, "sdma": _packets, "fw": _fw, "discovery": _discovery, "reg": _reg, "schema": _schema,
+    **looks.COMMANDS,
 }
 
 
@@ -353,9 +366,15 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", parents=[everywhere],
                         help="what on this machine keeps a card from being driven, and what mends it")
     for name, text in (("bind", "give a card to vfio-pci, its audio function too"),
-                       ("unbind", "give a card back to the drivers it had")):
+                       ("unbind", "give a card back to the drivers it had"),
+                       ("resize", "make a card's VRAM window (BAR 0) as large as it can be, or SIZE")):
         command = commands.add_parser(name, parents=[everywhere], help=text)
         command.add_argument("address", metavar="ADDRESS", help="PCI address, such as 0000:03:00.0")
+        if name == "bind":
+            command.add_argument("--driver", default="vfio-pci", choices=("vfio-pci", binding.NO_DRIVER),
+                                 help="none: take this function alone from its driver, for AMDRV_HAL=sysfs")
+        if name == "resize":
+            command.add_argument("size", nargs="?", metavar="SIZE", help="such as 16G; default: the largest that works")
     return parser
 
 

@@ -20,6 +20,7 @@ from typing import Literal
 from amdrv.errors import HalError
 from amdrv.hal import AMD_VENDOR_ID, PciFunction
 from amdrv.hal.pinned import describe
+from amdrv.hal.vfio import VfioHal
 
 __all__ = ["Finding", "Host", "examine"]
 
@@ -89,7 +90,7 @@ def examine(host: Host, firmware_directories: Sequence[Path] = (), *, locked_lim
     if cards:
         found.append(_vfio_container(host))
     for card in cards:
-        for check in (_driver, _group, _device_file, _bar, _link, _atomics, _peers, _reset):
+        for check in (_driver, _group, _device_file, _ways, _bar, _link, _atomics, _peers, _reset):
             found += check(host, card)
     return found
 
@@ -110,6 +111,10 @@ def _iommu(host: Host) -> Finding:
     command_line = host.text("/proc/cmdline") or ""
     words = [w for w in command_line.split() if "iommu" in w]
     shown = f"{count} IOMMU groups; kernel command line: {' '.join(words) or 'nothing about the IOMMU'}"
+    off = [w for w in words if w in ("intel_iommu=off", "amd_iommu=off", "iommu=off")]
+    if off and not count:
+        return Finding("IOMMU", "bad", shown, f"{' '.join(off)} switches the IOMMU off",
+                       f"sed -i 's/ *{off[0]}//' /etc/default/grub && update-grub && reboot")
     if count:
         if any(w.startswith("iommu=") and "pt" in w for w in words):
             return Finding("IOMMU", "ok", shown)
@@ -215,18 +220,43 @@ def _group(host: Host, card: PciFunction) -> Iterator[Finding]:
 
 
 def _device_file(host: Host, card: PciFunction) -> Iterator[Finding]:
+    """The group's file, and where there is iommufd the device's own."""
     link = host.device(card.address) / "iommu_group"
     if card.driver != "vfio-pci" or not link.exists():
         return
-    path = f"/dev/vfio/{link.resolve().name}"
-    if not host.path(path).exists():
-        yield Finding(f"{card.address} permission", "bad", f"{path} is not there", "the group has no VFIO device yet",
+    name, group = f"{card.address} permission", link.resolve().name
+    paths = [p for p in (f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}") if host.path(p).exists()]
+    if not paths:
+        yield Finding(name, "bad", f"/dev/vfio/{group} is not there", "the group has no VFIO device yet",
                       f"amdrv-info bind {card.address}")
-    elif not host.may_use(path):
-        yield Finding(f"{card.address} permission", "bad", f"{path}: no permission for this user", "",
-                      f"chown $USER {path}")
+        return
+    own = host.device(card.address) / "vfio-dev"
+    if own.is_dir() and host.path("/dev/iommu").exists():
+        paths += [f"/dev/vfio/devices/{p.name}" for p in sorted(own.iterdir())] + ["/dev/iommu"]
+    denied = [p for p in paths if not host.may_use(p)]
+    if denied:
+        yield Finding(name, "bad" if paths[0] in denied else "note",
+                      f"{', '.join(denied)}: no permission for this user", "these files are root's until they are "
+                      "given to somebody", f"chown $USER {' '.join(denied)}    # as root, with your name")
     else:
-        yield Finding(f"{card.address} permission", "ok", path)
+        yield Finding(name, "ok", ", ".join(paths))
+
+
+def _ways(host: Host, card: PciFunction) -> Iterator[Finding]:
+    """Which HAL ``AMDRV_HAL=auto`` takes for this card, and what else there is."""
+    name = f"{card.address} way"
+    if card.driver == "vfio-pci":
+        modes = VfioHal(paths=lambda: [host.device(card.address)], dev=host.path("/dev")).available(
+            host.device(card.address))
+        if modes:
+            others = f"; also {', '.join(f'vfio:{mode}' for mode in modes[1:])}" if modes[1:] else ""
+            yield Finding(name, "ok", f"vfio:{modes[0]}, the best that is there{others}")
+        else:
+            yield Finding(name, "bad", "vfio-pci has the card, and VFIO offers no way to it", "no IOMMU translates for "
+                          "it, and no-IOMMU mode is off (no Debian kernel has it)",
+                          f"amdrv-info bind --driver none {card.address} && export AMDRV_HAL=sysfs")
+    elif card.driver is None:
+        yield Finding(name, "ok", "sysfs (root only; interrupts are polled)")
 
 
 def _bar(host: Host, card: PciFunction) -> Iterator[Finding]:
@@ -243,27 +273,63 @@ def _bar(host: Host, card: PciFunction) -> Iterator[Finding]:
     if size > SMALL_BAR:
         yield Finding(name, "ok", shown)
     elif possible and max(possible) > size:
-        bit = max(possible).bit_length() - 21
+        free = "" if card.driver is None else f"amdrv-info bind --driver none {card.address} && "
         yield Finding(name, "bad", shown, "the window shows only a part of VRAM, whatever the capability says; the "
                       "firmware's \"Above 4G decoding\" and \"Resizable BAR\" must be on",
-                      f"echo {bit} > /sys/bus/pci/devices/{card.address}/resource0_resize    # with no driver bound")
+                      f"{free}amdrv-info resize {card.address}")
     else:
         yield Finding(name, "bad", shown, "the window shows only a part of VRAM, and this slot or firmware offers no "
                       "larger one", "")
 
 
+@dataclass(frozen=True)
+class _Link:
+    """A function's PCI Express link; speeds in GT/s."""
+
+    address: str
+    speed: float
+    width: int
+    best_speed: float
+    best_width: int
+
+    @staticmethod
+    def read(host: Host, address: str) -> _Link | None:
+        words = [(host.text(f"/sys/bus/pci/devices/{address}/{name}") or "").split() or ["?"] for name in (
+            "current_link_speed", "current_link_width", "max_link_speed", "max_link_width")]
+        try:
+            return _Link(address, float(words[0][0]), int(words[1][0]), float(words[2][0]), int(words[3][0]))
+        except ValueError:                  # "Unknown", or no such file: this one has no link
+            return None
+
+    @property
+    def rate(self) -> float:
+        return self.speed * self.width
+
+    @property
+    def best_rate(self) -> float:
+        return self.best_speed * self.best_width
+
+    def __str__(self) -> str:
+        return (f"{self.address}: {self.speed:g} GT/s x{self.width}, its best {self.best_speed:g} GT/s "
+                f"x{self.best_width}")
+
+
 def _link(host: Host, card: PciFunction) -> Iterator[Finding]:
-    def read(name: str) -> str:
-        return host.text(f"/sys/bus/pci/devices/{card.address}/{name}") or "?"
-    speed, width = read("current_link_speed"), read("current_link_width")
-    best_speed, best_width = read("max_link_speed"), read("max_link_width")
-    if "?" in (speed, width):
+    """Every link from the root port down: a Navi card has a switch of its own, behind which the link is always fast."""
+    links = [link for each in [*_upstream(host, card), card.address] if (link := _Link.read(host, each))]
+    if not links:
         return
-    shown = f"{speed} x{width}; the card's best: {best_speed} x{best_width}"
-    slow = speed.split()[0] != best_speed.split()[0] or width != best_width
-    yield Finding(f"{card.address} PCIe link", "note" if slow else "ok", shown,
-                  "slower than the card can: an idle card may lower its speed; a narrow slot or riser does not recover"
-                  if slow else "")
+    name = f"{card.address} PCIe link"
+    least = min(links, key=lambda link: link.rate)
+    slow = [link for link in links if link.rate < link.best_rate]
+    if slow:
+        narrow = any(link.width < link.best_width for link in slow)
+        yield Finding(name, "note", "; ".join(map(str, slow)),
+                      "a narrow link: the slot has fewer lanes, the card sits badly, or a riser does" if narrow else
+                      "a slow link: an idle card lowers its speed, and a bad riser keeps it low",
+                      "" if narrow else f"echo on > /sys/bus/pci/devices/{card.address}/power/control")
+    else:
+        yield Finding(name, "ok", str(least))
 
 
 def _capability(config: bytes, wanted: int) -> int | None:
@@ -330,7 +396,9 @@ def _peers(host: Host, card: PciFunction) -> Iterator[Finding]:
     name = f"{card.address} peers"
     if redirecting:
         yield Finding(name, "note", f"ACS redirects requests at {', '.join(redirecting)}",
-                      "copies between cards go up to the root complex and down again: right, but slower")
+                      "copies between cards go up to the root complex and down again: right, but slower",
+                      "; ".join(f"setpci -s {bridge} ECAP_ACS+6.w=0:000c" for bridge in redirecting)
+                      + "    # until the next start; not where virtual machines rely on the isolation")
     else:
         yield Finding(name, "ok", "no ACS redirection on the way to the other cards")
 

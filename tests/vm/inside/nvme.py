@@ -7,7 +7,10 @@ A driver of a few lines, from the NVM Express Base Specification 1.4: 3.1 (regis
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from amdrv.hal import AMD_VENDOR_ID, Hal, PciDevice
 from amdrv.hal.config_space import COMMAND, COMMAND_MASTER
 from amdrv.hal.vfio import VfioHal
 from amdrv.vfio.bind import bind
+from amdrv.vfio.interrupts import KINDS
 from amdrv.wait import wait_until
 
 CC, CSTS, AQA, ASQ, ACQ, DOORBELLS = 0x14, 0x1C, 0x24, 0x28, 0x30, 0x1000
@@ -48,7 +52,7 @@ class Queue:
     def _complete(self, opcode: int) -> int:
         at = 4096 + self.head * CQ_BYTES
         entry = self.memory.view[at:at + CQ_BYTES].view(np.uint32)
-        assert self.drive.interrupt.wait(20), f"no interrupt for command {opcode:#x}"
+        assert self.drive.interrupt.wait(self.drive.patience), f"no interrupt for command {opcode:#x}"
         wait_until(lambda: int(entry[3]) >> 16 & 1 == self.phase, 20, f"completion of command {opcode:#x}")
         status = int(entry[3]) >> 17
         assert status == 0, f"command {opcode:#x} ended with status {status:#x}"
@@ -67,7 +71,8 @@ class Nvme:
         self.registers = device.bar(0)
         interrupt = device.interrupt()
         assert interrupt is not None and interrupt.kind == "MSI-X", interrupt      # type: ignore[attr-defined]
-        self.interrupt = interrupt
+        self.interrupt: Any = interrupt
+        self.patience = 20.0
         self.registers.write32(CC, 0)
         wait_until(lambda: not self.registers.read32(CSTS) & 1, 20, "the drive to stop")
         self.admin = Queue(self, 0)
@@ -102,7 +107,45 @@ def find(hal: Hal, class_code: int) -> str:
     return next(f.address for f in hal.functions() if f.class_code >> 8 == class_code)
 
 
+def two_queues(device: PciDevice, drive: Nvme) -> None:
+    """A second pair of queues on a vector of its own: each completion comes to its own eventfd, and a vector that is
+    taken away is silent while the other goes on."""
+    drive.interrupt.close()
+    first, second = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
+    vfio = device.vfio                                  # type: ignore[attr-defined]
+    vfio.set_interrupts(KINDS["MSI-X"], [first, second])
+    other = Queue(drive, 2)
+    drive.interrupt = Waiting(first)
+    drive.admin.run(CREATE_CQ, prp1=other.cq, words=((ENTRIES - 1) << 16 | 2, 1 << 16 | 3))
+    drive.admin.run(CREATE_SQ, prp1=other.sq, words=((ENTRIES - 1) << 16 | 2, 2 << 16 | 1))
+    with device.alloc_dma(4096) as page:                # type: ignore[attr-defined]
+        drive.interrupt = Waiting(second)
+        other.run(READ, prp1=page.segments[0][0], namespace=1, words=(7, 0, 0))
+        assert np.array_equal(page.view[:BLOCK].view(np.uint32), pattern(7, 1))
+        vfio.set_interrupts(KINDS["MSI-X"], [-1], start=1)
+        drive.interrupt = Waiting(first)
+        drive.read(9, 1, page.segments[0][0])
+        assert np.array_equal(page.view[:BLOCK].view(np.uint32), pattern(9, 1))
+        assert not select.select([first, second], [], [], 0)[0]
+        vfio.set_interrupts(KINDS["MSI-X"], [second], start=1)
+        drive.interrupt = Waiting(second)
+        other.run(READ, prp1=page.segments[0][0], namespace=1, words=(11, 0, 0))
+        assert np.array_equal(page.view[:BLOCK].view(np.uint32), pattern(11, 1))
+    print("VECTORS 2", flush=True)
+
+
+class Waiting:
+    """The one operation of an interrupt that a queue needs, over an eventfd."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def wait(self, timeout: float) -> int:
+        return os.eventfd_read(self.fd) if select.select([self.fd], [], [], timeout)[0] else 0
+
+
 def main(mode: str) -> None:
+    print("MODE", mode, flush=True)
     hal = VfioHal(mode)
     address = find(hal, 0x0108)
     bind(address)
@@ -124,6 +167,8 @@ def main(mode: str) -> None:
             bind(cards[0])
             with hal.open(cards[0]) as card:
                 to_vram(drive, device, card)
+        two_queues(device, drive)
+        drive.interrupt, drive.patience = Waiting(os.eventfd(0)), 2.0       # nobody will tell
         with contextlib.suppress(AssertionError):       # nothing is mapped there: the kernel's log tells
             drive.read(0, 1, 0x7_0000_0000)
 
