@@ -94,6 +94,19 @@ def _word(name: str, word: str) -> int:
     return [each.name for each in pm4_facts.PACKETS[name].words].index(word) + 1
 
 
+def _sdma_word(name: str, field: str) -> int:
+    """Where a field stands in an SDMA packet, its header counted."""
+    return next(number for number, word in enumerate(sdma_facts.PACKETS[name].words) if field in word.fields)
+
+
+COPY_BYTES, COPY_SOURCE, COPY_DESTINATION = (_sdma_word("COPY_LINEAR", field) for field in (
+    "COUNT", "SRC_ADDR_31_0", "DST_ADDR_31_0"))
+FILL_ADDRESS, FILL_DATA, FILL_BYTES = (_sdma_word("CONSTANT_FILL", field) for field in (
+    "DST_ADDR_31_0", "SRC_DATA_31_0", "COUNT"))
+FENCE_ADDRESS, FENCE_DATA = (_sdma_word("FENCE", field) for field in ("ADDR_31_0", "DATA"))
+POLL_ADDRESS, POLL_VALUE = (_sdma_word("POLL_REGMEM", field) for field in ("ADDR_31_0", "VALUE"))
+
+
 class Scratch:
     """What a launch with scratch has to say: where the waves' slots are, how many an SE has, how large one is."""
 
@@ -252,36 +265,55 @@ class ComputeEncoder:
 class CopyEncoder:
     """hcq's copy commands as SDMA 6 packets."""
 
+    def __init__(self) -> None:
+        self._wait = sdma.build("POLL_REGMEM", FUNC="GREATER_EQUAL", MEM_POLL="MEMORY", ADDR=0, VALUE=0, MASK=LOW_WORD,
+                                INTERVAL=POLL_INTERVAL, RETRY_COUNT=SDMA_RETRY_FOREVER)
+        self._fence = sdma.build("FENCE", MTYPE="UC", ADDR=0, DATA=0)
+        self._trap = sdma.build("TRAP", INT_CONTEXT=0)
+        self._copy = sdma.build("COPY_LINEAR", COUNT=0, SRC_ADDR=0, DST_ADDR=0)
+        self._fill = sdma.build("CONSTANT_FILL", FILLSIZE="DWORD", DST_ADDR=0, SRC_DATA_31_0=0, COUNT=0)
+
     def wait(self, words: list[int], address: int, value: int) -> None:
         if value > LOW_WORD:
             raise PacketError(f"signals hold 32 bits here; a queue cannot wait for {value:#x}")
-        words += sdma.build("POLL_REGMEM", FUNC="GREATER_EQUAL", MEM_POLL="MEMORY", ADDR=address, VALUE=value,
-                            MASK=LOW_WORD, INTERVAL=POLL_INTERVAL, RETRY_COUNT=SDMA_RETRY_FOREVER)
+        start = len(words)
+        words += self._wait
+        words[start + POLL_ADDRESS], words[start + POLL_ADDRESS + 1] = address & LOW_WORD, address >> 32
+        words[start + POLL_VALUE] = value
 
     def signal(self, words: list[int], address: int, value: int, *, interrupt: bool = True) -> None:
         # Linux 6.1, sdma_v6_0_ring_emit_fence, but the high word first: it is what it was (0) unless the word held
         # a timestamp, and the low word is what a wait compares.
-        words += sdma.build("FENCE", MTYPE="UC", ADDR=address + 4, DATA=value >> 32)
-        words += sdma.build("FENCE", MTYPE="UC", ADDR=address, DATA=value & LOW_WORD)
+        for place, half in ((address + 4, value >> 32), (address, value & LOW_WORD)):
+            start = len(words)
+            words += self._fence
+            words[start + FENCE_ADDRESS], words[start + FENCE_ADDRESS + 1] = place & LOW_WORD, place >> 32
+            words[start + FENCE_DATA] = half
         if interrupt:
-            words += sdma.build("TRAP", INT_CONTEXT=0)
+            words += self._trap
 
     def timestamp(self, words: list[int], address: int) -> None:
         words += sdma.build("TIMESTAMP_GET_GLOBAL", WRITE_ADDR=address)
 
-    def indirect(self, words: list[int], address: int, count: int) -> None:
-        packet = sdma.build("INDIRECT", IB_BASE=address, IB_SIZE=count, CSA_ADDR=0)
-        words += [SDMA_NOP] * (-(len(words) + len(packet)) % SDMA_IB_ALIGN) + packet
-
     def copy(self, words: list[int], dst: int, src: int, nbytes: int) -> None:
         for offset in range(0, nbytes, SDMA_LARGEST):
-            words += sdma.build("COPY_LINEAR", COUNT=min(SDMA_LARGEST, nbytes - offset) - 1, SRC_ADDR=src + offset,
-                                DST_ADDR=dst + offset)
+            start, to, origin = len(words), dst + offset, src + offset
+            words += self._copy
+            words[start + COPY_BYTES] = min(SDMA_LARGEST, nbytes - offset) - 1
+            words[start + COPY_SOURCE], words[start + COPY_SOURCE + 1] = origin & LOW_WORD, origin >> 32
+            words[start + COPY_DESTINATION], words[start + COPY_DESTINATION + 1] = to & LOW_WORD, to >> 32
 
     def fill(self, words: list[int], dst: int, value: int, nbytes: int) -> None:
         for offset in range(0, nbytes, SDMA_LARGEST):
-            words += sdma.build("CONSTANT_FILL", FILLSIZE="DWORD", DST_ADDR=dst + offset, SRC_DATA_31_0=value,
-                                COUNT=min(SDMA_LARGEST, nbytes - offset) - 1)
+            start, to = len(words), dst + offset
+            words += self._fill
+            words[start + FILL_ADDRESS], words[start + FILL_ADDRESS + 1] = to & LOW_WORD, to >> 32
+            words[start + FILL_DATA] = value
+            words[start + FILL_BYTES] = min(SDMA_LARGEST, nbytes - offset) - 1
+
+    def indirect(self, words: list[int], address: int, count: int) -> None:
+        packet = sdma.build("INDIRECT", IB_BASE=address, IB_SIZE=count, CSA_ADDR=0)
+        words += [SDMA_NOP] * (-(len(words) + len(packet)) % SDMA_IB_ALIGN) + packet
 
     def describe(self, words: Sequence[int]) -> list[str]:
         return sdma.dump(words).splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from hcq.program import Shape
     from hcq.schedule import Lane
 
-__all__ = ["Block", "BlockCopy", "Symbol", "Table"]
+__all__ = ["Block", "BlockCopy", "Leads", "Symbol", "Table"]
 
 _UNSIGNED: dict[int, Any] = {4: np.uint32, 2: np.uint16, 1: np.uint8}
 
@@ -78,6 +79,17 @@ class Block:
         return offset
 
 
+@dataclass(eq=False)
+class Leads:
+    """How the words of a lane reach its engine: themselves, or by packets that lead to them."""
+
+    words: np.ndarray
+    address: int
+    packets: list[int] = field(default_factory=list)
+    aligned: bool = False                   # the packets depend on where in the ring they stand
+    buffer: IndirectBuffer | None = None
+
+
 class BlockCopy:
     """One set of the blocks' memory, and when it is free again."""
 
@@ -86,7 +98,7 @@ class BlockCopy:
         self.views: list[dict[int, np.ndarray]] = [
             {size: buffer.view.view(dtype) for size, dtype in _UNSIGNED.items()} for buffer in buffers]
         self.points: tuple[Point, ...] = ()
-        self.indirect: dict[Lane, IndirectBuffer] = {}
+        self.leads: dict[Lane, Leads] = {}
         self.shapes: dict[int, tuple[bytes, Shape]] = {}        # node -> what its segment and packets are for
 
 
@@ -94,10 +106,11 @@ class Symbol:
     """An input in one role: converted once a replay, wherever it stands in that role.
 
     :param convert: the check of what the role takes; gives an integer, or the bytes of one.
+    :param device: of a kernel's pointer.
     """
 
-    def __init__(self, name: str, default: Any, convert: Callable[[Any], Any]) -> None:
-        self.name, self.default = name, default
+    def __init__(self, name: str, default: Any, convert: Callable[[Any], Any], device: Device | None) -> None:
+        self.name, self.default, self.device = name, default, device
         found = convert(default)
         self.convert: Callable[[Any], int] = convert
         if isinstance(found, bytes):

@@ -36,7 +36,7 @@ from hcq.graph import Graph
 from hcq.memory import Buffer, HostRing, Pool, RegisteredStorage, Storage, span
 from hcq.moving import Moving
 from hcq.program import Launch, Program
-from hcq.queue import CopyQueue
+from hcq.queue import Commands, CopyQueue
 from hcq.recording import RECORDING
 from hcq.signal import Fence, Point, Signal, SignalPool, Timeline
 
@@ -118,10 +118,13 @@ class Device(Moving):
         :raises BufferError: not a positive size.
         :raises MemoryError: (the backend's own) when there is no room, with nothing lost by it.
         """
-        self._check_open()
-        if isinstance(nbytes, bool) or not isinstance(nbytes, (int, np.integer)) or nbytes <= 0:
-            raise BufferError(f"a buffer has a positive number of bytes, not {nbytes!r}")
-        return Buffer(self, self._pool.alloc(int(nbytes), host=host), 0, int(nbytes))
+        if self._closed or self._failure is not None:
+            self._check_open()
+        if type(nbytes) is not int or nbytes <= 0:
+            if isinstance(nbytes, bool) or not isinstance(nbytes, (int, np.integer)) or nbytes <= 0:
+                raise BufferError(f"a buffer has a positive number of bytes, not {nbytes!r}")
+            nbytes = int(nbytes)
+        return Buffer(self, self._pool.alloc(nbytes, host=host), 0, nbytes)
 
     def register(self, array: np.ndarray) -> Buffer:
         """An array of the caller's as a buffer: pinned, and reached by every engine where it is, without a copy.
@@ -263,7 +266,8 @@ class Device(Moving):
 
     def _fence(self) -> Fence:
         """Everything submitted so far and perhaps not complete."""
-        return tuple([timeline.last for timeline in self._all if timeline.busy])
+        return tuple([Point(timeline.signal, timeline.submitted) for timeline in self._all
+                      if timeline.words[timeline.index] < timeline.submitted])
 
     def _begin(self, timeline: Timeline, encoder: Any, *, in_order: bool = True) -> list[int]:
         """Words that make a queue wait for what the others have been given, where its work is part of the order."""
@@ -376,7 +380,7 @@ class Device(Moving):
                 else:
                     offset = ring.take(nbytes) if nbytes else 0
                     self._encode(queue, words, ring.bytes, offset, ring.address + offset)
-                point = self._finish(timeline, encoder, words, str(queue))
+                point = self._finish(timeline, encoder, words, Commands(queue._commands))
             except BaseException:
                 ring.cancel()
                 raise

@@ -170,10 +170,11 @@ class Graph:
                              f"{', '.join(self.inputs) or 'none'}")
         if RECORDING and threading.get_ident() in RECORDING:
             raise GraphError("a replay inside the recording of a graph")
-        if changed and plan.must_be_rebuilt(changed):
-            plan.check(changed)
-            return self._bind(changed).replay(changed)
-        return plan.replay(changed)
+        point = plan.replay(changed)
+        if point is None:
+            point = self._bind(changed).replay(changed)
+            assert point is not None                    # its own buffers overlap as they do
+        return point
 
     def _bind(self, changed: Mapping[str, Any]) -> Plan:
         """A plan of its own for buffers that overlap otherwise, or that other engines reach."""

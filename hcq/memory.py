@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Buffer", "HostRing", "Pool", "RegisteredStorage", "Storage", "size_class", "span"]
 
 _SMALLEST = 4096
+_SIZES = 4096               # sizes whose class is remembered
 
 
 def size_class(nbytes: int) -> int:
@@ -113,6 +114,7 @@ class Pool:
         self.registered: deque[tuple[Memory, np.ndarray | None]] = deque()      # likewise; arrays live till then
         self._leaving: deque[tuple[Fence, Memory, np.ndarray | None]] = deque()
         self.closed = False
+        self._classes: dict[int, int] = {}          # bytes asked for -> bytes given
         self.cached_bytes = 0
 
     def let_go(self, *, wait: bool = False) -> None:
@@ -142,14 +144,18 @@ class Pool:
                 self._collect()
             if self.registered or self._leaving:
                 self.let_go()
-            size = size_class(nbytes)
+            size = self._classes.get(nbytes)
+            if size is None:
+                if len(self._classes) >= _SIZES:
+                    self._classes.clear()
+                size = self._classes[nbytes] = size_class(nbytes)
             free = self._free.get((host, size))
             if free:
                 memory, fence = free[-1]
-                passed = all(point.done for point in fence)
+                passed = not fence or all([point.done for point in fence])
                 if passed or not host:
                     free.pop()
-                    self.cached_bytes -= memory.nbytes
+                    self.cached_bytes -= size
                     return Storage(self, memory, () if passed else fence)
             try:
                 memory = device.backend.alloc(size, host=host)
@@ -161,11 +167,14 @@ class Pool:
             return Storage(self, memory, ())
 
     def _collect(self) -> None:
-        fence = self.device._fence()
-        while self.dropped:
-            memory = self.dropped.popleft()
-            self._free.setdefault((memory.host, memory.nbytes), []).append((memory, fence))
-            self.cached_bytes += memory.nbytes
+        fence, dropped, free = self.device._fence(), self.dropped, self._free
+        while dropped:
+            memory = dropped.popleft()
+            key = memory.host, memory.nbytes
+            if key not in free:
+                free[key] = []
+            free[key].append((memory, fence))
+            self.cached_bytes += key[1]
 
     def trim(self) -> None:
         """Give all cached memory back to the backend, when the engines are done with it."""

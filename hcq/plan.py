@@ -23,7 +23,7 @@ import numpy as np
 
 from hcq.access import Access
 from hcq.backend import IndirectBuffer
-from hcq.blocks import Block, BlockCopy, Symbol
+from hcq.blocks import Block, BlockCopy, Leads, Symbol
 from hcq.errors import BufferError, GraphError, QueueError
 from hcq.graph import Input, Node, resolve
 from hcq.memory import Buffer, Storage
@@ -112,9 +112,14 @@ class Plan:
             raise GraphError(f"the packets of {names} cannot be changed in place: {error}") from error
         self._values = np.zeros(1 + len(self.blocks) + len(self.symbols), np.uint64)
         self._defaults = [symbol.value for symbol in self.symbols]
-        self._by_name: dict[str, list[tuple[int, Callable[[Any], int]]]] = {}
+        self._roles: dict[str, list[tuple[int, Callable[[Any], int]]]] = {}
         for number, symbol in enumerate(self.symbols):
-            self._by_name.setdefault(symbol.name, []).append((number, symbol.convert))
+            self._roles.setdefault(symbol.name, []).append((number, symbol.convert))
+        # inputs that are one device's kernels' pointers and nothing else: (symbol, device, is it written?)
+        self._pointers = {each.name: (number, each.device, self._writes[each.name])
+                          for number, each in enumerate(self.symbols)
+                          if each.device is not None and len(self._roles[each.name]) == 1
+                          and each.name in self._writes and each.name not in self._across}
         self._first_input = 1 + len(self.blocks)
         self._checked_by_name = {name for node in self._checks for name in node.inputs}
 
@@ -137,32 +142,17 @@ class Plan:
                     known.append(access)
         self._inputs = {name: tuple(accesses) for name, accesses in inputs.items()}
         self._writes = {name: any(access.write for access in accesses) for name, accesses in inputs.items()}
+        self._written = {name for name, writes in self._writes.items() if writes}
         self._across = {name for node in self.nodes if node.kind == "copy" and Schedule._across(node)
                         for name in node.inputs}
         return touched
 
-    def must_be_rebuilt(self, changed: Mapping[str, Any]) -> bool:
+    def _overlaps(self, changed: Mapping[str, Any]) -> bool:
         """Do these buffers overlap what they did not overlap, so that other dependencies hold?
 
         Fewer dependencies than were recorded do no harm. A buffer of a copy between devices is reached in another way.
         """
-        written, read, pinned = set(), set(), self._pinned
-        for name, value in changed.items():
-            if type(value) is Buffer:
-                storage, writes = value._storage, self._writes.get(name)
-                if writes is None or storage in pinned or name in self._across:
-                    return self._overlaps(changed)
-                if writes:
-                    if storage in written:
-                        return self._overlaps(changed)
-                    written.add(storage)
-                else:
-                    read.add(storage)
-        return not written.isdisjoint(read) and self._overlaps(changed)
-
-    def _overlaps(self, changed: Mapping[str, Any]) -> bool:
-        """The same, byte by byte."""
-        seen: dict[Storage, list[Access]] = {}
+        seen: dict[Storage, list[tuple[Access, bool]]] = {}
         for name, value in changed.items():
             if not isinstance(value, Buffer):
                 continue
@@ -170,15 +160,16 @@ class Plan:
                 return True
             old = self._inputs[name][0]
             new = Access.of(value, write=self._writes[name])
-            if (new.storage, new.start, new.stop) != (old.storage, old.start, old.stop):
-                near = self._pinned.get(new.storage, ())
-                if name in self._across or any(access.overlaps(new) and (access.write or new.write) for access in near):
-                    return True
-            near = seen.setdefault(new.storage, [])
-            if any(access.overlaps(new) and (access.write or new.write) for access in near):
+            moved = (new.storage, new.start, new.stop) != (old.storage, old.start, old.stop)
+            if moved and (name in self._across or any(access.overlaps(new) and (access.write or new.write)
+                                                      for access in self._pinned.get(new.storage, ()))):
                 return True
-            if new not in near:
-                near.append(new)
+            near = seen.setdefault(new.storage, [])
+            if any(access.overlaps(new) and (access.write or new.write) and (moved or also)
+                   for access, also in near):
+                return True
+            if (new, moved) not in near:
+                near.append((new, moved))
         return False
 
     # --- building
@@ -333,7 +324,8 @@ class Plan:
         key = value.name, *role
         if key not in self._symbol_of:
             self._symbol_of[key] = 1 + len(self.blocks) + len(self.symbols)
-            self.symbols.append(Symbol(value.name, value.default, convert))
+            self.symbols.append(Symbol(value.name, value.default, convert,
+                                       role[0] if role[1:2] == ("global_buffer",) else None))
         return self._symbol_of[key]
 
     def _transfer(self, step: Step, put: Callable[..., None]) -> None:
@@ -378,7 +370,8 @@ class Plan:
 
     # --- replaying
 
-    def replay(self, changed: Mapping[str, Any]) -> Point:
+    def replay(self, changed: Mapping[str, Any]) -> Point | None:
+        """Submit everything. None, and nothing done: the buffers ask for a plan of their own."""
         with ExitStack() as stack:
             for device in self.devices:
                 stack.enter_context(device._lock)
@@ -386,20 +379,50 @@ class Plan:
                 device._check_open()
             launches = [reshaped.bind(changed) for reshaped in self._reshaped]
             values = self._work_out(changed)
-            self.check(changed)
+            self._check(changed)
+            if values is None:
+                return None
             copy = self._copy()
             self._store(copy, values, changed, launches)
             return self._submit(copy)
 
-    def check(self, changed: Mapping[str, Any]) -> None:
+    def _check(self, changed: Mapping[str, Any]) -> None:
         """:raises HcqError: a buffer or a pattern that a copy or a fill cannot take."""
         if not self._checked_by_name.isdisjoint(changed):
             for node in self._checks:
                 if not node.inputs.isdisjoint(changed):
                     _check_transfer(node, resolve(node.operands, changed))
 
-    def _work_out(self, changed: Mapping[str, Any]) -> np.ndarray:
-        """The symbols' values. :raises HcqError: one that its command cannot take, or memory that was freed."""
+    def _change(self, found: list[int], changed: Mapping[str, Any]) -> bool:
+        """Put the changed inputs' values into ``found``; whether their memory has to be looked at more closely."""
+        near, pinned, written, touched = False, self._pinned, set(), set()
+        pointers, roles = self._pointers, self._roles
+        for name, value in changed.items():
+            if name in pointers and type(value) is Buffer:
+                # the checks of the kernel's own converter, without its calls: this is where a replay's time goes
+                number, device, writes = pointers[name]
+                storage = value._storage
+                memory = storage.memory
+                if value.device is not device or memory is None:
+                    roles[name][0][1](value)            # raises
+                    raise AssertionError(name)
+                found[number] = memory.address + value._offset
+                if storage in pinned or storage in written or (writes and storage in touched):
+                    near = True
+                touched.add(storage)
+                if writes:
+                    written.add(storage)
+            else:
+                near |= type(value) is Buffer
+                for number, convert in roles.get(name, ()):
+                    found[number] = convert(value)
+        return near
+
+    def _work_out(self, changed: Mapping[str, Any]) -> np.ndarray | None:
+        """The symbols' values; None when the buffers overlap otherwise than they did.
+
+        :raises HcqError: a value that its command cannot take, or memory that was freed.
+        """
         defaults, symbols = self._defaults, self.symbols
         freed = [device._pool.freed for device in self.devices]
         if freed != self._freed:
@@ -410,10 +433,9 @@ class Plan:
                                        for access in accesses) else []
         else:
             found = defaults.copy()
-        by_name = self._by_name
-        for name, value in changed.items():
-            for number, convert in by_name.get(name, ()):
-                found[number] = convert(value)
+        near = self._change(found, changed)
+        if near and self._overlaps(changed):
+            return None
         values = self._values
         values[self._first_input:] = found
         return values
@@ -469,52 +491,57 @@ class Plan:
         return next(value.default for node in self.nodes for value in _inputs(node.operands) if value.name == name)
 
     def _submit(self, copy: BlockCopy) -> Point:
-        from hcq.peer import _signal_address
         fences = [point for device in self.devices for point in device._fence()]
         ends: list[Point] = []
-        point = Point(self.devices[0]._compute.signal, 0) if self.devices else None
         for lane in reversed(self.lanes):               # the first lane's end is behind all the others'
             device, timeline, encoder = lane.device, lane.timeline, lane.encoder
             timeline.turn()
             before: list[int] = []
             for earlier in fences:
                 if earlier.signal is not timeline.signal:
-                    address = _signal_address(device, earlier)
-                    assert isinstance(address, int), address
-                    encoder.wait(before, address, earlier.value)
-            block = self._block_of[device]
-            number = self.blocks.index(block)
-            first, count = block.lanes[lane]
-            view = copy.views[number][4][first:first + count]
+                    _wait(device, encoder, before, earlier)
             behind: list[int] = []
             if lane is self.lanes[0]:
                 for end in ends:
-                    address = _signal_address(device, end)
-                    assert isinstance(address, int), address
-                    encoder.wait(behind, address, end.value)
+                    _wait(device, encoder, behind, end)
             encoder.signal(behind, timeline.signal.address, timeline.submitted + 1, interrupt=False)
-            cuts = block.cuts[lane]
-            indirect = getattr(encoder, "indirect", None) \
-                if count > DIRECT_WORDS and (lane.kind == "compute" or len(cuts) == 2) else None
-            if indirect is not None:
-                address = copy.buffers[number].address + 4 * first
-                for start, stop in pairwise(cuts):
-                    indirect(before, address + 4 * start, stop - start)
-                words = np.frombuffer(array("I", before + behind), np.uint32)
-                if lane not in copy.indirect:
-                    copy.indirect[lane] = IndirectBuffer(view)
-                timeline.queue.submit(words, indirect=(copy.indirect[lane],))       # type: ignore[call-arg]
+            leads = copy.leads.get(lane)
+            if leads is None:
+                leads = copy.leads[lane] = self._leads(copy, lane)
+            if leads.buffer is not None:
+                if leads.aligned:                       # where the packet stands depends on what is before it
+                    lane.encoder.indirect(before, leads.address, len(leads.words))
+                else:
+                    before += leads.packets
+                timeline.queue.submit(np.frombuffer(array("I", before + behind), np.uint32),
+                                      indirect=(leads.buffer,))         # type: ignore[call-arg]
             else:
-                timeline.queue.submit(np.concatenate((np.array(before, np.uint32), view, np.array(behind, np.uint32))))
+                timeline.queue.submit(np.concatenate((np.array(before, np.uint32), leads.words,
+                                                      np.array(behind, np.uint32))))
             point = timeline.record(self)
             if timeline is not device._compute:
                 device._beside += 1
             ends.append(point)
-        if point is None:
+        if not ends:
             raise GraphError("a graph without commands has nothing to replay")
         copy.points = tuple(ends)
         self._base += self._step_of_base
-        return point
+        return ends[-1]
+
+    def _leads(self, copy: BlockCopy, lane: Lane) -> Leads:
+        """How a lane's words in this copy reach the engine."""
+        block = self._block_of[lane.device]
+        number = self.blocks.index(block)
+        first, count = block.lanes[lane]
+        words, address = copy.views[number][4][first:first + count], copy.buffers[number].address + 4 * first
+        cuts = block.cuts[lane]
+        indirect = getattr(lane.encoder, "indirect", None)
+        if indirect is None or count <= DIRECT_WORDS or (lane.kind == "copy" and len(cuts) > 2):
+            return Leads(words, address)
+        packets: list[int] = []
+        for start, stop in pairwise(cuts):
+            indirect(packets, address + 4 * start, stop - start)
+        return Leads(words, address, packets, lane.kind == "copy", IndirectBuffer(words))
 
     def dump(self) -> str:
         lines = []
@@ -530,6 +557,13 @@ class Plan:
         names = [node.name for node in self.nodes]
         return f"graph of {len(names)} commands: " + ", ".join(
             names if len(names) <= 6 else [*names[:3], "...", *names[-2:]])
+
+
+def _wait(device: Device, encoder: Any, words: list[int], point: Point) -> None:
+    from hcq.peer import _signal_address
+    address = point.signal.address if point.signal.device is device else _signal_address(device, point)
+    assert isinstance(address, int), address            # the schedule has asked
+    encoder.wait(words, address, point.value)
 
 
 def _cut(ends: Sequence[int]) -> list[int]:

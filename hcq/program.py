@@ -317,7 +317,12 @@ def _converter(program: Program, index: int, argument: Argument) -> Callable[[An
     if code and struct.calcsize(code) != size:
         kind = code = ""
 
+    plain: set[type] = set()            # types of NumPy scalars that were found to fit
+
     def scalar(value: Any) -> bytes:
+        if type(value) in plain:
+            packed: bytes = value.tobytes()
+            return packed
         if isinstance(value, np.generic) and not isinstance(value, np.void):
             if kind and value.dtype.kind not in _KINDS[kind]:
                 raise ArgumentTypeError(f"{label} is not a {_kind_of(value)}")
@@ -330,6 +335,8 @@ def _converter(program: Program, index: int, argument: Argument) -> Callable[[An
             raise ArgumentTypeError(f"{label} takes a NumPy scalar or {size} bytes, not {_kind_of(value)}")
         if len(data) != size:
             raise LaunchError(f"{label} has {size} bytes; {_kind_of(value)} has {len(data)}")
+        if isinstance(value, (np.number, np.bool_)):
+            plain.add(type(value))
         return data
 
     def _python_number(value: bool | int | float) -> bytes:

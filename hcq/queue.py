@@ -21,7 +21,21 @@ from hcq.signal import Point, Signal, Timeline
 if TYPE_CHECKING:
     from hcq.device import Device
 
-__all__ = ["ComputeQueue", "CopyQueue"]
+__all__ = ["Commands", "ComputeQueue", "CopyQueue"]
+
+
+class Commands:
+    """What was submitted, as text for messages; the arguments of launches are not kept."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self, commands: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+        self._names = [operands[0].shape if name == "exec" else name for name, operands in commands]
+
+    def __str__(self) -> str:
+        shown = [*map(str, self._names)] if len(self._names) <= 8 else \
+            [*map(str, self._names[:3]), "...", *map(str, self._names[-3:])]
+        return f"{len(self._names)} commands: " + ", ".join(shown)
 
 
 class _Queue:
@@ -97,9 +111,7 @@ class _Queue:
         return len(self._commands)
 
     def __str__(self) -> str:
-        shown = [str(operands[0]) if name == "exec" else name for name, operands in self._commands]
-        return f"{len(shown)} commands: " + (", ".join(shown) if len(shown) <= 8 else
-                                              ", ".join([*shown[:3], "...", *shown[-3:]]))
+        return str(Commands(self._commands))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.timeline.queue.name}, {self})"

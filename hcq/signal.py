@@ -137,15 +137,15 @@ class Timeline:
     def __init__(self, device: Device, queue: HardwareQueue) -> None:
         self.queue = queue
         self.device = device
-        self.signal = Signal(device)
         self.submitted = 0
+        self._start(Signal(device))
         self.wakes = 0              # the last submission whose end interrupts, so that a sleeper sees it
         self.limit = min((1 << device.properties.signal_bits) - 1, _WORD)    # so that one word of a packet holds it
         self.records: deque[tuple[int, object]] = deque(maxlen=_RECORDS)     # (value, what), the last ones
 
     @property
     def busy(self) -> bool:
-        return self.signal.value < self.submitted
+        return self.words[self.index] < self.submitted
 
     @property
     def last(self) -> Point:
@@ -161,7 +161,7 @@ class Timeline:
             self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self.signal = Signal(self.device)
+        self._start(Signal(self.device))
         self.submitted = self.wakes = 0
         self.records.clear()
 
@@ -171,6 +171,10 @@ class Timeline:
         signal._failed = signal.value + 1, f"{self.pending()}, and it was given up: {why}"
         signal.value = self.submitted
         self._begin_anew()
+
+    def _start(self, signal: Signal) -> None:
+        self.signal = signal
+        self.words, self.index = signal._words, signal._index       # the signal's value without a call
 
     def record(self, what: object) -> Point:
         """The next value was submitted; ``what`` will stand in messages about it, as ``str(what)``."""
