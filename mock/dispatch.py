@@ -27,6 +27,7 @@ from mock.isa.clock import Chip
 from mock.isa.dispatch import LDS_GRANULE, LOAD, STORE, Stopped
 from mock.isa.waves import batches
 from mock.wavememory import CodeMemory, WaveMemory
+from mock.wgpcaches import Sharing, WgpMemory
 
 if TYPE_CHECKING:
     from mock.hqd import ComputeQueue
@@ -64,6 +65,9 @@ class ShaderAddressSpace:
         self.waves = WaveMemory(self.memory, vmid, current(), queue.name)
         self.code = CodeMemory(self.waves)
         """Where executors fetch instructions."""
+        vram, strict = queue.board.vram, queue.board.gpu.is_strict("gl1")
+        self._sharing = Sharing(self, self.waves.reader, vram.base, vram.size, self.memory.gl2.pool,
+                                queue.board.note) if strict else None
         self.drop_low_bits = self.rules.alignment != ALIGN_UNALIGNED
         """The executor takes addresses down to their element's size, as the DWORD alignment modes do."""
         self.before_atomic = None if queue.board.config.atomics_enabled else self._before_atomic
@@ -101,6 +105,12 @@ class ShaderAddressSpace:
         """Cache instructions that waves executed (:meth:`mock.wavememory.WaveMemory.invalidate`)."""
         self.waves.invalidate(bits)
 
+    @property
+    def workgroup_processor(self) -> Callable[[Callable[[int, int], None], Callable[[], int]], WgpMemory] | None:
+        """With rule ``gl1``: what gives each thread of native code its own memory (:meth:`mock.wgpcaches.Sharing.wgp`).
+        """
+        return None if self._sharing is None else self._sharing.wgp
+
     def _before_atomic(self, addresses: np.ndarray) -> None:
         self.memory.check_atomic("gc", self.vmid, addresses, client=Client.TCP)
 
@@ -121,6 +131,8 @@ class ShaderAddressSpace:
     def publish(self) -> None:
         """The waves have ended."""
         self.waves.publish()
+        if self._sharing is not None:
+            self._sharing.close()
 
 
 def _three(values: Iterable[int]) -> tuple[int, int, int]:
@@ -242,6 +254,9 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
     space = ShaderAddressSpace(queue, vmid)
     board.sq.begin(queue)
     space.observer = board.sq.observer(queue)
+    executor = isa.default_executor() if space.plain else "interpreter"
+    if space.workgroup_processor is not None and executor == "auto" and isa.has_native_code():
+        executor = "jit"            # the interpreter's waves go in step, on one workgroup processor
     chip = None
     if board.time.modelled:
         chip = Chip(wgps=_enabled_wgps(queue), begin=board.time.ticks() / CLOCK_HZ)
@@ -249,8 +264,7 @@ def launch(queue: ComputeQueue, dimensions: tuple[int, int, int], initiator: int
     try:
         if board.faults.any:
             _injected(queue, dispatch, space)
-        counts = isa.execute(dispatch, space, executor=isa.default_executor() if space.plain else "interpreter",
-                             clock=chip)
+        counts = isa.execute(dispatch, space, executor=executor, clock=chip)
     except Exception as error:
         board.sq.hold(queue, dispatch, error)
         raise

@@ -6,7 +6,7 @@
 ``AMDRV_MOCK="gfx1100:vram=1G,count=2"`` says the same in words: ``ARCH[:KEY=VALUE,...]``, several cards divided by
 ``;``. Keys: ``vram`` and ``bar0`` (sizes), ``count``, ``harvest`` (workgroup processors fused off, see :class:`Gpu`),
 ``clock`` (``wall``, or ``model``: timestamps are of modelled time, see :mod:`mock.clock`),
-``strict`` (``strict=-hdp,-tlb`` switches rules of :mod:`mock.rules` off).
+``strict`` (``strict=-hdp,-tlb`` switches rules of :mod:`mock.rules` off, ``strict=+gl1`` one on).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Gpu:
     ``harvest`` maps (shader engine, shader array) to the mask of workgroup processors fused off there; an integer is
     the mask for every array. ``clock``: "wall", or "model" for modelled time.
     ``bar0`` is the size that the platform's firmware gave the resizable BAR0 (default: all
-    of VRAM). ``strict`` names rules of :mod:`mock.rules` to switch off, each with a minus: ``"-hdp,-poison"``.
+    of VRAM). ``strict`` names rules of :mod:`mock.rules` to switch off, each with a minus: ``"-hdp,-poison"``, or
+    on, with a plus, that are off by themselves: ``"+gl1"``.
     """
 
     arch: str = "gfx1100"

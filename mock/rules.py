@@ -17,6 +17,7 @@ __all__ = ["RULES", "Rule", "relaxed"]
 class Rule(NamedTuple):
     text: str
     source: str
+    default: bool = True
 
 
 RULES: Mapping[str, Rule] = MappingProxyType({
@@ -51,6 +52,11 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "gli": Rule(
         "Code is fetched through the instruction cache: GLI_INV (or s_icache_inv).",
         "Linux 6.1, gfx_v11_0.c, gfx_v11_0_emit_mem_sync; Mesa 25.0, radv_cs.c, gfx10_cs_emit_cache_flush"),
+    "gl1": Rule(
+        "Within one launch, each workgroup processor has a GL0, a scalar cache and a GL1 of its own: what a workgroup "
+        "loaded it keeps while others store, until buffer_gl0_inv and buffer_gl1_inv (or s_dcache_inv and s_gl1_inv), "
+        "or a load with glc. Off unless asked for (`strict=+gl1`): every launch is native code then.",
+        "LLVM, User Guide for AMDGPU Backend, Memory Model GFX10-GFX11", default=False),
     "overlap": Rule(
         "Launches of a queue overlap until CS_PARTIAL_FLUSH or an end-of-pipe event waits for them: cache operations "
         "before that do not cover what they load and store.",
@@ -65,10 +71,14 @@ RULES: Mapping[str, Rule] = MappingProxyType({
 
 
 def relaxed(text: str) -> frozenset[str]:
-    """The rules that ``"-hdp,-tlb"`` (or ``"-hdp-tlb"``) switches off. :raises ValueError:"""
-    if text and not re.fullmatch(r"-\w+(,?-\w+)*", text):
-        raise ValueError(f"strict={text!r}: must name rules to switch off, each with a minus: -hdp,-poison")
-    names = frozenset(re.findall(r"\w+", text))
-    for name in sorted(names - RULES.keys()):
-        raise ValueError(f"strict={text!r}: no rule {name!r}; there are {', '.join(RULES)}")
-    return names
+    """The rules that are off with ``"-hdp,-tlb"`` (or ``"-hdp-tlb"``); ``"+gl1"`` switches one on that is off by
+    itself. :raises ValueError:"""
+    if text and not re.fullmatch(r"[-+]\w+(,?[-+]\w+)*", text):
+        raise ValueError(f"strict={text!r}: must name rules to switch off, each with a minus (-hdp,-poison), or on, "
+                         "with a plus (+gl1)")
+    off = {name for name, rule in RULES.items() if not rule.default}
+    for sign, name in re.findall(r"([-+])(\w+)", text):
+        if name not in RULES:
+            raise ValueError(f"strict={text!r}: no rule {name!r}; there are {', '.join(RULES)}")
+        (off.add if sign == "-" else off.discard)(name)
+    return frozenset(off)

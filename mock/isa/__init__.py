@@ -25,7 +25,7 @@ from mock.isa.dispatch import (
 )
 
 __all__ = ["Counts", "Dispatch", "HungWave", "IllegalInstruction", "IsaError", "Memory", "MemoryFault", "SqInterrupt",
-           "Trap", "default_executor", "execute", "run"]
+           "Trap", "default_executor", "execute", "has_native_code", "run"]
 
 EXECUTORS = ("auto", "jit", "interpreter")
 _TRACING = {"trace", "count_mnemonics"}
@@ -60,7 +60,7 @@ def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter"
         return measure(dispatch, memory, lambda noting: execute(dispatch, noting, executor=executor, **options),
                        clock if isinstance(clock, Chip) else None)
     if executor == "interpreter" or not getattr(memory, "plain", True) or _TRACING & options.keys() \
-            or (executor == "auto" and not _has_llvm()):
+            or (executor == "auto" and not has_native_code()):
         from mock.isa.interpreter import execute as interpret
         return interpret(dispatch, memory, **{k: v for k, v in options.items() if k != "threads"})
     from mock.isa import jit
@@ -68,7 +68,8 @@ def execute(dispatch: Dispatch, memory: Memory, *, executor: str = "interpreter"
 
 
 @cache
-def _has_llvm() -> bool:
+def has_native_code() -> bool:
+    """Is there a compiler (llvmlite)?"""
     return importlib.util.find_spec("llvmlite") is not None
 
 

@@ -25,7 +25,9 @@ LOAD, STORE, SCALAR_LOAD, COHERENT_LOAD, FETCH = range(5)
 """Kinds of access: a vector load; a store or an atomic; a scalar load; a vector load with glc; an instruction fetch. A
 memory that tells them apart (caches) has ``translate_as(addresses, kind)``, ``translate_page(address, kind)``, ``code``
 (a memory for fetches), ``served`` (loads were given other bytes than stores go to: pointers for loads do not outlive a
-store) and ``invalidate(bits)`` for cache instructions, as :data:`CACHE_INSTRUCTIONS` has them."""
+store) and ``invalidate(bits)`` for cache instructions, as :data:`CACHE_INSTRUCTIONS` has them. One with
+``workgroup_processor(zap, group)`` gives each thread of native code a memory of its own, whose pointers it may take
+back (``zap(kind, page)``)."""
 
 CACHE_INSTRUCTIONS = {"buffer_gl0_inv": 1, "buffer_gl1_inv": 2, "s_gl1_inv": 2, "s_dcache_inv": 4, "s_icache_inv": 8}
 

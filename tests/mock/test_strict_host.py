@@ -367,17 +367,18 @@ class TestNames:
         assert all(rule.text.endswith(".") and rule.source for rule in RULES.values())
 
     @pytest.mark.parametrize("text, names", [("", set()), ("-hdp", {"hdp"}), ("-hdp,-tlb", {"hdp", "tlb"}),
-                                             ("-gl2-glv-wc", {"gl2", "glv", "wc"})])
+                                             ("-gl2-glv-wc", {"gl2", "glv", "wc"}), ("-hdp+hdp", set())])
     def test_spelling(self, text: str, names: set[str]) -> None:
-        assert relaxed(text) == names
+        """Rule gl1 is off unless it is asked for."""
+        assert relaxed(text) == names | {"gl1"} and relaxed(text + "+gl1") == names
 
-    @pytest.mark.parametrize("text", ["hdp", "-", "+hdp", "-hdp,", "-hdp tlb"])
+    @pytest.mark.parametrize("text", ["hdp", "-", "+", "-hdp,", "-hdp tlb"])
     def test_misspelling(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"must name rules to switch off, each with a minus"):
             relaxed(text)
 
     def test_a_rule_that_is_none(self) -> None:
-        with pytest.raises(ValueError, match=r"no rule 'l3'; there are hdp, wc, tlb, gl2, glv, glk, gli, overlap, "):
+        with pytest.raises(ValueError, match=r"no rule 'l3'; there are hdp, wc, tlb, gl2, glv, glk, gli, gl1, "):
             mock.Gpu(strict="-l3")
 
     def test_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +386,7 @@ class TestNames:
         with mock.Machine.from_environment() as machine:
             first: Any
             for first in machine.gpus:
-                assert [rule for rule in RULES if not first.gpu.is_strict(rule)] == ["hdp", "tlb"]
+                assert [rule for rule in RULES if not first.gpu.is_strict(rule)] == ["hdp", "tlb", "gl1"]
 
 
 class TestCost:

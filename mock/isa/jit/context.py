@@ -73,6 +73,12 @@ class Context:
         entries[at, 0] = pages + np.uint64(1)
         entries[at, 1] = pages * np.uint64(PAGE)
 
+    def zap(self, kind: int, page: int) -> None:
+        """Forget a page's pointer; whoever uses it now goes on to. From any thread."""
+        entry = 2 * TLB_ENTRIES * kind + 2 * ((page ^ page >> 10) & TLB_ENTRIES - 1)
+        if int(self._tlbs[entry]) == page + 1:
+            self._tlbs[entry] = 0
+
     def forget(self) -> None:
         """Empty the TLB: a dispatch begins, or the memory changed its mapping."""
         self._tlbs[:] = 0

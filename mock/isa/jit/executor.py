@@ -89,6 +89,9 @@ class _Runner:
         d = launch.dispatch
         self.fault: BaseException | None = None
         self.context = Context(self._translate)
+        own = getattr(launch.memory, "workgroup_processor", None)
+        self._keeps = own is not None
+        self.memory: Any = launch.memory if own is None else own(self.context.zap, lambda: self.context["group"])
         lanes = launch.lanes
         self.state_dwords = Layout.dwords(launch.vgprs, lanes)
         self.states = _aligned(box.waves * self.state_dwords)
@@ -118,7 +121,7 @@ class _Runner:
         self._generation = getattr(launch.memory, "generation", None)
         # not what records or counts pages, which must see each
         self._host = launch.memory if type(launch.memory) is HostMemory else None
-        self._page: Callable[[int, int], int] | None = getattr(launch.memory, "translate_page", None)
+        self._page: Callable[[int, int], int] | None = getattr(self.memory, "translate_page", None)
 
     def _translate(self, address: int, kind: int) -> int:
         """The TLB's callback. Exceptions stay here; the wave that asked stops with FAULT."""
@@ -130,11 +133,13 @@ class _Runner:
                 return pointer
             self._cache_instructions()
             pointer = self._page(address, kind)
-            if self.launch.memory.served:       # type: ignore[attr-defined]
+            if self.memory.served:
                 if kind == STORE:
                     self.context.forget()       # what loads got for this page may be a cache's
                 else:
                     self.context["served"] = 1
+            elif self._keeps and kind != STORE:
+                self.context["served"] = 1      # cache instructions make it ask again
             return pointer
         except BaseException as error:
             self.fault = error
@@ -145,7 +150,7 @@ class _Runner:
         bits = self.context["invalidated"]
         if bits:
             self.context["invalidated"] = 0
-            invalidate = getattr(self.launch.memory, "invalidate", None)
+            invalidate = getattr(self.memory, "invalidate", None)
             if invalidate is not None:
                 invalidate(bits)
 
@@ -307,7 +312,7 @@ class _Runner:
 
     def _interpreter(self) -> Machine:
         if self._machine is None:
-            self._machine = Machine(self.launch.dispatch, self.launch.memory)
+            self._machine = Machine(self.launch.dispatch, self.memory)
             self._machine.lds = self._machine.space.lds = self.lds
         return self._machine
 
