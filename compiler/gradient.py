@@ -65,6 +65,12 @@ def _expand(n: UOp, ctx: UOp) -> Grads:
     return (graph.reduce(ctx, Ops.ADD, axes),)
 
 
+def _unfold(n: UOp, ctx: UOp) -> UOp:
+    shape = n.src[0].shape
+    wide = graph.window(ctx, n.arg[0], shape[-1], *n.arg[2:])
+    return graph.shrink(wide, [(0, m) for m in shape])      # the axis may have room for a window more
+
+
 def _reduce(n: UOp, ctx: UOp) -> Grads:
     (op, axes), x = n.arg, n.src[0]
     g, value = graph.expand(ctx, x.shape), graph.expand(n, x.shape)
@@ -124,6 +130,14 @@ rules = PatternMatcher(
         (
             UPat(Ops.SHRINK, name="n"),
             lambda n, ctx: (graph.pad(ctx, [(b, s - e) for (b, e), s in zip(n.arg, n.src[0].shape, strict=True)]),),
+        ),
+        (
+            UPat(Ops.WINDOW, name="n"),
+            lambda n, ctx: (graph.fold(ctx, n.arg[0], n.src[0].shape[n.arg[0]], *n.arg[2:]),),
+        ),
+        (
+            UPat(Ops.FOLD, name="n"),
+            lambda n, ctx: (_unfold(n, ctx),),
         ),
         (UPat(Ops.FLIP, name="n"), lambda n, ctx: (graph.flip(ctx, n.arg),)),
         (UPat(Ops.REDUCE_AXIS, name="n"), _reduce),

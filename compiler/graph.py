@@ -11,8 +11,8 @@ from compiler.dtypes import DType
 from compiler.uop import COMPARE, Ops, UOp
 from compiler.variable import Size
 
-__all__ = ["alu", "cast", "copy", "expand", "flip", "full", "iota", "is_stored", "leaf_of", "pad", "permute", "reduce",
-           "reshape", "scalar", "shrink"]
+__all__ = ["alu", "cast", "copy", "expand", "flip", "fold", "full", "iota", "is_stored", "leaf_of", "pad",
+           "permute", "reduce", "reshape", "scalar", "shrink", "window"]
 
 Shape = tuple[int, ...]
 
@@ -64,6 +64,33 @@ def shrink(x: UOp, bounds: Sequence[tuple[int, int]]) -> UOp:
 def flip(x: UOp, axes: Sequence[int]) -> UOp:
     axes = tuple(sorted(axes))
     return UOp(Ops.FLIP, x.dtype, (x,), axes) if axes else x
+
+
+def window(x: UOp, axis: int, size: int, step: int = 1, dilation: int = 1) -> UOp:
+    """Windows of ``size`` elements, ``dilation`` apart, that begin every ``step`` elements of ``axis``: their number
+    takes the axis's place, and their elements are a new last axis."""
+    n = x.shape[axis]
+    reach = (size - 1) * dilation + 1
+    if size < 1 or step < 1 or dilation < 1 or n < reach:
+        raise ValueError(f"windows of {size} elements, {dilation} apart, every {step}, along an axis of {n}: all must "
+                         "be positive, and one window must fit")
+    count = (n - reach) // step + 1
+    if (step == size and dilation == 1) or size == 1:      # side by side: no element is in two
+        kept = [(0, m) for m in x.shape]
+        kept[axis] = (0, min(count * step, n))
+        x = shrink(x, kept)
+        if size == 1 and step > 1 and x.shape[axis] < count * step:
+            x = pad(x, [(0, count * step - m if a == axis else 0) for a, m in enumerate(x.shape)])
+        x = reshape(x, (*x.shape[:axis], count, step, *x.shape[axis + 1:]))
+        if size == 1 and step > 1:
+            x = shrink(x, [(0, 1) if a == axis + 1 else (0, m) for a, m in enumerate(x.shape)])
+        return permute(x, [*(a for a in range(len(x.shape)) if a != axis + 1), axis + 1])
+    return UOp(Ops.WINDOW, x.dtype, (x,), (axis, size, step, dilation))
+
+
+def fold(x: UOp, axis: int, n: int, step: int = 1, dilation: int = 1) -> UOp:
+    """The adjoint of :func:`window` on an axis of ``n`` elements: each becomes the sum of what is in its places."""
+    return UOp(Ops.FOLD, x.dtype, (x,), (axis, n, step, dilation))
 
 
 def reduce(x: UOp, op: Ops, axes: Sequence[int]) -> UOp:

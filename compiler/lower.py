@@ -105,6 +105,11 @@ def _move(node: UOp, index: Index, known: Known) -> tuple[Index, UOp | None]:
     if op is Ops.FLIP:
         return tuple(simplify(i * -1 + of_type(n - 1, i.dtype), known) if axis in arg else i
                      for axis, (i, n) in enumerate(zip(index, source.shape, strict=True))), None
+    if op is Ops.WINDOW:
+        axis, _, step, dilation = arg
+        moved = list(index[:-1])
+        moved[axis] = simplify(moved[axis] * step + index[-1] * dilation, known)
+        return tuple(moved), None
     assert op is Ops.PAD, op
     valid = UOp.const(dtypes.bool_, True)
     moved = []
@@ -160,6 +165,8 @@ class _Lowering:
             closed = tuple(r for r in ranges.values() if r.op is Ops.RANGE)
             return [(node.src[0], inner, valid)], \
                 lambda x: UOp(Ops.REDUCE, node.dtype, (x, *closed), op) if closed else x
+        if node.op is Ops.FOLD:
+            return self.fold(node, index, valid)
         if (node, index) not in self.moves:
             self.moves[node, index] = _move(node, index, self.known)
         moved, inside = self.moves[node, index]
@@ -167,6 +174,31 @@ class _Lowering:
             return [(node.src[0], moved, valid)], lambda x: x
         both = inside if valid is None else simplify(valid & inside, self.known)
         return [(node.src[0], moved, both)], lambda x: inside.where(x, 0)
+
+    def fold(self, node: UOp, index: Index, valid: UOp | None) -> tuple[list[Task], Callable[..., UOp]]:
+        """The sum over the places ``k`` in windows, of the window that has element ``index`` at ``k``, if there is one.
+
+        A sum below it (the channels of a convolution's derivative) goes over all these ranges at once.
+        """
+        axis, _, step, dilation = node.arg
+        *shape, size = node.src[0].shape
+        k = self.range(size, Axis.REDUCE)
+        start = simplify(index[axis] - k * dilation, self.known)
+        inside = start.like(-1).lt(start) & start.lt(of_type(shape[axis] * step, start.dtype))
+        if step > 1:
+            inside = inside & (start % step).eq(0)
+        inside = simplify(inside, self.known)
+        moved = (*index[:axis], simplify(start // step, self.known), *index[axis + 1:], k)
+        closed = (k,) if k.op is Ops.RANGE else ()
+
+        def total(x: UOp) -> UOp:
+            more: tuple[UOp, ...] = ()
+            if x.op is Ops.REDUCE and x.arg is Ops.ADD:
+                x, more = x.src[0], x.src[1:]
+            value = inside.where(x, 0)
+            return UOp(Ops.REDUCE, node.dtype, (value, *closed, *more), Ops.ADD) if closed or more else value
+        both = inside if valid is None else simplify(valid & inside, self.known)
+        return [(node.src[0], moved, both)], total
 
     def value(self, node: UOp, index: Index) -> UOp:
         """The scalar at ``index``; by an explicit stack, for chains may be long."""

@@ -24,6 +24,7 @@ __all__ = ["CopyItem", "KernelItem", "Schedule", "Slot", "normalize", "schedule"
 _EXPENSIVE = 8          # cost of an expression that an expansion would repeat, above which it may be cut
 _EXPENSIVE_SCALAR = 64  # the same for a single element, which every work-item may as well compute
 _REPEATED = 1 << 16     # operations that are done again rather than started in a kernel of their own
+_SUMS = frozenset({Ops.REDUCE_AXIS, Ops.FOLD})
 _LONG = 64              # iterations of a reduction above which a GPU splits it
 _WIDE = 8192            # work-items that a split may make
 _TREE = 2048            # size of an expression, without sharing, above which shared parts are cut
@@ -163,7 +164,7 @@ class _Cutter:
                     open_.add(user)
                 elif (
                     user.op is Ops.REDUCE_AXIS
-                    or (user.op is Ops.EXPAND and most(user.size) > most(now.size))
+                    or (user.op in (Ops.EXPAND, Ops.WINDOW) and most(user.size) > most(now.size))
                     or open_
                     or len(users) > 1
                 ):
@@ -185,7 +186,7 @@ class _Cutter:
             if op in (Ops.ASSIGN, Ops.COPY, Ops.CONTIGUOUS):
                 self.cut[node] = None
             inner = [s for s in node.src if s not in self.cut and s.op is not Ops.BUFFER]
-            heavy[node] = (op is Ops.REDUCE_AXIS and not _picks(node)) or any(heavy[s] for s in inner)
+            heavy[node] = (op in _SUMS and not (op is Ops.REDUCE_AXIS and _picks(node))) or any(heavy[s] for s in inner)
             own = 0 if op in MOVEMENT or op in (Ops.CONST, Ops.IOTA, Ops.SIZE) else 8 if op in TRANSCENDENTAL else 1
             cost[node] = min(1 << 20, own + sum(cost[s] if s in inner else 1 for s in node.src))
             tree[node] = min(1 << 20, 1 + sum(tree[s] for s in inner))
@@ -466,7 +467,7 @@ def _joins(group: list[UOp], node: UOp, cut: dict[UOp, None]) -> bool:
 
 def _reduces(node: UOp, cut: dict[UOp, None]) -> bool:
     inner = node.src[1] if node.op is Ops.ASSIGN else node
-    return any(n.op is Ops.REDUCE_AXIS and (n is node or n not in cut)
+    return any(n.op in _SUMS and (n is node or n not in cut)
                for n in inner.toposort(lambda n: n is node or n not in cut))
 
 

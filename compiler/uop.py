@@ -37,8 +37,10 @@ class Ops(IntEnum):
     PAD = auto()            # arg: ((before, after), ...); with zeros
     SHRINK = auto()         # arg: ((start, stop), ...)
     FLIP = auto()           # arg: axes
+    WINDOW = auto()         # arg: (axis, size, step, dilation); a last axis of windows, and their number along axis
     # tensor graph: the rest
     REDUCE_AXIS = auto()    # arg: (ADD | MUL | MAX, axes); reduced axes stay with size 1
+    FOLD = auto()           # arg: (axis, n, step, dilation); the adjoint of WINDOW on n elements: windows added up
     CONTIGUOUS = auto()     # arg: None or a unique number; the value gets memory of its own
     DETACH = auto()         # no gradient passes
     DERIVED = auto()        # (value, *inputs), arg: a name; the value, with gradients for the inputs by that name
@@ -96,7 +98,7 @@ BINARY = frozenset({Ops.ADD, Ops.MUL, Ops.FDIV, Ops.IDIV, Ops.MOD, Ops.MAX, Ops.
 COMPARE = frozenset({Ops.CMPLT, Ops.CMPEQ, Ops.CMPNE})
 COMMUTATIVE = frozenset({Ops.ADD, Ops.MUL, Ops.MAX, Ops.CMPEQ, Ops.CMPNE, Ops.AND, Ops.OR, Ops.XOR})
 ALU = UNARY | BINARY | {Ops.WHERE, Ops.CAST, Ops.BITCAST}
-MOVEMENT = frozenset({Ops.RESHAPE, Ops.PERMUTE, Ops.EXPAND, Ops.PAD, Ops.SHRINK, Ops.FLIP})
+MOVEMENT = frozenset({Ops.RESHAPE, Ops.PERMUTE, Ops.EXPAND, Ops.PAD, Ops.SHRINK, Ops.FLIP, Ops.WINDOW})
 TRANSCENDENTAL = frozenset({Ops.SQRT, Ops.EXP2, Ops.LOG2, Ops.SIN, Ops.FDIV, Ops.IDIV, Ops.MOD})
 
 
@@ -111,6 +113,13 @@ def _shape_of(op: Ops, src: tuple[UOp, ...], arg: Any) -> tuple[int, ...]:
         return tuple(e - b for b, e in arg)
     if op is Ops.IOTA:
         return (arg,)
+    if op is Ops.WINDOW:
+        axis, size, step, dilation = arg
+        shape = src[0].shape
+        return (*shape[:axis], (shape[axis] - (size - 1) * dilation - 1) // step + 1, *shape[axis + 1:], size)
+    if op is Ops.FOLD:
+        shape = src[0].shape
+        return (*shape[:arg[0]], arg[1], *shape[arg[0] + 1:-1])
     if op is Ops.REDUCE_AXIS:
         return tuple(1 if i in arg[1] else s for i, s in enumerate(src[0].shape))
     if src and (op in ALU or op in (Ops.FLIP, Ops.CONTIGUOUS, Ops.DETACH, Ops.DERIVED, Ops.ASSIGN, Ops.COPY)):
@@ -452,6 +461,8 @@ def fold(op: Ops, dtype: DType, values: tuple[Any, ...], source: DType) -> Any:
     if op in (Ops.AND, Ops.OR, Ops.XOR):
         return dtype.cast(x & y if op is Ops.AND else x | y if op is Ops.OR else x ^ y)
     if op is Ops.MAX:
+        if x == y == 0 and dtype.is_float:
+            return math.copysign(0.0, x) + y    # 0.0 is more than -0.0 (IEEE 754, maximum)
         return x if x != x or x > y else y      # NaN wins, as in NumPy
     if not dtype.is_float:
         exact = {Ops.NEG: lambda: -x, Ops.ADD: lambda: x + y, Ops.MUL: lambda: x * y, Ops.TRUNC: lambda: x}.get(op)

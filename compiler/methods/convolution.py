@@ -1,11 +1,15 @@
-"""Convolutions of one to three axes: windows of the input times the kernel, summed."""
+"""Convolutions of one to three axes: windows of the input times the kernel, summed.
+
+Nothing here makes room for windows: :func:`compiler.graph.window` is a function on indices, and its adjoint adds up
+windows in the kernel that made them. So a convolution is one kernel, and so is each of its derivatives.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from compiler import dtypes
+from compiler import dtypes, graph
 from compiler.methods.base import Methods
 
 if TYPE_CHECKING:
@@ -75,29 +79,11 @@ class Convolution(Methods):
             (stride, "stride")))
         count = [(n + 2 * q - e * (m - 1) - 1) // t + 1 for n, q, e, m, t in zip(size, p, d, k, s, strict=True)]
         x: Any = self.reshape(*self.shape[:-2], -1, k[0], k[1], count[0], count[1])
-        for i in range(2):      # each place of the window apart, put where it belongs
-            a = x.ndim - 2 + i
-            full = size[i] + 2 * p[i]
-            window = x.ndim - 4 + i
-            parts = []
-            for j in range(k[i]):
-                part = _spread(x.narrow(window, j, 1), a, s[i])
-                at = j * d[i]
-                grown = [(0, 0)] * part.ndim
-                grown[a] = (at, full - at - part.shape[a])
-                parts.append(part.pad(grown))
-            x = parts[0].cat(*parts[1:], dim=window).sum(window, keepdim=True)
-        x = x.narrow(-2, p[0], size[0]).narrow(-1, p[1], size[1])
-        return x.squeeze((-4, -3))  # type: ignore[no-any-return]
-
-
-def _spread(x: Any, a: int, step: int) -> Any:
-    """Neighbours of an axis ``step`` apart, with zeros between."""
-    if step == 1:
-        return x
-    n = x.shape[a]
-    x = x.unsqueeze(a + 1).pad([(0, step - 1) if i == a + 1 else (0, 0) for i in range(x.ndim + 1)])
-    return x.reshape(*x.shape[:a], n * step, *x.shape[a + 2:]).narrow(a, 0, (n - 1) * step + 1)
+        x = x.permute(*range(x.ndim - 4), -2, -1, -4, -3)       # (..., c, oy, ox, ky, kx)
+        node = x._node
+        for i in (1, 0):
+            node = graph.fold(node, x.ndim - 4 + i, size[i] + 2 * p[i], s[i], d[i])
+        return x._new(node).narrow(-2, p[0], size[0]).narrow(-1, p[1], size[1])  # type: ignore[no-any-return]
 
 
 def _checked(x: Any, weight: Any, groups: int, n: int, transposed: bool) -> Any:
@@ -141,12 +127,12 @@ def _windows_times(x: Any, weight: Any, stride: list[int], dilation: list[int], 
     kind = dtypes.promote(x.dtype, weight.dtype)
     wide = dtypes.float32 if kind.is_float and kind.bits < 32 else kind
     k = list(weight.shape[2:])
-    windows = x._windows(k, stride, dilation)               # (batch, channels, places, window)
+    windows = x.cast(wide)._windows(k, stride, dilation)               # (batch, channels, places, window)
     places = list(windows.shape[2:2 + n])
     inner = channels // groups
     windows = windows.reshape(batch, groups, inner, *places, *k)
     order = [0, 1, *range(3, 3 + n), 2, *range(3 + n, 3 + 2 * n)]
-    windows = windows.permute(order).unsqueeze(2).cast(wide)        # (batch, groups, 1, places, inner, window)
+    windows = windows.permute(order).unsqueeze(2)       # (batch, groups, 1, places, inner, window)
     kernel = weight.reshape(1, groups, out // groups, *[1] * n, inner, *k).cast(wide)
     summed = tuple(range(-n - 1, 0))
     return (windows * kernel).sum(summed, dtype=wide).cast(kind).reshape(batch, out, *places)
@@ -154,21 +140,30 @@ def _windows_times(x: Any, weight: Any, stride: list[int], dilation: list[int], 
 
 def _transposed(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any, groups: int,
                 dilation: Any, n: int) -> Any:
-    """The input spread by the stride, convolved with the kernel backwards."""
+    """Each element times the kernel, in the windows that it would have come from, added up where they overlap."""
     batched = x.ndim == n + 2
     x = _checked(x, weight, groups, n, True)
     stride, padding, extra, dilation = (each(v, n, w) for v, w in (
         (stride, "stride"), (padding, "padding"), (output_padding, "output_padding"), (dilation, "dilation")))
     if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
         raise ValueError(f"output_padding {extra} must be less than the stride {stride} or the dilation {dilation}")
-    channels, out = weight.shape[0], weight.shape[1]
-    k = weight.shape[2:]
-    kernel = weight.reshape(groups, channels // groups, out, *k).transpose(1, 2).flip(*range(3, 3 + n))
-    kernel = kernel.reshape(groups * out, channels // groups, *k)
-    for i in range(n):
-        x = _spread(x, 2 + i, stride[i])
-    amounts = [(d * (m - 1) - p, d * (m - 1) - p + e) for d, m, p, e in zip(dilation, k, padding, extra, strict=True)]
-    result = _windows_times(x.pad([(0, 0), (0, 0), *amounts]), kernel, [1] * n, dilation, groups, n)
+    channels, out, *k = weight.shape
+    batch, _, *places = x.shape
+    full = [(m - 1) * s + (c - 1) * d + 1 for m, s, c, d in zip(places, stride, k, dilation, strict=True)]
+    keep = [(p, f + e - p) for p, f, e in zip(padding, full, extra, strict=True)]
+    if any(b < a for a, b in keep):
+        raise ValueError(f"transposed convolution of {x.shape} with a weight of {weight.shape} and padding {padding}: "
+                         f"nothing is left, the result's sizes would be {[b - a for a, b in keep]}")
+    kind = dtypes.promote(x.dtype, weight.dtype)
+    wide = dtypes.float32 if kind.is_float and kind.bits < 32 else kind
+    x = x.cast(wide).reshape(batch, groups, channels // groups, 1, *places, *[1] * n)
+    kernel = weight.cast(wide).reshape(1, groups, channels // groups, out, *[1] * n, *k)
+    x = (x * kernel).sum(2, dtype=wide)         # (batch, groups, out / groups, places, window)
+    node = x._node
+    for a in reversed(range(n)):
+        node = graph.fold(node, 3 + a, max(full[a], keep[a][1]), stride[a], dilation[a])
+    result = x._new(node).shrink([None, None, None, *keep]).reshape(batch, groups * out, *(b - a for a, b in keep))
+    result = result.cast(kind)
     if bias is not None:
         result = result + bias.reshape(1, -1, *[1] * n)
     return result if batched else result.squeeze(0)

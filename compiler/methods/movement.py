@@ -236,32 +236,14 @@ class Movement(Methods):
         return x.movedim(a, -1)._windows([size], [step], [1]).movedim(-2, a)  # type: ignore[no-any-return]
 
     def _windows(self, sizes: Sequence[int], steps: Sequence[int], dilations: Sequence[int]) -> Tensor:
-        """Of the last axes (..., y, x) all windows: (..., y', x', sizes of the windows).
-
-        Copies in a row of n + dilation elements each are shifted by one dilation against each other.
-        """
-        x: Any = self
-        first = self.ndim - len(sizes)
+        """Of the last axes (..., y, x) all windows: (..., y', x', sizes of the windows). A function on indices: nothing
+        is copied."""
+        node, first = self._node, self.ndim - len(sizes)
         for k, (size, step, dilation) in enumerate(zip(sizes, steps, dilations, strict=True)):
-            a = first + 2 * k
-            n = x.shape[a]
-            count = (n - dilation * (size - 1) - 1) // step + 1
-            if count < 1 or n < 1:
-                raise ValueError(f"a window of {size} elements, {dilation} apart, does not fit in {n}")
-            before, after = x.shape[:a], x.shape[a + 1:]
-            if size == 1 or (step >= size and dilation == 1):       # windows that do not overlap
-                x = x.pad([(0, 0)] * a + [(0, max(0, count * step - n))] + [(0, 0)] * len(after))
-                x = x.narrow(a, 0, count * step).reshape(*before, count, step, *after).narrow(a + 1, 0, size)
+            if size:
+                node = graph.window(node, first + k, size, step, dilation)
                 continue
-            row = n + dilation
-            times = -(-size * row // n)
-            x = x.unsqueeze(a).expand(*before, times, n, *after).reshape(*before, times * n, *after)
-            x = x.narrow(a, 0, size * row).reshape(*before, size, row, *after)
-            span = min(count * step, row)
-            x = x.narrow(a + 1, 0, span)
-            if span < count * step:
-                x = x.pad([(0, 0)] * (a + 1) + [(0, count * step - span)] + [(0, 0)] * len(after))
-            x = x.reshape(*before, size, count, step, *after).narrow(a + 2, 0, 1)
-            x = x.reshape(*before, size, count, *after).transpose(a, a + 1)
-        order = [*range(first), *range(first, x.ndim, 2), *range(first + 1, x.ndim, 2)]
-        return x.permute(order)  # type: ignore[no-any-return]
+            shape = node.shape          # of nothing there are as many as of the smallest
+            count = (shape[first + k] + dilation - 1) // step + 1
+            node = graph.full((*shape[:first + k], count, *shape[first + k + 1:], 0), node.dtype, 0)
+        return self._new(node)

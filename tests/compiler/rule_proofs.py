@@ -315,6 +315,9 @@ def _evaluate(root: UOp, world: World, point: dict[UOp, int]) -> Any:
                 done[node] = world.value(("memory", memory.arg, done[index]), node.dtype)
         elif node.op in (Ops.PARAM, Ops.INDEX):
             done[node] = None
+        elif node.op is Ops.BITCAST and node.src[0].op is Ops.BITCAST:      # which NaN it is is in the bits alone
+            first = node.src[0].src[0]
+            done[node] = _from_bits(_bits(done[first], first.dtype), node.dtype)
         else:
             done[node] = _apply(node, tuple(done[s] for s in node.src))
     return done[root]
