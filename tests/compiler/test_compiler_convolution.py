@@ -205,7 +205,7 @@ def test_windows_and_their_adjoint() -> None:
 
 def test_errors() -> None:
     x, w = Tensor.ones(1, 4, 8, 8), Tensor.ones(6, 4, 3, 3)
-    with pytest.raises(ValueError, match="4 channels for a weight of shape .* in 2 groups, which takes 8"):
+    with pytest.raises(ValueError, match=r"4 channels for a weight of shape .* in 2 groups, which takes 8"):
         x.conv2d(w, groups=2)
     with pytest.raises(ValueError, match="stride has 3 numbers for 2 axes"):
         x.conv2d(w, stride=(1, 2, 3))
