@@ -51,6 +51,7 @@ from amdrv.ip.sdma import Sdma
 from amdrv.ip.smu import Smu
 from amdrv.memory import Allocation, Kind, Memory
 from amdrv.mmu.tables import PAGE_SHIFT
+from amdrv.power import Metrics, Power
 from amdrv.recovery import Diagnosis, Recovery
 from amdrv.registration import Registration, register
 from amdrv.regs import RegisterFile, table_for
@@ -124,6 +125,7 @@ class Device:
         self.warm = False                                # the card was as we left it: no reset, no firmware loaded
         self.suspect = False                             # it has faulted or hung: its state is not to be built upon
         self._booted = False
+        self.power = Power(self)
         self._rings: dict[str, Ring] = {}
         self._closed, self._process, self._may_be_warm = False, os.getpid(), warm
         _devices.add(self)
@@ -433,10 +435,16 @@ class Device:
             self.interrupts.renew()
             self.warm, self.psp = False, Psp(self)
             self._bring_up()
+            self.power.apply_again()
         except BaseException:
             self._take_down()
             raise
         self.suspect = False
+
+    def metrics(self) -> Metrics:
+        """Clocks, temperatures, power, fan and load, as the SMU measures them. :raises PowerError: it refuses."""
+        self.require_memory()
+        return self.power.metrics()
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = [
     "AmdrvError", "HalError", "NoCardError", "CardBusyError", "CardLostError", "MappingError",
     "DiscoveryError", "UnknownIpError", "FirmwareError", "RegisterError", "PacketError",
-    "BootError", "WaitTimeout", "OutOfMemoryError", "PageTableError", "GpuFault", "GpuHang",
+    "BootError", "WaitTimeout", "OutOfMemoryError", "PageTableError", "GpuFault", "GpuHang", "PowerError",
 ]
 
 
@@ -85,3 +85,7 @@ class GpuFault(AmdrvError):
 
 class GpuHang(AmdrvError):
     """An engine stopped making progress. The message names the queue and the packet."""
+
+
+class PowerError(AmdrvError):
+    """A clock or power limit that the card does not have, or that its SMU refuses."""

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from amdrv.errors import BootError, WaitTimeout
+from amdrv.errors import BootError, PowerError, WaitTimeout
 from amdrv.facts import smu13 as facts
 from amdrv.ip.discovery import FIRMWARE_READY, MP0_SMN_C2PMSG_33, RCC_CONFIG_MEMSIZE
 from amdrv.wait import wait_until
@@ -20,6 +20,7 @@ __all__ = ["Smu"]
 FIRMWARE_FLAGS, INTERRUPTS_ENABLED = 0x3B10024, 1 << 0
 RESPONSE_TIMEOUT = 2.0          # smu_cmn.c: 20 times usec_timeout
 BUSY_TIMEOUT = 1.0              # how long a message that is rejected as "busy" is repeated
+TABLE_BYTES = 1 << 16           # for the largest table, the power-play table with what is around it
 RESET_TIME = 0.5                # smu_v13_0.h, SMU13_MODE1_RESET_WAIT_TIME_IN_MS
 RESET_TIMEOUT = 5.0
 
@@ -34,7 +35,7 @@ class Smu:
         self.version = (0, 0, 0)
         self.booted = False
         self._talking = False
-        self._lock = threading.Lock()
+        self._lock, self._table_lock = threading.Lock(), threading.Lock()
 
     @property
     def running(self) -> bool:
@@ -47,7 +48,8 @@ class Smu:
         version = self.send(facts.PPSMC_MSG_GetSmuVersion)
         self.version = version >> 16 & 0xFF, version >> 8 & 0xFF, version & 0xFF
         # smu_v13_0_set_driver_table_location: where tables (metrics) are exchanged
-        table = self.device.gmc.fb_start + self.device.require_memory().boot_pages.allocate(1 << 16)[0][0]
+        self._table = self.device.require_memory().boot_pages.allocate(TABLE_BYTES)[0][0]
+        table = self.device.gmc.fb_start + self._table
         self.send(facts.PPSMC_MSG_SetDriverDramAddrHigh, table >> 32)
         self.send(facts.PPSMC_MSG_SetDriverDramAddrLow, table & 0xFFFF_FFFF)
         if not self.device.warm:
@@ -63,10 +65,22 @@ class Smu:
         self.send(facts.PPSMC_MSG_AllowGfxOff if allowed else facts.PPSMC_MSG_DisallowGfxOff)
 
     def shutdown(self) -> None:
-        """Nothing is said on the way out: this SMU's firmware puts its features away by itself, and "driver involvement
-        may cause some unexpected issues" (smu_disable_dpms). It must stay able to reset the card for the next owner.
-        """
-        self.booted = False
+        """Limits that were set are set back. Nothing else is said on the way out: this SMU's firmware puts its features
+        away by itself, and "driver involvement may cause some unexpected issues" (smu_disable_dpms). It must stay able
+        to reset the card for the next owner."""
+        if self.booted:
+            self.booted = False
+            self.device.power.restore()
+
+    def read_table(self, number: int, nbytes: int) -> bytes:
+        """smu_cmn_update_table: the firmware writes one of its tables (TABLE_*) to memory. :raises PowerError:"""
+        with self._table_lock:
+            try:
+                self.send(facts.PPSMC_MSG_TransferTableSmu2Dram, number)
+            except BootError as error:
+                raise PowerError(f"table {number} of the SMU: {error}") from error
+            self.device.hdp.flush()
+            return self.device.require_memory().view(self._table, nbytes).tobytes()
 
     def send(self, message: int, argument: int = 0) -> int:
         """smu_cmn_send_smc_msg_with_param: the SMU's answer.
