@@ -154,12 +154,14 @@ class PageTables:
             raise PageTableError(f"map at {address:#x}: segments must be (address, bytes) pairs, at least one; "
                                  f"got shape {pieces.shape} of {pieces.dtype}")
         pieces = pieces.astype(np.int64, copy=False)
-        memory, sizes = pieces[:, 0], pieces[:, 1]
-        if address % PAGE_SIZE or bool(((memory | sizes) & (PAGE_SIZE - 1)).any()):
+        memory, sizes = np.ascontiguousarray(pieces[:, 0]), np.ascontiguousarray(pieces[:, 1])
+        if address % PAGE_SIZE or int(np.bitwise_or.reduce(memory) | np.bitwise_or.reduce(sizes)) & PAGE_SIZE - 1:
             raise PageTableError(f"map at {address:#x}: addresses and sizes must be multiples of {PAGE_SIZE}")
-        if bool((sizes <= 0).any()):
+        if int(sizes.min()) <= 0:
             raise PageTableError(f"map at {address:#x}: a segment has no bytes")
-        if bool((memory < 0).any()) or bool(((memory + sizes - 1) >> ADDRESS_BITS).any()):
+        largest = int(sizes.max())
+        if int(memory.min()) < 0 or (int(memory.max()) + largest - 1 >> ADDRESS_BITS
+                                     and bool(((memory + sizes - 1) >> ADDRESS_BITS).any())):
             raise PageTableError(f"map at {address:#x}: a segment lies beyond {ADDRESS_BITS} bits of memory address")
         total = int(sizes.sum())
         end = address + total
@@ -168,16 +170,30 @@ class PageTables:
         if clash := self._overlap(address, end):
             raise PageTableError(f"map {address:#x}..{end:#x}: overlaps the mapping {clash[0]:#x}..{clash[1]:#x}; "
                                  "unmap it first")
-
-        levels = self._cut(address, memory, sizes)
-        spans = [(shift, *_joined(piece.start, piece.end)) for shift, piece in levels]
-        self._make_room(spans)
-        for shift, piece in levels:
-            self._write(shift, *self._leaves(shift, piece, flags))
+        if largest == PAGE_SIZE and not bool((np.diff(memory) == PAGE_SIZE).any()):
+            # single pages, each elsewhere: nothing larger, no fragments
+            spans = self._fill(address, end, memory.view(np.uint64) | np.uint64(flags))
+        elif len(memory) == 1 and largest < 1 << LEAF_SHIFTS[-2]:
+            start, stop = np.array([address]), np.array([end])
+            _, entries = self._leaves(PAGE_SHIFT, _Intervals(start, stop, memory, start, stop), flags)
+            spans = self._fill(address, end, entries)
+        else:
+            levels = self._cut(address, memory, sizes)
+            spans = [(shift, *_joined(piece.start, piece.end)) for shift, piece in levels]
+            self._make_room(spans)
+            for shift, piece in levels:
+                self._write(shift, *self._leaves(shift, piece, flags))
         self._store_fresh()
         bisect.insort(self._starts, address)
         self._mapped[address] = end, spans
         return total
+
+    def _fill(self, address: int, end: int, entries: U64) -> list[tuple[int, I64, I64]]:
+        """One range of nothing but 4 KiB pages."""
+        spans = [(PAGE_SHIFT, np.array([address]), np.array([end]))]
+        self._make_room(spans)
+        self._write_run(PAGE_SHIFT, address, entries)
+        return spans
 
     def unmap(self, address: int, size: int) -> None:
         """Clear the entries of what one call of :meth:`map` mapped.
@@ -342,6 +358,16 @@ class PageTables:
             else:
                 at = numbers[a:b] & (ENTRIES - 1)
             self._set(self._tables[key], key, at, entries[a:b])
+
+    def _write_run(self, shift: int, address: int, entries: U64) -> None:
+        """Store leaves of consecutive addresses."""
+        first, at = address >> shift, 0
+        while at < len(entries):
+            index = first & (ENTRIES - 1)
+            count = min(ENTRIES - index, len(entries) - at)
+            key = shift, first >> INDEX_BITS
+            self._set(self._tables[key], key, slice(index, index + count), entries[at:at + count])
+            first, at = first + count, at + count
 
     def _clear(self, shift: int, start: int, end: int) -> None:
         first, last = start >> shift, end >> shift

@@ -324,3 +324,43 @@ class Mapping(RuleBasedStateMachine):
 TestMapping = Mapping.TestCase
 TestMapping.settings = settings(max_examples=40, stateful_step_count=15, deadline=None,
                                 suppress_health_check=list(HealthCheck))
+
+
+@settings(max_examples=30, deadline=None)
+@given(page=st.integers(1, 2000), memory=st.lists(st.integers(0, 3000), min_size=1, max_size=700, unique=True),
+       size=st.sampled_from([1, 1, 3]))
+def test_single_pages_in_no_order(page: int, memory: list[int], size: int) -> None:
+    """Many pages, each elsewhere: what a list of pinned pages looks like. Neighbours by chance are a run."""
+    vram, tables = make()
+    segments = np.array([(each * 4 * PAGE_SIZE if size > 1 else each * PAGE_SIZE, size * PAGE_SIZE) for each in memory])
+    tables.map(page << 12, segments, leaf_flags("system"))
+    expected = [each * (4 if size > 1 else 1) + i for each in memory for i in range(size)]
+    found = mapped_pages(vram, tables.root)
+    assert {at: where for at, (where, _) in found.items()} == dict(enumerate(expected, page))
+    for at, (where, fragment) in found.items():
+        block = 1 << fragment       # a fragment speaks only for pages that really lie together
+        assert all(found.get(at // block * block + i, (-1, 0))[0] == where // block * block + i for i in range(block))
+    tables.unmap(page << 12, size * len(memory) << 12)
+    assert mapped_pages(vram, tables.root) == {}
+
+
+def test_the_benchmarks_other_way_fills_the_same_tables() -> None:
+    from bench.mmu import BASE, OneByOne, Vram
+    segments = [((i * 7919 % 4096) << 13, PAGE_SIZE) for i in range(3000)]
+    ours, other = Vram(64), Vram(64)
+    tables, slow = PageTables(ours), OneByOne(other)
+    tables.map(BASE, segments, leaf_flags("system"))
+    for number, (where, size) in enumerate(segments):
+        slow.store(BASE + number * PAGE_SIZE, where, size, leaf_flags("system"), PAGE_SIZE)
+
+    def leaves(vram: Vram, root: int) -> list[int]:
+        todo, found = [(root, 39)], []
+        while todo:
+            table, shift = todo.pop(0)
+            entries = [int(e) for e in vram.view(table, PAGE_SIZE, np.uint64) if e]
+            if shift == 12:
+                found += entries
+            else:
+                todo += [(entry & 0xFFFF_FFFF_F000, shift - 9) for entry in entries]
+        return found
+    assert leaves(ours, tables.root) == leaves(other, slow.root) and len(leaves(ours, tables.root)) == 3000
