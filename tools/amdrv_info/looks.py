@@ -245,6 +245,12 @@ def report_of(path: str, hal: Any, function: Any, source: Live | None, why_not: 
             raise HalError(why_not)
         return source
 
+    kernels = hal.name != "mock" and function.driver == "amdgpu"
+
+    def ring() -> dict[str, Any]:
+        found = kernel.rings(Host(), function.address) if kernels else None
+        return engines.ring_document(need()) if found is None else engines.kernels_rings(function.address, found, None)
+
     def findings() -> dict[str, Any]:
         host = doctor.Host()
         doctor.require_linux(host)
@@ -255,10 +261,10 @@ def report_of(path: str, hal: Any, function: Any, source: Live | None, why_not: 
         "show": lambda: card.show_document(card.show(hal, function, device=source.device if source else None)),
         "doctor": findings,
         "queue": lambda: engines.queue_document(need()),
-        "ring": lambda: engines.ring_document(need()),
+        "ring": ring,
         "ih": lambda: engines.ih_document(need()),
         "wave": lambda: waves.wave_document(need(), vgprs=16, shape=waves.shape_of(need())),
-        "top": lambda: top.sample_once(hal, function, need()),
+        "top": lambda: top.kernel_once(function) if kernels else top.sample_once(need()),
         "fw": lambda: card.firmware_documents(hal, function),
     }
     table = b""

@@ -22,6 +22,7 @@ __all__ = ["draw", "map_document", "save", "tables_of"]
 FRAGMENT = (1 << vm.FIELDS["FRAG"][0] + 1) - (1 << vm.FIELDS["FRAG"][1])
 ATTRIBUTES = ~(ADDRESS_MASK | FRAGMENT)
 """What two entries must share to be of one range: all but address and fragment."""
+VMIDS = 16
 CELLS = 64                      # of the picture of VRAM
 MOST_TABLES = 1 << 18           # a sound set of tables for 48 bits of 4 KiB pages in use is far smaller
 Array = np.ndarray
@@ -41,6 +42,8 @@ class _Found:
 
 class _Walker:
     def __init__(self, source: Dump, hub: str, vmid: int) -> None:
+        if not 0 <= vmid < VMIDS:
+            raise PageTableError(f"no VMID {vmid} of hub {hub!r}: VMIDs are 0 to {VMIDS - 1}")
         context = f"{hub.upper()}VM_CONTEXT{vmid}_"
         cntl = source.register(context + "CNTL")
         if not cntl.enable_context:

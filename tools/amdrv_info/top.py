@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from rich.live import Live as Screen
 
 from amdrv.errors import AmdrvError
-from amdrv.hal import Hal, PciFunction
+from amdrv.hal import PciFunction
 from amdrv.hal.looking import driven_by
 from tools.amdrv_info import card, kernel, screens, sensors, space, views
 from tools.amdrv_info.doctor import Host
@@ -31,7 +31,7 @@ from tools.amdrv_info.source import Live, live, looking_hal, of_device
 if TYPE_CHECKING:
     from amdrv.device import Device
 
-__all__ = ["driven_device", "flat", "open_devices", "run", "run_program", "sample_once"]
+__all__ = ["driven_device", "flat", "kernel_once", "open_devices", "run", "run_program", "sample_once"]
 
 READINGS = 20                   # of the status registers an interval
 LONGEST_STEP = 0.05             # seconds between two of them
@@ -139,11 +139,14 @@ class _KernelSampler:
                 "sensors": seen, "counters": None, "processes": processes, "missing": []}
 
 
-def sample_once(hal: Hal, function: PciFunction, source: Live) -> Sample:
+def sample_once(source: Live) -> Sample:
     """One short look, for a report."""
-    if hal.name != "mock" and function.driver == "amdgpu":
-        return _KernelSampler(Host(), function.address).look(0.1)
     return _Sampler(source).look(0.1)
+
+
+def kernel_once(function: PciFunction) -> Sample:
+    """The same of a card that amdgpu drives."""
+    return _KernelSampler(Host(), function.address).look(0.1)
 
 
 # ---- the command
