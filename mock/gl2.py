@@ -21,13 +21,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mock.actor import Actor, current
+from mock.gl2count import Gl2Count
 
 if TYPE_CHECKING:
     from mock.vram import Vram
@@ -85,11 +86,14 @@ class _Foreign:
         self.pointer = int(self.copy.ctypes.data)
         self.told = False
 
-    def write_back(self, deliver: Callable[[int, np.ndarray, np.ndarray], None]) -> None:
+    def write_back(self, deliver: Callable[[int, np.ndarray, np.ndarray], None]) -> int:
+        """How many pages were dirty."""
         stored = self.copy != self.twin
-        if stored.any():
-            deliver(self.host, stored, self.copy)
-            np.copyto(self.twin, self.copy, where=stored)
+        if not stored.any():
+            return 0
+        deliver(self.host, stored, self.copy)
+        np.copyto(self.twin, self.copy, where=stored)
+        return 1
 
 
 class Gl2:
@@ -119,6 +123,7 @@ class Gl2:
         self.storing: Callable[[], np.ndarray] = lambda: np.empty(0, np.int64)
         """Pages (int64[n]) that launches under way have stored to: dirty, and not to be written back yet."""
         self.pool = PagePool()
+        self.count = Gl2Count(self, Counter())
         self._foreign: dict[int, _Foreign] = {}
         self._copies: dict[int, _Foreign] = {}      # the same by the copies' pointers
 
@@ -127,6 +132,13 @@ class Gl2:
     def touch(self, pages: np.ndarray) -> None:
         """Engines read or write these pages (int64[n]) through GL2."""
         self._marks[pages] = self.epoch
+
+    def has(self, host: int) -> bool:
+        """Does GL2 hold the page at a host pointer?"""
+        offset = host - self.vram.base
+        if 0 <= offset < self.vram.size:
+            return self.marks[offset >> PAGE_SHIFT] == self.epoch
+        return host in self._foreign
 
     def is_dirty(self, page: int) -> bool:
         return self.dirty_marks[page] == self.dirty_epoch
@@ -234,7 +246,7 @@ class Gl2:
         with self.lock:
             for page in list(self._foreign.values()):
                 if foreign is None or page.host in foreign:
-                    page.write_back(self._deliver)
+                    self.count.written_back(page.write_back(self._deliver))
             if not self._dirty:
                 return
             pages = np.unique(np.concatenate(self._dirty)) if len(self._dirty) > 1 else np.unique(self._dirty[0])
@@ -248,6 +260,7 @@ class Gl2:
                     self._write_back_beside(page)
                 plain = pages[~masked]
             self.vram.publish_pages(plain)
+            self.count.written_back(len(pages))
             self._dirty = [rest] if len(rest) else []
             self._told_dirty.clear()
             self.dirty_epoch += 1

@@ -144,6 +144,8 @@ class Gmc(Block):
         first, last = address >> PAGE_SHIFT, address + nbytes - 1 >> PAGE_SHIFT
         if first == last and not address >> VA_BITS:
             found = self.hubs[hub].page_to_host(vmid, first, write, execute, client)
+            if self.gl2.count.on and hub == "gc":
+                self.gl2.count.asked(np.array([found], np.uint64), address, nbytes, write)
             host = self.coherence.settle_one(hub, found, write) + (address & PAGE - 1)
             if not write and not poll and 0 <= (offset := host - self.board.vram.base) < self.board.vram.size:
                 self.coherence.posted.look(offset, nbytes, address)
@@ -154,6 +156,8 @@ class Gmc(Block):
         hosts = np.concatenate([the_hub.pages_to_hosts(
             vmid, np.arange(at, min(at + CHUNK, last + 1), dtype=np.uint64) & np.uint64(limit), write, execute, client)
             for at in range(first, last + 1, CHUNK)])
+        if self.gl2.count.on and hub == "gc":
+            self.gl2.count.asked(hosts, address, nbytes, write)
         hosts = self.coherence.settle(hub, hosts, write)
         cuts = np.flatnonzero(np.diff(hosts) != np.uint64(PAGE)) + 1
         starts = np.concatenate([[0], cuts])

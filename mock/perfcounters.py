@@ -6,8 +6,9 @@ engine); Linux 6.1, soc21_enum.h (CP_PERFMON_STATE, GRBM_PERF_SEL, SQ_PERF_SEL, 
 CPC_PERFCOUNT_SEL: the numbers of events).
 
 A counter holds what its event came to between START_COUNTING and the look, or STOP_COUNTING; it is read through its LO
-and HI registers or by COPY_DATA with source PERF. SQ's counters are a shader engine's: waves and instructions are dealt
-out evenly, so that the sum over the engines is the whole. Cycles are of a shader clock of 2.5 GHz, by the golden clock.
+and HI registers or by COPY_DATA with source PERF. SQ's counters are a shader engine's, GL2C's are a channel's: waves,
+instructions and requests are dealt out evenly, so that the sum over the engines (or instances) is the whole. Cycles are
+of a shader clock of 2.5 GHz, by the golden clock.
 An event that nothing here raises stays 0, and a note says so.
 """
 
@@ -19,6 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mock.block import Block
+from mock.gl2count import Gl2Count
 
 if TYPE_CHECKING:
     from mock.board import Board
@@ -36,12 +38,14 @@ EVENTS: dict[str, dict[int, str]] = {
     "SQ": {2: "cycles", 3: "dispatch_cycles", 4: "waves", 5: "waves_32", 6: "waves_64", 8: "work_items",
            0x30: "instructions"},
     "CPC": {0: "cycles"},
-    "GL2C": {1: "cycles"},
+    "GL2C": {1: "cycles", 3: "gl2_requests", 6: "gl2_reads", 7: "gl2_writes", 0x24: "gl2_uncached", 0x2A: "gl2_hits",
+             0x2B: "gl2_misses", 0x33: "gl2_writebacks", 0x53: "gl2_memory_writes", 0x60: "gl2_memory_reads"},
     "SDMA": {0: "cycles", 0x11: "write_lines", 0x13: "read_lines", 0x20: "interrupts", 0x23: "packets",
              0x3C: "doorbells"}}
 """{block: {PERF_SEL: what is counted}}: GRBM COUNT, GUI_ACTIVE, CP_BUSY, SPI_BUSY; SQ CYCLES, BUSY_CYCLES, WAVES,
-WAVES_32, WAVES_64, ITEMS, INSTS_ALL; CPC ALWAYS_COUNT; GL2C CYCLE; SDMA CYCLE, MC_WR_COUNT, MC_RD_COUNT (lines of 64
-bytes), INT_REQ_COUNT, NUM_PACKET, DOORBELL."""
+WAVES_32, WAVES_64, ITEMS, INSTS_ALL; CPC ALWAYS_COUNT; GL2C CYCLE, REQ, READ, WRITE, UC_REQ, HIT, MISS, WRITEBACK,
+MC_WRREQ, MC_RDREQ (:mod:`mock.gl2count`); SDMA CYCLE, MC_WR_COUNT, MC_RD_COUNT (lines of 64 bytes), INT_REQ_COUNT,
+NUM_PACKET, DOORBELL."""
 PER_ENGINE = frozenset(("waves", "waves_32", "waves_64", "work_items", "instructions"))
 
 
@@ -61,6 +65,7 @@ class PerfCounters(Block):
 
     def reset(self) -> None:
         self._base, self._held = {}, None
+        self.board.memory.gl2.count = Gl2Count(self.board.memory.gl2, self.counts)
 
     # ---- what engines say
 
@@ -99,9 +104,7 @@ class PerfCounters(Block):
 
     def _share(self, total: int) -> int:
         """Of the shader engine that GRBM_GFX_INDEX selects, the first where it selects all."""
-        engines = self.board.arch.shader_engines
-        mine = self.board.regs.selection.se or 0
-        return total // engines + (1 if mine < total % engines else 0)
+        return _part(total, self.board.regs.selection.se or 0, self.board.arch.shader_engines)
 
     def _selected(self, block: str, number: int) -> tuple[int, int]:
         """(event, SDMA's engine or -1)"""
@@ -126,6 +129,8 @@ class PerfCounters(Block):
         if what is None:
             return 0
         total = self.counted(what, engine)
+        if block == "GL2C" and what != "cycles":
+            return _part(total, regs.selection.instance or 0, self.board.arch.gc_info["gc_num_gl2c"])
         if block != "SQ":
             return total
         if not regs.field("SQ_PERFCOUNTER_CTRL", "CS_EN") and what in PER_ENGINE:
@@ -145,6 +150,7 @@ class PerfCounters(Block):
 
     def control(self, value: int) -> None:
         state = self.board.regs.register("CP_PERFMON_CNTL")["PERFMON_STATE"].get(value)
+        self.board.memory.gl2.count.on = state == START
         if state == START:
             self._tell()
             if self._held is None:
@@ -160,6 +166,11 @@ class PerfCounters(Block):
                 self._held = {key: now[key] - self._base[key] for key in now}
         else:
             self._base, self._held = {}, None
+
+
+def _part(total: int, mine: int, parts: int) -> int:
+    """One's share where all get the same, and the first ones what is left over."""
+    return total // parts + (1 if mine < total % parts else 0) if mine < parts else 0
 
 
 def _reader(counters: PerfCounters, block: str, number: int, shift: int) -> Callable[[], int]:

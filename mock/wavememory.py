@@ -56,6 +56,8 @@ class WaveMemory:
         if address >> VA_BITS:
             return int(self.many(np.array([address], np.uint64), kind)[0])
         host = self._hub.page_to_host(self.vmid, page, kind == STORE, False, client, self.reader)
+        if self.gl2.count.on:
+            self.gl2.count.page(host, kind == STORE)
         inside = address & PAGE - 1
         offset = host - CACHED - self._base
         if not host & CACHED or not 0 <= offset < self._size:
@@ -102,6 +104,9 @@ class WaveMemory:
         client = Client.SQC_DATA if kind == SCALAR_LOAD else Client.SQC_INST if kind == FETCH else Client.TCP
         write = kind == STORE
         found = self.memory.pages_to_hosts("gc", self.vmid, addresses, write=write, client=client, who=self.reader)
+        if self.gl2.count.on:
+            for host in np.unique(found).tolist():
+                self.gl2.count.page(host, write)
         offsets = found - np.uint64(self._base | CACHED)
         cached = (found & np.uint64(CACHED) != 0) & (offsets < np.uint64(self._size))
         if cached.all():

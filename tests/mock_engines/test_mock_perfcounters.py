@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from compute_rig import ARGS, DATA, SIGNAL, WAVE32, Rig, lohi, packet, release
@@ -16,6 +19,7 @@ SE_BROADCAST = 0xE0000000
 # s_nop, s_nop, s_nop, s_endpgm
 FOUR = (0xBF800000, 0xBF800000, 0xBF800000, END)
 RESET, START, STOP = 0, 1, 2 | 1 << 10
+ACQUIRE_WB = (0, 0xFFFFFFFF, 0xFF, 0, 0, 10, 1 << 15)      # ACQUIRE_MEM of everything: GCR_CNTL.GL2_WB
 
 
 def select(raw: RawBoard, **events: int) -> None:
@@ -123,10 +127,69 @@ class TestShaderCounters:
         assert 0 < raw.peek("GRBM_PERFCOUNTER1_LO") <= raw.peek("GRBM_PERFCOUNTER0_LO")
 
     def test_an_event_that_nobody_raises(self, raw: RawBoard) -> None:
-        select(raw, GL2C0=0x2A)
+        select(raw, GL2C0=0x2D)
         state(raw, START)
-        assert raw.peek("GL2C_PERFCOUNTER0_LO") == 0 and "0x2a is nothing" in str(raw.board.notes.of("perfcounter")[0])
+        assert raw.peek("GL2C_PERFCOUNTER0_LO") == 0 and "0x2d is nothing" in str(raw.board.notes.of("perfcounter")[0])
         assert all(EVENTS.values())
+
+
+class TestGl2Counters:
+    """Requests are lines of 128 bytes; the instances' parts add up."""
+
+    EVENTS: ClassVar = {"REQ": 3, "READ": 6, "WRITE": 7, "UC": 0x24, "HIT": 0x2A, "MISS": 0x2B, "WRITEBACK": 0x33,
+                        "MC_WR": 0x53, "MC_RD": 0x60}
+
+    def counted(self, raw: RawBoard, work: Callable[[], None]) -> dict[str, int]:
+        """All events of the same work, done as often as it takes."""
+        found: dict[str, int] = {}
+        names = list(self.EVENTS)
+        state(raw, START)
+        work()
+        state(raw, STOP)
+        for at in range(0, len(names), 4):
+            part = names[at:at + 4]
+            select(raw, **{f"GL2C{i}": self.EVENTS[name] for i, name in enumerate(part)})
+            for i, name in enumerate(part):
+                found[name] = 0
+                for instance in range(16):
+                    raw.poke("GRBM_GFX_INDEX", SE_BROADCAST, INSTANCE_BROADCAST_WRITES=0, INSTANCE_INDEX=instance)
+                    found[name] += raw.peek(f"GL2C_PERFCOUNTER{i}_LO") | raw.peek(f"GL2C_PERFCOUNTER{i}_HI") << 32
+                raw.poke("GRBM_GFX_INDEX", SE_BROADCAST)
+        state(raw, RESET)
+        assert found["READ"] + found["WRITE"] == found["REQ"] == found["HIT"] + found["MISS"] + found["UC"]
+        return found
+
+    def test_of_copies(self, raw: RawBoard, tables: Tables) -> None:
+        """64 KiB from and to pages that GL2 has not, then has, then has not again; the ring and its fence beside."""
+        queue = Queue(raw, tables)
+        tables.buffer(TARGET, 1 << 18)
+
+        def work() -> None:
+            queue.put(copy(TARGET + (1 << 17), TARGET, 65536))
+            queue.drain()
+        first, second = self.counted(raw, work), self.counted(raw, work)
+        assert 1024 <= first["MISS"] <= 1024 + 64 and first["MC_RD"] >= 512
+        assert 1024 <= second["HIT"] <= 1024 + 64 and second["MISS"] <= 64
+        assert second["READ"] >= 512 and second["WRITE"] >= 512
+        raw.board.memory.gl2.invalidate()
+        assert self.counted(raw, work)["MISS"] >= 1024
+
+    def test_of_waves_and_write_backs(self, rig: Rig, tables: Tables) -> None:
+        """A wave stores one word: its page counts whole, and goes to memory with GL2_WB."""
+        raw = rig.raw
+        tables.buffer(DATA, 4096)
+        raw.words(tables.buffer(ARGS, 4096), 1, np.uint64)[0] = DATA
+        raw.invalidate("GC", 2)
+        rig.code(0xF4040100, 0xF8000000, 0x7E000280, 0x7E0202FF, 0x12345678, 0xBF89FC07, 0xDC6A0000, 0x00040100, END)
+
+        def work() -> None:
+            rig.put([*rig.dispatch((1, 1, 1), (1, 1, 1)), *release(SIGNAL, 1)])
+            rig.done(1)
+            rig.signal[0] = 0
+        first = self.counted(raw, work)
+        assert first["WRITE"] >= 32 and first["MISS"] + first["UC"] >= 64
+        flush = self.counted(raw, lambda: rig.put([*packet(0x58, *ACQUIRE_WB)]) or work())
+        assert flush["WRITEBACK"] >= 32 and flush["MC_WR"] >= flush["WRITEBACK"] and flush["HIT"] >= 32
 
 
 def test_copy_engine_counters(raw: RawBoard, tables: Tables) -> None:
