@@ -19,7 +19,7 @@ from typing import Any
 from compiler import graph
 from compiler.buffer import Buffer
 from compiler.engine import Recording, Step, recording, run_step
-from compiler.methods.creation import random_state
+from compiler.methods.random import random_state
 from compiler.runtime import Replay, runtime
 from compiler.tensor import Tensor, realize_all, shares
 from compiler.uop import Ops, UOp

@@ -26,10 +26,13 @@ from compiler.methods.convolution import Convolution
 from compiler.methods.creation import Creation
 from compiler.methods.diagonals import Diagonals
 from compiler.methods.elementwise import Elementwise
+from compiler.methods.exchange import Exchange
 from compiler.methods.functions import Functions
 from compiler.methods.indexing import Indexing
+from compiler.methods.inplace import InPlace
 from compiler.methods.interpolation import Interpolation
 from compiler.methods.joining import Joining
+from compiler.methods.linalg import Linalg
 from compiler.methods.losses import Losses
 from compiler.methods.movement import Movement
 from compiler.methods.normalization import Normalization
@@ -37,6 +40,7 @@ from compiler.methods.ordering import Ordering
 from compiler.methods.padding import Padding
 from compiler.methods.pooling import Pooling
 from compiler.methods.products import Products
+from compiler.methods.random import Random
 from compiler.methods.reduce import Reduce
 from compiler.methods.scan import Scan
 from compiler.methods.scatter import Scatter
@@ -65,8 +69,9 @@ def is_grad_enabled() -> bool:
     return _grad_enabled
 
 
-class Tensor(Creation, Elementwise, Functions, Activations, Movement, Joining, Padding, Indexing, Scatter, Diagonals,
-             Reduce, Scan, Ordering, Products, Convolution, Pooling, Interpolation, Normalization, Losses):
+class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Joining, Padding, Indexing, Scatter,
+             Diagonals, Reduce, Scan, Ordering, Products, Convolution, Pooling, Interpolation, Normalization,
+             Losses, Linalg, InPlace, Exchange):
     """An array of one type on one device.
 
     :param data: a Python number, nested lists of them, a NumPy array, bytes of a buffer, or another tensor.
@@ -156,6 +161,26 @@ class Tensor(Creation, Elementwise, Functions, Activations, Movement, Joining, P
     def dim(self) -> int:
         return self.ndim
 
+    def element_size(self) -> int:
+        """Bytes of an element."""
+        return self.dtype.itemsize
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel() * self.dtype.itemsize
+
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_float
+
+    @property
+    def data(self) -> Tensor:
+        """:meth:`detach`."""
+        return self.detach()
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("len() of a tensor without axes")
@@ -226,10 +251,6 @@ class Tensor(Creation, Elementwise, Functions, Activations, Movement, Joining, P
             data = data[:number(self.numel())]
         return self.dtype.decode(data).reshape([number(n) for n in self.shape])
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        data = self.numpy()
-        return data if dtype is None else data.astype(dtype)
-
     def item(self) -> Any:
         """The value of a tensor of one element, as a Python number."""
         if self.numel() != 1:
@@ -241,8 +262,12 @@ class Tensor(Creation, Elementwise, Functions, Activations, Movement, Joining, P
 
     # where it is
 
-    def to(self, target: str | DTypeLike) -> Tensor:
-        """On another device ("CPU", "AM", ...), or of another type."""
+    def to(self, target: Any, dtype: DTypeLike | None = None) -> Tensor:
+        """On another device ("CPU", "AM", ...), or of another type, or both; or as another tensor is."""
+        if isinstance(target, Tensor):
+            target, dtype = target.device, target.dtype
+        if dtype is not None:
+            return self.to(target).cast(dtype)
         if isinstance(target, str) and target not in dtypes._BY_NAME:
             device = canonical(target)
             if device == self._device:
@@ -346,6 +371,8 @@ class Tensor(Creation, Elementwise, Functions, Activations, Movement, Joining, P
             self.uop = UOp(Ops.CONTIGUOUS, self.dtype, (new,), _unique)
         else:
             self.uop = new
+        if _grad_enabled and value.requires_grad and self.dtype.is_float:
+            self.requires_grad = True
         if self._names:
             self._names = [_under(self.uop)]
         return self

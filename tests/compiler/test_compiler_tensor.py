@@ -15,7 +15,7 @@ import pytest
 from compiler import Tensor, dtypes, jit, nn, no_grad, optim
 from compiler.buffer import pool
 from compiler.capture import JitError
-from compiler.methods.creation import threefry
+from compiler.methods.random import threefry
 from compiler.runtime import canonical
 
 
