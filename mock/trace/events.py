@@ -24,13 +24,14 @@ KINDS: dict[str, tuple[str, ...]] = {
     "walk": ("hub", "vmid", "page", "pages", "duration", "error"),
     "fault": ("hub", "vmid", "address", "write", "client", "why"), "note": ("rule", "text"),
     "interrupt": ("client", "source", "ring_id", "vmid", "data", "stored"), "msi": ("vector", "sent"),
-    "flush": ("duration",), "reset": ("duration",)}
-"""{kind: what an event of it has after time and card}"""
+    "flush": ("duration",), "reset": ("duration",), "window": ("offset", "size"), "stores": ("runs", "pages")}
+"""{kind: what an event of it has after time and card}. "stores" are what the CPU stored through windows, as a flush
+finds it: [offset, bytes] of whole pages; loads through a window leave no trace."""
 
 INDIRECT = (("BIF_BX_PF0_RSMU_INDEX", "BIF_BX_PF0_RSMU_DATA"), ("BIF_BX0_PCIE_INDEX", "BIF_BX0_PCIE_DATA"),
             ("BIF_BX0_PCIE_INDEX2", "BIF_BX0_PCIE_DATA2"))
 """Pairs by which registers are reached at their byte address (:mod:`mock.nbio`)."""
-ACCESSES = ("read", "write", "bar-read", "bar-write", "config-read", "config-write")
+ACCESSES = ("read", "write", "bar-read", "bar-write", "config-read", "config-write", "window")
 REGISTER = ("read", "write", "engine-read", "engine-write")
 DRIVER = "driver"
 """The track of what the host did."""
@@ -56,7 +57,8 @@ class Event(NamedTuple):
         if self.kind in ("packet", "engine-read", "engine-write"):
             return str(self.detail["engine"])
         return {"walk": f"{self.detail.get('hub')} hub", "fault": f"{self.detail.get('hub')} hub", "note": "notes",
-                "interrupt": "interrupts", "msi": "interrupts", "flush": "hdp", "reset": "reset"}[self.kind]
+                "interrupt": "interrupts", "msi": "interrupts", "flush": "hdp", "stores": "hdp",
+                "reset": "reset"}[self.kind]
 
     @property
     def duration(self) -> int:
@@ -140,6 +142,11 @@ class TraceFile:
                    f"VMID {d['vmid']} ({words}){lost}"
         if event.kind == "note":
             return f"note [{d['rule']}] {d['text']}"
+        if event.kind == "window":
+            return f"window BAR0+{d['offset']:#x}" + (f", {d['size']:#x} bytes" if values else "")
+        if event.kind == "stores":
+            where = ", ".join(f"{offset:#x}..{offset + size:#x}" for offset, size in d["runs"])
+            return f"stores by the CPU: {d['pages']} pages, {where}" if values else event.kind
         if event.kind == "msi":
             return f"MSI {d['vector']}{'' if d['sent'] else ' not sent'}"
         return event.kind if not values else f"{event.kind} ({d['duration'] / 1000:.1f} us)"

@@ -27,6 +27,7 @@ __all__ = ["FORMAT", "VERSION", "Trace", "from_environment"]
 
 FORMAT, VERSION = "amdrv mock trace", 1
 BUFFER = 256 << 10
+RUNS = 16                       # stretches of the CPU's stores that are kept of one flush
 TAIL = 32                       # words of a packet's tail that are kept
 _numbers: dict[str, itertools.count[int]] = {}      # of the machines of this process that write to a path
 
@@ -43,6 +44,7 @@ class Trace:
         self._start = time.perf_counter_ns()
         self._polls: dict[int, list[Any]] = {}                  # {card: the read that may go on}
         self._cards = {id(board): number for number, board in enumerate(boards)}
+        self._flushes: dict[int, Callable[[Any], None]] = {}
         self._boards = list(boards)
         self._write({"format": FORMAT, "version": VERSION, "pid": os.getpid(), "started": time.time(),
                      "cards": [{"address": board.address, "arch": board.gpu.arch, "vram": board.vram.size}
@@ -83,7 +85,10 @@ class Trace:
     def close(self) -> None:
         """Take the hooks away and end the file. Idempotent."""
         for board in self._boards:
-            for holder in (board, board.log, board.ih, getattr(board, "mes", None), *board.memory.hubs.values()):
+            if (hook := self._flushes.pop(id(board), None)) is not None:
+                board.vram.on_flush.remove(hook)
+            for holder in (board, board.vram, board.log, board.ih, getattr(board, "mes", None),
+                           *board.memory.hubs.values()):
                 for name in vars(holder).pop("_traced", ()) if holder is not None else ():
                     vars(holder).pop(name, None)
             board.trace = None
@@ -103,6 +108,9 @@ class Trace:
         self._replace(board.log, "add", partial(self._note, board.log.add, card))
         self._replace(board.ih, "post", partial(self._interrupt, board.ih.post, card))
         self._replace(board, "raise_msi", partial(self._msi, board.raise_msi, card))
+        self._replace(board.vram, "window", partial(self._window, board.vram.window, card))
+        self._flushes[id(board)] = partial(self._stores, card)
+        board.vram.on_flush.append(self._flushes[id(board)])
         self._replace(board, "hdp_flush", partial(self._timed, board.hdp_flush, "flush", card))
         self._replace(board, "reset_blocks", partial(self._timed, board.reset_blocks, "reset", card))
         mes = getattr(board, "mes", None)
@@ -219,6 +227,20 @@ class Trace:
             raise
         finally:
             self.event("walk", card, hub.name, vmid, int(wanted[0]), len(wanted), self.now() - at, why, at=at)
+
+    def _window(self, window: Callable[[int, int], memoryview], card: int, offset: int, size: int) -> memoryview:
+        self.event("window", card, offset, size)
+        return window(offset, size)
+
+    def _stores(self, card: int, pages: Any) -> None:
+        """A flush found what the CPU stored to these pages (int64[n], ascending)."""
+        runs: list[list[int]] = []
+        for page in pages.tolist():
+            if runs and runs[-1][0] + runs[-1][1] == page << 12:
+                runs[-1][1] += 1 << 12
+            else:
+                runs.append([page << 12, 1 << 12])
+        self.event("stores", card, runs[:RUNS], len(pages))
 
     def _fault(self, report: Callable[..., Any], card: int, error: Any, **rest: Any) -> Any:
         self.event("fault", card, error.hub, error.vmid, error.address, bool(error.write), error.client, error.why)

@@ -59,6 +59,27 @@ def test_registers_that_engines_touch_are_recorded(watch: Any) -> None:
                      ("engine-read", "compute 1.0.0", "BIF_BX_PF0_GPU_HDP_FLUSH_DONE")]
 
 
+def test_windows_and_what_the_cpu_stored_through_them(watch: Any) -> None:
+    """The CPU's loads leave no trace; its stores are found by the flush, page by page."""
+    with watch("stores.trace") as machine:
+        board = machine.gpus[0]
+        board.write_config(4, 2, 6)
+        window = np.frombuffer(board.bar_memory(0, 0x10000, 0x8000), np.uint8)
+        assert int(window[0x3000]) >= 0
+        window[0x1000:0x2001] = window[0x5000] ^ 1
+        board.write_bar(0, 0x40004, 4, 7)
+        board.write_bar(5, 0x385C, 4, 0)
+        path = machine.trace.path
+        machine.trace.close()
+        window[0], vram = window[0] ^ 1, board.vram
+        assert vram.flush() == 1 and "window" not in vars(vram)         # nobody watches any more
+    file = events.read(path)
+    opened = [file.describe(event) for event in file.events if event.kind == "window"]
+    assert opened == ["window BAR0+0x10000, 0x8000 bytes"]
+    stored = [file.describe(event) for event in file.events if event.kind == "stores"]
+    assert stored == ["stores by the CPU: 3 pages, 0x11000..0x13000, 0x40000..0x41000"]
+
+
 def work(driver: Stranger, value: int = 0x1234) -> None:
     """Packets in the ring and in an indirect buffer, a copy, interrupts."""
     target = driver.host(8192)
