@@ -17,7 +17,7 @@ from tools.ioctl_sniff.capture import BLOB, HEADER_BYTES, RECORD
 __all__ = ["BuildError", "recorder"]
 
 HERE = Path(__file__).parent
-SOURCES = ("recorder.c", "recorder.h", "doorbells.h")
+SOURCES = ("recorder.c", "recorder.h", "doorbells.h", "submits.h")
 
 
 class BuildError(Exception):

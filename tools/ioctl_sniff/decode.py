@@ -10,6 +10,7 @@ from typing import Any
 
 from tools.ioctl_sniff.abi import Abi, Field, Hint, Ioctl, Library, Record
 from tools.ioctl_sniff.capture import Event
+from tools.ioctl_sniff.submissions import IP_NAMES
 
 __all__ = ["Call", "Item", "calls", "errno_name"]
 
@@ -57,6 +58,11 @@ class Call:
     problem: str = ""               # what could not be decoded
 
     @property
+    def engine(self) -> str | None:
+        """Of a dump: "PM4", "SDMA", "AQL"; None where its packets are not known."""
+        return _engine(self.event)
+
+    @property
     def interface(self) -> str:
         return self.ioctl.abi.name if self.ioctl else ""
 
@@ -73,13 +79,26 @@ class Call:
             said |= {"length": length, "protection": modes & 0xFFFFFFFF, "flags": modes >> 32, "offset": offset,
                      "trapped": bool(trapped)}
         elif event.kind in ("doorbell", "dump"):
-            said |= {"numbers": list(event.numbers),
+            said |= {"numbers": list(event.numbers), "engine": _engine(event),
                      "memory": [{"address": address, "bytes": content.hex()} for address, content in event.after]}
         elif event.kind == "fork":
             said["parent"] = event.numbers[0]
         if event.text:
             said["text"] = event.text
         return said | {"result": event.result, "error": errno_name(event.error), "duration": event.duration}
+
+
+QUEUE_TYPES = {0: "PM4", 1: "SDMA", 2: "AQL", 3: "SDMA XGMI"}
+"""Of KFD (linux/kfd_ioctl.h, KFD_IOC_QUEUE_TYPE_*)."""
+_OF_IP = {"gfx": "PM4", "compute": "PM4", "dma": "SDMA"}
+
+
+def _engine(event: Event) -> str | None:
+    """Whose packets a dump holds: a submit to amdgpu (it has a descriptor) counts by AMDGPU_HW_IP_*, a doorbell's by
+    KFD's queue types."""
+    if event.kind != "dump":
+        return None
+    return QUEUE_TYPES.get(event.numbers[0]) if event.fd < 0 else _OF_IP.get(IP_NAMES.get(event.numbers[0], ""))
 
 
 def errno_name(number: int) -> str:

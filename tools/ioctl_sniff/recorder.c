@@ -264,6 +264,7 @@ static char *room(void) {
 static void room_done(void *at) { raw(SYS_munmap, (long)at, MAX_BYTES, 0, 0, 0, 0); }
 
 #include "doorbells.h"
+#include "submits.h"
 
 /* The hooks -------------------------------------------------------------------------------------------------- */
 
@@ -291,6 +292,11 @@ EXPORT int ioctl(int fd, unsigned long request, ...) {
         p.pieces[p.count++] = (piece){0, (uint32_t)stack(frames, sizeof frames), 2, frames};
     put(&record, p.pieces, p.count);
     if (shared->options & OPTION_DOORBELLS) note_queue(request, arg, error);
+    if ((request >> 8 & 0xff) == 'd' && !error) {       /* DRM: may be one of amdgpu's */
+        uint32_t first = 0;
+        if (p.count && p.pieces[0].phase == 0 && p.pieces[0].length >= 4) memcpy(&first, p.pieces[0].bytes, 4);
+        note_amdgpu(fd, (uint32_t)request, arg, first, start);
+    }
     inside = 0;
     errno = error ? error : before_errno;
     return (int)result;
@@ -349,6 +355,7 @@ EXPORT void *mmap(void *address, size_t length, int protection, int flags, int f
                                .b = (uint64_t)(uint32_t)protection | (uint64_t)(uint32_t)flags << 32,
                                .c = (uint64_t)offset, .d = (uint64_t)trapped};
         put(&record, NULL, 0);
+        if (!error) note_mapping((uint64_t)(uintptr_t)result, length, (uint64_t)offset);
         errno = keep;
     }
     return result;

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tools.ioctl_sniff.decode import Call, Item, Summary, errno_name
+from tools.ioctl_sniff.decode import QUEUE_TYPES, Call, Item, Summary, errno_name
+from tools.ioctl_sniff.submissions import IP_NAMES
 
 __all__ = ["line", "print_summary", "time_text"]
 
 _PROTECTION = ((1, "READ"), (2, "WRITE"), (4, "EXEC"))
-QUEUE_TYPES = {0: "PM4", 1: "SDMA", 2: "AQL", 3: "SDMA XGMI"}
 
 
 def time_text(nanoseconds: int) -> str:
@@ -58,9 +58,12 @@ def line(call: Call, start: int, *, many: bool, memory: bool = False) -> Text:
         text.append("doorbell", "bold magenta").append(f" {event.numbers[1]:#x} = {event.result:#x}")
     elif event.kind == "dump":
         kind, queue, value, ring = event.numbers
-        text.append("submitted", "bold magenta").append(f" {event.result} bytes to {QUEUE_TYPES.get(kind, kind)} queue "
-                                                        f"{queue} at {ring:#x}, up to {value:#x}")
-        if memory:
+        where = (f"the {IP_NAMES.get(kind, kind)} ring {queue & 0xFFFFFFFF}, in a buffer at {ring:#x}" if event.fd >= 0
+                 else f"{QUEUE_TYPES.get(kind, kind)} queue {queue} at {ring:#x}, up to {value:#x}")
+        text.append("submitted", "bold magenta").append(f" {event.result} bytes to {where}")
+        if memory and not event.after:
+            text.append("\n  the program has not mapped it: its content is not known", "dim")
+        elif memory:
             text.append("\n" + disassembled(call))
     elif event.kind == "fork":
         text.append("forked", "bold").append(f" by {event.numbers[0]}")
@@ -109,7 +112,7 @@ def item(text: Text, value: Item) -> None:
 
 def disassembled(call: Call) -> str:
     """Submitted words as packets, by the driver's decoders where they are installed beside this tool."""
-    kind = QUEUE_TYPES.get(call.event.numbers[0])
+    kind = call.engine
     parts = []
     for address, content in call.event.after:
         words = [int.from_bytes(content[at:at + 4], "little") for at in range(0, len(content) & ~3, 4)]

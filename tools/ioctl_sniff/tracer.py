@@ -8,6 +8,7 @@ Linux on x86-64 and aarch64.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import errno
 import fnmatch
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from tools.ioctl_sniff.capture import Event, Writer
 from tools.ioctl_sniff.program import Programs, gather
+from tools.ioctl_sniff.submissions import Submissions
 
 __all__ = ["TraceError", "Tracer", "supported"]
 
@@ -47,6 +49,7 @@ class Machine:
     calls: dict[str, int]
 
 
+DRM_TYPE = 0x64                         # the type byte of DRM's ioctls
 MACHINES = {
     "x86_64": Machine(0xC000003E, 15, (14, 13, 12, 7, 9, 8), 10, {
         "open": 2, "close": 3, "mmap": 9, "ioctl": 16, "dup": 32, "dup2": 33, "openat": 257, "dup3": 292}),
@@ -99,6 +102,7 @@ class Tracer:
         self._threads: dict[int, _Thread] = {}
         self._watched: dict[tuple[int, int], str | None] = {}
         self._groups: dict[int, int] = {}       # thread -> process
+        self._submissions: dict[int, Submissions] = {}
         self._begun: set[int] = set()           # processes whose program is known
         self._early: dict[int, int] = {}        # stops of children whose birth has not been told yet
         self._resume = SYSCALL
@@ -235,6 +239,7 @@ class Tracer:
             self._begun.add(group)
             self._put(Event(kind, group, tid, -1, 0, 0, 0, 0, (0, 0, 0, 0), text=self._link(tid, "exe")))
             self._watched = {key: path for key, path in self._watched.items() if key[0] != group}
+            self._submissions.pop(group, None)
             thread.call = None
         elif event == EVENT_SECCOMP:
             self._enter(thread)
@@ -264,6 +269,8 @@ class Tracer:
         thread = self._threads[child] = _Thread(child)
         if event != EVENT_CLONE or self._group(child) == child:
             self._put(Event("fork", child, child, -1, 0, 0, 0, 0, (self._group(parent), 0, 0, 0)))
+            if self._group(parent) in self._submissions:        # its memory is a copy
+                self._submissions[child] = copy.deepcopy(self._submissions[self._group(parent)])
         if child in self._early:
             self._stopped(thread, self._early.pop(child))
 
@@ -321,6 +328,10 @@ class Tracer:
             event.before = thread.before
             event.after = gather(self._programs, arguments[1] & 0xFFFFFFFF, arguments[2],
                                  lambda address, length: self._peek(tid, address, length))
+            if not error and arguments[1] >> 8 & 0xFF == DRM_TYPE:
+                self._writer.put(event)
+                self._submitted(event, group, tid)
+                return
         elif name in ("open", "openat"):
             event.kind, event.fd = "open", -1 if error else result
             raw = self._peek(tid, arguments[0 if name == "open" else 1], 512)
@@ -337,6 +348,8 @@ class Tracer:
                 return
             event.fd = fd
             event.numbers = (arguments[1], arguments[2] & 0xFFFFFFFF | arguments[3] << 32, arguments[5], 0)
+            if not error:
+                self._submissions.setdefault(group, Submissions()).mapped(result, arguments[1], arguments[5])
         elif name == "close":
             if self._watched.pop((group, event.fd), None) is None:
                 return
@@ -349,6 +362,16 @@ class Tracer:
             if known is None:
                 return
         self._writer.put(event)
+
+    def _submitted(self, event: Event, group: int, tid: int) -> None:
+        """Command buffers of amdgpu, as submits.h puts them."""
+        before = int.from_bytes(event.before[0][1][:4], "little") if event.before else 0
+        known = self._submissions.setdefault(group, Submissions())
+        for each in known.done(event.numbers[0] & 0xFFFFFFFF, event.numbers[1], before,
+                               lambda address, length: self._peek(tid, address, length)):
+            self._writer.put(Event("dump", group, tid, event.fd, event.time + 1, 0, 0, each.nbytes,
+                                   (each.ip, each.instance << 32 | each.ring, each.flags, each.va),
+                                   after=each.pieces))
 
     # What a target has -----------------------------------------------------------------------------------
 
