@@ -24,6 +24,7 @@ setup(
     extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy",
                             "ctypeslib2>=2.4", "pyelftools", "gguf", "safetensors", "jsonschema", "matplotlib"],
                     "plot": ["matplotlib"],         # pictures of amdrv-info bench and vm map
+                    "cluster": ["ray>=2.40"],       # hcq.open("AM@ray"): devices of other machines
                     "lines": ["pyelftools"]},       # source lines in python -m mock.isa
     entry_points={
         "console_scripts": ["amdrv-info=tools.amdrv_info.__main__:main", "ioctl-sniff=tools.ioctl_sniff.__main__:main"],

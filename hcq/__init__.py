@@ -15,6 +15,7 @@ from hcq.elf import CodeObject
 from hcq.errors import (
     ArgumentTypeError,
     BufferError,
+    ClusterError,
     CodeObjectError,
     DeviceClosedError,
     DeviceFailedError,
@@ -25,7 +26,9 @@ from hcq.errors import (
     LaunchError,
     LoadError,
     MissingFileError,
+    NodeLostError,
     QueueError,
+    RemoteError,
     SubmissionFailedError,
     UnknownDeviceError,
     UseAfterFreeError,
@@ -40,9 +43,9 @@ from hcq.registry import backends, open
 from hcq.signal import Point, Signal
 
 __all__ = [
-    "ArgumentTypeError", "Buffer", "BufferError", "CodeObject", "CodeObjectError", "ComputeQueue", "CopyQueue",
-    "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError", "HashMismatchError",
-    "HcqError", "LaunchError", "LoadError", "Manifest", "MissingFileError", "Part", "Point", "Program", "QueueError",
-    "Signal", "Transfer", "SubmissionFailedError", "UnknownDeviceError", "UseAfterFreeError",
-    "backends", "copies", "load_files", "load_files_async", "open",
+    "ArgumentTypeError", "Buffer", "BufferError", "ClusterError", "CodeObject", "CodeObjectError", "ComputeQueue",
+    "CopyQueue", "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError",
+    "HashMismatchError", "HcqError", "LaunchError", "LoadError", "Manifest", "MissingFileError", "NodeLostError",
+    "Part", "Point", "Program", "QueueError", "RemoteError", "Signal", "SubmissionFailedError", "Transfer",
+    "UnknownDeviceError", "UseAfterFreeError", "backends", "copies", "load_files", "load_files_async", "open",
 ]

@@ -11,6 +11,7 @@ __all__ = [
     "HcqError", "UnknownDeviceError", "DeviceClosedError", "DeviceFailedError", "BufferError",
     "UseAfterFreeError", "CodeObjectError", "LaunchError", "ArgumentTypeError", "QueueError", "GraphError",
     "DeviceTimeout", "HashMismatchError", "LoadError", "MissingFileError",
+    "ClusterError", "NodeLostError", "RemoteError",
 ]
 
 
@@ -76,3 +77,15 @@ class MissingFileError(LoadError, FileNotFoundError):
 
 class HashMismatchError(LoadError):
     """What was loaded is not what the manifest, or the caller, expected: the content hash differs."""
+
+
+class ClusterError(HcqError, RuntimeError):
+    """There is no cluster to be had, or no card free in it."""
+
+
+class NodeLostError(ClusterError, ConnectionError):
+    """The machine that had a far device died, or cannot be reached. Its work and what it held are gone."""
+
+
+class RemoteError(HcqError, RuntimeError):
+    """An error of a far machine whose own class does not travel; the message begins with its name."""

@@ -33,11 +33,13 @@ class Moving:
     backend: Backend
     _peers: weakref.WeakSet[Device]
 
-    def load(self: Any, path: str | os.PathLike[str], offset: int = 0, nbytes: int | None = None,
+    def load(self: Any, path: str | os.PathLike[str] | None = None, offset: int = 0, nbytes: int | None = None,
              buffer: Buffer | None = None, *, blake3: bytes | str | None = None,
              progress: Callable[[int, int], object] | None = None, via: Via = "auto") -> Buffer:
         """Read a part of a file into device memory: O_DIRECT, io_uring where there is one, staging and copy engines.
 
+        :param path: may be left out, or lead nowhere, with ``blake3``: then a file of that content is looked for in the
+            folders that ``HCQ_STORE`` lists.
         :param nbytes: default: to the file's end, or as much as ``buffer`` holds.
         :param buffer: where to, from its beginning; default: a new one of the size.
         :param blake3: what the bytes' hash has to be: 32 bytes, or 64 hexadecimal digits.
@@ -48,7 +50,7 @@ class Moving:
         """
         return self.load_async(path, offset, nbytes, buffer, blake3=blake3, progress=progress, via=via).wait()
 
-    def load_async(self: Any, path: str | os.PathLike[str], offset: int = 0, nbytes: int | None = None,
+    def load_async(self: Any, path: str | os.PathLike[str] | None = None, offset: int = 0, nbytes: int | None = None,
                    buffer: Buffer | None = None, *, blake3: bytes | str | None = None,
                    progress: Callable[[int, int], object] | None = None, via: Via = "auto") -> Transfer[Buffer]:
         """:meth:`load` in a thread of its own. The result is awaitable, can be waited for, watched and cancelled."""

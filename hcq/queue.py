@@ -11,7 +11,7 @@ timeline, so ``dev.synchronize()`` and ``copyout`` wait for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from hcq.errors import QueueError
 from hcq.memory import Buffer, Storage
@@ -42,6 +42,10 @@ class _Queue:
     """What both kinds can do. Commands are kept as (name, operands) and encoded by ``submit``."""
 
     kind: ClassVar[Literal["compute", "copy"]]
+
+    def __new__(cls, device: Device, index: int = 0) -> Self:
+        far = getattr(device, "_far_queue", None)   # another machine's device: the queue is there
+        return super().__new__(cls) if far is None else cast(Self, far(cls.kind, index))
 
     def __init__(self, device: Device, index: int = 0) -> None:
         """:param index: which of the device's hardware queues of this kind."""

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import entry_points
+from typing import cast
 
 from hcq.backend import Backend
 from hcq.device import Device
@@ -46,10 +47,15 @@ def _opener(name: str) -> Callable[[int], Backend]:
 def open(name: str | None = None) -> Device:
     """The device of that name, such as "AM:1"; "AM" is "AM:0". Opened once a process: the same name is the same device.
 
+    "AM@ray" is a device of another machine, see ``hcq.cluster``.
+
     :param name: by default ``HCQ_DEVICE`` from the environment, else "AM".
     :raises UnknownDeviceError: listing the backends. What the backend raises passes through.
     """
     name = name or os.environ.get("HCQ_DEVICE") or "AM"
+    if "@" in name:
+        from hcq.cluster import open as open_far
+        return cast(Device, open_far(name))         # the same methods, on another machine
     match = _NAME.fullmatch(name)
     if match is None:
         raise UnknownDeviceError(f"{name!r} is no device name; write a backend's name and perhaps a number, as in "

@@ -18,12 +18,13 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hcq.errors import BufferError, GraphError, LoadError
+from hcq.load import content
 from hcq.load.files import Output, Source
 from hcq.load.handle import Transfer
 from hcq.load.manifest import Entry, Manifest
@@ -45,13 +46,15 @@ Via = Literal["auto", "staging", "window"]
 class Part:
     """A range of a file to be loaded.
 
+    :ivar path: may be left out, or lead nowhere, where ``blake3`` is given: then the content is looked for, in the
+        folders that ``HCQ_STORE`` lists (``hcq/load/content.py``).
     :ivar nbytes: default: to the file's end.
     :ivar buffer: where to; default: a new one.
     :ivar device: where a new buffer is; default: wherever there is least to do.
     :ivar blake3: expected content hash, 32 bytes or 64 hexadecimal digits.
     """
 
-    path: Path_
+    path: Path_ | None = None
     offset: int = 0
     nbytes: int | None = None
     buffer: Buffer | None = None
@@ -74,14 +77,15 @@ def digest(text: bytes | str) -> bytes:
 def load_files_async(parts: Sequence[Part], devices: Sequence[Device] = (), *, progress: Report | None = None,
                      via: Via = "auto") -> Transfer[list[Buffer]]:
     """See :func:`load_files`. What can be wrong with the request is raised here, what happens later by ``wait``."""
+    parts = [_found(part) for part in parts]
     with ExitStack() as stack:
         jobs, fresh = [], []
         sources: dict[Path, Source] = {}
         sizes = []
         for part in parts:
-            source = sources.get(Path(part.path))
+            source = sources.get(_path(part))
             if source is None:
-                source = sources[Path(part.path)] = Source(part.path)
+                source = sources[_path(part)] = Source(_path(part))
                 stack.callback(source.close)
             nbytes = part.nbytes
             if nbytes is None and part.buffer is not None and source.size - part.offset > part.buffer.nbytes:
@@ -99,7 +103,7 @@ def load_files_async(parts: Sequence[Part], devices: Sequence[Device] = (), *, p
             device._check_open()
             if device._recording is not None:
                 raise GraphError(f"a load moves bytes now, and {device.name} records a graph")
-            jobs.append(Job(sources[Path(part.path)], part.offset, nbytes, buffer,
+            jobs.append(Job(sources[_path(part)], part.offset, nbytes, buffer,
                             None if part.blake3 is None else digest(part.blake3), part.name))
         total = sum(sizes)
         counts = Progress(total, progress)
@@ -133,6 +137,23 @@ def load_files(parts: Sequence[Part], devices: Sequence[Device] = (), *, progres
     return load_files_async(parts, devices, progress=progress, via=via).wait()
 
 
+def _found(part: Part) -> Part:
+    """Where a part's bytes are: at its path, or wherever its content is."""
+    if part.blake3 is None and part.path is None:
+        raise LoadError("a load names a path, a content hash (blake3=), or both")
+    if part.blake3 is None or (part.path is not None and Path(part.path).exists()):
+        return part
+    if part.path is not None and not content.folders():
+        return part                                     # the plain error: there is no such file
+    place = content.find(digest(part.blake3))
+    return replace(part, path=place.path, offset=place.offset, nbytes=place.nbytes)
+
+
+def _path(part: Part) -> Path:
+    assert part.path is not None
+    return Path(part.path)
+
+
 def _deal(parts: Sequence[Part], sizes: Sequence[int], devices: Sequence[Device]) -> list[Device]:
     """A device for each part: its own, or the one with the fewest bytes, largest parts first."""
     if not parts:
@@ -163,8 +184,9 @@ def _check_apart(jobs: Sequence[Job]) -> None:
                               f"{jobs[index].buffer!r}; they are loaded at once, so one of them would be lost")
 
 
-def load(device: Device, path: Path_, offset: int = 0, nbytes: int | None = None, buffer: Buffer | None = None, *,
-         blake3: bytes | str | None = None, progress: Report | None = None, via: Via = "auto") -> Transfer[Buffer]:
+def load(device: Device, path: Path_ | None, offset: int = 0, nbytes: int | None = None,
+         buffer: Buffer | None = None, *, blake3: bytes | str | None = None, progress: Report | None = None,
+         via: Via = "auto") -> Transfer[Buffer]:
     """Start one load; the methods of a device are made of it."""
     if buffer is not None and buffer.device is not device:
         raise BufferError(f"the buffer belongs to {buffer.device.name}, the load was asked of {device.name}")

@@ -131,9 +131,26 @@ class Manifest:
         wanted = list(self.entries) if names is None else list(names)
         if unknown := [name for name in wanted if name not in self.entries]:
             raise LoadError(f"the manifest has no tensor {unknown[0]!r}; it has {', '.join(self.entries) or 'none'}")
+        far = [device for device in devices if not hasattr(device, "_timelines")]
+        if far:                             # other machines' devices: each reads what it has there, by content
+            if len(far) < len(devices):
+                raise LoadError("devices of this machine and of others cannot share one load")
+            return {name: device.load(self.folder / entry.file, entry.offset, entry.nbytes, blake3=entry.blake3)
+                    for name, entry, device in _dealt({name: self.entries[name] for name in wanted}, far)}
         parts = [Part(self.folder / entry.file, entry.offset, entry.nbytes, blake3=entry.blake3, name=name)
                  for name, entry in ((name, self.entries[name]) for name in wanted)]
         return dict(zip(wanted, load_files(parts, devices, progress=progress), strict=True))
+
+
+def _dealt(entries: Mapping[str, Entry], devices: Sequence[Device]) -> list[tuple[str, Entry, Device]]:
+    """Largest first, each to the device with the fewest bytes; in the entries' order."""
+    given = [0] * len(devices)
+    places = {}
+    for name in sorted(entries, key=lambda name: -entries[name].nbytes):
+        least = given.index(min(given))
+        given[least] += entries[name].nbytes
+        places[name] = devices[least]
+    return [(name, entry, places[name]) for name, entry in entries.items()]
 
 
 def _hash(fd: int, offset: int, nbytes: int) -> str:
