@@ -69,6 +69,19 @@ def is_grad_enabled() -> bool:
     return _grad_enabled
 
 
+class _Count(int):
+    """The number of a tensor's elements, which may be called."""
+
+    _tensor: Tensor
+
+    def _of(self, tensor: Tensor) -> _Count:
+        self._tensor = tensor
+        return self
+
+    def __call__(self, dim: int | None = None) -> Any:
+        return self._tensor.shape if dim is None else self._tensor.shape[self._tensor._axis(dim)]
+
+
 class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Joining, Padding, Indexing, Scatter,
              Diagonals, Reduce, Scan, Ordering, Products, Convolution, Pooling, Interpolation, Normalization,
              Losses, Linalg, InPlace, Exchange):
@@ -151,9 +164,10 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
     def ndim(self) -> int:
         return len(self.uop.shape)
 
-    def size(self, dim: int | None = None) -> Any:
-        """The shape, or one axis of it."""
-        return self.shape if dim is None else self.shape[self._axis(dim)]
+    @property
+    def size(self) -> Any:
+        """The number of elements, as NumPy has it; called, as PyTorch has it, the shape or one axis of it."""
+        return _Count(number(self.numel()))._of(self)
 
     def numel(self) -> int:
         return self.uop.size
@@ -304,6 +318,16 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
     @property
     def is_leaf(self) -> bool:
         return not self.requires_grad or bool(self._names)
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        """:mod:`compiler.array_api`."""
+        from compiler import array_api
+        if api_version is not None and api_version > array_api.__array_api_version__:
+            raise ValueError(f"array API {api_version} is asked for, {array_api.__array_api_version__} is here")
+        return array_api
+
+    def to_device(self, device: str, /, *, stream: Any = None) -> Tensor:
+        return self.to(device)
 
     def detach(self) -> Tensor:
         """The same value, constant to differentiation."""

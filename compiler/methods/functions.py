@@ -310,6 +310,19 @@ class Functions(Methods):
         """0 for negative numbers, 1 for positive ones, ``values`` at 0."""
         return self.eq(0).where(self._operand(values, self.dtype), (self > 0).cast(self.dtype))
 
+    def nextafter(self, other: Any) -> Tensor:
+        """The next number of the type towards ``other``."""
+        y = self._operand(other, self.dtype)
+        dtype = dtypes.promote(self.dtype, y.dtype)
+        if dtype not in (dtypes.float32, dtypes.float64):
+            raise TypeError(f"nextafter is of float32 and float64, not {dtype.name}")
+        x, y = self.cast(dtype).detach(), y.cast(dtype)
+        whole = dtypes.int32 if dtype.bits == 32 else dtypes.int64
+        bits = x.bitcast(whole)
+        away = (y > x).eq(x > 0)
+        moved = x.eq(0).where((y > 0).where(1, whole.min + 1), away.where(bits + 1, bits - 1)).cast(whole)
+        return (x.isnan() | y.isnan()).where(math.nan, x.eq(y).where(y, moved.bitcast(dtype)))
+
     # other names
 
     absolute = abs

@@ -120,7 +120,6 @@ class Joining(Methods):
         shape = [p.shape[0] for p in parts]
         out = [p.reshape([-1 if i == k else 1 for i in range(len(parts))]).expand(shape) for k, p in enumerate(parts)]
         if swap:
-            out = [o.transpose(0, 1) for o in out]
             out[0], out[1] = out[1], out[0]
         return tuple(out)
 
