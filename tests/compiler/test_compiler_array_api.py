@@ -16,8 +16,8 @@ strict = pytest.importorskip("array_api_strict")
 COMPLEX = {"complex64", "complex128", "conj", "real", "imag", "eig", "eigvals", "fft"}
 FOREIGN = {"ArrayAPIStrictFlags", "Device", "ModuleType", "get_array_api_strict_flags", "set_array_api_strict_flags",
            "reset_array_api_strict_flags", "Array", "DType", "Literal", "NamedTuple", "Sequence", "np", "numpy",
-           "partial", "normalize_axis_tuple", "requires_api_version", "requires_extension", "EigResult", "EighResult", "QRResult",
-           "SVDResult", "SlogdetResult", "finfo", "reshape"}
+           "partial", "normalize_axis_tuple", "requires_api_version", "requires_extension", "EigResult", "EighResult",
+           "QRResult", "SVDResult", "SlogdetResult", "finfo", "reshape"}
 NUMBERS = {k: v for k, v in vars(strict).items() if k in ("float32", "float64", "int8", "int16", "int32", "int64",
                                                          "uint8", "uint16", "uint32", "uint64", "bool")}
 
