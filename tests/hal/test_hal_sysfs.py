@@ -416,16 +416,12 @@ def test_a_lock_file_of_another_user(tmp_path: Path) -> None:
         unlock_card(fd)
     finally:
         os.umask(mask)
-    child = os.fork()
-    if not child:
-        os.setresgid(1000, 1000, 1000)
-        os.setresuid(1000, 1000, 1000)
-        try:
-            unlock_card(lock_card(tmp_path, ADDRESS))
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
+    other = ("import os, sys; from pathlib import Path; from amdrv.hal.pinned import lock_card, unlock_card\n"
+             "os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)\n"
+             "unlock_card(lock_card(Path(sys.argv[1]), sys.argv[2]))")
+    done = subprocess.run([sys.executable, "-c", other, str(tmp_path), ADDRESS], capture_output=True, text=True,
+                          cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
     (tmp_path / f"amdrv-{ADDRESS}.lock").unlink()
     (tmp_path / f"amdrv-{ADDRESS}.lock").mkdir()
     with pytest.raises((HalError, OSError)):

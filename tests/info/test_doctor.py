@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import struct
-from dataclasses import asdict
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -232,16 +233,14 @@ def test_files_of_root(tree: Tree, tmp_path: Path) -> None:
         (tree.root / name).chmod(0o600)
     for parent in [tmp_path, *list(tmp_path.parents)[:2]]:
         parent.chmod(0o755)
-    read, write = os.pipe()
-    if not os.fork():
-        os.setresgid(1000, 1000, 1000)
-        os.setresuid(1000, 1000, 1000)
-        os.write(write, json.dumps([asdict(f) for f in tree.examine().values()]).encode())
-        os._exit(0)
-    os.close(write)
-    os.wait()
-    with os.fdopen(read) as file:
-        found = {f["check"]: f for f in json.load(file)}
+    other = ("import json, os, sys, resource; from dataclasses import asdict; from pathlib import Path\n"
+             "from tools.amdrv_info.doctor import Host, examine\n"
+             "os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)\n"
+             "print(json.dumps([asdict(f) for f in examine(Host(Path(sys.argv[1])))]))")
+    done = subprocess.run([sys.executable, "-c", other, str(tree.root)], capture_output=True, text=True,
+                          cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    found = {f["check"]: f for f in json.loads(done.stdout)}
     assert found["VFIO"]["state"] == "bad" and found["VFIO"]["fix"] == "chmod 0666 /dev/vfio/vfio"
     denied = found[f"{CARD} permission"]
     assert denied["state"] == "bad" and "/dev/vfio/14, /dev/vfio/devices/vfio0, /dev/iommu" in denied["evidence"]
