@@ -416,7 +416,7 @@ def test_a_lock_file_of_another_user(tmp_path: Path) -> None:
         unlock_card(fd)
     finally:
         os.umask(mask)
-    other = ("import os, sys; from pathlib import Path; from amdrv.hal.pinned import lock_card, unlock_card\n"
+    other = ("import fcntl, os, sys; from pathlib import Path; from amdrv.hal.pinned import lock_card, unlock_card\n"
              "os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)\n"
              "unlock_card(lock_card(Path(sys.argv[1]), sys.argv[2]))")
     done = subprocess.run([sys.executable, "-c", other, str(tmp_path), ADDRESS], capture_output=True, text=True,
