@@ -29,7 +29,9 @@ setup(
                     "cluster": ["ray>=2.40"],       # hcq.open("AM@ray"): devices of other machines
                     "lines": ["pyelftools"]},       # source lines in python -m mock.isa
     entry_points={
-        "console_scripts": ["amdrv-info=tools.amdrv_info.__main__:main", "ioctl-sniff=tools.ioctl_sniff.__main__:main"],
+        "console_scripts": ["amdrv=amdrv.__main__:main",
+                            "amdrv-info=tools.amdrv_info.__main__:main",
+                            "ioctl-sniff=tools.ioctl_sniff.__main__:main"],
         "hcq.backends": ["AM=amdrv.backend:open_backend"],
     },
 )

@@ -4,7 +4,8 @@ Three ways, best first: iommufd with the device's own character device (Linux 6.
 the device's group, and no-IOMMU, where device addresses are physical (and root is needed to know them).
 ``AMDRV_HAL=vfio`` takes the best that is there; ``vfio:iommufd``, ``vfio:type1`` and ``vfio:noiommu`` ask for one.
 
-vfio-pci resets the card when it is opened and puts it to sleep when it is closed, so every boot here is a cold one.
+vfio-pci resets the card when it is opened and puts it to sleep when it is closed, so that every boot is a cold one,
+unless a holder (:mod:`amdrv.vfio.hold`, ``amdrv hold``) keeps it open: the holder is asked first.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import mmap
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,26 +26,29 @@ from amdrv.hal.contiguous import allocate_contiguous
 from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, pin, unlock_card
 from amdrv.hal.region import MappedRegion
 from amdrv.vfio.device import VfioDevice
+from amdrv.vfio.hold import HOLDERS, Handed, Holder, ask
 from amdrv.vfio.interrupts import EventInterrupt, Notice
 from amdrv.vfio.iommu import Iommu, Iommufd, NoIommu, Type1
 from amdrv.vfio.reset import hot_reset
 
 __all__ = ["MODES", "VfioHal"]
 
+T = TypeVar("T")
 MODES: dict[str, Callable[..., Iommu]] = {"iommufd": Iommufd, "type1": Type1, "noiommu": NoIommu}
 
 
 class _Device:
     """:class:`amdrv.hal.PciDevice` over a VFIO device descriptor."""
 
-    def __init__(self, path: Path, iommu: Iommu, lock: int, dma_bits: int) -> None:
+    def __init__(self, path: Path, iommu: Iommu, lock: int, dma_bits: int, handed: Handed | None = None) -> None:
         self.function, self.page_size, self.dma_bits, self._path = describe(path), mmap.PAGESIZE, dma_bits, path
         self.iommu, self._lock = iommu, lock
         self.mappings: set[PinnedMapping] = set()
         self._regions: dict[int, MappedRegion] = {}
         self._interrupt: EventInterrupt | None = None
         self._request: Notice | None = None
-        self.vfio = VfioDevice(iommu.open_device(path), path.name)
+        self._handed = handed
+        self.vfio = VfioDevice(handed.device if handed else iommu.open_device(path), path.name)
         try:
             self.config = CheckedConfig(self.vfio.config_read, self.vfio.config_write)
             self.config.update(COMMAND, 2, set=COMMAND_MEMORY, clear=COMMAND_MASTER)
@@ -154,6 +159,8 @@ class _Device:
         self._regions.clear()
         self.vfio.close()
         self.iommu.close()
+        if self._handed is not None:
+            self._handed.connection.close()
         unlock_card(self._lock)
 
     def __enter__(self) -> _Device:
@@ -172,10 +179,10 @@ class VfioHal:
     name = "vfio"
 
     def __init__(self, mode: str | None = None, *, paths: Callable[[], Iterable[Path]] = pci_paths,
-                 dev: Path = Path("/dev"), lock_directory: Path | None = None) -> None:
+                 dev: Path = Path("/dev"), lock_directory: Path | None = None, holders: Path = HOLDERS) -> None:
         if mode is not None and mode not in MODES:
             raise HalError(f"VFIO mode {mode!r} is not known; use {', '.join(MODES)}")
-        self.mode, self.paths, self._dev = mode, paths, dev
+        self.mode, self.paths, self._dev, self._holders = mode, paths, dev, holders
         shared = Path("/run/lock")
         self.lock_directory = lock_directory or (shared if shared.is_dir() else Path(tempfile.gettempdir()))
 
@@ -196,6 +203,32 @@ class VfioHal:
         return [mode for mode in MODES if there[mode]]
 
     def open(self, address: str, *, dma_bits: int = 44) -> _Device:
+        path = self._bound(address)
+        lock = lock_card(self.lock_directory, address)
+        try:
+            handed = ask(address, self._holders)
+            if handed is not None:
+                return self._adopt(handed, path, lock, dma_bits)
+            return self._first_that_works(path, lambda mode: self._try(mode, path, lock, dma_bits))
+        except BaseException:
+            unlock_card(lock)
+            raise
+
+    def hold(self, address: str, *, say: Callable[[str], None] = lambda text: None) -> Holder:
+        """Keep a card open for others: see :class:`amdrv.vfio.hold.Holder`."""
+        path = self._bound(address)
+
+        def start(mode: str) -> Holder:
+            iommu = MODES[mode](dev=self._dev)
+            try:
+                return Holder(path, mode, iommu, directory=self._holders, say=say)
+            except BaseException:
+                iommu.close()
+                raise
+        return self._first_that_works(path, start)
+
+    def _bound(self, address: str) -> Path:
+        """The sysfs directory of a function that vfio-pci has."""
         for path in self.paths():
             if path.name == address:
                 break
@@ -205,22 +238,34 @@ class VfioHal:
         if driver != "vfio-pci":
             raise CardBusyError(f"{address} is bound to {driver or 'no driver'}, not to vfio-pci; bind it: "
                                 f"amdrv-info bind {address}")
+        return path
+
+    def _first_that_works(self, path: Path, attempt: Callable[[str], T]) -> T:
         modes = [self.mode] if self.mode else self.available(path)
         if not modes:
-            raise HalError(f"VFIO offers no way to {address}: no /dev/vfio/GROUP, no /dev/iommu. Load vfio-pci and "
+            raise HalError(f"VFIO offers no way to {path.name}: no /dev/vfio/GROUP, no /dev/iommu. Load vfio-pci and "
                            "vfio_iommu_type1, and switch the IOMMU on")
-        lock = lock_card(self.lock_directory, address)
         refused = []
         for mode in modes:
             try:
-                return self._try(mode, path, lock, dma_bits)
+                return attempt(mode)
             except CardBusyError:
-                unlock_card(lock)
                 raise
             except HalError as error:
                 refused.append(f"{mode}: {error}")
-        unlock_card(lock)
-        raise HalError(f"VFIO cannot open {address}. " + "; ".join(refused))
+        raise HalError(f"VFIO cannot open {path.name}. " + "; ".join(refused))
+
+    def _adopt(self, handed: Handed, path: Path, lock: int, dma_bits: int) -> _Device:
+        try:
+            if self.mode not in (None, handed.mode):
+                raise HalError(f"{path.name} is held by {handed.mode}, and was asked for by {self.mode}: use "
+                               f"AMDRV_HAL=vfio, or hold it with --mode {self.mode}")
+            adopt: dict[str, Callable[..., Iommu]] = {"iommufd": Iommufd.adopt, "type1": Type1.adopt,
+                                                      "noiommu": NoIommu.adopt}
+            return _Device(path, adopt[handed.mode](handed.iommu, handed.number, dma_bits), lock, dma_bits, handed)
+        except BaseException:
+            handed.connection.close()
+            raise
 
     def _try(self, mode: str, path: Path, lock: int, dma_bits: int) -> _Device:
         options = {} if mode == "noiommu" else {"iova_bits": dma_bits}

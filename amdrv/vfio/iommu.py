@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -38,8 +39,12 @@ class Iommu(Protocol):
     def map(self, address: int, size: int) -> int:
         """Let the device reach this process's memory (or mapped BAR); the I/O address. Both page-aligned."""
     def unmap(self, iova: int) -> None: ...
+    def unmap_all(self) -> None:
+        """Take everything away from the device, whoever mapped it."""
     def reset_groups(self) -> list[int]:
         """What :func:`amdrv.vfio.reset.hot_reset` wants to see as proof of ownership."""
+    def handed(self) -> tuple[list[int], int]:
+        """(descriptors, a number) with which another process can :meth:`adopt` this."""
     def close(self) -> None: ...
 
 
@@ -167,6 +172,17 @@ class _Group:
     def descriptors(self) -> list[int]:
         return [] if self._group is None else [self._group]
 
+    @classmethod
+    def adopt(cls, iommu_type: int, descriptors: Sequence[int]) -> _Group:
+        """A container and group that another process opened."""
+        group = cls.__new__(cls)
+        group._type, group._prefix, group._dev = iommu_type, "", DEV
+        group._container, group._group = descriptors
+        return group
+
+    def handed(self) -> tuple[list[int], int]:
+        return [self._container, *self.descriptors()], 0
+
     def supports(self, extension: int) -> bool:
         return call(self._container, abi.VFIO_CHECK_EXTENSION, extension, "VFIO extension check") > 0
 
@@ -188,6 +204,21 @@ class Type1(_Mapped):
         if not self._held.supports(abi.VFIO_TYPE1v2_IOMMU):
             self._held.close()
             raise HalError("this kernel's VFIO has no type 1 IOMMU: load vfio_iommu_type1, and switch the IOMMU on")
+
+    @classmethod
+    def adopt(cls, descriptors: Sequence[int], number: int, iova_bits: int = 44) -> Type1:
+        iommu = cls.__new__(cls)
+        _Mapped.__init__(iommu, iova_bits)
+        iommu._held = _Group.adopt(abi.VFIO_TYPE1v2_IOMMU, descriptors)
+        return iommu
+
+    def handed(self) -> tuple[list[int], int]:
+        return self._held.handed()
+
+    def unmap_all(self) -> None:
+        request = abi.vfio_iommu_type1_dma_unmap(argsz=ctypes.sizeof(abi.vfio_iommu_type1_dma_unmap),
+                                                 flags=abi.VFIO_DMA_UNMAP_FLAG_ALL)
+        call(self._held._container, abi.VFIO_IOMMU_UNMAP_DMA, request, "unmapping everything")
 
     def open_device(self, path: Path) -> int:
         return self._held.open_device(path)
@@ -238,6 +269,18 @@ class NoIommu:
                            "again; nothing protects memory from a device that is used so")
         self._held = _Group(abi.VFIO_NOIOMMU_IOMMU, "noiommu-", dev)
 
+    @classmethod
+    def adopt(cls, descriptors: Sequence[int], number: int, iova_bits: int = 44) -> NoIommu:
+        iommu = cls.__new__(cls)
+        iommu._held = _Group.adopt(abi.VFIO_NOIOMMU_IOMMU, descriptors)
+        return iommu
+
+    def handed(self) -> tuple[list[int], int]:
+        return self._held.handed()
+
+    def unmap_all(self) -> None:
+        """Nothing is mapped."""
+
     def open_device(self, path: Path) -> int:
         return self._held.open_device(path)
 
@@ -269,6 +312,25 @@ class Iommufd(_Mapped):
             os.close(self._fd)
             raise
         self._ioas = request.out_ioas_id
+
+    @classmethod
+    def adopt(cls, descriptors: Sequence[int], number: int, iova_bits: int = 44) -> Iommufd:
+        iommu = cls.__new__(cls)
+        _Mapped.__init__(iommu, iova_bits)
+        iommu._dev, (iommu._fd,), iommu._ioas = DEV, descriptors, number
+        return iommu
+
+    def handed(self) -> tuple[list[int], int]:
+        return [self._fd], self._ioas
+
+    def unmap_all(self) -> None:
+        request = abi.iommu_ioas_unmap(size=ctypes.sizeof(abi.iommu_ioas_unmap), ioas_id=self._ioas,
+                                       length=(1 << 64) - 1)        # Linux iommufd.h: with address 0, all of it
+        try:
+            call(self._fd, abi.IOMMU_IOAS_UNMAP, request, "unmapping everything")
+        except HalError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENOENT:
+                raise                   # ENOENT: nothing was mapped
 
     def open_device(self, path: Path) -> int:
         nodes = sorted((path / "vfio-dev").glob("vfio*")) if (path / "vfio-dev").is_dir() else []

@@ -24,7 +24,7 @@ from amdrv.device import Device
 from amdrv.hal import AMD_VENDOR_ID
 from amdrv.hal.region import MappedRegion
 from amdrv.hal.vfio import VfioHal
-from amdrv.vfio.bind import bind
+from amdrv.vfio.bind import bind, unbind
 
 writes: Counter[str] = Counter()
 
@@ -90,6 +90,37 @@ def main(modes: list[str]) -> None:
         output = child.communicate()[0]
         assert child.returncode == 0 and "COMPUTED" in output, output
         print(f"SURVIVED over {mode}", flush=True)
+    for mode in modes:
+        held(mode, address)
+
+
+def held(mode: str, address: str) -> None:
+    """With a holder the second process boots warm, one that is killed in mid-copy leaves a card that works, and the
+    kernel gets the card when it asks for it."""
+    holder = subprocess.Popen([sys.executable, "-m", "amdrv", "hold", address, "--mode", mode], stdout=subprocess.PIPE,
+                              text=True)
+    assert holder.stdout is not None and f"held by {mode}" in holder.stdout.readline()
+    warm = []
+    for name in ("boot", "boot", "copy", "boot", "boot"):
+        child = part(name, mode, address)
+        if name == "copy":
+            assert child.stdout is not None and child.stdout.readline() == "COPYING\n"
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+        else:
+            output = child.communicate()[0]
+            assert child.returncode == 0, output
+            warm.append(output.split()[-1])
+    print(f"HELD over {mode}: {' '.join(warm)}", flush=True)
+    unbind(address)                     # the holder is asked, and lets go
+    output = holder.communicate(timeout=60)[0]
+    assert holder.returncode == 0 and "the kernel wants it back" in output and "let go" in output, output
+    bind(address)
+
+
+def boot(mode: str, address: str) -> None:
+    with Device.open(hal=VfioHal(mode), address=address) as device:
+        print("BOOTED", "warm" if device.warm else "cold", flush=True)
 
 
 def copy(mode: str) -> None:
@@ -111,6 +142,8 @@ if __name__ == "__main__":
         count_writes()
         atexit.register(tell)           # before the driver's own: it runs after them
         work(sys.argv[2], sys.argv[3])
+    elif sys.argv[1] == "boot":
+        boot(sys.argv[2], sys.argv[3])
     elif sys.argv[1] == "copy":
         copy(sys.argv[2])
     else:
