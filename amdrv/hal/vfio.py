@@ -104,7 +104,7 @@ class _Device:
         return PinnedMapping(self.mappings, view, view.nbytes, [(iova, view.nbytes)], unmap)
 
     def map_peer(self, region: Region) -> PinnedMapping:
-        """Through the peer's mmapped BAR. iommufd of Linux 6.12 refuses that (EFAULT): :class:`MappingError`."""
+        """Through the peer's mmapped BAR. iommufd refuses that (EFAULT; seen on Linux 6.12): :class:`MappingError`."""
         self.require_open()
         if not isinstance(region, MappedRegion):
             raise MappingError("map_peer takes a BAR of another card of the same HAL")
@@ -112,7 +112,13 @@ class _Device:
             if region.bus_address is None:
                 raise MappingError("without an IOMMU a peer's bus address is needed: open the peer by vfio:noiommu too")
             return PinnedMapping(self.mappings, None, region.size, [(region.bus_address, region.size)], lambda: None)
-        iova = self.iommu.map(region.address(), region.size)
+        try:
+            iova = self.iommu.map(region.address(), region.size)
+        except MappingError as error:
+            if isinstance(self.iommu, Iommufd):
+                raise MappingError(f"iommufd maps no card's BAR for another ({error}): copy through host memory, or use "
+                                   "AMDRV_HAL=vfio:type1 for both cards") from error
+            raise
         return PinnedMapping(self.mappings, None, region.size, [(iova, region.size)], lambda: self.iommu.unmap(iova))
 
     def interrupt(self) -> EventInterrupt | None:

@@ -28,7 +28,8 @@ __all__ = ["BuildError", "CACHE", "built", "build", "missing_options", "options"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amdrv" / "vm"
 CONFIG = Path(__file__).with_name("kernel.config")
 SOURCE = "linux-source-6.12"
-BUILD_TOOLS = ("flex", "bison", "m4", "libsigsegv2", "libfl2", "libelf-dev", "libelf1", "zlib1g-dev")
+BUILD_TOOLS = ("flex", "bison", "m4", "libsigsegv2", "libfl2", "libelf-dev", "libelf1 libelf1t64", "zlib1g-dev")
+"""Packages; where a suite has one under another name, both."""
 
 
 class BuildError(Exception):
@@ -84,11 +85,21 @@ def _download(names: tuple[str, ...], where: Path) -> list[Path]:
     return sorted(where.glob("*.deb"))
 
 
+def _known(names: str) -> str:
+    """The first of several names that apt has a package for."""
+    for name in names.split():
+        done = subprocess.run(["apt-cache", "show", "--no-all-versions", name], capture_output=True, text=True,
+                              check=False)
+        if re.search(r"^Filename:", done.stdout, re.M):
+            return name
+    return names.split()[0]
+
+
 def _tools(cache: Path) -> Path:
     """A folder with flex, bison and libelf's headers, for a machine that has not got them."""
     root = cache / "build-tools"
     if not (root / "usr/include/libelf.h").exists() or not (root / "usr/bin/flex").exists():
-        for package in _download(BUILD_TOOLS, cache / "download"):
+        for package in _download(tuple(map(_known, BUILD_TOOLS)), cache / "download"):
             _run(["dpkg", "-x", str(package), str(root)], cache)
             package.unlink()
     return root
