@@ -116,8 +116,8 @@ class _Device:
             iova = self.iommu.map(region.address(), region.size)
         except MappingError as error:
             if isinstance(self.iommu, Iommufd):
-                raise MappingError(f"iommufd maps no card's BAR for another ({error}): copy through host memory, or use "
-                                   "AMDRV_HAL=vfio:type1 for both cards") from error
+                raise MappingError(f"iommufd maps no card's BAR for another ({error}): copy through host memory, or "
+                                   "use AMDRV_HAL=vfio:type1 for both cards") from error
             raise
         return PinnedMapping(self.mappings, None, region.size, [(iova, region.size)], lambda: self.iommu.unmap(iova))
 
