@@ -16,7 +16,7 @@ setup(
                                     "tools", "tools.*"]),
     package_data={"amdrv": ["regs/tables/*"],
                   "tools": ["boot_diff/data/*", "boot_diff/*.toml", "ioctl_sniff/decoders/*", "ioctl_sniff/*.toml",
-                            "amdrv_info/schema/*",
+                            "amdrv_info/schema/*", "ioctl_sniff/schema/*",
                             "ioctl_sniff/*.c", "ioctl_sniff/*.h"]},
     install_requires=["numpy>=1.26", "llvmlite>=0.45", "cffi", "rich", "msgpack>=1.0", "blake3",
                       "liburing; sys_platform == 'linux' and platform_machine == 'x86_64'",     # else: threads

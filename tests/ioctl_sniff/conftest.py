@@ -10,11 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+
+import tools.ioctl_sniff
 
 COMPILER = next(filter(None, map(shutil.which, ("cc", "gcc", "clang", "clang-19"))), None)
 WATCH = ["-d", "/dev/ptmx", "-d", "/dev/loop*"]
 
+SCHEMA = jsonschema.Draft202012Validator(json.loads(
+    (Path(tools.ioctl_sniff.__file__).parent / "schema/ioctl-sniff-1.json").read_text()))
 Sniff = Callable[..., "Ran"]
 
 
@@ -25,6 +30,9 @@ class Ran:
         self.status, self.said = done.returncode, done.stderr
         self.calls: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()
                                             if line.startswith("{")]
+        for call in self.calls:
+            best = jsonschema.exceptions.best_match(SCHEMA.iter_errors(call))
+            assert best is None, f"{call}: {best.message if best else ''}"
 
     def named(self, name: str) -> list[dict[str, Any]]:
         return [call for call in self.calls if call["name"] == name]

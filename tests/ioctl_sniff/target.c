@@ -63,7 +63,7 @@ static int amdgpu(const char *card, const char *go) {
     place.handle = 0x77;
     place.va = 0x800200000;
     ioctl(fd, 0x40286448, &place);
-    uint32_t first[] = {0xc0023f00, 0x00100080, 0x8, 5,                         /* INDIRECT_BUFFER: 5 words at 0x800100080 */
+    uint32_t first[] = {0xc0023f00, 0x00100080, 0x8, 0x08800005,                /* INDIRECT_BUFFER: 5 words at 0x800100080 */
                         0xc0001000, 0};                                         /* NOP */
     uint32_t inner[] = {0xc0033700, 0x00000500, 0x2000, 0, 0x1234};             /* WRITE_DATA */
     memcpy(mapped, first, sizeof first);

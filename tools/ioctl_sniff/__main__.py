@@ -14,13 +14,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from tools.ioctl_sniff import abi, build, capture, decode, diff, generate, run, text
+from tools.ioctl_sniff import abi, build, capture, decode, diff, generate, replay, run, text
 from tools.ioctl_sniff.decode import Call
 
 __all__ = ["main"]
 
-ERRORS = (abi.AbiError, build.BuildError, capture.CaptureError, generate.GenerateError, run.RunError, run.TraceError)
-SUBCOMMANDS = ("show", "gen", "diff", "list")
+ERRORS = (abi.AbiError, build.BuildError, capture.CaptureError, generate.GenerateError, replay.ReplayError,
+          run.RunError, run.TraceError)
+SUBCOMMANDS = ("show", "gen", "diff", "list", "replay")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments and arguments[0] in SUBCOMMANDS:
             options = _parser_of(arguments[0]).parse_args(arguments[1:])
-            return {"show": _show, "gen": _gen, "diff": _diff, "list": _list}[arguments[0]](options)
+            return {"show": _show, "gen": _gen, "diff": _diff, "list": _list,
+                    "replay": _replay}[arguments[0]](options)
         return _run(_parser().parse_args(arguments))
     except ERRORS as error:
         said = Text("ioctl-sniff: ", "bold red").append(str(error), "not bold default")
@@ -96,7 +98,7 @@ def _print(taken: capture.Capture, library: abi.Library, options: argparse.Names
 def _print_calls(target: Console, found: Sequence[Call], options: argparse.Namespace) -> None:
     if options.json:
         for call in found:
-            target.file.write(json.dumps(call.json()) + "\n")
+            target.file.write(json.dumps({"schema": decode.SCHEMA} | call.json()) + "\n")
     elif options.count:
         text.print_summary(target, decode.summarise(found))
     else:
@@ -169,16 +171,28 @@ def _diff(options: argparse.Namespace) -> int:
              for path in (options.first, options.second)]
     found = diff.compare(*sides)
     if options.json:
-        print(json.dumps({"differences": [each.json() for each in found]}, indent=2))
+        print(json.dumps({"schema": decode.SCHEMA, "differences": [each.json() for each in found]}, indent=2))
     else:
         diff.show(Console(highlight=False, soft_wrap=True), found, len(sides[0]), len(sides[1]))
     return int(any(each.mark != " " for each in found))
 
 
+def _replay(options: argparse.Namespace) -> int:
+    """Exit status 1 where a submission failed on the mock card."""
+    played = replay.replay(decode.calls(capture.Capture.read(options.capture), _library(options)), vram=options.vram)
+    if options.json:
+        for each in played:
+            print(json.dumps({"schema": decode.SCHEMA} | each.json()))
+    else:
+        replay.show(Console(highlight=False, soft_wrap=True), played)
+    return int(any(each.state == "failed" for each in played))
+
+
 def _list(options: argparse.Namespace) -> int:
     for each in _library(options).abis:
         if options.json:
-            print(json.dumps({"name": each.name, "source": each.source, "devices": each.devices,
+            print(json.dumps({"schema": decode.SCHEMA, "name": each.name, "source": each.source,
+                              "devices": each.devices,
                               "ioctls": [[one.name, one.number, one.record] for one in each.ioctls]}))
         else:
             print(f"{each.name:10} {len(each.ioctls):4} ioctls  {' '.join(each.devices):40}  {each.source}")
@@ -205,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ioctl-sniff", parents=[_shared(running=True)], formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="ioctl-sniff [OPTION ...] PROGRAM [ARGUMENT ...]\n       ioctl-sniff [OPTION ...] -p PID\n"
-              "       ioctl-sniff show CAPTURE | diff CAPTURE CAPTURE | gen HEADER.h | list",
+              "       ioctl-sniff show CAPTURE | diff CAPTURE CAPTURE | replay CAPTURE | gen HEADER.h | list",
         description="What a program says to GPU drivers: every ioctl, mmap and open on GPU-like devices, decoded, "
                     "with what the\nkernel changed. Options stand before the program.")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="PROGRAM", help=argparse.SUPPRESS)
@@ -237,6 +251,14 @@ def _parser_of(name: str) -> argparse.ArgumentParser:
                                                      "compared by their order.")
         parser.add_argument("first")
         parser.add_argument("second")
+    elif name == "replay":
+        parser = argparse.ArgumentParser(prog="ioctl-sniff replay", description="Run a capture's submissions (amdgpu's "
+                                         "compute and copy command buffers, KFD's PM4 and SDMA rings) on the mock "
+                                         "card, and say what it thinks of them.")
+        parser.add_argument("capture")
+        parser.add_argument("--vram", default="1G", metavar="SIZE", help="of the mock card (default: 1G)")
+        parser.add_argument("--decoder", action="append", default=[], metavar="FILE", help=argparse.SUPPRESS)
+        parser.add_argument("--json", action="store_true", help="a JSON object a line")
     elif name == "gen":
         parser = argparse.ArgumentParser(prog="ioctl-sniff gen", description="Make a decoder from a C header.")
         parser.add_argument("header", metavar="HEADER.h")

@@ -12,8 +12,10 @@ from tools.ioctl_sniff.abi import Abi, Field, Hint, Ioctl, Library, Record
 from tools.ioctl_sniff.capture import Event
 from tools.ioctl_sniff.submissions import IP_NAMES
 
-__all__ = ["Call", "Item", "calls", "errno_name"]
+__all__ = ["Call", "Item", "SCHEMA", "calls", "errno_name"]
 
+SCHEMA = "ioctl-sniff/1"
+"""Of every JSON object that is printed: schema/ioctl-sniff-1.json."""
 MAX_ITEMS = 64              # of an array; the rest is counted
 MAX_DEPTH = 8
 MAX_BYTES = 64              # of plain bytes that are shown
