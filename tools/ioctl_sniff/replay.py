@@ -33,6 +33,8 @@ MASK = (1 << ADDRESS_BITS) - 1
 LARGEST = 1 << 30           # bytes of one buffer that are backed; a capture may name a whole address space
 TIMEOUT = 5.0
 VMID = 8
+GCR_FRESH = 1 << 15 | 1 << 14
+"""GL2_WB and GL2_INV of a GCR_REQ packet (Linux 6.1, sdma_v6_0.c, sdma_v6_0_ring_emit_mem_sync): the packets are new."""
 COUNTED = ("kernels", "pm4_packets", "sdma_packets", "copied_bytes", "interrupts")
 
 
@@ -174,10 +176,14 @@ class _Player:
         if engine == "PM4":
             words = _ring_words(pieces, ring_bytes) if ring_bytes else pm4.build(
                 "INDIRECT_BUFFER", IB_BASE=pieces[0][0], IB_SIZE=len(pieces[0][1]) // 4, VALID=1, VMID=VMID)
-            words = [*words, *pm4.build("WRITE_DATA", DST_SEL="MEM", WR_CONFIRM=1, DST_ADDR=fence,
+            words = [*pm4.build("ACQUIRE_MEM", COHER_SIZE=(1 << 40) - 1, COHER_BASE=0, POLL_INTERVAL=10,
+                                GLI_INV="GLI_ALL", GLK_INV=1, GLV_INV=1, GL1_INV=1, GL2_INV=1, GL2_WB=1), *words,
+                     *pm4.build("WRITE_DATA", DST_SEL="MEM", WR_CONFIRM=1, DST_ADDR=fence,
                                         DATA=[self._sequence])]
         else:
-            words = _ring_words(pieces, ring_bytes) if ring_bytes else _indirect(ring.wptr, pieces[0])
+            fresh = sdma.build("GCR_REQ", BASE_VA=0, LIMIT_VA=0, GCR_CONTROL=GCR_FRESH, VMID=0)
+            words = [*fresh, *(_ring_words(pieces, ring_bytes) if ring_bytes
+                               else _indirect(ring.wptr + len(fresh), pieces[0]))]
             words = [*words, *sdma.build("FENCE", MTYPE="UC", ADDR=fence, DATA=self._sequence)]
         before, notes = dict(self.board.counters), len(list(self.board.notes))
         view = self._done.view
@@ -213,7 +219,9 @@ class _Player:
 
     def _hung(self, engine: str) -> str:
         """Why the compute queue stands, by the mock's own account; empty: it does not, or it is not asked for."""
-        return "" if engine != "PM4" else next((str(queue.hung) for queue in self.board.mec.everyone() if queue.hung), "")
+        if engine != "PM4":
+            return ""
+        return next((str(queue.hung) for queue in self.board.mec.everyone() if queue.hung), "")
 
 
 def _ring_words(pieces: Sequence[tuple[int, bytes]], nbytes: int) -> list[int]:
