@@ -34,7 +34,7 @@ LARGEST = 1 << 30           # bytes of one buffer that are backed; a capture may
 TIMEOUT = 5.0
 VMID = 8
 GCR_FRESH = 1 << 15 | 1 << 14
-"""GL2_WB and GL2_INV of a GCR_REQ packet (Linux 6.1, sdma_v6_0.c, sdma_v6_0_ring_emit_mem_sync): the packets are new."""
+"""GL2_WB and GL2_INV of a GCR_REQ packet (Linux 6.1, sdma_v6_0.c, sdma_v6_0_ring_emit_mem_sync)."""
 COUNTED = ("kernels", "pm4_packets", "sdma_packets", "copied_bytes", "interrupts")
 
 
