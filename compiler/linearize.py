@@ -101,9 +101,10 @@ def linearize(sink: UOp, choose: Callable[[list[UOp | Block]], int] = _first) ->
     root, home = build_blocks(sink)
     # which item of its block's parents a node is inside of, and which item makes a reduce's value
     maker: dict[UOp, Block] = {}
-    for node in home:
-        if node.op is Ops.REDUCE:
-            maker[node] = next(b for b in home[node].items if isinstance(b, Block) and node in b.reduces)
+    for block in {id(b): b for b in home.values()}.values():
+        for item in block.items:
+            if isinstance(item, Block):
+                maker.update((r, item) for r in item.reduces if home[r] is block)
 
     def item_of(node: UOp, block: Block) -> UOp | Block | None:
         """The item of ``block`` that ``node``'s value comes from; None if it comes from outside or needs nothing."""

@@ -121,6 +121,14 @@ def variables(roots: Sequence[UOp]) -> dict[str, int]:
     return found
 
 
+def _below(roots: Sequence[UOp]) -> dict[UOp, None]:
+    """Every node of several graphs, sources first."""
+    order: dict[UOp, None] = {}
+    for root in roots:
+        order.update(root.toposort(lambda n: n not in order))
+    return order
+
+
 def base(node: UOp) -> UOp:
     """The node whose memory ``node`` would share: without reshapes on top."""
     while node.op is Ops.RESHAPE:
@@ -132,10 +140,7 @@ class _Cutter:
     """Finds the nodes to cut."""
 
     def __init__(self, roots: Sequence[UOp]) -> None:
-        self.order: dict[UOp, int] = {}
-        for root in roots:
-            for node in root.toposort(lambda n: n not in self.order):
-                self.order.setdefault(node, len(self.order))
+        self.order = {node: n for n, node in enumerate(_below(roots))}
         self.users: dict[UOp, list[UOp]] = {n: [] for n in self.order}
         for node in self.order:
             for s in set(node.src):
@@ -245,7 +250,7 @@ def _reads_elsewhere(sink: UOp, params: set[int]) -> bool:
 
 def schedule(roots: Sequence[UOp], device: str) -> Schedule:
     """Kernels for ``roots`` (normalised). ``device`` is for values that come from no buffer."""
-    targets = {base(n.src[0]) for r in roots for n in r.toposort() if n.op is Ops.ASSIGN}
+    targets = {base(n.src[0]) for n in _below(roots) if n.op is Ops.ASSIGN}
     # a root whose memory is overwritten in this same schedule gets memory of its own
     roots = [UOp(Ops.CONTIGUOUS, r.dtype, (r,)) if base(r) in targets else r for r in roots]
     if not device.startswith("CPU"):
@@ -330,9 +335,7 @@ def _ordered(cut: dict[UOp, None]) -> list[UOp] | None:
 
 def _snapshot(roots: Sequence[UOp]) -> list[UOp]:
     """Every read of a buffer that an assignment overwrites goes to a copy, made first."""
-    order: dict[UOp, None] = {}
-    for root in roots:
-        order.update(root.toposort())
+    order = _below(roots)
     targets = {base(n.src[0]) for n in order if n.op is Ops.ASSIGN}
     done: dict[UOp, UOp] = {}       # for reading
     for node in order:
@@ -355,7 +358,7 @@ def _snapshot(roots: Sequence[UOp]) -> list[UOp]:
 
 
 def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], device: str) -> tuple[Schedule, UOp | None]:
-    inputs = 1 + max((n.arg[0] for r in roots for n in r.toposort() if n.op is Ops.BUFFER), default=-1)
+    inputs = 1 + max((n.arg[0] for n in _below(roots) if n.op is Ops.BUFFER), default=-1)
     slots: dict[UOp, int] = {}
     made: list[Slot] = []
     items: list[Item] = []

@@ -310,7 +310,8 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
             self._names = [_under(self.uop)]
             Tensor._leaves.add(self)
         elif not requires_grad:
-            Tensor._leaves.discard(self)
+            # by identity: to a set's own comparison two tensors are an elementwise question
+            Tensor._leaves = weakref.WeakSet([t for t in Tensor._leaves if t is not self])
             self._names = []
         self.requires_grad = requires_grad
         return self

@@ -276,17 +276,19 @@ class UOp:
     def toposort(self, gate: Callable[[UOp], bool] | None = None) -> dict[UOp, None]:
         """Every node below and this one, sources first. Where ``gate`` is false, sources are not entered."""
         done: dict[UOp, None] = {}
-        stack: list[tuple[UOp, bool]] = [(self, False)]
+        stack = [self]
         while stack:
-            node, ready = stack.pop()
-            if node in done:
-                continue
-            if ready:
-                done[node] = None
-            else:
-                stack.append((node, True))
+            node = stack[-1]
+            if node not in done:
+                size = len(stack)
                 if gate is None or gate(node):
-                    stack.extend((s, False) for s in reversed(node.src) if s not in done)
+                    for s in reversed(node.src):
+                        if s not in done:
+                            stack.append(s)
+                if len(stack) > size:
+                    continue        # to come back when they are done
+                done[node] = None
+            stack.pop()
         return done
 
     def substitute(self, table: dict[UOp, UOp]) -> UOp:
@@ -323,7 +325,8 @@ class UOp:
     def bounds(self) -> tuple[Any, Any]:
         """Least and greatest value, for integers and bools; an interval that holds, not always the tightest."""
         if self._bounds is None:
-            for node in self.toposort(lambda n: n._bounds is None):
+            ready = all(s._bounds is not None for s in self.src)
+            for node in (self,) if ready else self.toposort(lambda n: n._bounds is None):
                 if node._bounds is None:
                     low, high = _interval(node)
                     if low < node.dtype.min or high > node.dtype.max:       # it may wrap
@@ -335,7 +338,8 @@ class UOp:
     def ranges(self) -> frozenset[UOp]:
         """The open ranges that the value depends on: those below, less those that were closed (by a REDUCE, say)."""
         if self._ranges is None:
-            for node in self.toposort(lambda n: n._ranges is None):
+            ready = all(s._ranges is not None for s in self.src)
+            for node in (self,) if ready else self.toposort(lambda n: n._ranges is None):
                 if node._ranges is None:
                     if node.op is Ops.RANGE:
                         node._ranges = frozenset((node,))

@@ -7,6 +7,7 @@ which is what the disk cache is keyed by.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -493,9 +494,8 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
         writer.declared.add("declare i32 @llvm.amdgcn.workitem.id.x()")
         body = [line.replace("%entry ]", "%start ]") for line in writer.lines]
         writer.lines = [*first, *body, "  br label %done", "done:"]
-    text = "\n".join(writer.lines)
-    for mark, after in writer.patches:
-        text = text.replace(mark, after)
+    after = dict(writer.patches)
+    text = re.sub(r"@c?\d+_\d+@", lambda mark: after[mark.group()], "\n".join(writer.lines))
     arguments = [f"{writer.pointer} noalias {'' if p in written else 'readonly '}align 16 %p{p.arg}" for p in params]
     names = sorted({s for n in [*nodes, *(x.range for x in program if isinstance(x, Begin))] for s in n.src
                     if s.op is Ops.VARIABLE}, key=lambda n: n.arg)

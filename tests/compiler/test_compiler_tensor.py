@@ -450,3 +450,12 @@ def test_importing_costs_nothing() -> None:
         "compiler.runtime.hcq; assert not {'llvmlite', 'hcq', 'amdrv', 'mock'} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_leaf_may_stop_being_one() -> None:
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    x.requires_grad_(False)
+    assert not x.requires_grad and x.is_leaf
+    x.requires_grad_()
+    (x * x).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [2.0, 4.0]
