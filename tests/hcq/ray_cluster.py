@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import blake3
 import numpy as np
 import ray
+from llvmlite import binding
 from ray.cluster_utils import Cluster
 from two_cards import compiled
 
@@ -139,10 +141,22 @@ def check(nodes: list[Any], cluster: Cluster, weights: np.ndarray, digest: str) 
     assert np.array_equal(again.alloc(x.nbytes).copyin(x).copyout(np.empty_like(x)), x)
     again.close()
     one.close()
+    the_pages_block()
     deadline = time.monotonic() + 30
     while ray.available_resources().get("amd_gpu", 0) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
     assert ray.available_resources().get("amd_gpu", 0) == 2             # what was held is free
+
+
+def the_pages_block() -> None:
+    """The cluster's part of docs/hcq.md, with what the page has made before it."""
+    page = (Path(__file__).parents[2] / "docs" / "hcq.md").read_text(encoding="utf-8")
+    block, = re.findall(r"^```python cluster\n(.*?)^```", page, re.S | re.M)
+    kernel, = re.findall(r'^IR = """\n(.*?)^"""', page, re.S | re.M)
+    machine = binding.Target.from_triple("amdgcn-amd-amdhsa").create_target_machine(cpu="gfx1100", opt=2)
+    names = {"hcq": hcq, "np": np, "x": np.arange(1024, dtype=np.float32), "IR": kernel, "llvm": binding,
+             "machine": machine}
+    exec(compile(block, "docs/hcq.md", "exec"), names)
 
 
 if __name__ == "__main__":
