@@ -6,7 +6,10 @@ import threading
 import time
 from typing import NamedTuple
 
-__all__ = ["Actor", "acting", "current"]
+__all__ = ["Actor", "acting", "current", "host"]
+
+
+CPU = "the CPU"
 
 
 class Actor(NamedTuple):
@@ -35,4 +38,10 @@ def current() -> Actor:
     try:
         return Actor(_local.engine, _local.doing, time.monotonic())
     except AttributeError:
-        return Actor("the CPU", threading.current_thread().name, time.monotonic())
+        return Actor(CPU, threading.current_thread().name, time.monotonic())
+
+
+def host() -> Actor:
+    """The CPU, whose stores arrive by a flush, whoever asks for it."""
+    who = current()
+    return who if who.engine == CPU else Actor(CPU, f"flushed by {who.engine}", who.seconds)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from amdrv.facts import ih, pm4
 from mock import atomics, isa
+from mock.actor import acting
 from mock.dispatch import Hang, launch
 from mock.faults import register
 from mock.gmc import Client, Fault
@@ -118,11 +119,11 @@ class AqlExecutor:
 
     # ---- memory
 
-    def read(self, address: int, nbytes: int) -> bytes:
-        return self.memory.read("gc", self.vmid, address, nbytes, client=Client.CPC)
+    def read(self, address: int, nbytes: int, *, poll: bool = False) -> bytes:
+        return self.memory.read("gc", self.vmid, address, nbytes, client=Client.CPC, poll=poll)
 
-    def number(self, address: int, nbytes: int = 8) -> int:
-        return int.from_bytes(self.read(address, nbytes), "little")
+    def number(self, address: int, nbytes: int = 8, *, poll: bool = False) -> int:
+        return int.from_bytes(self.read(address, nbytes, poll=poll), "little")
 
     def write(self, address: int, value: int, nbytes: int = 8) -> None:
         self.memory.write("gc", self.vmid, address, (value & (1 << 8 * nbytes) - 1).to_bytes(nbytes, "little"),
@@ -165,15 +166,15 @@ class AqlExecutor:
     def _limit(self) -> int:
         """Index behind the last packet that may be taken; the queue rests there until the doorbell rings again."""
         rung = self.queue.rests_at = self.queue.write
-        return min(rung, self.number(self.write_id)) if self.write_id else rung
+        return min(rung, self.number(self.write_id, poll=True)) if self.write_id else rung
 
     def _take(self, where: int) -> Packet:
         """The packet at the read index, once its type is valid."""
         while True:
-            data = self.read(where, PACKET_BYTES)
+            data = self.read(where, PACKET_BYTES, poll=True)
             if data[0] != INVALID:
                 return Packet.decode(self.queue.read, data)
-            self.queue.wait(lambda: self.number(where, 1) != INVALID)
+            self.queue.wait(lambda: self.number(where, 1, poll=True) != INVALID)
 
     def _injected(self, packet: Packet) -> None:
         faults, name = self.board.faults, self.queue.name
@@ -230,6 +231,7 @@ class AqlExecutor:
     def _process(self, packet: Packet) -> bool:
         """False when the packet must be tried again. :raises AqlError and what engines raise:"""
         start = self.board.clock()
+        acting(self.queue.name, packet)
         if packet.kind in (BARRIER_AND, BARRIER_OR):
             self._barrier(packet)
             self._fence(packet.acquire)

@@ -90,4 +90,4 @@ class Block:
         """The block's plain state and the registers became those of a snapshot: hang up again what hangs on them."""
 
     def stop(self) -> None:
-        """End the block's threads; the board is being taken apart."""
+        """Let go of the board's memory; it is being taken apart, and its engines have ended."""

@@ -374,11 +374,11 @@ class Board:
 
     def close(self) -> None:
         """End the threads and give the memory back."""
-        for block in self.blocks:
-            block.stop()
         ended = self.engines.stop()
         self._msi.clear()
         if ended:
+            for block in self.blocks:
+                block.stop()
             self.vram.close()
         else:       # its memory must stay while a thread still works on it
             self.note("engine-failed", "the board was closed, but a job of an engine does not end")

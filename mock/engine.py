@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from mock.actor import acting
 from mock.faultresponse import patience
 
 __all__ = ["Aborted", "Engine", "Engines"]
@@ -66,6 +67,7 @@ class Engine:
                 self._running, self._current = True, epoch
             try:
                 patience.check = self.check
+                acting(self.name, None)
                 self._engines.on_job(self.name)
                 job(*args)
             except Aborted:

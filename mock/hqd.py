@@ -3,8 +3,9 @@
 Facts: Linux 6.1, gfx_v11_0.c (kiq_init_register: what an HQD needs; compute_mqd_init; ring_set_wptr_compute),
 amdgpu_amdkfd_gfx_v11.c (hqd_load, hqd_destroy), kfd_mqd_manager_v11.c; v11_structs.h through amdrv.facts.mqd_v11.
 
-A queue runs while CP_HQD_ACTIVE is 1 and its pipe runs. When it is activated with PRELOAD_REQ, its COMPUTE_* state is
-taken from the MQD at CP_MQD_BASE_ADDR, as CP does when it connects a queue. CP_HQD_PQ_WPTR counts dwords without
+A queue runs while CP_HQD_ACTIVE is 1 and its pipe runs. When it was activated with PRELOAD_REQ, its COMPUTE_* state is
+taken from the MQD at CP_MQD_BASE_ADDR before its first packet (not sooner: tinygrad 0.14 flushes HDP after it set
+CP_HQD_ACTIVE, and cards work so). CP_HQD_PQ_WPTR counts dwords without
 wrapping; CP_HQD_PQ_RPTR, and what is reported to memory, is the offset in the ring.
 
 Each queue is a thread: one that waits does not hold the others. A fault, a bad packet or a launch that cannot start
@@ -150,9 +151,11 @@ class ComputeQueue:
         else:
             behind = (wptr - self.hqd("PQ_RPTR")) % self.words
             self.write, self.read = wptr, wptr - behind
-        if self.hqd_field("PERSISTENT_STATE", "PRELOAD_REQ") and self.hqd_field("PERSISTENT_STATE", "PRELOAD_SIZE"):
-            self.engine.post(self._preload)
+        self.preloads = bool(self.hqd_field("PERSISTENT_STATE", "PRELOAD_REQ")
+                             and self.hqd_field("PERSISTENT_STATE", "PRELOAD_SIZE"))
         self.kick()
+
+    preloads = False
 
     def _preload(self) -> None:
         """The launch state of the MQD into the COMPUTE registers, as far as PRELOAD_SIZE says (dwords)."""
@@ -263,6 +266,9 @@ class ComputeQueue:
         self._stalled = False
         begin = self.board.clock()
         try:
+            if self.preloads:
+                self.preloads = False
+                self._preload()
             self._work()
         except Dequeued:
             self.report_read()

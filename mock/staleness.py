@@ -7,7 +7,6 @@ anew, and those that differ are marked; an access that hits a mark is noted, onc
 from __future__ import annotations
 
 import ctypes
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,12 +44,11 @@ class Staleness:
 
     # ---- who changed
 
-    def table_changed(self, page: int, level: int, before: np.ndarray, now: np.ndarray) -> None:
+    def table_changed(self, page: int, level: int, before: np.ndarray, now: np.ndarray, by: Actor) -> None:
         """Entries (uint64[n]) of a table in page ``page`` of video memory changed; ``level`` directory levels lie
         below it. What was not valid, no TLB has."""
         if not (before[before != now] & np.uint64(vm.PTE_VALID)).any():
             return
-        by = self._cpu_or_engine()
         for hub in self.gmc.hubs.values():
             if not hub.strict:
                 continue
@@ -64,14 +62,6 @@ class Staleness:
         if hub.strict and tlb is not None and (tlb.pages != np.uint64(MISSING)).any():
             with hub.lock:
                 self._check(hub, vmid, tlb, current(), None)
-
-    @staticmethod
-    def _cpu_or_engine() -> Actor:
-        """The CPU's stores arrive by a flush, whoever asks for it."""
-        who = current()
-        if "HDP_FLUSH" not in str(who.doing):
-            return who
-        return Actor("the CPU", f"flushed by {who.engine}", time.monotonic())
 
     def _check(self, hub: Hub, vmid: int, tlb: Tlb, by: Actor, page: int | None) -> None:
         """``page``: of a last-level table; None: any directory."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from amdrv.facts import vm
+from mock.actor import current, host
 from mock.pagetable import ENTRY_BYTES, LEVEL_BITS, PDE_ADDRESS, Context
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class TableCount:
                     total += int(np.count_nonzero(now))
                 elif (count := int(np.count_nonzero(now != known))):
                     total += count
-                    self.gmc.staleness.table_changed(page, self._levels[page], known, now)
+                    self.gmc.staleness.table_changed(page, self._levels[page], known, now, host())
                 self._known[page] = now
             if total:
                 self.board.counters["page_table_entries"] += total
@@ -89,7 +90,7 @@ class TableCount:
                 if page in pages:
                     now = self.board.vram.view[page * PAGE:page * PAGE + len(known) * ENTRY_BYTES].view(np.uint64)
                     if (now != known).any():
-                        self.gmc.staleness.table_changed(page, self._levels[page], known, now)
+                        self.gmc.staleness.table_changed(page, self._levels[page], known, now, current())
                         self._changed.add(page)     # to be counted at the next flush
 
     def _find(self) -> dict[int, int]:

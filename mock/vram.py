@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mock.actor import Actor, current
+from mock.actor import Actor, current, host
 from mock.writetracking import WriteTracker, track
 
 if TYPE_CHECKING:
@@ -570,7 +570,7 @@ class Vram:
             stored = self._imaged()
             if not drained:
                 stored, held_back = self._still_combining(stored)
-            arrival = None if self.gl2 is None else self.gl2.arrival()
+            arrival = None if self.gl2 is None else self.gl2.arrival(host())
             for first, end in stored:
                 for low in range(first, end, CHUNK):
                     high = min(low + CHUNK, end)
