@@ -40,3 +40,11 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "AM" and (reason := _boots()):
         pytest.skip(f"no AM device: {reason}")
     return str(request.param)
+
+
+@pytest.fixture
+def am() -> str:
+    """The mock card alone."""
+    if reason := _boots():
+        pytest.skip(f"no AM device: {reason}")
+    return "AM"
