@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 CACHE = build_kernel.CACHE
 STOCK_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "vfio-pci", "vfio_iommu_type1", "nvme")
 BOOT_TRIES = 3
-TIMEOUT = 500
+TIMEOUT = 900        # seconds; a guest takes one or two minutes where the machine is its own
 
 
 class Missing(Exception):

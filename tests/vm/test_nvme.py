@@ -22,9 +22,15 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 MODES = ("type1", "iommufd")
 
 
-def test_drive_and_card(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    disk = tmp_path / "disk"
+def pattern_disk(folder: Path) -> Path:
+    """What ``inside/nvme.py`` expects on its drive."""
+    disk = folder / "disk"
     (np.arange(1 << 18, dtype=np.uint32) * np.uint32(2654435761)).tofile(disk)
+    return disk
+
+
+def test_drive_and_card(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    disk = pattern_disk(tmp_path)
     path = socket_path("peer")
     card = f'-device \'{{"driver":"vfio-user-pci","bus":"rp0","socket":{{"type":"unix","path":"{path}"}}}}\''
     try:

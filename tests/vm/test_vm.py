@@ -17,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from guest import Guest, Kernel, Missing, debian_kernel, hal_kernel, unavailable
 from modern_qemu import modern_qemu
+from test_nvme import pattern_disk
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 
@@ -59,19 +60,28 @@ def kernel(name: str) -> Kernel:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_edu(case: Case, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     devices, append = IOMMUS[case.iommu]
+    disk = pattern_disk(tmp_path)
+    devices = (*devices, "-device pcie-root-port,id=rp2,slot=8", f"-drive file={disk},if=none,id=full,format=raw",
+               "-device nvme,drive=full,serial=3,bus=rp2")
     try:
         guest = Guest(kernel(case.kernel), devices=devices, append=append, trace="memory_region_ops_write",
                       qemu=modern_qemu() if case.iommu == "AMD" else None)      # older ones' AMD IOMMU moves no DMA
     except Missing as missing:
         unavailable(missing)
     lockdown = " && $PYTHON tests/vm/inside/lockdown.py" if case == CASES[0] else ""
+    drives = "".join(f" && $PYTHON tests/vm/inside/nvme.py {mode}" for mode in case.modes)
     result = guest.run("$PYTHON -m pytest -q -p no:cacheprovider -p no:xdist --timeout 90 "
-                       "tests/vm/inside/test_edu.py" + lockdown,
+                       f"tests/vm/inside/test_edu.py {drives} {lockdown}",
                        tmp_path, environment={"AMDRV_VM_MODE": ",".join(case.modes), "PYTHONPATH": "."})
-    guest.record(record_property, result, "edu: MMIO, DMA, MSI, INTx, resets", case.iommu, ", ".join(case.modes),
+    guest.record(record_property, result, "edu: MMIO, DMA, MSI, INTx, resets; nvme: MSI-X, queues", case.iommu,
+                 ", ".join(case.modes),
                  f"{result.passed} passed" if not result.status else "FAILED")
     assert result.status == 0, result.output[-6000:]
     assert result.passed >= case.tests and "skipped" not in result.output, result.output[-2000:]
+    for mode in case.modes:
+        part = result.output.partition(f"MODE {mode}\n")[2].partition("MODE ")[0]
+        assert "DRIVE QEMU NVMe Ctrl" in part and "READ" in part, result.output[-3000:]
+        assert ("VECTORS 2" in part) == (mode != "sysfs"), part
     assert not lockdown or "LOCKDOWN SEEN" in result.output
     check_widths(tmp_path / "trace.log", len(case.modes))
 

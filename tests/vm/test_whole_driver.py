@@ -59,8 +59,7 @@ def test_boots_computes_and_survives(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for mode in MODES:
             assert f"BOOTED 96 CUs over {mode}" in result.output
             assert f"SURVIVED over {mode}" in result.output
-            # after vfio-pci's reset at opening; as it was left; after a kill in mid-copy; as it was left
-            assert f"HELD over {mode}: cold warm cold warm" in result.output
+            assert f"HELD over {mode}: cold warm" in result.output     # after the kill; and as that one left it
         assert result.output.count("COPIED") == result.output.count("COMPUTED") == len(MODES)
         check_writes(result.output, marked)
         check_card(machine.gpus[0])

@@ -95,13 +95,13 @@ def main(modes: list[str]) -> None:
 
 
 def held(mode: str, address: str) -> None:
-    """With a holder the second process boots warm, one that is killed in mid-copy leaves a card that works, and the
+    """With a holder, who is killed in mid-copy leaves a card that works, the one after the next boots warm, and the
     kernel gets the card when it asks for it."""
     holder = subprocess.Popen([sys.executable, "-m", "amdrv", "hold", address, "--mode", mode], stdout=subprocess.PIPE,
                               text=True)
     assert holder.stdout is not None and f"held by {mode}" in holder.stdout.readline()
     warm = []
-    for name in ("boot", "boot", "copy", "boot", "boot"):
+    for name in ("copy", "boot", "boot"):
         child = part(name, mode, address)
         if name == "copy":
             assert child.stdout is not None and child.stdout.readline() == "COPYING\n"
