@@ -49,6 +49,10 @@ class CheckedConfig:
 
     def extended_capability(self, capability_id: int) -> int | None:
         offset, seen = EXTENDED_CAPABILITIES, set[int]()
+        try:
+            self.read(offset, 4)
+        except HalError:                # conventional PCI, or a machine that reaches no more than 256 bytes of it
+            return None
         while offset and offset not in seen:
             seen.add(offset)
             header = self.read(offset, 4)

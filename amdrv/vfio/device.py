@@ -93,13 +93,19 @@ class VfioDevice:
                             bus_address=bus_address)
 
     def config_read(self, offset: int, width: int) -> int:
-        data = os.pread(self.fd, width, self._config.offset + offset)
+        try:
+            data = os.pread(self.fd, width, self._config.offset + offset)
+        except OSError as error:        # EFAULT past the end: a kernel or bus without extended configuration space
+            raise HalError(f"config space of {self.name} cannot be read at {offset:#x}: {error.strerror}") from error
         if len(data) != width:
             raise HalError(f"config space of {self.name} ends before {offset:#x}")
         return int.from_bytes(data, "little")
 
     def config_write(self, offset: int, width: int, value: int) -> None:
-        os.pwrite(self.fd, value.to_bytes(width, "little"), self._config.offset + offset)
+        try:
+            os.pwrite(self.fd, value.to_bytes(width, "little"), self._config.offset + offset)
+        except OSError as error:
+            raise HalError(f"config space of {self.name} cannot be written at {offset:#x}: {error.strerror}") from error
 
     # ---- interrupts
 

@@ -107,6 +107,18 @@ def test_opening_stops_dma_that_a_killed_process_left_running(card: Path, hal: S
     assert (card / "enable").read_text() == "0"
 
 
+def test_configuration_space_of_256_bytes(card: Path, hal: SysfsHal) -> None:
+    """Conventional PCI, or a kernel that reaches no more: no extended capability, and a clear end."""
+    with hal.open(ADDRESS) as device:
+        assert device.config.extended_capability(0x15) is None      # there, and empty
+    (card / "config").write_bytes((card / "config").read_bytes()[:256])
+    with hal.open(ADDRESS) as device:
+        assert device.config.extended_capability(0x15) is None
+        assert device.config.capability(0x10) == 0x40
+        with pytest.raises(HalError, match="ends before 0x100"):
+            device.config.read(0x100, 4)
+
+
 def test_bars(device: PciDevice, card: Path) -> None:
     assert device.bar_sizes() == {0: VRAM, 2: DOORBELLS, 5: REGISTERS}
     device.bar(5).write32(0x100, 0x12345678)

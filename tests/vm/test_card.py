@@ -37,7 +37,7 @@ def test_contract_and_doctor(iommu: str, modes: str, tmp_path: Path,
                                                        card, door.device])
         except Missing as missing:
             unavailable(missing)
-        result = guest.run("$PYTHON -m pytest -q -p no:cacheprovider -p no:xdist --timeout 90 "
+        result = guest.run("$PYTHON -m pytest -q -p no:cacheprovider -p no:xdist --timeout 300 "
                            "tests/vm/inside/test_doctor.py tests/vm/inside/test_contract.py", tmp_path,
                            environment={"AMDRV_VM_MODE": modes, "PYTHONPATH": "."})
     guest.record(record_property, result, "the HAL's contract and doctor, mock card by vfio-user", iommu,

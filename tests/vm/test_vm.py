@@ -70,7 +70,7 @@ def test_edu(case: Case, tmp_path: Path, record_property: Callable[[str, object]
         unavailable(missing)
     lockdown = " && $PYTHON tests/vm/inside/lockdown.py" if case == CASES[0] else ""
     drives = "".join(f" && $PYTHON tests/vm/inside/nvme.py {mode}" for mode in case.modes)
-    result = guest.run("$PYTHON -m pytest -q -p no:cacheprovider -p no:xdist --timeout 90 "
+    result = guest.run("$PYTHON -m pytest -q -p no:cacheprovider -p no:xdist --timeout 300 "
                        f"tests/vm/inside/test_edu.py {drives} {lockdown}",
                        tmp_path, environment={"AMDRV_VM_MODE": ",".join(case.modes), "PYTHONPATH": "."})
     guest.record(record_property, result, "edu: MMIO, DMA, MSI, INTx, resets; nvme: MSI-X, queues", case.iommu,

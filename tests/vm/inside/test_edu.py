@@ -99,6 +99,7 @@ def test_config_space(edu: PciDevice) -> None:
     assert edu.config.read(0, 4) == VENDOR | DEVICE << 16
     assert edu.config.read(COMMAND, 2) & (COMMAND_MEMORY | COMMAND_MASTER) == COMMAND_MEMORY | COMMAND_MASTER
     assert edu.config.capability(0x05) is not None
+    assert edu.config.extended_capability(0x15) is None
     assert edu.bar_sizes() == {0: 1 << 20}
 
 
