@@ -25,13 +25,15 @@ from amdrv.facts import pm4 as pm4_facts
 from amdrv.facts import sdma6 as sdma_facts
 from amdrv.hal import Hal
 from amdrv.moving import MovingSide
+from amdrv.sdma.encoder import COPY_LARGEST as SDMA_LARGEST
+from amdrv.sdma.encoder import IB_ALIGN, CopyEncoder
 from hcq.backend import IndirectBuffer, Kernel, Memory, Properties
 
 if TYPE_CHECKING:
     from amdrv.device import Allocation, Device, Ring
     from amdrv.recovery import Recovery
 
-__all__ = ["AmBackend", "ComputeEncoder", "CopyEncoder", "Scratch", "open_backend"]
+__all__ = ["AmBackend", "ComputeEncoder", "CopyEncoder", "SDMA_LARGEST", "Scratch", "open_backend"]
 
 SHADER_ENGINES = 8                      # COMPUTE_STATIC_THREAD_MGMT_SE0..7
 ARRAY_SHIFT = 16                        # SH1_CU_EN: the second shader array's CUs
@@ -45,14 +47,11 @@ WAVES_PER_WORKGROUP = 32                # 1024 work-items in waves of 32: what m
 SCRATCH_BUDGET = 256 << 20              # bytes; beyond it fewer waves run at a time (our choice)
 MAX_WORKGROUP = 1024
 LDS_BYTES = 65536                       # of a workgroup
-SDMA_LARGEST = 0x400000                 # bytes a packet copies or fills: Linux 6.1, sdma_v6_0_buffer_funcs
 POLL_INTERVAL = 4                       # Linux 6.1, sdma_v6_0_ring_emit_pipeline_sync, gfx_v11_0_wait_reg_mem
-SDMA_RETRY_FOREVER = 0xfff
 LOW_WORD = 0xffffffff
 PM4_COUNT = 0x3fff                      # of a type-3 header, words after it less one
-SDMA_NOP = sdma_facts.PACKETS["NOP"].opcode     # without data: one word
-SDMA_IB_ALIGN = 8                       # words: where an INDIRECT packet ends (Linux 6.1, sdma_v6_0_ring_emit_ib)
 DISPATCHES = frozenset(pm4_facts.PACKETS[f"DISPATCH_{name}"].opcode for name in ("DIRECT", "INDIRECT"))
+WRITE_WORDS = 1024                      # of a WRITE_DATA, so that it finds room in a ring (our choice)
 UNCOUNTED = 1024                        # submissions that wait to be counted
 COPY_LINEAR = sdma_facts.PACKETS["COPY_LINEAR"].opcode      # sub-opcode 0
 COUNT_MASK = (1 << 30) - 1
@@ -92,19 +91,6 @@ class _Template:
 def _word(name: str, word: str) -> int:
     """Where a word stands in a PM4 packet, its header counted."""
     return [each.name for each in pm4_facts.PACKETS[name].words].index(word) + 1
-
-
-def _sdma_word(name: str, field: str) -> int:
-    """Where a field stands in an SDMA packet, its header counted."""
-    return next(number for number, word in enumerate(sdma_facts.PACKETS[name].words) if field in word.fields)
-
-
-COPY_BYTES, COPY_SOURCE, COPY_DESTINATION = (_sdma_word("COPY_LINEAR", field) for field in (
-    "COUNT", "SRC_ADDR_31_0", "DST_ADDR_31_0"))
-FILL_ADDRESS, FILL_DATA, FILL_BYTES = (_sdma_word("CONSTANT_FILL", field) for field in (
-    "DST_ADDR_31_0", "SRC_DATA_31_0", "COUNT"))
-FENCE_ADDRESS, FENCE_DATA = (_sdma_word("FENCE", field) for field in ("ADDR_31_0", "DATA"))
-POLL_ADDRESS, POLL_VALUE = (_sdma_word("POLL_REGMEM", field) for field in ("ADDR_31_0", "VALUE"))
 
 
 class Scratch:
@@ -165,9 +151,13 @@ class _Launch:
 class ComputeEncoder:
     """hcq's compute commands as PM4 packets for a MEC queue."""
 
-    def __init__(self, register: RegisterAddress, wgp_masks: Mapping[tuple[int, int], int]) -> None:
-        """:param wgp_masks: the active WGPs of each (shader engine, array), a bit each."""
-        self.scratch = Scratch()
+    def __init__(self, register: RegisterAddress, wgp_masks: Mapping[tuple[int, int], int],
+                 grow: Callable[[Scratch, int], Scratch] | None = None) -> None:
+        """
+        :param wgp_masks: the active WGPs of each (shader engine, array), a bit each.
+        :param grow: (what there is, bytes a wave) -> larger scratch, for an encoder that sees to it by itself.
+        """
+        self.scratch, self._grow = Scratch(), grow
         self._register = register
         self._cu_masks = [0] * SHADER_ENGINES
         for (engine, array), wgps in wgp_masks.items():
@@ -227,6 +217,24 @@ class ComputeEncoder:
     def memory_barrier(self, words: list[int]) -> None:
         words += self._barrier
 
+    def write(self, words: list[int], dst: int, data: Sequence[int]) -> None:
+        """Store 32-bit words, past the caches."""
+        for start in range(0, len(data), WRITE_WORDS):
+            words += pm4.build("WRITE_DATA", DST_SEL="MEM", WR_CONFIRM=1, CACHE_POLICY="BYPASS",
+                               DST_ADDR=dst + 4 * start, DATA=list(data[start:start + WRITE_WORDS]))
+
+    def poll(self, words: list[int], address: int, value: int, mask: int, compare: str) -> None:
+        words += pm4.build("WAIT_REG_MEM", FUNCTION=compare, MEM_SPACE="MEMORY", ADDRESS=address, REFERENCE=value,
+                           MASK=mask, POLL_INTERVAL=POLL_INTERVAL)
+
+    def atomic(self, words: list[int], address: int, operation: str, operand: int, compare: int, loop: bool) -> None:
+        words += pm4.build("ATOMIC_MEM", ATOMIC=f"ATOMIC_{operation}", COMMAND="LOOP" if loop else "WR_CONFIRM",
+                           ADDRESS=address, SRC_DATA=operand, CMP_DATA=compare, LOOP_INTERVAL=POLL_INTERVAL)
+
+    def interrupt(self, words: list[int]) -> None:
+        words += pm4.build("RELEASE_MEM", EVENT_TYPE="BOTTOM_OF_PIPE_TS", EVENT_INDEX="END_OF_PIPE", DATA_SEL="NONE",
+                           INT_SEL="INTERRUPT_ONLY", ADDRESS=0, DATA=0, INT_CTXID=0)
+
     def indirect(self, words: list[int], address: int, count: int) -> None:
         # Linux 6.1, gfx_v11_0_ring_emit_ib_compute; the queue's own VMID holds
         words += pm4.build("INDIRECT_BUFFER", IB_BASE=address, IB_SIZE=count, VALID=1)
@@ -234,6 +242,8 @@ class ComputeEncoder:
     def exec(self, words: list[int], kernel: Kernel, kernarg: int, grid: Sequence[int], block: Sequence[int],
              *, dynamic_lds: int = 0, dispatch_packet: int = 0, queue_ptr: int = 0,
              dispatch_id: int | None = None) -> None:
+        if self._grow is not None and kernel.private_bytes * kernel.wave_size > self.scratch.wave_bytes:
+            self.scratch = self._grow(self.scratch, kernel.private_bytes * kernel.wave_size)
         launch = self._launches.get(kernel)
         if launch is None or (launch.scratch is not self.scratch and kernel.private_bytes):
             if len(self._launches) >= 1024:
@@ -262,68 +272,12 @@ class ComputeEncoder:
         return pm4.dump(words).splitlines()
 
 
-class CopyEncoder:
-    """hcq's copy commands as SDMA 6 packets."""
-
-    def __init__(self) -> None:
-        self._wait = sdma.build("POLL_REGMEM", FUNC="GREATER_EQUAL", MEM_POLL="MEMORY", ADDR=0, VALUE=0, MASK=LOW_WORD,
-                                INTERVAL=POLL_INTERVAL, RETRY_COUNT=SDMA_RETRY_FOREVER)
-        self._fence = sdma.build("FENCE", MTYPE="UC", ADDR=0, DATA=0)
-        self._trap = sdma.build("TRAP", INT_CONTEXT=0)
-        self._copy = sdma.build("COPY_LINEAR", COUNT=0, SRC_ADDR=0, DST_ADDR=0)
-        self._fill = sdma.build("CONSTANT_FILL", FILLSIZE="DWORD", DST_ADDR=0, SRC_DATA_31_0=0, COUNT=0)
-
-    def wait(self, words: list[int], address: int, value: int) -> None:
-        if value > LOW_WORD:
-            raise PacketError(f"signals hold 32 bits here; a queue cannot wait for {value:#x}")
-        start = len(words)
-        words += self._wait
-        words[start + POLL_ADDRESS], words[start + POLL_ADDRESS + 1] = address & LOW_WORD, address >> 32
-        words[start + POLL_VALUE] = value
-
-    def signal(self, words: list[int], address: int, value: int, *, interrupt: bool = True) -> None:
-        # Linux 6.1, sdma_v6_0_ring_emit_fence, but the high word first: it is what it was (0) unless the word held
-        # a timestamp, and the low word is what a wait compares.
-        for place, half in ((address + 4, value >> 32), (address, value & LOW_WORD)):
-            start = len(words)
-            words += self._fence
-            words[start + FENCE_ADDRESS], words[start + FENCE_ADDRESS + 1] = place & LOW_WORD, place >> 32
-            words[start + FENCE_DATA] = half
-        if interrupt:
-            words += self._trap
-
-    def timestamp(self, words: list[int], address: int) -> None:
-        words += sdma.build("TIMESTAMP_GET_GLOBAL", WRITE_ADDR=address)
-
-    def copy(self, words: list[int], dst: int, src: int, nbytes: int) -> None:
-        for offset in range(0, nbytes, SDMA_LARGEST):
-            start, to, origin = len(words), dst + offset, src + offset
-            words += self._copy
-            words[start + COPY_BYTES] = min(SDMA_LARGEST, nbytes - offset) - 1
-            words[start + COPY_SOURCE], words[start + COPY_SOURCE + 1] = origin & LOW_WORD, origin >> 32
-            words[start + COPY_DESTINATION], words[start + COPY_DESTINATION + 1] = to & LOW_WORD, to >> 32
-
-    def fill(self, words: list[int], dst: int, value: int, nbytes: int) -> None:
-        for offset in range(0, nbytes, SDMA_LARGEST):
-            start, to = len(words), dst + offset
-            words += self._fill
-            words[start + FILL_ADDRESS], words[start + FILL_ADDRESS + 1] = to & LOW_WORD, to >> 32
-            words[start + FILL_DATA] = value
-            words[start + FILL_BYTES] = min(SDMA_LARGEST, nbytes - offset) - 1
-
-    def indirect(self, words: list[int], address: int, count: int) -> None:
-        packet = sdma.build("INDIRECT", IB_BASE=address, IB_SIZE=count, CSA_ADDR=0)
-        words += [SDMA_NOP] * (-(len(words) + len(packet)) % SDMA_IB_ALIGN) + packet
-
-    def describe(self, words: Sequence[int]) -> list[str]:
-        return sdma.dump(words).splitlines()
-
-
 class _Queue:
     """A ring of the card, as hcq sees it. What was submitted is counted later, off the path of a launch."""
 
     def __init__(self, ring: Ring, kind: Literal["compute", "copy"], name: str, statistics: Counter[str]) -> None:
         self.name, self.kind, self.ring = name, kind, ring
+        self.encoder: ComputeEncoder | CopyEncoder | None = None        # its own, where it has one
         self._statistics = statistics
         self._uncounted: deque[np.ndarray | IndirectBuffer] = deque()
 
@@ -331,7 +285,7 @@ class _Queue:
         """As the contract says. What would take more than half the ring goes in several pieces, whole packets each."""
         largest = self.ring.words // 2
         if indirect and self.kind == "copy":
-            padding = self.ring.submit(words, align=SDMA_IB_ALIGN)
+            padding = self.ring.submit(words, align=IB_ALIGN)
             self._statistics["sdma_packets"] += padding
         elif len(words) <= largest:
             self.ring.submit(words)
@@ -468,9 +422,10 @@ class AmBackend(MovingSide):
             start += size
 
     def ensure_scratch(self, bytes_per_wave: int) -> None:
-        scratch = self.compute.scratch
-        if bytes_per_wave <= scratch.wave_bytes:
-            return
+        if bytes_per_wave > self.compute.scratch.wave_bytes:
+            self.compute.scratch = self._more_scratch(self.compute.scratch, bytes_per_wave)
+
+    def _more_scratch(self, scratch: Scratch, bytes_per_wave: int) -> Scratch:
         wanted = -(-bytes_per_wave // SCRATCH_GRANULE) * SCRATCH_GRANULE
         if wanted > LARGEST_WAVESIZE * SCRATCH_GRANULE:
             raise OutOfMemoryError(f"scratch of {bytes_per_wave} bytes a wave; the hardware can say "
@@ -483,12 +438,31 @@ class AmBackend(MovingSide):
         waves = max(min(waves, SCRATCH_BUDGET // (wave_bytes * engines)), WAVES_PER_WORKGROUP)
         memory = self._alloc(wave_bytes * waves * engines, False, "scratch")
         self._scratches.append(memory)
-        self.compute.scratch = Scratch(memory.address, wave_bytes, waves)
+        return Scratch(memory.address, wave_bytes, waves)
 
     # --- the rest
 
     def queues(self, kind: Literal["compute", "copy"]) -> Sequence[_Queue]:
         return self._queues[kind]
+
+    def add_queue(self, kind: Literal["compute", "copy"], priority: str) -> _Queue | str:
+        """One more hardware queue, or, in words, why there is none.
+
+        A compute queue has scratch of its own, since its waves run beside the others'.
+        """
+        number = len(self._queues[kind])
+        if kind == "copy":
+            return f"{self.name} has {number} copy engines, with one queue each; queue {number} is not one of them"
+        try:
+            ring = self.device.gfx.add_ring(priority)
+        except PacketError as error:
+            return str(error)
+        queue = _Queue(ring, kind, f"{self.name} {kind} {number}", self.device.statistics)
+        queue.encoder = ComputeEncoder(lambda name: self.device.regs[name].address, self.device.gfx.wgp_masks,
+                                       self._more_scratch)
+        queue.submit(np.array(self.compute.preamble(), np.uint32))
+        self._queues[kind].append(queue)
+        return queue
 
     def sleep(self, timeout: float) -> None:
         self.device.interrupts.wait(timeout)

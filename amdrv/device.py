@@ -118,6 +118,7 @@ class Device:
         """
         self.pci, self.function, self.name = pci, function, name
         self.boot_stages: list[Stage] = []
+        self.added_queues: list[str] = []                # priorities of the compute queues beyond those of the boot
         self.statistics: Counter[str] = Counter()
         self.memory: Memory | None = None
         self._undo: list[tuple[str, Callable[[], None]]] = []

@@ -41,11 +41,12 @@ from hcq.program import Program
 from hcq.queue import ComputeQueue, CopyQueue
 from hcq.registry import backends, open
 from hcq.signal import Point, Signal
+from hcq.window import Surface
 
 __all__ = [
     "ArgumentTypeError", "Buffer", "BufferError", "ClusterError", "CodeObject", "CodeObjectError", "ComputeQueue",
     "CopyQueue", "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError",
     "HashMismatchError", "HcqError", "LaunchError", "LoadError", "Manifest", "MissingFileError", "NodeLostError",
-    "Part", "Point", "Program", "QueueError", "RemoteError", "Signal", "SubmissionFailedError", "Transfer",
+    "Part", "Point", "Program", "QueueError", "RemoteError", "Signal", "SubmissionFailedError", "Surface", "Transfer",
     "UnknownDeviceError", "UseAfterFreeError", "backends", "copies", "load_files", "load_files_async", "open",
 ]

@@ -93,7 +93,10 @@ class _Encoder(Protocol):
     """Each method appends packet words (uint32) to ``words`` and returns nothing.
 
     A backend may also offer ``describe(words: Sequence[int]) -> list[str]``: lines of text, packets back to names; and
-    ``indirect(words, address, count)``: go on with ``count`` words at ``address`` (a multiple of 64), then come back.
+    ``indirect(words, address, count)``: go on with ``count`` words at ``address`` (a multiple of 64), then come back;
+    ``write(words, address, data)``, ``poll(words, address, value, mask, compare)``, ``interrupt(words)`` and
+    ``atomic(words, address, operation, operand, compare, loop)``; a copy encoder also ``window`` and ``tiled``. See the
+    methods of ``hcq.queue`` that have these names.
     """
 
     def wait(self, words: list[int], address: int, value: int) -> None:
@@ -133,7 +136,9 @@ class Backend(Protocol):
     ``register(array: np.ndarray) -> Memory``: the array's own bytes, from the lowest to the highest, within every
     engine's reach until ``free``; ``diagnose() -> str``: what stands still, and at what;
     ``recover(queues: Sequence[HardwareQueue])``: reset what stands still, give up the work of ``queues``, and return
-    what was done (``str`` of it is for people, its ``vram_lost`` says whether device memory lost its content).
+    what was done (``str`` of it is for people, its ``vram_lost`` says whether device memory lost its content);
+    ``add_queue(kind, priority: str) -> HardwareQueue | str``: one more, with an ``encoder`` of its own where it needs
+    one, or why there is none; and in ``hcq.peer`` and ``hcq.profile`` what those ask.
     """
 
     @property

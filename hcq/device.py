@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hcq.backend import Backend, Properties
+from hcq.backend import Backend, IndirectBuffer, Properties
 from hcq.eager import Eager
 from hcq.elf import PAGE, CodeObject
 from hcq.errors import (
@@ -31,6 +31,7 @@ from hcq.errors import (
     DeviceTimeout,
     GraphError,
     HcqError,
+    QueueError,
 )
 from hcq.graph import Graph
 from hcq.memory import Buffer, HostRing, Pool, RegisteredStorage, Storage, span
@@ -50,6 +51,7 @@ _STAGING_RING = 8 << 20
 _CHUNK = _STAGING_RING // 4         # of a large transfer: two or more are under way while the host copies the next
 _SPIN = 1e-3                        # seconds of polling before sleeping on the interrupt
 _SLEEP = 10e-3                      # at most, between two looks: an interrupt may slip in before the sleep begins
+_INDIRECT, _INDIRECT_LARGEST = 1 << 13, 1 << 19     # words of a submission that go into an indirect buffer
 _LAST_WAIT = 1.0                    # seconds that closing spends on work that did not complete before
 # amd_queue_t (HSA ABI, LLVM's AMDGPU guide): high halves of the LDS and scratch apertures.
 _QUEUE_BLOCK, _QUEUE_SHARED_HI, _QUEUE_PRIVATE_HI = 256, 0x40, 0x44
@@ -212,6 +214,23 @@ class Device(Moving):
         from hcq.recovery import recover
         return recover(self)
 
+    def _add_queue(self, kind: Literal["compute", "copy"], priority: str) -> Timeline:
+        """One more hardware queue. :raises QueueError: there is none."""
+        with self._lock:
+            self._check_open()
+            add = getattr(self.backend, "add_queue", None)
+            count = len(self._timelines[kind])
+            if add is None:
+                raise QueueError(f"{self.name} has {count} {kind} queues; queue {count} is not one of them")
+            queue = add(kind, priority)
+            if isinstance(queue, str):
+                raise QueueError(queue)
+            timeline = Timeline(self, queue)
+            timeline.priority = priority
+            self._timelines[kind].append(timeline)
+            self._all.append(timeline)
+            return timeline
+
     def seconds(self, begin: Signal, end: Signal) -> float:
         """Time between two timestamps."""
         return (end.value - begin.value) / self.properties.timestamp_hz
@@ -289,26 +308,41 @@ class Device(Moving):
             self._beside += 1
         return point
 
+    def _finish_indirect(self, timeline: Timeline, encoder: Any, words: list[int], what: object,
+                         memory: Buffer) -> Point:
+        """The same, with the words in memory of their own."""
+        content = memory.view.view(np.uint32)[:len(words)]
+        content[:] = words
+        leads: list[int] = []
+        encoder.indirect(leads, memory.address, len(words))
+        encoder.signal(leads, timeline.signal.address, timeline.submitted + 1)
+        timeline.queue.submit(np.array(leads, np.uint32), indirect=(IndirectBuffer(content),))  # type: ignore[call-arg]
+        point = timeline.record(what)
+        timeline.wakes = timeline.submitted
+        if timeline is not self._compute:
+            self._beside += 1
+        return point
+
     def _ask_for_interrupt(self, timeline: Timeline) -> None:
         """Launches end without an interrupt; who is about to sleep on one asks for it, behind all that there is."""
         with self._lock:
             if timeline.wakes < timeline.submitted:
                 words: list[int] = []
-                getattr(self.backend, timeline.queue.kind).signal(words, timeline.signal.address, timeline.submitted)
+                timeline.encoder.signal(words, timeline.signal.address, timeline.submitted)
                 timeline.queue.submit(np.frombuffer(array("I", words), np.uint32))
                 timeline.wakes = timeline.submitted
 
-    def _exec(self, words: list[int], launch: Launch, memory: memoryview, offset: int, address: int) -> None:
+    def _exec(self, encoder: Any, words: list[int], launch: Launch, memory: memoryview, offset: int,
+              address: int) -> None:
         program, shape = launch.program, launch.shape
         kernel = program.kernel
         packet = launch.write(memory, offset, address)
-        if kernel.private_bytes:
+        if kernel.private_bytes and encoder is self.backend.compute:
             self.backend.ensure_scratch(kernel.private_bytes * kernel.wave_size)
         self._launches += 1
         number = {"dispatch_id": self._launches} if program.wants_id else {}
-        self.backend.compute.exec(words, kernel, address, shape.grid, shape.block, dynamic_lds=shape.lds,
-                                  dispatch_packet=packet,
-                                  queue_ptr=self._queue_block() if program.wants_queue else 0, **number)
+        encoder.exec(words, kernel, address, shape.grid, shape.block, dynamic_lds=shape.lds, dispatch_packet=packet,
+                     queue_ptr=self._queue_block() if program.wants_queue else 0, **number)
 
     def _launch(self, launch: Launch) -> Point:
         with self._lock:
@@ -318,7 +352,7 @@ class Device(Moving):
             encoder.memory_barrier(words)
             try:
                 offset = ring.take(launch.program.block_bytes)
-                self._exec(words, launch, ring.bytes, offset, ring.address + offset)
+                self._exec(encoder, words, launch, ring.bytes, offset, ring.address + offset)
                 point = self._finish(timeline, encoder, words, launch.shape, interrupt=False)
             except BaseException:
                 ring.cancel()
@@ -332,16 +366,14 @@ class Device(Moving):
         for name, operands in queue._commands:
             if name == "exec":
                 launch = operands[0]
-                self._exec(words, launch, memory, offset, address)
+                self._exec(encoder, words, launch, memory, offset, address)
                 size = launch.program.block_bytes + 63 & -64
                 offset += size
                 address += size
-            elif name == "memory_barrier":
-                encoder.memory_barrier(words)
-            elif name == "timestamp":
-                encoder.timestamp(words, operands[0].address)
             elif name in ("wait", "signal"):
-                getattr(encoder, name)(words, operands[0].address, operands[1])
+                getattr(encoder, name)(words, *operands[1:])
+            elif name == "timestamp":
+                encoder.timestamp(words, operands[1])
             else:
                 getattr(encoder, name)(words, *operands)
 
@@ -372,15 +404,19 @@ class Device(Moving):
             if fresh:
                 encoder.memory_barrier(words)       # the instruction cache may hold what was there before
             nbytes = self._kernarg_bytes(queue)
-            own: Buffer | None = None               # kernel arguments too large for the ring
+            own: list[Buffer] = []                  # what is too large for the rings
             try:
                 if nbytes > ring.nbytes // 4:
-                    own = self.alloc(nbytes, host=True)
-                    self._encode(queue, words, own.view.data.cast("B"), 0, own.address)
+                    own.append(self.alloc(nbytes, host=True))
+                    self._encode(queue, words, own[0].view.data.cast("B"), 0, own[0].address)
                 else:
                     offset = ring.take(nbytes) if nbytes else 0
                     self._encode(queue, words, ring.bytes, offset, ring.address + offset)
-                point = self._finish(timeline, encoder, words, Commands(queue._commands))
+                if _INDIRECT < len(words) <= _INDIRECT_LARGEST and hasattr(encoder, "indirect"):
+                    own.append(self.alloc(4 * len(words), host=True))
+                    point = self._finish_indirect(timeline, encoder, words, Commands(queue._commands), own[-1])
+                else:
+                    point = self._finish(timeline, encoder, words, Commands(queue._commands))
             except BaseException:
                 ring.cancel()
                 raise

@@ -13,15 +13,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
+import numpy as np
+import numpy.typing as npt
+
+from hcq.access import Access
 from hcq.errors import QueueError
 from hcq.memory import Buffer, Storage
 from hcq.program import Launch, Program, Size
 from hcq.signal import Point, Signal, Timeline
+from hcq.window import Surface, Window, place_in
 
 if TYPE_CHECKING:
     from hcq.device import Device
 
 __all__ = ["Commands", "ComputeQueue", "CopyQueue"]
+
+COMPARISONS = ("ALWAYS", "LESS", "LESS_EQUAL", "EQUAL", "NOT_EQUAL", "GREATER_EQUAL", "GREATER")
+ATOMICS = ("SWAP", "CMPSWAP", "ADD", "SUB", "SMIN", "UMIN", "SMAX", "UMAX", "AND", "OR", "XOR", "INC", "DEC")
+PRIORITIES = ("low", "normal", "high")
+WORD = (1 << 32) - 1
 
 
 class Commands:
@@ -43,52 +53,138 @@ class _Queue:
 
     kind: ClassVar[Literal["compute", "copy"]]
 
-    def __new__(cls, device: Device, index: int = 0) -> Self:
+    def __new__(cls, device: Device, index: int = 0, *, priority: str | None = None) -> Self:
         far = getattr(device, "_far_queue", None)   # another machine's device: the queue is there
         return super().__new__(cls) if far is None else cast(Self, far(cls.kind, index))
 
-    def __init__(self, device: Device, index: int = 0) -> None:
-        """:param index: which of the device's hardware queues of this kind."""
+    def __init__(self, device: Device, index: int = 0, *, priority: str | None = None) -> None:
+        """
+        :param index: which of the device's hardware queues of this kind. One more than there are is made, if the
+            hardware has it.
+        :param priority: "low", "normal" or "high", of a queue that is made; "normal" by default.
+        :raises QueueError: no such queue, or one that has another priority.
+        """
         timelines = device._timelines[self.kind]
-        if not 0 <= index < len(timelines):
+        if priority is not None and priority not in PRIORITIES:
+            raise QueueError(f"a queue's priority is {', '.join(PRIORITIES)}, not {priority!r}")
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index <= len(timelines):
             raise QueueError(f"{device.name} has {len(timelines)} {self.kind} queues; queue {index} is not one of them")
+        if index == len(timelines):
+            device._add_queue(self.kind, priority or "normal")
         self.device = device
         self.timeline: Timeline = timelines[index]
+        if priority is not None and priority != self.timeline.priority:
+            raise QueueError(f"{self.timeline.queue.name} has priority {self.timeline.priority!r}, not {priority!r}; a "
+                             "queue gets its priority when it is made")
         self._commands: list[tuple[str, tuple[Any, ...]]] = []
         self._storages: list[Storage] = []
+        self._accesses: list[Access] = []   # for the debug mode
         self._last: list[int] = []          # words of the last submission, for dump()
 
     def _add(self, name: str, *operands: Any) -> Self:
         self._commands.append((name, operands))
         return self
 
-    def _signal(self, signal: Signal) -> Signal:
+    def _offers(self, name: str) -> None:
+        if not hasattr(self._encoder, name):
+            raise QueueError(f"the driver of {self.device.name} has no {name!r} for {self.kind} queues")
+
+    def _signal(self, signal: Signal) -> tuple[Signal, int]:
+        """A signal, and where the queue's engine sees it."""
         if not isinstance(signal, Signal):
             raise QueueError(f"a {type(signal).__name__} is no Signal; make one with dev.signal()")
-        if signal.device is not self.device:
-            raise QueueError(f"the signal belongs to {signal.device.name}, the queue to {self.device.name}")
-        return signal
+        if signal.device is self.device:
+            return signal, signal.address
+        from hcq.peer import _signal_address
+        address = _signal_address(self.device, Point(signal, 0))
+        if isinstance(address, str):
+            raise QueueError(f"the signal belongs to {signal.device.name}, the queue to {self.device.name}, and "
+                             f"{address}")
+        return signal, address
 
-    def _buffer(self, buffer: Buffer, what: str) -> int:
+    def _buffer(self, buffer: Buffer, what: str, *, write: bool = True) -> int:
         if not isinstance(buffer, Buffer):
             raise QueueError(f"{what} is a {type(buffer).__name__}, expected a Buffer")
         if buffer.device is not self.device:
             raise QueueError(f"{what} belongs to {buffer.device.name}, the queue to {self.device.name}")
         address = buffer.address
         self._storages.append(buffer._storage)
+        self._accesses.append(Access.of(buffer, write=write))
         return address
 
     def wait(self, signal: Signal, value: int) -> Self:
-        """Start nothing later until ``signal`` is at least ``value``."""
-        return self._add("wait", self._signal(signal), signal._checked(value))
+        """Start nothing later until ``signal`` is at least ``value``. The signal may be another device's."""
+        return self._add("wait", *self._signal(signal), signal._checked(value))
 
     def signal(self, signal: Signal, value: int) -> Self:
-        """Store ``value`` when everything before is complete and visible."""
-        return self._add("signal", self._signal(signal), signal._checked(value))
+        """Store ``value`` when everything before is complete and visible. The signal may be another device's."""
+        return self._add("signal", *self._signal(signal), signal._checked(value))
 
     def timestamp(self, signal: Signal) -> Self:
         """Store the device's clock into ``signal`` when everything before is complete; see ``dev.seconds``."""
-        return self._add("timestamp", self._signal(signal))
+        return self._add("timestamp", *self._signal(signal))
+
+    def write(self, destination: Buffer, data: npt.ArrayLike) -> Self:
+        """Store 32-bit words that travel in the packets themselves, at the buffer's beginning.
+
+        :raises QueueError: the words are no array of uint32 or int32, do not fit, or the place is no multiple of 4.
+        """
+        self._offers("write")
+        words = np.asarray(data)
+        if words.dtype not in (np.uint32, np.int32) or words.ndim > 1 or not words.size:
+            raise QueueError(f"write takes some uint32 or int32 words, not {words.dtype}{list(words.shape)}")
+        to = self._buffer(destination, "the destination")
+        if words.nbytes > destination.nbytes or to % 4:
+            raise QueueError(f"write of {words.nbytes} bytes to a buffer of {destination.nbytes} at {to:#x}: they must "
+                             "fit, at a multiple of 4")
+        return self._add("write", to, words.reshape(-1).view(np.uint32).tolist())
+
+    def poll(self, buffer: Buffer, value: int, *, mask: int = WORD, compare: str = "EQUAL") -> Self:
+        """Start nothing later until the 32-bit word at the buffer's beginning, and ``mask``, compares with ``value``.
+
+        :param compare: one of ``COMPARISONS``: the word against the value, both unsigned.
+        """
+        self._offers("poll")
+        address = self._buffer(buffer, "the word", write=False)
+        for what, number in (("value", value), ("mask", mask)):
+            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 0 <= number <= WORD:
+                raise QueueError(f"poll: the {what} is 0 to 2**32-1, not {number!r}")
+        if compare not in COMPARISONS:
+            raise QueueError(f"poll compares by {', '.join(COMPARISONS)}, not by {compare!r}")
+        if address % 4 or buffer.nbytes < 4:
+            raise QueueError(f"poll looks at a 32-bit word at a multiple of 4, not at {buffer.nbytes} bytes at "
+                             f"{address:#x}")
+        return self._add("poll", address, int(value), int(mask), compare)
+
+    def atomic(self, buffer: Buffer, operation: str, operand: int, *, bits: int = 32, compare: int = 0,
+               loop: bool = False) -> Self:
+        """An atomic operation on the word of ``bits`` (32 or 64) at the buffer's beginning.
+
+        :param operation: one of ``ATOMICS``.
+        :param compare: for CMPSWAP: what the word must hold.
+        :param loop: for CMPSWAP: again and again, until it does.
+        """
+        self._offers("atomic")
+        address = self._buffer(buffer, "the word")
+        if operation not in ATOMICS or bits not in (32, 64):
+            raise QueueError(f"atomic operations are {', '.join(ATOMICS)} of 32 or 64 bits, not {operation!r} of "
+                             f"{bits!r}")
+        for what, number in (("operand", operand), ("comparand", compare)):
+            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) \
+                    or not -1 << bits - 1 <= number < 1 << bits:
+                raise QueueError(f"atomic: the {what} has {bits} bits, {number!r} does not fit")
+        if loop and operation != "CMPSWAP":
+            raise QueueError(f"only CMPSWAP is tried again until it succeeds, not {operation}")
+        if address % (bits // 8) or buffer.nbytes < bits // 8:
+            raise QueueError(f"an atomic operation of {bits} bits at {address:#x}, {buffer.nbytes} bytes: the word "
+                             f"must fit, at a multiple of {bits // 8}")
+        ones = (1 << bits) - 1
+        return self._add("atomic", address, f"{operation}_{bits}", int(operand) & ones, int(compare) & ones, loop)
+
+    def interrupt(self) -> Self:
+        """Interrupt the host when everything before is complete: whoever sleeps in a wait looks again."""
+        self._offers("interrupt")
+        return self._add("interrupt")
 
     def submit(self) -> Point:
         """Hand the commands to the hardware. The queue is empty afterwards and may be filled again.
@@ -109,7 +205,7 @@ class _Queue:
 
     @property
     def _encoder(self) -> Any:
-        return getattr(self.device.backend, self.kind)
+        return self.timeline.encoder
 
     def __len__(self) -> int:
         return len(self._commands)
@@ -157,7 +253,7 @@ class CopyQueue(_Queue):
 
         :raises QueueError: sizes differ, or the ranges overlap.
         """
-        to, origin = self._buffer(destination, "the destination"), self._buffer(source, "the source")
+        to, origin = self._buffer(destination, "the destination"), self._buffer(source, "the source", write=False)
         if destination.nbytes != source.nbytes:
             raise QueueError(f"copy of {source.nbytes} bytes to a buffer of {destination.nbytes}; "
                              "take a view of the same size, buf[a:b]")
@@ -176,3 +272,53 @@ class CopyQueue(_Queue):
         if to % 4 or destination.nbytes % 4:
             raise QueueError(f"fill of {destination.nbytes} bytes at {to:#x}: both must be multiples of 4")
         return self._add("fill", to, value, destination.nbytes)
+
+    def copy_window(self, destination: Buffer, source: Buffer, shape: Sequence[int], *, element_bytes: int = 4,
+                    destination_strides: Sequence[int] | None = None,
+                    source_strides: Sequence[int] | None = None) -> Self:
+        """Copy a box of elements out of a larger array into another, row by row: a strided sub-window.
+
+        The box begins at each buffer's first byte (take a view, ``buf[a:]``, for another place).
+
+        :param shape: (height, width) or (depth, height, width), in elements.
+        :param destination_strides: bytes from row to row, or from slice to slice and row to row; dense by default.
+        :raises QueueError: the box leaves a buffer, or the ranges overlap, or a stride is not the hardware's.
+        """
+        self._offers("window")
+        to, origin = self._buffer(destination, "the destination"), self._buffer(source, "the source", write=False)
+        there = Window.of(shape, element_bytes, destination_strides, "the destination", destination)
+        here = Window.of(shape, element_bytes, source_strides, "the source", source)
+        if to < origin + here.span and origin < to + there.span:
+            raise QueueError(f"a window between ranges that overlap: {here.span} bytes at {origin:#x}, {there.span} at "
+                             f"{to:#x}")
+        return self._checked("window", to, origin, there.size, element_bytes, there.pitch, here.pitch)
+
+    def tile(self, tiled: Buffer, surface: Surface, linear: Buffer, shape: Sequence[int], *,
+             at: Sequence[int] = (0, 0), linear_strides: Sequence[int] | None = None) -> Self:
+        """Copy a box of linear memory to its place ``at`` (y, x), or (z, y, x), in a tiled surface."""
+        return self._tiled(tiled, surface, linear, shape, at, linear_strides, False)
+
+    def detile(self, linear: Buffer, tiled: Buffer, surface: Surface, shape: Sequence[int], *,
+               at: Sequence[int] = (0, 0), linear_strides: Sequence[int] | None = None) -> Self:
+        """Copy the box ``at`` (y, x), or (z, y, x), of a tiled surface to linear memory."""
+        return self._tiled(tiled, surface, linear, shape, at, linear_strides, True)
+
+    def _tiled(self, tiled: Buffer, surface: Surface, linear: Buffer, shape: Sequence[int], at: Sequence[int],
+               strides: Sequence[int] | None, detile: bool) -> Self:
+        self._offers("tiled")
+        if not isinstance(surface, Surface):
+            raise QueueError(f"a tiled surface is a hcq.Surface, not a {type(surface).__name__}")
+        address = self._buffer(tiled, "the tiled buffer", write=not detile)
+        other = self._buffer(linear, "the linear buffer", write=detile)
+        window = Window.of(shape, surface.element_bytes, strides, "the linear side", linear)
+        place = place_in(surface, window, at)
+        return self._checked("tiled", address, other, surface.size, place, window.size, surface.element_bytes,
+                             surface.swizzle, surface.dimensions, window.pitch, detile)
+
+    def _checked(self, name: str, *operands: Any) -> Self:
+        """A command whose limits are the encoder's: it is encoded once, to see."""
+        try:
+            getattr(self._encoder, name)([], *operands)
+        except Exception as error:
+            raise QueueError(f"{name}: {error}") from error
+        return self._add(name, *operands)

@@ -8,7 +8,7 @@ everything before it is complete. A *point* is one value of one signal.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hcq.backend import HardwareQueue, Memory
 from hcq.errors import QueueError, SubmissionFailedError
@@ -137,6 +137,8 @@ class Timeline:
     def __init__(self, device: Device, queue: HardwareQueue) -> None:
         self.queue = queue
         self.device = device
+        self.encoder: Any = getattr(queue, "encoder", None) or getattr(device.backend, queue.kind)
+        self.priority = "normal"
         self.submitted = 0
         self._start(Signal(device))
         self.wakes = 0              # the last submission whose end interrupts, so that a sleeper sees it

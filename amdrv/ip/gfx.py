@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amdrv.errors import BootError, WaitTimeout
+from amdrv.errors import BootError, PacketError, WaitTimeout
 from amdrv.facts import mqd_v11
 from amdrv.ip.gmc import KERNEL_VMID, QUEUE_VMID
 from amdrv.ip.nbio import DOORBELL_KIQ, DOORBELL_MEC_RING0, DOORBELL_USERQUEUE_END
@@ -56,7 +56,10 @@ SHADER_ENGINES_IN_MQD = 8
 RING_WORDS = 1 << 16
 
 MEC1 = 1                                # ME number of the first compute micro engine
-QUEUES = ((MEC1, 0, 0),)                # (ME, pipe, queue) of the compute rings
+QUEUES = ((MEC1, 0, 0),)                # (ME, pipe, queue) of the compute rings that every boot sets up
+MORE_QUEUES = tuple((MEC1, pipe, queue) for queue in range(2) for pipe in range(4))[1:]     # those that may follow
+# Linux 6.1, kfd_mqd_manager.c, pipe_priority_map: CS_LOW, CS_MEDIUM, CS_HIGH, and KFD's queue priorities of 0 to 15
+PRIORITIES = {"low": (0, 0), "normal": (1, 7), "high": (2, 15)}
 
 
 class Gfx:
@@ -64,6 +67,8 @@ class Gfx:
         self.device, self.regs = device, device.regs
         self.rings: list[Ring] = []
         self._places: list[tuple[Allocation, int]] = []     # of each ring: EOP buffer, the MQD's offset in VRAM
+        self._priorities: dict[int, tuple[int, int]] = {}   # of the rings that were added: pipe's, queue's
+        self.queues = list(QUEUES)                          # (ME, pipe, queue) of each ring
         self.wgp_masks: dict[tuple[int, int], int] = {}     # (shader engine, array) -> active WGPs
         self.powered = False
 
@@ -78,9 +83,12 @@ class Gfx:
         self.device.nbio.route_gc_doorbells()
         self._doorbell_range()
         self._enable_mec()
-        self._enable_interrupts()
+        for used in sorted({pipe for _, pipe, _ in QUEUES}):
+            self._enable_interrupts(used)
         for number, (me, pipe, queue) in enumerate(QUEUES):
             self.rings.append(self._make_ring(number, me, pipe, queue))
+        for priority in self.device.added_queues:       # after a reset of the whole card
+            self._add(priority)
 
     # -- firmware ----------------------------------------------------------------------------------------------------
 
@@ -157,12 +165,11 @@ class Gfx:
         self.regs.CP_MEC_DOORBELL_RANGE_LOWER.write(DOORBELL_KIQ * 2 << 2)
         self.regs.CP_MEC_DOORBELL_RANGE_UPPER.write(DOORBELL_USERQUEUE_END * 2 << 2)
 
-    def _enable_interrupts(self) -> None:
-        """gfx_v11_0_set_compute_eop_interrupt_state and the error interrupts, of every pipe that has a ring"""
-        for pipe in sorted({pipe for _, pipe, _ in QUEUES}):
-            self.regs[f"CP_ME1_PIPE{pipe}_INT_CNTL"].update(
-                time_stamp_int_enable=1, generic0_int_enable=1, priv_reg_int_enable=1, opcode_error_int_enable=1,
-                reserved_bit_error_int_enable=1)
+    def _enable_interrupts(self, pipe: int) -> None:
+        """gfx_v11_0_set_compute_eop_interrupt_state and the error interrupts, of a pipe that has a ring"""
+        self.regs[f"CP_ME1_PIPE{pipe}_INT_CNTL"].update(
+            time_stamp_int_enable=1, generic0_int_enable=1, priv_reg_int_enable=1, opcode_error_int_enable=1,
+            reserved_bit_error_int_enable=1)
 
     @contextmanager
     def select(self, me: int = 0, pipe: int = 0, queue: int = 0, vmid: int = 0) -> Iterator[None]:
@@ -185,6 +192,29 @@ class Gfx:
         self._start(ring, (me, pipe, queue), eop, offset)
         return ring
 
+    def add_ring(self, priority: str) -> Ring:
+        """One more compute queue, on a pipe of its own as long as there is one.
+
+        :raises PacketError: there are no more, or no such priority.
+        """
+        number = len(self.rings)
+        if number > len(MORE_QUEUES):
+            raise PacketError(f"{self.device.name} has {number} compute queues; there are no more")
+        if priority not in PRIORITIES:
+            raise PacketError(f"a queue's priority is {', '.join(PRIORITIES)}, not {priority!r}")
+        ring = self._add(priority)
+        self.device.added_queues.append(priority)
+        return ring
+
+    def _add(self, priority: str) -> Ring:
+        number = len(self.rings)
+        place = MORE_QUEUES[number - 1]
+        self._enable_interrupts(place[1])
+        self.queues.append(place)
+        self._priorities[number] = PRIORITIES[priority]
+        self.rings.append(self._make_ring(number, *place))
+        return self.rings[-1]
+
     def _start(self, ring: Ring, place: tuple[int, int, int], eop: Allocation, offset: int) -> None:
         """:param offset: of the MQD in VRAM."""
         memory = self.device.require_memory()
@@ -192,6 +222,10 @@ class Gfx:
             eop.view[:] = 0
         with self.select(*place):
             mqd = self._mqd(ring, eop.address, self.device.gmc.fb_start + offset)
+            if place in self.queues and (priority := self._priorities.get(self.queues.index(place))):
+                mqd.cp_hqd_pipe_priority, mqd.cp_hqd_queue_priority = priority
+                self.regs.CP_HQD_PIPE_PRIORITY.write(priority[0])
+                self.regs.CP_HQD_QUEUE_PRIORITY.write(priority[1])
             memory.view(offset, len(bytes(mqd)))[:] = np.frombuffer(bytes(mqd), np.uint8)
             self.device.hdp.flush()
             self._activate(mqd)
@@ -200,19 +234,19 @@ class Gfx:
 
     def busy(self, ring: Ring) -> bool:
         """Has the queue packets that it has not finished?"""
-        with self.select(*QUEUES[self.rings.index(ring)]):
+        with self.select(*self.queues[self.rings.index(ring)]):
             regs = self.regs
             behind = int(regs.CP_HQD_PQ_WPTR_LO.read()) - int(regs.CP_HQD_PQ_RPTR.read())
             return bool(regs.CP_HQD_ACTIVE.read().active) and behind % ring.words != 0
 
     def position(self, ring: Ring) -> int:
         """Where in its ring the queue reads, in words."""
-        with self.select(*QUEUES[self.rings.index(ring)]):
+        with self.select(*self.queues[self.rings.index(ring)]):
             return int(self.regs.CP_HQD_PQ_RPTR.read()) % ring.words
 
     def program_of(self, ring: Ring) -> int:
         """GPU address of the code that the queue's last launch began with."""
-        with self.select(*QUEUES[self.rings.index(ring)]):
+        with self.select(*self.queues[self.rings.index(ring)]):
             return (int(self.regs.COMPUTE_PGM_LO.read()) | int(self.regs.COMPUTE_PGM_HI.read()) << 32) << 8
 
     def reset_queue(self, ring: Ring) -> None:
@@ -222,7 +256,7 @@ class Gfx:
         :raises WaitTimeout: the queue does not leave.
         """
         number = self.rings.index(ring)
-        with self.select(*QUEUES[number]):
+        with self.select(*self.queues[number]):
             active = self.regs.CP_HQD_ACTIVE
             self.regs.CP_HQD_DEQUEUE_REQUEST.write(dequeue_req=DEQUEUE_RESET_WAVES)
             self.regs.SPI_COMPUTE_QUEUE_RESET.write(reset=1)
@@ -235,7 +269,7 @@ class Gfx:
         """Halt the micro engine, pulse the reset of its pipes, and start it and every queue anew, empty (newer kernels'
         gfx_v11_0.c, gfx_v11_0_reset_compute_pipe)."""
         self._enable_mec(False)
-        for place in QUEUES:
+        for place in self.queues:
             with self.select(*place):       # what the pipe's reset left in a queue's registers must not run
                 self.regs.CP_HQD_ACTIVE.write(0)
                 self.regs.CP_HQD_DEQUEUE_REQUEST.write(0)
@@ -246,7 +280,7 @@ class Gfx:
 
     def _start_again(self, number: int) -> None:
         self.rings[number].restart()
-        self._start(self.rings[number], QUEUES[number], *self._places[number])
+        self._start(self.rings[number], self.queues[number], *self._places[number])
 
     def _mqd(self, ring: Ring, eop: int, address: int) -> mqd_v11.v11_compute_mqd:
         """gfx_v11_0_compute_mqd_init, for a queue in a VMID of its own and without privileges, as KFD's are.
@@ -306,7 +340,7 @@ class Gfx:
     def ring_of(self, entry: Entry) -> Ring | None:
         """By an interrupt's ring id (gfx_v11_0_eop_irq): bits 1:0 pipe, 3:2 ME, 6:4 queue."""
         place = entry.ring_id >> 2 & 3, entry.ring_id & 3, entry.ring_id >> 4 & 7
-        return dict(zip(QUEUES, self.rings, strict=False)).get(place)
+        return dict(zip(self.queues, self.rings, strict=False)).get(place)
 
     def _dequeue(self, what: str) -> None:
         """Take the selected queue off the hardware, if it is on it."""
@@ -324,7 +358,7 @@ class Gfx:
             return
         self.powered = False
         try:
-            for ring, (me, pipe, queue) in zip(self.rings, QUEUES, strict=False):
+            for ring, (me, pipe, queue) in zip(self.rings, self.queues, strict=False):
                 with self.select(me, pipe, queue):
                     self._dequeue(ring.name)
         finally:
