@@ -55,10 +55,6 @@ WRITE_WORDS = 1024                      # of a WRITE_DATA, so that it finds room
 UNCOUNTED = 1024                        # submissions that wait to be counted
 COPY_LINEAR = sdma_facts.PACKETS["COPY_LINEAR"].opcode      # sub-opcode 0
 COUNT_MASK = (1 << 30) - 1
-SDMA_WORDS = {packet.opcode | (packet.sub_op or 0) << 8: len(packet.words)
-              for name, packet in sdma_facts.PACKETS.items() if name in (
-                  "COPY_LINEAR", "CONSTANT_FILL", "FENCE", "TRAP", "POLL_REGMEM", "TIMESTAMP_GET_GLOBAL", "INDIRECT")}
-SDMA_LONGEST = 1 << 12                  # words that are looked at to find a packet's length
 
 # kernel_code_properties, in the order in which they take user SGPRs: bit, dwords (LLVM guide, "Initial Kernel
 # Execution State"). The last bits of the word choose the wave size and say whether the stack is dynamic.
@@ -321,11 +317,7 @@ def lengths(kind: str, words: Sequence[int]) -> Iterator[int]:
     at = 0
     while at < len(words):
         header = words[at]
-        if kind == "compute":
-            length = (header >> 16 & PM4_COUNT) + 2
-        else:
-            length = len(sdma.decode(words[at:at + SDMA_LONGEST])[0].words) \
-                if (header & 0xffff) not in SDMA_WORDS else SDMA_WORDS[header & 0xffff]
+        length = (header >> 16 & PM4_COUNT) + 2 if kind == "compute" else sdma.length(words, at)
         yield length
         at += length
 

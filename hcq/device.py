@@ -311,8 +311,8 @@ class Device(Moving):
     def _finish_indirect(self, timeline: Timeline, encoder: Any, words: list[int], what: object,
                          memory: Buffer) -> Point:
         """The same, with the words in memory of their own."""
-        content = memory.view.view(np.uint32)[:len(words)]
-        content[:] = words
+        content = np.array(words, np.uint32)        # the memory is someone else's when the driver counts this
+        memory.view.view(np.uint32)[:len(words)] = content
         leads: list[int] = []
         encoder.indirect(leads, memory.address, len(words))
         encoder.signal(leads, timeline.signal.address, timeline.submitted + 1)

@@ -19,7 +19,7 @@ from amdrv.errors import PacketError
 from amdrv.facts import sdma6 as facts
 from amdrv.packets import Codec, Decoded, wordlist
 
-__all__ = ["Decoded", "build", "decode", "dump", "fields"]
+__all__ = ["Decoded", "build", "decode", "dump", "fields", "length"]
 
 OP_MASK, SUB_OP_SHIFT, SUB_OP_MASK = 0xFF, 8, 0xFF      # SDMA_PKT_*_HEADER_op, _sub_op: the same in every packet
 
@@ -105,6 +105,33 @@ def _one(stream: Sequence[int], index: int) -> Decoded:
     if len(packet.words) < length:
         packet.problem = f"it has {length} words, {len(packet.words)} are left"
     return packet
+
+
+@cache
+def _shapes(code: tuple[int, int]) -> tuple[tuple[Codec, tuple[int, int, int, int] | None], ...]:
+    """Packets of a code, with where each says how long its tail is: word, shift, mask, what to add."""
+    found = []
+    for codec in map(_codec, _by_code().get(code, ())):
+        count = None
+        if codec.packet.length is not None:
+            field, bias = codec.packet.length
+            number = next(number for number, word in enumerate(codec.words) if field in word.fields)
+            msb, lsb = codec.words[number].fields[field][:2]
+            count = number, lsb, (2 << msb - lsb) - 1, bias
+        found.append((codec, count))
+    return tuple(found)
+
+
+def length(words: Sequence[int], at: int) -> int:
+    """Words of the packet that begins at an index; 1 where none that is known does."""
+    header = words[at]
+    for codec, count in _shapes((header & OP_MASK, header >> SUB_OP_SHIFT & SUB_OP_MASK)):
+        if all(codec.get(header, field) == value for field, value in codec.packet.when.items()):
+            if count is None or at + count[0] >= len(words):
+                return len(codec.words)
+            number, shift, mask, bias = count
+            return len(codec.words) + (words[at + number] >> shift & mask) + bias
+    return 1
 
 
 def dump(words: Iterable[Any]) -> str:

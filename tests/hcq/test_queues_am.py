@@ -237,3 +237,20 @@ def test_rings_run_full_and_around(card: hcq.Device) -> None:
     card.synchronize()
     assert ring.wptr - before > ring.words                  # once around
     assert (buffer.copyout().view(np.uint32)[:1000] == 60).all() and not notes(card)
+
+
+def test_lengths_of_packets_without_decoding_them() -> None:
+    from amdrv import sdma
+    from amdrv.facts import sdma6
+    random = np.random.default_rng(3)
+    words: list[int] = []
+    for name in sdma6.PACKETS:
+        values: dict[str, object] = {field: 0 for field in sdma._codec(name).operands}
+        if sdma6.PACKETS[name].tail:
+            values[sdma6.PACKETS[name].tail] = random.integers(0, 1 << 32, int(random.integers(2, 9))).tolist()
+        words += sdma.build(name, **values)
+    at, lengths = 0, []
+    while at < len(words):
+        lengths.append(sdma.length(words, at))
+        at += lengths[-1]
+    assert lengths == [len(packet.words) for packet in sdma.decode(words)]
