@@ -164,7 +164,7 @@ class Board:
     def write_bar(self, index: int, offset: int, width: int, value: int) -> None:
         """One posted write of exactly ``width`` bytes; see :meth:`read_bar` for the widths."""
         try:
-            self._write_bar(index, offset, width, value)
+            self._write_bar(index, offset, width, value & (1 << 8 * width) - 1)
         finally:
             self._host.fenced = False
 

@@ -165,7 +165,7 @@ def parse(text: str) -> list[Gpu]:
         arch, _, rest = part.strip().partition(":")
         options: dict[str, str] = {}
         for item in filter(None, (piece.strip() for piece in rest.split(","))):
-            if item.startswith("-") and "strict" in options:
+            if item.startswith(("-", "+")) and "strict" in options:
                 options["strict"] += item
                 continue
             key, equals, value = item.partition("=")

@@ -41,6 +41,15 @@ def test_a_wrong_access_has_no_effect(card: Any, index: int, offset: int, width:
     assert len(notes) == 2 and all(why in note.text for note in notes), notes
 
 
+def test_a_write_has_the_bits_of_its_width(card: Any) -> None:
+    """What does not fit is not there, as on a bus: a driver's -1 is all ones."""
+    card.board.write_bar(5, 4 * card.board.regs.dword("SCRATCH_REG0"), 4, -1)
+    assert card.read("SCRATCH_REG0") == ONES
+    for value, found in ((-2, 0xFFFE), (0x12345, 0x2345)):
+        card.board.write_bar(0, 0x1000, 2, value)
+        assert card.board.read_bar(0, 0x1000, 2) == found
+
+
 def test_decode_follows_the_command_register(card: Any) -> None:
     assert card.read("RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE") == 64
     card.board.write_config(4, 2, 0)

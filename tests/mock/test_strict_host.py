@@ -382,11 +382,13 @@ class TestNames:
             mock.Gpu(strict="-l3")
 
     def test_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("AMDRV_MOCK", "gfx1100:vram=64M,strict=-hdp,-tlb,count=2")
+        monkeypatch.setenv("AMDRV_MOCK", "gfx1100:vram=64M,strict=-hdp,-tlb,count=2;gfx1100:vram=64M,strict=-wc,+gl1")
         with mock.Machine.from_environment() as machine:
             first: Any
-            for first in machine.gpus:
+            *others, last = machine.gpus
+            for first in others:
                 assert [rule for rule in RULES if not first.gpu.is_strict(rule)] == ["hdp", "tlb", "gl1"]
+            assert [rule for rule in RULES if not last.gpu.is_strict(rule)] == ["wc"] and len(others) == 2
 
 
 class TestCost:
