@@ -128,7 +128,7 @@ def new_hasher() -> Any:
         import blake3
     except ImportError as error:
         raise LoadError("content hashes need the package blake3: pip install blake3") from error
-    return blake3.blake3()
+    return blake3.blake3(max_threads=blake3.blake3.AUTO)
 
 
 def read_files(jobs: Sequence[Job], progress: Progress, *, chunk: int = CHUNK, depth: int = DEPTH,
