@@ -91,6 +91,19 @@ def _reduce(n: UOp, ctx: UOp) -> Grads:
     return (_mul(g, others),)
 
 
+def _multi(n: UOp, ctx: UOp) -> Grads:
+    """To each part its own; where all are the whole, to the first."""
+    axis, devices = n.arg
+    if axis is None:
+        return (graph.copy(ctx, devices[0]), *(None,) * (len(n.src) - 1))
+    out, at = [], 0
+    for part, device in zip(n.src, devices, strict=True):
+        cut = [(at, at + part.shape[axis]) if a == axis else (0, size) for a, size in enumerate(n.shape)]
+        out.append(graph.shrink(graph.copy(ctx, device), cut))
+        at += part.shape[axis]
+    return tuple(out)
+
+
 rules = PatternMatcher(
     [
         (UPat(Ops.NEG, name="n"), lambda n, ctx: (_neg(ctx),)),
@@ -144,6 +157,7 @@ rules = PatternMatcher(
         (UPat(Ops.CONTIGUOUS, name="n"), lambda n, ctx: (ctx,)),
         (UPat(Ops.COPY, name="n"), lambda n, ctx: (graph.copy(ctx, n.src[0].device) if n.src[0].device else ctx,)),
         (UPat(Ops.ASSIGN, name="n"), lambda n, ctx: (None, ctx)),
+        (UPat(Ops.MULTI, name="n"), _multi),
     ]
 )
 

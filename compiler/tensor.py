@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from compiler import dtypes, graph
+from compiler import dtypes, graph, sharding
 from compiler.buffer import Buffer
 from compiler.dtypes import DType, DTypeLike
 from compiler.engine import realize
@@ -218,7 +218,7 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         return id(self)
 
     def __repr__(self) -> str:
-        if graph.is_stored(self.uop):
+        if graph.is_stored(self.uop) or sharding.stored(self.uop) is not None:
             body = np.array2string(self.numpy(), separator=", ", prefix="Tensor(", threshold=200)
         else:
             body = f"<{self.shape} not computed yet>"
@@ -245,6 +245,8 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
 
     def _buffer(self) -> Buffer:
         """The memory with this tensor's value, row by row."""
+        if sharding.JOIN in self._device:
+            raise RuntimeError(f"a tensor over {self.device} lies in several memories; .to() one device first")
         if (leaf := graph.leaf_of(self.uop)) is None:
             self.realize()
             leaf = graph.leaf_of(self.uop)
@@ -260,6 +262,10 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         """The values as a new NumPy array. bfloat16 and fp8, which NumPy lacks, come as float32."""
         if self.numel() == 0:
             return np.empty([number(n) for n in self.shape], self.dtype.np_values)
+        if sharding.JOIN in self._device:
+            parts = self._parts()
+            axis = sharding.axis_of(self.uop)
+            return parts[0].numpy() if axis is None else np.concatenate([p.numpy() for p in parts], axis)
         data = self._buffer().read()
         if not all(isinstance(n, int) for n in self.shape):     # there is room for the greatest size
             data = data[:number(self.numel())]
@@ -295,6 +301,20 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
 
     def cpu(self) -> Tensor:
         return self.to("CPU")
+
+    def shard(self, devices: Sequence[str], axis: int | None = None) -> Tensor:
+        """Over several devices: an axis in equal parts (the last may be smaller), or the whole on each.
+
+        Everything works on it as on one tensor; ``to`` brings it to one device. See :mod:`compiler.sharding`.
+        """
+        return self._new(sharding.shard(self._node, devices, None if axis is None else self._axis(axis)), self)
+
+    def _parts(self) -> list[Tensor]:
+        """The parts of a sharded tensor, computed."""
+        self.realize()
+        stored = sharding.stored(self.uop)
+        assert stored is not None
+        return [Tensor(s, device=d) for s, d in zip(stored.src, stored.arg[1], strict=True)]
 
     # differentiation
 
@@ -416,6 +436,8 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
 
 
 def _upload(data: Any, want: DType | None, device: str) -> UOp:
+    if sharding.JOIN in device:
+        return graph.copy(_upload(data, want, sharding.devices_of(device)[0]), device)
     if isinstance(data, bytes | bytearray | memoryview):
         array = np.frombuffer(data, np.uint8)
     else:
@@ -443,6 +465,51 @@ def _upload(data: Any, want: DType | None, device: str) -> UOp:
 
 def realize_all(tensors: Sequence[Tensor]) -> None:
     """Compute tensors in one schedule a device, with every value that an assignment among them would spoil."""
+    if sharding.in_use():
+        tensors, finish = _undivided(tensors)
+        realize_all_plain(tensors)
+        finish()
+    else:
+        realize_all_plain(tensors)
+
+
+def _undivided(tensors: Sequence[Tensor]) -> tuple[list[Tensor], Callable[[], None]]:
+    """Tensors of single devices in place of those that are, or depend on, sharded ones; and what gives these, once
+    they are computed, their values."""
+    wanted = [t for t in tensors if t.numel() and not graph.is_stored(t.uop) and sharding.stored(t.uop) is None]
+    plain: list[Tensor] = []
+    made: list[tuple[Tensor, list[Tensor], Any]] = []
+    for t, result in zip(wanted, sharding.distributed([t.uop for t in wanted]), strict=True):
+        if sharding.JOIN in t.device and not isinstance(result, sharding.Parts):    # a constant, the same everywhere
+            result = sharding.Parts((result,) * len(sharding.devices_of(t.device)), None)
+        if isinstance(result, sharding.Parts):
+            parts = [Tensor(n, device=d) for n, d in zip(result.nodes, sharding.devices_of(t.device), strict=True)]
+            made.append((t, parts, result))
+            plain += parts
+        elif result is t.uop:
+            plain.append(t)
+        else:
+            made.append((t, [Tensor(result, device=t.device)], None))
+            plain.append(made[-1][1][0])
+
+    def finish() -> None:
+        for t, parts, result in made:
+            if result is None:
+                value = parts[0].uop
+                t.uop.realized = _under(value)
+            else:
+                value = sharding.multi([p.uop for p in parts], result.axis, [p.device for p in parts])
+                sharding.remember(t.uop, value)
+            if t.requires_grad and not t._names:
+                continue        # its history is still wanted
+            t.uop = value
+            if t._names:
+                t._names.append(_under(value))
+    return plain, finish
+
+
+def realize_all_plain(tensors: Sequence[Tensor]) -> None:
+    """:func:`realize_all` of tensors none of which is sharded."""
     todo = {id(t): t for t in tensors if t.numel() and not graph.is_stored(t.uop)}
     if not todo:
         return

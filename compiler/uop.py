@@ -46,6 +46,7 @@ class Ops(IntEnum):
     DERIVED = auto()        # (value, *inputs), arg: a name; the value, with gradients for the inputs by that name
     ASSIGN = auto()         # (old, new): new overwrites the memory of old
     COPY = auto()           # arg: device
+    MULTI = auto()          # (part, ...), arg: (axis or None, devices); one value over several (compiler/sharding.py)
     # elementwise, in both graphs
     NEG = auto()
     SQRT = auto()
@@ -113,6 +114,9 @@ def _shape_of(op: Ops, src: tuple[UOp, ...], arg: Any) -> tuple[int, ...]:
         return tuple(e - b for b, e in arg)
     if op is Ops.IOTA:
         return (arg,)
+    if op is Ops.MULTI:
+        axis, shape = arg[0], src[0].shape
+        return shape if axis is None else (*shape[:axis], sum(s.shape[axis] for s in src), *shape[axis + 1:])
     if op is Ops.WINDOW:
         axis, size, step, dilation = arg
         shape = src[0].shape
@@ -134,6 +138,8 @@ def _shape_of(op: Ops, src: tuple[UOp, ...], arg: Any) -> tuple[int, ...]:
 def _device_of(op: Ops, src: tuple[UOp, ...], arg: Any) -> str | None:
     if op is Ops.COPY:
         return arg
+    if op is Ops.MULTI:
+        return "+".join(arg[1])
     devices = {s.device for s in src if s.device is not None}
     if len(devices) > 1:
         raise RuntimeError(f"{op.name}: the tensors are on different devices ({', '.join(sorted(devices))}); "

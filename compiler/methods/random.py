@@ -91,7 +91,8 @@ class Random(Methods):
         """uint32[count] of random bits."""
         from compiler.tensor import Tensor
         device = canonical(device) if device else default_device()
-        state = Tensor(random_state.draw(count, device).uop(), device=device)
+        first = device.partition("+")[0]        # of a sharded tensor: the key and counter go to all devices
+        state = Tensor(random_state.draw(count, first).uop(), device=first).to(device)
         pairs = -(-count // 2)
         number = Tensor(graph.iota(pairs, dtypes.uint32), device=device)
         low = number + state[2]

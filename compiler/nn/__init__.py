@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from compiler.tensor import Tensor, no_grad
@@ -65,12 +65,23 @@ class Module:
     def to(self, device: str) -> Module:
         """Move every parameter, in place."""
         for _, p in _walk(self, "", Tensor):
-            wanted = p.requires_grad
-            moved = p.detach().to(device).realize()
-            p.requires_grad_(False)
-            p.uop, p._device = moved.uop, moved._device
-            p.requires_grad_(wanted)
+            _replace(p, p.detach().to(device))
         return self
+
+    def shard(self, devices: Sequence[str], axis: int | None = None) -> Module:
+        """Spread every parameter over devices, in place: the whole on each, or an axis in parts."""
+        for _, p in _walk(self, "", Tensor):
+            _replace(p, p.detach().shard(devices, axis))
+        return self
+
+
+def _replace(parameter: Tensor, value: Tensor) -> None:
+    """Let a parameter be another value, on whatever device that is."""
+    wanted = parameter.requires_grad
+    value = value.realize()
+    parameter.requires_grad_(False)
+    parameter.uop, parameter._device = value.uop, value._device
+    parameter.requires_grad_(wanted)
 
 
 def _walk(thing: Any, prefix: str, kind: type, seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:

@@ -40,6 +40,8 @@ class Runtime(Protocol):
         """Copy bytes (uint8, flat) to the start of device memory."""
     def read(self, handle: Any, out: np.ndarray) -> None:
         """Copy bytes (uint8, flat) from the start of device memory, after all earlier work."""
+    def take(self, handle: Any, source: Any, nbytes: int) -> bool:
+        """Copy from another device's memory straight to this one's, if there is a way; false if not."""
     def load(self, source: Source, code: bytes) -> Launch:
         """Make a compiled kernel ready."""
     def measure(self, source: Source, code: bytes, handles: Sequence[Any], values: Mapping[str, int] = ...) -> float:
@@ -62,6 +64,8 @@ _open: dict[str, Runtime] = {}
 @lru_cache(None)
 def canonical(device: str) -> str:
     """ "CPU", "AM" (the first), "AM:1" ... :raises ValueError: for other names."""
+    if "+" in device:       # of a sharded tensor (compiler/sharding.py)
+        return "+".join(canonical(d) for d in device.split("+"))
     kind, _, number = device.upper().partition(":")
     if kind == "CPU" and number in ("", "0"):
         return "CPU"

@@ -55,6 +55,12 @@ class CpuRuntime:
     def read(self, handle: np.ndarray, out: np.ndarray) -> None:
         out[:] = handle[:out.size]
 
+    def take(self, handle: np.ndarray, source: Any, nbytes: int) -> bool:
+        if not isinstance(source, np.ndarray):
+            return False
+        handle[:nbytes] = source[:nbytes]
+        return True
+
     def load(self, source: Source, code: bytes) -> Launch:
         import llvmlite.binding as llvm
         if self._jit is None:

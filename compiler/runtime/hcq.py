@@ -40,6 +40,12 @@ class HcqRuntime:
     def read(self, handle: Any, out: np.ndarray) -> None:
         handle[:out.size].copyout(out)
 
+    def take(self, handle: Any, source: Any, nbytes: int) -> bool:
+        if isinstance(source, np.ndarray):
+            return False
+        handle[:nbytes].copy_from(source[:nbytes])
+        return True
+
     def load(self, source: Source, code: bytes) -> Launch:
         program = self.device.program(code, source.name)
         grid, block, varying = source.grid, source.block, source.varying

@@ -1,0 +1,158 @@
+"""Tensors over several devices: the same values as on one, by local work, a ring, and copies from card to card."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compiler import Tensor, graph, nn, optim, sharding
+from compiler.uop import Ops
+
+FOUR = ("CPU",) * 4
+A = np.random.RandomState(0).uniform(-1, 1, (8, 6)).astype(np.float32)
+
+
+def over(a: np.ndarray, axis: int | None, devices: tuple[str, ...] = FOUR) -> Tensor:
+    return Tensor(a, device="CPU").shard(devices, axis)
+
+
+OPERATIONS: dict[str, Any] = {
+    "elementwise": lambda x, xp: x * 2 + 1,
+    "sum0": lambda x, xp: x.sum(0),
+    "sum1": lambda x, xp: x.sum(1),
+    "max": lambda x, xp: x.max(axis=0),
+    "mean": lambda x, xp: x.mean(),
+    "reshape": lambda x, xp: x.reshape(4, 2, 6) + 1,
+    "flatten": lambda x, xp: x.reshape(48),
+    "merge": lambda x, xp: x.reshape(3, 16),
+    "permute": lambda x, xp: x.T + 0,
+    "slice0": lambda x, xp: x[1:5],
+    "slice1": lambda x, xp: x[:, ::2],
+    "index": lambda x, xp: x[3],
+    "flip": lambda x, xp: x[::-1, ::-1] * 1,
+    "product": lambda x, xp: x @ x.T,
+    "gram": lambda x, xp: x.T @ x,
+    "cumsum": lambda x, xp: x.cumsum(0),
+}
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_as_on_one_device(name: str, axis: int | None) -> None:
+    devices = FOUR if axis != 1 else FOUR[:3]
+    got, want = OPERATIONS[name](over(A, axis, devices), Tensor), OPERATIONS[name](A, np)
+    assert got.shape == want.shape and got.device == "+".join(devices)
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.to("CPU").numpy(), want, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 5), st.integers(1, 3000), st.sampled_from([Ops.ADD, Ops.MAX]))
+def test_all_reduce(count: int, n: int, op: Ops) -> None:
+    """Every device gets the same bits, whatever the length; large ones go round in a ring."""
+    data = np.random.RandomState(n).randint(-99, 99, (count, n)).astype(np.float32)
+    leaves = [Tensor(row, device="CPU").uop for row in data]
+    out = [Tensor(node, device="CPU").numpy() for node in sharding.all_reduce(leaves, op, ["CPU"] * count)]
+    want = data.sum(0) if op is Ops.ADD else data.max(0)
+    assert all((o == want).all() for o in out)
+
+
+def test_a_ring_moves_each_chunk_once_a_step() -> None:
+    """2 (n-1) copies of 1/n of the data a device: what no all-reduce does with less."""
+    devices = ["AM", "AM:1", "AM:2", "AM:3"]
+    leaves = [graph.copy(Tensor(np.zeros(4096, np.float32), device="CPU").uop, d) for d in devices]
+    nodes: dict[Any, None] = {}
+    for root in sharding.all_reduce(leaves, Ops.ADD, devices):
+        nodes.update(root.toposort(lambda n: n not in leaves))
+    copies = [n for n in nodes if n.op is Ops.COPY and n not in leaves]
+    assert len(copies) == len(devices) * 2 * (len(devices) - 1) and {n.size for n in copies} == {1024}
+    sent = [n.src[0].device for n in copies]
+    assert all(sent.count(d) == 2 * (len(devices) - 1) for d in devices)
+
+
+def train(devices: tuple[str, ...] | None) -> list[float]:
+    Tensor.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 16, device="CPU"), nn.Tanh(), nn.Linear(16, 3, device="CPU"))
+    x, y = Tensor(A, device="CPU"), Tensor(np.arange(8) % 3, device="CPU")
+    if devices:
+        x, y = x.shard(devices, 0), y.shard(devices, 0)
+        model.shard(devices)
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = model(x).cross_entropy(y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_training_over_parts_of_a_batch() -> None:
+    alone, together = train(None), train(FOUR)
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    assert alone[-1] < alone[0]
+
+
+def test_gradients_reach_what_was_sharded() -> None:
+    x = Tensor(A, device="CPU", requires_grad=True)
+    (x.shard(FOUR, 0) ** 2).sum().backward()
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad.to("CPU").numpy(), 2 * A, rtol=1e-6)
+    w = Tensor(A, device="CPU", requires_grad=True)
+    (w.shard(FOUR) * over(A, 0)).sum().backward()
+    assert w.grad is not None
+    np.testing.assert_allclose(w.grad.to("CPU").numpy(), A, rtol=1e-6)
+
+
+def test_random_numbers_are_the_same_over_devices() -> None:
+    Tensor.manual_seed(5)
+    alone = Tensor.rand(8, device="CPU").numpy()
+    Tensor.manual_seed(5)
+    np.testing.assert_array_equal(Tensor.rand(8, device="+".join(FOUR)).numpy(), alone)
+    x = over(A, 0)
+    assert "not computed yet" in repr(x) and "not computed yet" not in repr(x.realize())
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match=r"at least two devices"):
+        Tensor([1.0]).shard(["CPU"])
+    with pytest.raises(ValueError, match=r"axis 0 has 2 elements, too few for 4 devices"):
+        Tensor([1.0, 2.0]).shard(FOUR, 0)
+    with pytest.raises(RuntimeError, match=r"on different devices .*; move one with .to"):
+        over(A, 0) + Tensor(A, device="CPU").contiguous().realize()
+    with pytest.raises(RuntimeError, match=r"lies in several memories"):
+        over(A, 0)._buffer()
+
+
+CARDS = """
+import numpy as np
+from compiler import Tensor
+from compiler.runtime.hcq import HcqRuntime
+a = np.random.RandomState(0).uniform(-1, 1, (8, 600)).astype(np.float32)
+x = Tensor(a, device="AM").realize().shard(("AM", "AM:1"), 0).realize()
+host, HcqRuntime.read = HcqRuntime.read, None       # from here on nothing may go through the host
+total = (x * 2).sum(0, keepdim=True).realize()
+y = (x - total).relu().realize()
+HcqRuntime.read = host
+left, right = (p.numpy() for p in total._parts())
+assert (left == right).all()
+np.testing.assert_allclose(left, (a * 2).sum(0, keepdims=True), rtol=1e-5, atol=1e-6)
+np.testing.assert_allclose(y.numpy(), np.maximum(a - (a * 2).sum(0, keepdims=True), 0), rtol=1e-4, atol=1e-5)
+print("cards", *[p.device for p in y._parts()])
+"""
+
+
+def test_two_cards() -> None:
+    """On two mock cards: every copy goes from card to card."""
+    done = subprocess.run([sys.executable, "-c", CARDS], capture_output=True, text=True, timeout=240, env={
+        **os.environ, "AMDRV_HAL": "mock", "AMDRV_MOCK": "gfx1100:vram=128M,count=2"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["cards", "AM", "AM:1"]
