@@ -95,6 +95,7 @@ class Device(Moving):
         self._timelines: dict[Literal["compute", "copy"], list[Timeline]] = {"compute": [], "copy": []}
         self._all: list[Timeline] = []
         self._peers: weakref.WeakSet[Device] = weakref.WeakSet()       # that have this one's memory mapped
+        self._recorder: Any = None                  # of a profile that is being taken
         self._foreign: dict[int, tuple[str, int]] = {}                  # others' signals, by their address here
         self._signals = SignalPool(self)
         self._pool = Pool(self)
@@ -229,6 +230,8 @@ class Device(Moving):
             timeline.priority = priority
             self._timelines[kind].append(timeline)
             self._all.append(timeline)
+            if self._recorder is not None:
+                self._recorder.watch(timeline)
             return timeline
 
     def seconds(self, begin: Signal, end: Signal) -> float:

@@ -44,6 +44,10 @@ def copies(pairs: Iterable[Pair]) -> None:
     :raises GraphError: while one of the devices records a graph.
     """
     wanted = _checked(pairs)
+    far = [pair for pair in wanted if not all(hasattr(buffer.device, "_timelines") for buffer in pair)]
+    for pair in far:                    # another machine's: through this one
+        _through_host(*pair)
+    wanted = [pair for pair in wanted if pair not in far]
     devices = sorted({buffer.device for pair in wanted for buffer in pair}, key=lambda each: (each.name, id(each)))
     with ExitStack() as stack:
         for device in devices:          # always in one order, so that two threads cannot block each other
@@ -170,7 +174,8 @@ def _run(work: Sequence[tuple[Pair, list[Range]]]) -> None:
         for engine, commands in enumerate(_deal(mine, len(device._timelines["copy"]))):
             if not commands:
                 continue
-            timeline, encoder = device._timelines["copy"][engine], device.backend.copy
+            timeline = device._timelines["copy"][engine]
+            encoder = timeline.encoder
             timeline.turn()
             words: list[int] = []
             _wait(device, encoder, words, fences[device])

@@ -75,10 +75,10 @@ class _Watched:
 
     def __init__(self, recorder: _Recorder, timeline: Timeline) -> None:
         self.queue: HardwareQueue = timeline.queue
-        self._recorder = recorder
+        self._recorder, self._timeline = recorder, timeline
 
     def submit(self, words: np.ndarray, indirect: Sequence[Any] = ()) -> None:
-        self._recorder.submit(self.queue, words, indirect)
+        self._recorder.submit(self._timeline, self.queue, words, indirect)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.queue, name)
@@ -95,7 +95,10 @@ class _Recorder:
         self.clocks: list[tuple[float, int, float]] = []            # (host ns, ticks, half the bracket)
         self.names: dict[int, str] = {}
 
-    def stamp(self, kind: str, words: list[int]) -> int:
+    def watch(self, timeline: Timeline) -> None:
+        timeline.queue = _Watched(self, timeline)           # type: ignore[assignment]
+
+    def stamp(self, encoder: Any, words: list[int]) -> int:
         """Append a timestamp packet; returns its number."""
         if self.used == PAGE_WORDS:
             page = self.device.alloc(8 * PAGE_WORDS, host=True)
@@ -105,24 +108,26 @@ class _Recorder:
             self.pages.append(page)
             self.used = 0
         number = (len(self.pages) - 1) * PAGE_WORDS + self.used
-        getattr(self.device.backend, kind).timestamp(words, self.pages[-1].address + 8 * self.used)
+        encoder.timestamp(words, self.pages[-1].address + 8 * self.used)
         self.used += 1
         return number
 
-    def submit(self, queue: HardwareQueue, words: np.ndarray, indirect: Sequence[Any]) -> None:
-        device = self.device
+    def submit(self, timeline: Timeline, queue: HardwareQueue, words: np.ndarray, indirect: Sequence[Any]) -> None:
+        device, encoder = self.device, timeline.encoder
         with device._lock:
-            instrument = getattr(device.backend, "instrument", None)
+            # the backend reads its own packets; a queue with another language is taken as a whole
+            instrument = getattr(device.backend, "instrument", None) \
+                if type(encoder) is type(getattr(device.backend, queue.kind)) else None
             if instrument is not None:
                 out, stretches = instrument(queue.kind, words.tolist(), indirect,
-                                            lambda target: self.stamp(queue.kind, target))
+                                            lambda target: self.stamp(encoder, target))
                 parts = [tuple(stretch) for stretch in stretches]
                 new, rest = np.array(out, np.uint32), {}
             else:
                 begin: list[int] = []
                 end: list[int] = []
-                first = self.stamp(queue.kind, begin)
-                last = self.stamp(queue.kind, end)
+                first = self.stamp(encoder, begin)
+                last = self.stamp(encoder, end)
                 parts = [("work", {}, first, last)]
                 new = np.concatenate([np.array(begin, np.uint32), words, np.array(end, np.uint32)])
                 rest = {"indirect": indirect} if indirect else {}
@@ -223,8 +228,9 @@ class Profile:
             if device in self._counters:
                 _by_packets(device, self._counters[device].start())
             with device._lock:
+                device._recorder = recorder             # for queues that are made meanwhile
                 for timeline in device._all:
-                    timeline.queue = _Watched(recorder, timeline)       # type: ignore[assignment]
+                    recorder.watch(timeline)
         self.begin = time.perf_counter_ns()
         if self._live:
             self._printer = threading.Thread(target=self._print, name="hcq profile", daemon=True)
@@ -244,6 +250,7 @@ class Profile:
             self.end = time.perf_counter_ns()
             for recorder in self._recorders:
                 with recorder.device._lock:
+                    recorder.device._recorder = None
                     for timeline in recorder.device._all:
                         if isinstance(timeline.queue, _Watched):
                             timeline.queue = timeline.queue.queue

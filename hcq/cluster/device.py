@@ -9,6 +9,7 @@ the call.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import threading
 from collections import deque
@@ -35,8 +36,8 @@ from hcq.errors import (
 from hcq.memory import Buffer
 from hcq.program import Program, Size
 
-__all__ = ["RemoteBuffer", "RemoteDevice", "RemoteGraph", "RemotePoint", "RemoteProgram", "RemoteQueue", "RemoteSignal",
-           "Transport"]
+__all__ = ["RemoteBuffer", "RemoteDevice", "RemoteGraph", "RemotePoint", "RemoteProfile", "RemoteProgram",
+           "RemoteQueue", "RemoteSignal", "Transport"]
 
 INLINE = 64 << 10           # bytes of an array that travel within the batch; larger ones through the object store
 BATCH_COMMANDS = 512        # as many go over without being asked
@@ -275,6 +276,34 @@ class RemoteGraph(_Handle):
         return int(self.device._method(Far(self.number), "__len__", wanted=True))
 
 
+class RemoteProfile(_Handle):
+    """See :class:`hcq.profile.Profile`: taken there, on that machine's clock."""
+
+    def __enter__(self) -> RemoteProfile:
+        self.device._method(Far(self.number), "__enter__")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.device._method(Far(self.number), "__exit__", HcqError if kind is not None else None, None, None)
+
+    def summary(self) -> str:
+        return str(self.device._method(Far(self.number), "summary", wanted=True))
+
+    def trace(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.device._method(Far(self.number), "trace", wanted=True)
+        return found
+
+    @property
+    def counters(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = self.device._ask(("get", self.number, "counters"))
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace to a file here."""
+        Path(path).write_text(json.dumps(self.trace()), encoding="utf-8")
+
+
 class RemoteDevice:
     """A device of another machine, with the methods of :class:`hcq.Device`. Made by ``hcq.open("AM@ray")``."""
 
@@ -333,6 +362,9 @@ class RemoteDevice:
 
     def graph(self) -> RemoteGraph:
         return RemoteGraph(self, self._new(Far(DEVICE), "graph"))
+
+    def profile(self, *, counters: Sequence[str] = ()) -> RemoteProfile:
+        return RemoteProfile(self, self._new(Far(DEVICE), "profile", counters=tuple(counters)))
 
     def _far_queue(self, kind: Literal["compute", "copy"], index: int = 0) -> RemoteQueue:
         """``hcq.ComputeQueue(dev)`` and ``hcq.CopyQueue(dev)`` call this."""

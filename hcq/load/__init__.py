@@ -172,6 +172,10 @@ def _deal(parts: Sequence[Part], sizes: Sequence[int], devices: Sequence[Device]
         device = min(devices, key=lambda each: given[each])
         found[index] = device
         given[device] += sizes[index]
+    for index, device in found.items():
+        if not hasattr(device, "_timelines"):
+            raise LoadError(f"{parts[index].path or parts[index].name}: {device.name} is on another machine and reads "
+                            "files of its own: dev.load, or a manifest's load")
     return [found[index] for index in range(len(parts))]
 
 

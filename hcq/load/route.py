@@ -43,7 +43,11 @@ def rates(device: Device) -> Rates:
     """Measured at the first call."""
     known: Rates | None = getattr(device, "_rates", None)
     if known is None:
-        known = device._rates = _measure(device)            # type: ignore[attr-defined]
+        try:
+            known = _measure(device)
+        except MemoryError:             # too full to try: staging memory always works
+            return Rates(1, 0)
+        device._rates = known           # type: ignore[attr-defined]
     return known
 
 

@@ -111,7 +111,8 @@ class Lane:
         with device._lock:
             device._check_open()
             timelines = device._timelines["copy"]
-            timeline, encoder = timelines[self._engine], device.backend.copy
+            timeline = timelines[self._engine]
+            encoder = timeline.encoder
             self._engine = (self._engine + 1) % len(timelines)
             timeline.turn()
             words: list[int] = []

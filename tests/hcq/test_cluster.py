@@ -268,7 +268,28 @@ def test_a_card_over_there_runs_machine_code() -> None:
         for k in range(5):
             add(a, a, np.uint32(k), grid=16, block=64)
         assert (a.copyout().view(np.uint32) == 11).all()
+        with far.profile(counters=["SQ_WAVES"]) as profile:
+            add(a, a, np.uint32(1), grid=16, block=64)
+        assert "kernel add" in profile.summary() and profile.counters == {"AM:0": {"SQ_WAVES": 32}}
+        assert any(event["name"] == "add" for event in profile.trace()["traceEvents"])
         far.close()
+
+
+def test_between_here_and_there(far: RemoteDevice) -> None:
+    near = hcq.Device(FakeBackend(name="FAKE:1"))
+    x = np.arange(1000, dtype=np.int32)
+    here, there = near.alloc(4000).copyin(x), far.alloc(4000)
+    there.copy_from(here)
+    back = near.alloc(4000)
+    back.copy_from(there)
+    assert np.array_equal(back.copyout().view(np.int32), x)
+    back.fill(0)
+    hcq.copies([(back, there)])
+    assert np.array_equal(back.copyout().view(np.int32), x)
+    device: Any = far
+    with pytest.raises(hcq.LoadError, match=r"FAKE:0@ray is on another machine and reads files of its own: dev.load"):
+        hcq.load_files([hcq.Part(__file__, device=device)])
+    near.close()
 
 
 @pytest.mark.slow

@@ -109,6 +109,19 @@ def test_every_packet_on_both_cards(pair: list[hcq.Device], tmp_path: Path) -> N
         assert not notes(device)
 
 
+def test_a_queue_made_inside_is_seen_too() -> None:
+    with cards(1) as (card,):
+        with card.profile() as profile:
+            add = card.program(compiled(), "add")
+            buffer = card.alloc(4 * ITEMS).fill(5)
+            card.synchronize()
+            hcq.ComputeQueue(card, 1).memory_barrier().exec(add, (buffer, buffer, np.uint32(1)), 16, 64).submit()
+            assert (buffer.copyout().view(np.uint32) == 6).all()
+        queues = [span.queue for span in profile.spans if span.name == "add"]
+        assert queues == [card._timelines["compute"][1].queue.name]
+        check_trace(profile.trace(), profile.uncertainty * 1e6)
+
+
 def test_long_graphs_are_opened_packet_by_packet(pair: list[hcq.Device]) -> None:
     """A graph that is submitted as an indirect buffer: its packets are seen all the same."""
     one, _ = pair
