@@ -48,7 +48,7 @@ class Tree:
                                        "0x0 0x0 0x0", "0x0000004600000000 0x00000046001fffff 0x000000000014220c",
                                        "0x0 0x0 0x0", "0x000000000000e000 0x000000000000e0ff 0x0000000000040101",
                                        "0x00000000fce00000 0x00000000fcefffff 0x0000000000040200"]))
-        (self.card / "config").write_bytes(struct.pack("<HHHH", 0x1002, 0x744C, 0x7, 0) + bytes(4088))
+        (self.card / "config").write_bytes(self.config())
         self.files(self.card / "power", runtime_status="active")
         self.files(self.card / "hwmon/hwmon3", temp1_input="51000", temp1_label="edge", temp2_input="68500",
                    temp2_label="junction", temp3_input="70000", temp3_label="mem", power1_average="212000000",
@@ -72,6 +72,19 @@ class Tree:
         self.ring("comp_1.0.0", read=8, write=14, words=[*pm4.build("NOP")] * 8 + pm4.build(
             "WRITE_DATA", DST_SEL="MEM", WR_CONFIRM=1, DST_ADDR=0x1000, DATA=[1, 2]))
         self.ring("sdma0", read=4, write=4, words=sdma.build("FENCE", MTYPE="UC", ADDR=0x2000, DATA=3))
+
+    @staticmethod
+    def config() -> bytes:
+        """PCI Express at 0x64: 8 GT/s of 16, 16 lanes; BARs as in ``resource``; AER with a replay timeout on record."""
+        data = bytearray(4096)
+        struct.pack_into("<HHHH", data, 0, 0x1002, 0x744C, 0x7, 0x10)
+        struct.pack_into("<6I", data, 0x10, 0xC, 0x40, 0xC, 0x46, 0xE001, 0xFCE00000)
+        data[0x34], data[0x64] = 0x64, 0x10
+        struct.pack_into("<I", data, 0x64 + 0x0C, 16 << 4 | 4)
+        struct.pack_into("<H", data, 0x64 + 0x12, 16 << 4 | 3)
+        struct.pack_into("<I", data, 0x100, 0x0001 | 1 << 16)
+        struct.pack_into("<I", data, 0x100 + 0x10, 1 << 12)
+        return bytes(data)
 
     @staticmethod
     def files(folder: Path, **texts: str) -> None:
@@ -126,6 +139,9 @@ def test_show_what_sysfs_tells(tree: Tree, run: Run) -> None:
     said = checked(out)
     assert status == 1 and said["error"]["type"] in ("HalError", "MappingError") and "resource" in err   # no BAR here
     assert said["driven_by"] == "the kernel's amdgpu" and said["card"]["kernel_driver"] == "amdgpu"
+    assert said["pci"]["link"] == {"speed": 8.0, "width": 16, "max_speed": 16.0, "max_width": 16}
+    assert said["pci"]["aer"] == {"correctable": ["replay timer timeout"], "uncorrectable": []}
+    assert said["pci"]["bars"][0]["address"] == 0x40_0000_0000
     about = said["surroundings"]
     assert about["numa_node"] == 1 and about["power_state"] == "D0" and about["runtime_status"] == "active"
     assert about["iommu"] == {"group": 20, "kind": "DMA-FQ", "members": [

@@ -155,8 +155,8 @@ def _p2p(c: _Card) -> list[Row]:
         rate = size / _best(lambda: _timed(once))
         if not np.array_equal(target.copyout(np.empty_like(pattern)), pattern):
             raise AmdrvError("the bytes that came to the other card are not those that were sent")
-    return [_row("p2p", f"VRAM to VRAM of {others[0].address}", rate / 1e9, "GB/s", c.link_bytes(), 1e9,
-                 "bytes compared")]
+    return [_row("p2p", "peer to peer, VRAM to VRAM", rate / 1e9, "GB/s", c.link_bytes(), 1e9,
+                 f"to {others[0].address}; bytes compared")]
 
 
 _EMPTY = """

@@ -162,7 +162,7 @@ def _ranges(found: _Found, offset: int) -> list[dict[str, Any]]:
             "kind": "system" if is_system else "vram",
             "physical": int(physical[start]) - (0 if is_system else offset), "entries": int(end - start),
             "largest_page": int(counts[start:end].max()) * PAGE,
-            "flags": repr(first).partition("mtype=")[2].rstrip(")").replace(" HUGE", "")})
+            "flags": repr(first).partition("mtype=")[2].rstrip(")").replace(" HUGE", "").replace(" VALID", "")})
     return ranges
 
 

@@ -18,7 +18,7 @@ __all__ = ["address_space", "benchmarks", "interrupts", "manifest", "queues", "r
 
 _HEAD = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False, "header_style": "dim"}
 WHOLE = frozenset({"address", "end", "size", "memory", "physical", "queue", "ring", "descriptor", "largest page",
-                   "value", "unit", "client", "timestamp", "read", "write", "waiting"})
+                   "value", "unit", "measured", "flags", "entries", "client", "timestamp", "read", "write", "waiting"})
 """Columns that are never cut or broken: half an address is none."""
 STATES = {"read": "dim", "next": "bold yellow", "pending": "bold"}
 Document = dict[str, Any]
@@ -70,8 +70,9 @@ def address_space(console: Console, said: Document) -> None:
         for share in vram["cells"]:
             strip.append(" \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"[int(-(-share * 8 // 1))], "blue on grey15")
         console.print(strip.append(f" {size_text(vram['size'])}", "dim"))
-    table = _table("address", "end", "size", "memory", "physical", "entries", "largest page", "flags", "owner",
-                   right=("size", "entries", "largest page"))
+    known = any(each["owners"] is not None for each in said["ranges"])
+    table = _table("address", "end", "size", "memory", "physical", "entries", "largest page", "flags",
+                   *(["owner"] if known else []), right=("size", "entries", "largest page"))
     for each in said["ranges"]:
         owners = each["owners"]
         shown = "" if owners is None else owners[0] if len(owners) == 1 else f"{len(owners)} buffers" if owners else ""
@@ -79,7 +80,7 @@ def address_space(console: Console, said: Document) -> None:
                       Text("VRAM" if each["kind"] == "vram" else "host", "blue" if each["kind"] == "vram" else
                            "dark_orange"), f"{each['physical']:#x}" if each["entries"] == 1 or each["kind"] == "vram"
                       else Text("in pieces", "dim"), str(each["entries"]), size_text(each["largest_page"]),
-                      Text(each["flags"], "dim"), Text(shown, "dim"))
+                      Text(each["flags"], "dim"), *([Text(shown, "dim")] if known else []))
     console.print(table)
     _problems(console, said["problems"])
 
