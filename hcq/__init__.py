@@ -28,6 +28,7 @@ from hcq.errors import (
     MissingFileError,
     NodeLostError,
     QueueError,
+    RaceError,
     RemoteError,
     SubmissionFailedError,
     UnknownDeviceError,
@@ -47,6 +48,7 @@ __all__ = [
     "ArgumentTypeError", "Buffer", "BufferError", "ClusterError", "CodeObject", "CodeObjectError", "ComputeQueue",
     "CopyQueue", "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError",
     "HashMismatchError", "HcqError", "LaunchError", "LoadError", "Manifest", "MissingFileError", "NodeLostError",
-    "Part", "Point", "Program", "QueueError", "RemoteError", "Signal", "SubmissionFailedError", "Surface", "Transfer",
-    "UnknownDeviceError", "UseAfterFreeError", "backends", "copies", "load_files", "load_files_async", "open",
+    "Part", "Point", "Program", "QueueError", "RaceError", "RemoteError", "Signal", "SubmissionFailedError", "Surface",
+    "Transfer", "UnknownDeviceError", "UseAfterFreeError", "backends", "copies", "load_files", "load_files_async",
+    "open",
 ]

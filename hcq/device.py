@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hcq.access import Access, of_arguments
 from hcq.backend import Backend, IndirectBuffer, Properties
+from hcq.debug import Debug
 from hcq.eager import Eager
 from hcq.elf import PAGE, CodeObject
 from hcq.errors import (
@@ -90,6 +92,7 @@ class Device(Moving):
         self._closed = False
         self._failure: Exception | None = None      # what the backend raised of itself: a fault, a hang
         self._stuck = False                         # a wait expired
+        self._debug: Debug | None = Debug(self) if os.environ.get("HCQ_DEBUG", "0") not in ("", "0") else None
         self._launches = 0                          # encoded one by one, for kernels that ask for a number
         self._beside = 0                            # submissions to other queues than the one that launches use
         self._timelines: dict[Literal["compute", "copy"], list[Timeline]] = {"compute": [], "copy": []}
@@ -201,6 +204,8 @@ class Device(Moving):
         for point in self._fence():
             self._wait(point.signal, point.value, timeout)
         self._check_backend()
+        if self._debug is not None:
+            self._debug.waited_for_all()
 
     def recover(self) -> str:
         """After a fault, a hang or a wait that expired: reset what stands still, and go on. See :mod:`hcq.recovery`.
@@ -273,6 +278,16 @@ class Device(Moving):
                 f"{properties.vram_bytes >> 20} MiB{', closed' if self._closed else ''})")
 
     @property
+    def debug(self) -> bool:
+        """The debug mode (``hcq.debug``). It is switched while nothing is under way: setting it synchronizes."""
+        return self._debug is not None
+
+    @debug.setter
+    def debug(self, on: bool) -> None:
+        self.synchronize()
+        self._debug = (self._debug or Debug(self)) if on else None
+
+    @property
     def _recording(self) -> Graph | None:
         """The graph that this thread records, of whichever device."""
         return RECORDING.get(threading.get_ident()) if RECORDING else None
@@ -298,6 +313,7 @@ class Device(Moving):
         for other in self._all if in_order else ():
             if other is not timeline and other.busy:
                 encoder.wait(words, other.signal.address, other.submitted)
+                timeline.will_wait(other.signal, other.submitted)
         return words
 
     def _finish(self, timeline: Timeline, encoder: Any, words: list[int], what: object, *,
@@ -361,6 +377,10 @@ class Device(Moving):
                 ring.cancel()
                 raise
             ring.retire(point)
+            if self._debug is not None:
+                epoch = self._debug.barriers[id(timeline)] = self._debug.barriers.get(id(timeline), 0) + 1
+                self._debug.submitted(timeline, launch, [(access, epoch) for access in of_arguments(
+                    launch.program, launch.args)], in_order=True)
             return point
 
     def _encode(self, queue: _Queue, words: list[int], memory: memoryview, offset: int, address: int) -> None:
@@ -397,6 +417,11 @@ class Device(Moving):
                 raise GraphError("a queue submitted inside the recording of a graph")
             timeline, encoder, ring = queue.timeline, queue._encoder, self._kernargs
             words = self._begin(timeline, encoder, in_order=in_order)
+            for name, operands in queue._commands:
+                if name == "wait":
+                    timeline.will_wait(operands[0], operands[2])
+                elif name == "signal":
+                    timeline.will_give(operands[0], operands[2])
             for storage in queue._storages:
                 storage.check()
                 for point in storage.ready:         # of the memory's earlier life
@@ -428,8 +453,28 @@ class Device(Moving):
                 image.barriers.add(timeline)
             del own                                 # cached behind a fence that this submission is part of
             queue._last = words
-            queue._commands, queue._storages = [], []
+            commands, accesses = queue._commands, queue._accesses
+            queue._commands, queue._storages, queue._accesses = [], [], []
+            if self._debug is not None:
+                self._book(timeline, commands, accesses, in_order)
             return point
+
+    def _book(self, timeline: Timeline, commands: list[tuple[str, tuple[Any, ...]]], accesses: list[Access],
+              in_order: bool) -> None:
+        """Tell the debug mode of the last submission of a queue filled by hand."""
+        debug = self._debug
+        assert debug is not None
+        epoch = debug.barriers.get(id(timeline), 0)
+        touched = [(access, epoch) for access in accesses]
+        for name, operands in commands:
+            if name == "memory_barrier":
+                epoch += 1
+            elif name == "exec":
+                touched += [(access, epoch) for access in of_arguments(operands[0].program, operands[0].args)]
+        debug.barriers[id(timeline)] = epoch
+        debug.submitted(timeline, Commands(commands), touched, in_order=in_order,
+                        waits=[(operands[0], operands[2]) for name, operands in commands if name == "wait"],
+                        gives=[(operands[0], operands[2]) for name, operands in commands if name == "signal"])
 
     def _queue_block(self) -> int:
         """Address of the amd_queue_t block, for kernels that look up the apertures there."""
@@ -443,11 +488,14 @@ class Device(Moving):
 
     # --- moving bytes
 
-    def _copy_words(self, what: str, destination: int, source: int, nbytes: int) -> Point:
+    def _copy_words(self, what: str, destination: int, source: int, nbytes: int, buffer: Buffer) -> Point:
         encoder, timeline = self.backend.copy, self._copies
         words = self._begin(timeline, encoder)
         encoder.copy(words, destination, source, nbytes)
-        return self._finish(timeline, encoder, words, f"{what} of {nbytes} bytes")
+        point = self._finish(timeline, encoder, words, f"{what} of {nbytes} bytes")
+        if self._debug is not None:
+            self._debug.submitted(timeline, what, [(Access.of(buffer, write=what == "copyin"), 0)], in_order=True)
+        return point
 
     def _write(self, buffer: Buffer, address: int, data: np.ndarray) -> None:
         """copyin: through a ring of host memory, so that the array is the caller's again on return."""
@@ -464,7 +512,7 @@ class Device(Moving):
                 try:
                     offset = ring.take(len(part))
                     ring.array[offset:offset + len(part)] = part
-                    point = self._copy_words("copyin", address + start, ring.address + offset, len(part))
+                    point = self._copy_words("copyin", address + start, ring.address + offset, len(part), buffer)
                 except BaseException:
                     ring.cancel()
                     raise
@@ -485,7 +533,7 @@ class Device(Moving):
             else:
                 staging = self.alloc(nbytes, host=True)
             with self._lock:
-                point = self._copy_words("copyout", staging.address, address + start, nbytes)
+                point = self._copy_words("copyout", staging.address, address + start, nbytes, buffer)
             under_way.append((staging, point, start, nbytes))
         while under_way:
             self._take(under_way.popleft(), out)
@@ -515,6 +563,8 @@ class Device(Moving):
     def _wait(self, signal: Signal, value: int, timeout: float | None = None) -> None:
         self._await(signal, value, timeout)
         signal.check(value)
+        if self._debug is not None:
+            self._debug.waited(signal, value)
 
     def _await(self, signal: Signal, value: int, timeout: float | None = None) -> None:
         if signal.value >= value:
@@ -567,6 +617,9 @@ class Device(Moving):
         what = f"{owner.queue.name} to complete submission {value}" if owner else f"{signal!r} to reach {value}"
         pending = self._pending()
         state = f"Incomplete: {pending}" if pending else "Nothing submitted is incomplete, so nothing will signal it"
+        from hcq.deadlock import explain
+        if why := explain(self):
+            state += f". {why}"
         if look := getattr(self.backend, "diagnose", None):
             state += f". The driver sees: {look()}"
         raise DeviceTimeout(f"waited {limit:g} s for {what}. {state}. HCQ_TIMEOUT or Device.timeout sets the limit")

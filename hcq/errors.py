@@ -9,7 +9,7 @@ from __future__ import annotations
 
 __all__ = [
     "HcqError", "UnknownDeviceError", "DeviceClosedError", "DeviceFailedError", "BufferError",
-    "UseAfterFreeError", "CodeObjectError", "LaunchError", "ArgumentTypeError", "QueueError", "GraphError",
+    "UseAfterFreeError", "CodeObjectError", "LaunchError", "ArgumentTypeError", "QueueError", "GraphError", "RaceError",
     "DeviceTimeout", "HashMismatchError", "LoadError", "MissingFileError",
     "ClusterError", "NodeLostError", "RemoteError",
 ]
@@ -53,6 +53,10 @@ class ArgumentTypeError(LaunchError, TypeError):
 
 class QueueError(HcqError, ValueError):
     """A queue command that cannot be: another device's object, a value out of range."""
+
+
+class RaceError(HcqError, RuntimeError):
+    """The debug mode found work on the same memory that nothing puts in order."""
 
 
 class GraphError(HcqError, RuntimeError):

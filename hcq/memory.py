@@ -52,7 +52,9 @@ class Storage:
     def check(self) -> Memory:
         """The memory. :raises UseAfterFreeError: when it was given back."""
         if self.memory is None:
-            raise UseAfterFreeError("the buffer was freed; its memory may be someone else's by now")
+            at = self.pool.freed_at.get(id(self))
+            raise UseAfterFreeError("the buffer was freed" + (f" at {at}" if at else "") +
+                                    "; its memory may be someone else's by now")
         return self.memory
 
     @property
@@ -63,6 +65,9 @@ class Storage:
         if self.memory is not None:
             memory, self.memory = self.memory, None
             self.pool.freed += 1
+            if self.pool.device.debug:
+                from hcq.debug import where
+                self.pool.freed_at[id(self)] = where()
             self.pool.dropped.append(memory)
 
     def __del__(self) -> None:
@@ -110,6 +115,7 @@ class Pool:
         self.device = device
         self._free: dict[tuple[bool, int], list[tuple[Memory, Fence]]] = {}
         self.dropped: deque[Memory] = deque()       # appended by __del__, from anywhere
+        self.freed_at: dict[int, str] = {}          # in the debug mode: by id of the storage, the line that did it
         self.freed = 0                              # times that memory was given back while it had names
         self.registered: deque[tuple[Memory, np.ndarray | None]] = deque()      # likewise; arrays live till then
         self._leaving: deque[tuple[Fence, Memory, np.ndarray | None]] = deque()
@@ -156,6 +162,8 @@ class Pool:
                 if passed or not host:
                     free.pop()
                     self.cached_bytes -= size
+                    if device._debug is not None:
+                        device._debug.forget(memory.address)
                     return Storage(self, memory, () if passed else fence)
             try:
                 memory = device.backend.alloc(size, host=host)

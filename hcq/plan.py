@@ -500,6 +500,7 @@ class Plan:
             for earlier in fences:
                 if earlier.signal is not timeline.signal:
                     _wait(device, encoder, before, earlier)
+                    timeline.will_wait(*earlier)
             behind: list[int] = []
             if lane is self.lanes[0]:
                 for end in ends:
@@ -526,7 +527,18 @@ class Plan:
             raise GraphError("a graph without commands has nothing to replay")
         copy.points = tuple(ends)
         self._base += self._step_of_base
+        self._book()
         return ends[-1]
+
+    def _book(self) -> None:
+        """Tell the debug mode: a replay is one piece of work, behind all before it."""
+        for device in self.devices:
+            if device._debug is not None:
+                accesses = [(access, -1) for node in self.nodes for access in node.accesses
+                            if access.storage.pool.device is device]
+                for lane in reversed([lane for lane in self.lanes if lane.device is device]):
+                    device._debug.submitted(lane.timeline, self, accesses, in_order=True)
+                    accesses = []
 
     def _leads(self, copy: BlockCopy, lane: Lane) -> Leads:
         """How a lane's words in this copy reach the engine."""

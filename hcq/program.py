@@ -154,7 +154,7 @@ class Program:
             prepared = self.prepared[grid, block, lds]
         except (KeyError, TypeError):       # TypeError: a list, or an array
             prepared = device._eager.prepare(self, grid, block, lds)
-        if prepared is None or len(args) != self._count:
+        if prepared is None or len(args) != self._count or device._debug is not None:
             device._launch(self.bind(args, grid, block, lds))
         else:
             values = [convert(value) for convert, value in zip(self._converters, args, strict=True)]

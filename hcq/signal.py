@@ -7,6 +7,7 @@ everything before it is complete. A *point* is one value of one signal.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ __all__ = ["Fence", "Point", "Signal", "SignalPool", "Timeline"]
 _SLOT = 64                  # bytes: a cache line a signal, so that engines do not disturb each other's
 _PAGE = 4096
 _WORD = (1 << 32) - 1
+_WAITS = 1 << 12
 _RECORDS = 1 << 14          # more than the submissions that a ring has room for
 
 
@@ -50,6 +52,8 @@ class Signal:
     @value.setter
     def value(self, value: int) -> None:
         self._words[self._index] = self._checked(value)
+        if self.device._debug is not None:
+            self.device._debug.host_stored(self, value)
 
     def wait(self, value: int, timeout: float | None = None) -> None:
         """Return when the signal is at least ``value``.
@@ -139,6 +143,9 @@ class Timeline:
         self.device = device
         self.encoder: Any = getattr(queue, "encoder", None) or getattr(device.backend, queue.kind)
         self.priority = "normal"
+        # (submission, signal, value): what is waited for before it, and what it stores; for hcq.deadlock
+        self.waits: deque[tuple[int, weakref.ref[Signal], int]] = deque(maxlen=_WAITS)
+        self.gives: deque[tuple[int, weakref.ref[Signal], int]] = deque(maxlen=_WAITS)
         self.submitted = 0
         self._start(Signal(device))
         self.wakes = 0              # the last submission whose end interrupts, so that a sleeper sees it
@@ -166,6 +173,8 @@ class Timeline:
         self._start(Signal(self.device))
         self.submitted = self.wakes = 0
         self.records.clear()
+        self.waits.clear()
+        self.gives.clear()
 
     def fail(self, why: str) -> None:
         """What is not complete never will be: whoever waits for it is told ``why``. The queue is empty and off."""
@@ -177,6 +186,14 @@ class Timeline:
     def _start(self, signal: Signal) -> None:
         self.signal = signal
         self.words, self.index = signal._words, signal._index       # the signal's value without a call
+
+    def will_wait(self, signal: Signal, value: int) -> None:
+        """The next submission waits for this."""
+        self.waits.append((self.submitted + 1, weakref.ref(signal), value))
+
+    def will_give(self, signal: Signal, value: int) -> None:
+        """The next submission stores this."""
+        self.gives.append((self.submitted + 1, weakref.ref(signal), value))
 
     def record(self, what: object) -> Point:
         """The next value was submitted; ``what`` will stand in messages about it, as ``str(what)``."""
