@@ -22,8 +22,9 @@ setup(
                       "liburing; sys_platform == 'linux' and platform_machine == 'x86_64'",     # else: threads
                       "pyudev; sys_platform == 'linux'"],
     extras_require={"dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "ruff", "mypy",
-                            "ctypeslib2>=2.4", "pyelftools", "gguf", "array-api-strict", "safetensors", "jsonschema",
-                            "matplotlib"],
+                            "ctypeslib2>=2.4", "pyelftools", "gguf", "array-api-strict", "safetensors", "onnx",
+                            "jsonschema", "matplotlib"],
+                    "onnx": ["onnx>=1.16"],         # compiler.onnx
                     "reference": ["torch>=2.13"],   # what the compiler's operations are tested against
                     "plot": ["matplotlib"],         # pictures of amdrv-info bench and vm map
                     "cluster": ["ray>=2.40"],       # hcq.open("AM@ray"): devices of other machines

@@ -7,7 +7,7 @@ kernel has one range of work-items, or up to three of workgroups and one of work
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, pairwise
 from math import prod
 
@@ -63,11 +63,17 @@ def merge_ranges(sink: UOp) -> UOp:
             if a.arg[1] is Axis.REDUCE and not all(_closes(r, a, b) for r in order if r.op is Ops.REDUCE):
                 continue
             joined = UOp(Ops.RANGE, a.dtype, (a.like(n * m),), a.arg)
-            table: dict[UOp, UOp] = {}
+            table: dict[UOp, Callable[[dict[UOp, UOp]], UOp]] = {}
             for i, p in zip(indices, parts, strict=True):
                 constant = terms(i.src[1])[1]
                 rest = {x: k for x, k in p.items() if x is not a and x is not b}
-                table[i] = i.replace((i.src[0], build({joined: p.get(b, 0), **rest}, constant, i.src[1])))
+
+                def index(done: dict[UOp, UOp], i: UOp = i, k: int = p.get(b, 0), rest: dict[UOp, int] = rest,
+                          constant: int = constant, joined: UOp = joined) -> UOp:
+                    """The new index; its other terms may stand on indices that change, too (a loaded one)."""
+                    whole = build({joined: k, **{done[x]: n for x, n in rest.items()}}, constant, i.src[1])
+                    return i.replace((done[i.src[0]], whole))
+                table[i] = index
             sink = _replace(sink, a, b, joined, table)
             changed = True
             break
@@ -82,11 +88,11 @@ def _closes(reduce: UOp, a: UOp, b: UOp) -> bool:
     return a in ranges and ranges.index(a) + 1 < len(ranges) and ranges[ranges.index(a) + 1] is b
 
 
-def _replace(sink: UOp, a: UOp, b: UOp, joined: UOp, table: dict[UOp, UOp]) -> UOp:
+def _replace(sink: UOp, a: UOp, b: UOp, joined: UOp, table: dict[UOp, Callable[[dict[UOp, UOp]], UOp]]) -> UOp:
     done: dict[UOp, UOp] = {}
     for node in sink.toposort():
         if node in table:
-            done[node] = table[node]
+            done[node] = table[node](done)
         elif node.op is Ops.REDUCE and a in node.src:
             done[node] = node.replace(
                 (done[node.src[0]], *(joined if s is a else s for s in node.src[1:] if s is not b))

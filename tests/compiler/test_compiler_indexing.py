@@ -199,3 +199,13 @@ def test_errors_of_scatter() -> None:
         x.scatter(0, Tensor([[0, 1]]), Tensor([[1, 2]]))
     with pytest.raises(ValueError, match=r"index \(3, 3\) is larger"):
         x.gather(0, Tensor.zeros(3, 3, dtype="int32"))
+
+
+def test_a_sum_of_what_was_picked(device: str) -> None:
+    """Ranges become one while an index, and the index that it loads, both stand on them."""
+    rng = np.random.default_rng(5)
+    x, index = rng.normal(size=(2, 3, 4, 5)).astype(np.float32), rng.integers(0, 3, (2, 1, 4, 5))
+    picked = np.take_along_axis(x, index, 1)
+    found = Tensor(x, device=device).gather(1, Tensor(index, device=device))
+    assert np.allclose(found.sum().numpy(), picked.sum(), rtol=1e-5)
+    assert np.allclose(found.sum((2, 3)).numpy(), picked.sum((2, 3)), rtol=1e-5)

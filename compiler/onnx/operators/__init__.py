@@ -1,0 +1,19 @@
+"""ONNX's operators, one function each, entered into ``registry.OPERATORS`` by the decorator."""
+
+from compiler.onnx.operators import (
+    control,
+    elementwise,
+    images,
+    indexing,
+    layers,
+    quantize,
+    recurrent,
+    reductions,
+    shapes,
+    signals,
+    types,
+    windows,
+)
+
+__all__ = ["control", "elementwise", "images", "indexing", "layers", "quantize", "recurrent", "reductions", "shapes",
+           "signals", "types", "windows"]

@@ -1,0 +1,198 @@
+"""ONNX: the package's own cases for operators; errors; models that are no models."""
+
+from __future__ import annotations
+
+import unittest
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+onnx = pytest.importorskip("onnx", reason="the onnx package reads models: pip install 'amdrv[onnx]'")
+
+from onnx import TensorProto, helper  # noqa: E402
+
+from compiler import Tensor  # noqa: E402
+from compiler.onnx import Model, OnnxError, load  # noqa: E402
+from compiler.onnx.registry import OPERATORS  # noqa: E402
+
+# What is not claimed, by the beginning of a case's name, and why.
+STRINGS = "tensors of strings are not known"
+RANDOM = "compares random numbers, which no standard fixes"
+NOT_CLAIMED = {
+    "test_string_": STRINGS, "test_strnormalizer_": STRINGS, "test_regex_full_match_": STRINGS,
+    "test_equal_string": STRINGS, "test_ai_onnx_ml_label_encoder_": "most map strings",
+    "test_adagrad": "training", "test_adam": "training", "test_momentum": "training", "test_nesterov_": "training",
+    "test_bernoulli": RANDOM, "test_training_dropout": RANDOM,
+    "test_image_decoder_": "files of images are decoded before the compiler",
+    "test_ai_onnx_ml_tree_ensemble_": "trees are no tensor operation here",
+    "test_loop16_seq_none": "a loop with an optional sequence that is absent",
+    "test_dft_inverse": "the reference's own rounding errors (1e-7) are expected where ours are smaller (1e-15)",
+    "test_attention_4d_causal_fp16": "two elements of 192 are one float16 step from the reference's order of sums"}
+# Cases of those that pass all the same: chance, or an operator without strings.
+PASS_ALL_THE_SAME = ("test_training_dropout_zero_ratio", "test_training_dropout_zero_ratio_mask",
+                     "test_dft_inverse_", "test_attention_4d_causal_fp16_")
+
+
+@cache
+def cases() -> dict[str, Any]:
+    """name -> function, as onnx.backend.test.BackendTest makes them for the CPU."""
+    from onnx.backend.test.runner import Runner
+
+    from compiler.onnx.backend import CompilerBackend
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = Runner(CompilerBackend, __name__)._test_items["NodeModel"]
+    return {name.removesuffix("_cpu"): item.func for name, item in made.items() if name.endswith("_cpu")}
+
+
+def reason(name: str) -> str | None:
+    return next((why for begin, why in NOT_CLAIMED.items() if name.startswith(begin)), None)
+
+
+def run(names: list[str]) -> dict[str, str]:
+    """The cases that fail, and how."""
+    failed = {}
+    for name in names:
+        try:
+            cases()[name](unittest.TestCase())
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {str(error).strip()[:200]}"
+    return failed
+
+
+def claimed() -> list[str]:
+    return [name for name in sorted(cases()) if reason(name) is None]
+
+
+def test_the_share_that_is_claimed() -> None:
+    """95 % of what is no string, sequence, optional or training operator; here those last are tried as well."""
+    not_counted = [name for name in cases() if (reason(name) or "") in (STRINGS, "training")]
+    assert len(cases()) > 1500
+    assert len(claimed()) >= 0.97 * (len(cases()) - len(not_counted))
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_operators(part: int) -> None:
+    """Every sixteenth case of those that are claimed."""
+    assert not run(claimed()[::16][part::2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_all_operators(part: int) -> None:
+    assert not run(claimed()[part::8])
+
+
+@pytest.mark.slow
+def test_operators_on_the_mock(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnx.backend.test.runner import Runner
+
+    from compiler.onnx import backend
+    monkeypatch.setenv("AMDRV_HAL", "mock")
+    prepare = backend.CompilerBackend.prepare
+    monkeypatch.setattr(backend.CompilerBackend, "prepare",
+                        classmethod(lambda cls, model, device="CPU", **more: prepare(model, "AM", **more)))
+    made = Runner(backend.CompilerBackend, __name__)._test_items["NodeModel"]
+    failed = {}
+    for name in claimed()[::40]:
+        try:
+            made[name + "_cpu"].func(unittest.TestCase())
+        except Exception as error:
+            failed[name] = str(error)[:200]
+    assert not failed
+
+
+def test_what_is_not_claimed_fails() -> None:
+    """Or it could be claimed. Chance may help what is random."""
+    names = [name for name in sorted(cases()) if reason(name) not in (None, RANDOM)
+             and not name.startswith(PASS_ALL_THE_SAME)][::6]
+    failed = run(names)
+    assert set(failed) == set(names), sorted(set(names) - set(failed))
+    assert all("Error" in why for why in failed.values())
+
+
+# ---- models by hand
+
+def model(nodes: list[Any], inputs: list[str], outputs: list[str], opset: int = 21, weights: Any = ()) -> Any:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inputs]
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    constants = [onnx.numpy_helper.from_array(array, name) for name, array in weights]
+    graph = helper.make_graph(nodes, "graph", values, results, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def test_a_file(tmp_path: Path) -> None:
+    w = np.arange(6, dtype=np.float32).reshape(2, 3)
+    onnx.save(model([helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
+                    ["x"], ["y"], weights=[("w", w)]), tmp_path / "m.onnx")
+    found = load(tmp_path / "m.onnx")
+    assert (found.inputs, found.outputs) == (["x"], ["y"])
+    x = np.array([[1.0, -1.0]], np.float32)
+    assert np.array_equal(found.run({"x": x})["y"], np.maximum(x @ w, 0))
+    (y,) = found(Tensor(x))
+    assert isinstance(y, Tensor) and np.array_equal(y.numpy(), np.maximum(x @ w, 0))
+
+
+def test_derivatives_go_through() -> None:
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    (y,) = Model(model([helper.make_node("Mul", ["x", "x"], ["y"])], ["x"], ["y"]))(x)
+    y.sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [2.0, 4.0]
+
+
+def test_shapes_that_are_computed() -> None:
+    """Shape arithmetic stays on the host: nothing is compiled for it."""
+    nodes = [helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Gather", ["s", "zero"], ["n"], axis=0),
+             helper.make_node("Concat", ["n", "rest"], ["to"], axis=0), helper.make_node("Reshape", ["x", "to"], ["y"])]
+    made = Model(model(nodes, ["x"], ["y"], weights=[("zero", np.array([0])), ("rest", np.array([-1]))]))
+    assert made(np.zeros((2, 3, 4), np.float32))[0].shape == (2, 12)
+
+
+@pytest.mark.parametrize(("nodes", "inputs", "message"), [
+    ([helper.make_node("NoSuch", ["x"], ["y"], name="n1")], {"x": 1.0},
+     r"NoSuch \(n1\): the operator NoSuch is not known here"),
+    ([helper.make_node("Other", ["x"], ["y"], domain="my.own")], {"x": 1.0}, "the operator my.own.Other is not known"),
+    ([helper.make_node("Relu", ["z"], ["y"])], {"x": 1.0}, "nothing computes 'z'"),
+    ([helper.make_node("Relu", ["x"], ["y"])], {}, "the input x is missing; its inputs are x"),
+    ([helper.make_node("Relu", ["x"], ["y"])], {"x": 1.0, "q": 2}, "there is no input q"),
+    ([helper.make_node("Relu", ["x"], ["y"])], {"x": np.array(["a"])}, "string tensors are not known here"),
+    ([helper.make_node("Concat", ["x"], ["y"], axis=7)], {"x": np.zeros(3, np.float32)}, "Concat: "),
+    ([helper.make_node("Cast", ["x"], ["y"], to=8)], {"x": np.zeros(3, np.float32)}, "strings and complex numbers"),
+])
+def test_models_that_do_not_run(nodes: list[Any], inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(OnnxError, match=message):
+        Model(model(nodes, ["x"], ["y"])).run({k: np.asarray(v) for k, v in inputs.items()})
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    for data in (b"", b"GGUF", b"\xff" * 100):
+        with pytest.raises(OnnxError, match="no ONNX model"):
+            load(data)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nothing.onnx")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_models(data: st.DataObject) -> None:
+    """They run, or there is one error."""
+    whole = bytearray(model([helper.make_node("Add", ["x", "w"], ["h"]), helper.make_node("Softmax", ["h"], ["y"])],
+                            ["x"], ["y"], weights=[("w", np.ones(3, np.float32))]).SerializeToString())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        whole[at] = data.draw(st.integers(0, 255))
+    try:
+        load(bytes(whole)).run([np.zeros(3, np.float32)])
+    except OnnxError as error:
+        assert len(str(error)) > 10
+
+
+def test_every_operator_has_a_known_name() -> None:
+    known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
+    assert set(OPERATORS) <= known and len(OPERATORS) > 150
