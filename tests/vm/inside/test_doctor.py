@@ -53,7 +53,8 @@ def test_what_it_sees(card: str) -> None:
         assert found[f"{card} IOMMU group"]["state"] == "ok" and card in found[f"{card} IOMMU group"]["evidence"]
         assert found["VFIO"]["state"] == "ok"
     else:
-        assert found["IOMMU"]["state"] == "bad" and "intel_iommu=on" in found["IOMMU"]["fix"]
+        option = "amd_iommu=on" if "AuthenticAMD" in Path("/proc/cpuinfo").read_text() else "intel_iommu=on"
+        assert found["IOMMU"]["state"] == "bad" and f"{option} iommu=pt" in found["IOMMU"]["fix"]
     assert found[f"{card} driver"]["evidence"] == "no driver"
     assert "256 MiB" in found[f"{card} VRAM window"]["evidence"] and found[f"{card} VRAM window"]["state"] == "bad"
     assert "GT/s x" in found[f"{card} PCIe link"]["evidence"]
