@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -262,14 +263,21 @@ class VfioHal:
         raise HalError(f"VFIO cannot open {path.name}. " + "; ".join(refused))
 
     def _adopt(self, handed: Handed, path: Path, lock: int, dma_bits: int) -> _Device:
+        left = [handed.device, *handed.iommu]       # whose owner is nobody yet
+        iommu: Iommu | None = None
         try:
             if self.mode not in (None, handed.mode):
                 raise HalError(f"{path.name} is held by {handed.mode}, and was asked for by {self.mode}: use "
                                f"AMDRV_HAL=vfio, or hold it with --mode {self.mode}")
             adopt: dict[str, Callable[..., Iommu]] = {"iommufd": Iommufd.adopt, "type1": Type1.adopt,
                                                       "noiommu": NoIommu.adopt}
-            return _Device(path, adopt[handed.mode](handed.iommu, handed.number, dma_bits), lock, dma_bits, handed)
+            iommu, left = adopt[handed.mode](handed.iommu, handed.number, dma_bits), []
+            return _Device(path, iommu, lock, dma_bits, handed)
         except BaseException:
+            for fd in left:
+                os.close(fd)
+            if iommu is not None:
+                iommu.close()
             handed.connection.close()
             raise
 

@@ -148,10 +148,12 @@ def test_another_process_is_named(machine: Machine, holder: Holder) -> None:
 def test_the_other_mode_is_refused(machine: Machine, holder: Holder) -> None:
     hal = VfioHal("iommufd", paths=lambda: [machine.path], dev=machine.root / "dev", lock_directory=machine.root,
                   holders=machine.root / "run")
+    before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         with pytest.raises(HalError, match="held by type1, and was asked for by iommufd"):
             hal.open(ADDRESS)
         until(lambda: holder._client is None, "the holder saw that the client has gone")
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_kernel_gets_the_card_when_nobody_has_it(machine: Machine) -> None:
