@@ -34,6 +34,8 @@ __all__ = ["HOLDERS", "Handed", "Holder", "ask", "socket_of"]
 HOLDERS = Path("/run/amdrv")
 MAX_FDS, MAX_LINE = 8, 4096
 TIMEOUT = 10.0              # for a holder's answer, seconds
+ADDRESS_SPACE = {"iommufd": 1, "type1": 2, "noiommu": 2}
+"""Descriptors of each mode's address space: an iommufd; a container and a group."""
 PEER_CREDENTIALS = struct.Struct("3i")      # struct ucred, unix(7)
 
 
@@ -79,7 +81,9 @@ def ask(address: str, directory: Path = HOLDERS) -> Handed | None:
         if "busy" in said:
             raise CardBusyError(f"{address} is held by process {said['busy']}, which has it from its holder; stop it, "
                                 "or use another card")
-        return Handed(connection, str(said["mode"]), int(said["number"]), _checked(descriptors))
+        if len(descriptors) != 1 + ADDRESS_SPACE[said["mode"]]:
+            raise ValueError(f"{len(descriptors)} descriptors for mode {said['mode']}")
+        return Handed(connection, said["mode"], int(said["number"]), descriptors)
     except (OSError, ValueError, KeyError, TypeError) as error:
         _discard(connection, descriptors)
         raise HalError(f"the holder of {address} on {path} gave no answer that makes sense ({error}); stop it and "
@@ -87,12 +91,6 @@ def ask(address: str, directory: Path = HOLDERS) -> Handed | None:
     except CardBusyError:
         _discard(connection, descriptors)
         raise
-
-
-def _checked(descriptors: list[int]) -> list[int]:
-    if len(descriptors) < 2:
-        raise ValueError(f"{len(descriptors)} descriptors")
-    return descriptors
 
 
 def _discard(connection: socket.socket, descriptors: list[int]) -> None:

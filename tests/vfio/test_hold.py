@@ -183,7 +183,8 @@ def test_a_socket_that_a_killed_holder_left(machine: Machine) -> None:
     assert machine.opened == 2
 
 
-@pytest.mark.parametrize("answer", [b"", b"\n", b"[]\n", b"{}\n", b'{"mode": "type1", "number": 0}\n', b"x" * 5000])
+@pytest.mark.parametrize("answer", [b"", b"\n", b"[]\n", b"{}\n", b'{"mode": "type1", "number": 0}\n',
+                                    b'{"mode": "none", "number": 0}\n', b'{"mode": [], "number": 0}\n', b"x" * 5000])
 def test_strange_holders(machine: Machine, answer: bytes) -> None:
     path = socket_of(ADDRESS, machine.root / "run")
     path.parent.mkdir()
