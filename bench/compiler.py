@@ -90,6 +90,11 @@ def measure(rand, jit, fresh):
     start = time.perf_counter()
     for _ in range(200): (s + 1).realize()
     out["eager x + 1, known kernel"] = (time.perf_counter() - start) * 1e3 / 200
+    for b, c, h, o, k, s in ((1, 64, 56, 64, 3, 1), (2, 64, 56, 256, 1, 1), (1, 128, 28, 128, 3, 2),
+                             (1, 3, 112, 64, 7, 2)):
+        a, w = rand(b, c, h, h), rand(o, c, k, k)
+        convolve = jit(lambda x, w: x.conv2d(w, stride=s, padding=k // 2).realize())
+        out[f"convolution {k}x{k}, stride {s}, {c} to {o} channels, {b}x{h}x{h}"] = best(lambda: convolve(a, w))
     return out
 """
 _PEER = _WORK + """
@@ -108,11 +113,63 @@ print(json.dumps(measure(rand, jit, None)))
 """
 
 
-def _process(python: str, script: str, **environment: str) -> dict[str, float] | None:
+# schedules and code of whole models: nothing runs but the step of which memory is asked
+_MODEL = """
+import json, sys, time
+import numpy as np
+from bench.models import gpt2_step, resnet50_step
+rng = np.random.RandomState(0)
+def numbers(*shape): return ((rng.rand(*shape) - 0.5) * 0.1).astype(np.float32)
+def decode():
+    step = gpt2_step(rand)
+    token, place = (whole(np.array([[n]], np.int32)) for n in (5, 64))
+    (rand(3) + 1).realize()
+    start = time.perf_counter(); outs = step(token, place); count = compile(outs)
+    return {"seconds": time.perf_counter() - start, "kernels": count}
+def train(depths):
+    state, step = resnet50_step(rand, depths=depths)
+    for t in state: t.realize()
+    images, targets = rand(2, 3, 64, 64), whole(np.eye(1000, dtype=np.float32)[[5, 7]])
+    before = used()
+    start = time.perf_counter(); loss = step(images, targets); count = compile([loss, *state])
+    seconds = time.perf_counter() - start
+    run([loss, *state])
+    return {"seconds": seconds, "kernels": count, "MiB": peak() - before, "loss": float(loss.numpy())}
+"""
+_MODEL_END = """
+print(json.dumps(decode() if sys.argv[1] == "gpt2" else train(json.loads(sys.argv[2]))))
+"""
+_PEER_MODEL = _MODEL + """
+from tinygrad import Tensor
+from tinygrad.engine.realize import compile_linear, run_linear
+from tinygrad.helpers import GlobalCounters
+whole = lambda array: Tensor(array).realize()
+rand = lambda *shape: whole(numbers(*shape))
+used = peak = lambda: GlobalCounters.mem_used / 2**20     # what a step allocates is held until it is dropped
+held = []
+def compile(outs):
+    held.append(compile_linear(Tensor.schedule_linear(*outs)))
+    return len(held[0].src)
+def run(outs): run_linear(held[0])
+""" + _MODEL_END
+_OUR_MODEL = _MODEL + """
+from compiler import Tensor
+from compiler.buffer import pool
+from compiler.engine import prepare
+whole = Tensor
+rand = lambda *shape: Tensor(numbers(*shape))
+used, peak = lambda: pool("CPU").used / 2**20, lambda: pool("CPU").peak / 2**20
+compile = lambda outs: len(prepare([t.uop for t in outs], "CPU").items)
+run = lambda outs: outs[0].realize(*outs[1:])
+""" + _MODEL_END
+
+
+def _process(python: str, script: str, *arguments: str, **environment: str) -> dict[str, float] | None:
     """What a script measured in a process of its own, with nothing on disk from earlier ones."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "XDG_CACHE_HOME": folder, "CACHELEVEL": "0", **environment}
-        done = subprocess.run([python, "-c", script], capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run([python, "-c", script, *arguments], capture_output=True, text=True, env=environment,
+                              check=False)
     if done.returncode:
         print(f"{python} fails: {done.stderr.strip().splitlines()[-1:]}")
         return None
@@ -121,9 +178,7 @@ def _process(python: str, script: str, **environment: str) -> dict[str, float] |
 
 def _cpu(peer: str | None) -> None:
     ours = _process(sys.executable, _OURS)
-    # its queues are written in C, whatever makes the kernels
-    clang = next((c for c in ("clang", *(f"clang-{n}" for n in range(25, 15, -1))) if shutil.which(c)), "clang")
-    theirs = _process(peer, _PEER, DEV="CPU:LLVM", CC=clang) if peer else None
+    theirs = _process(peer, _PEER, **_peer_environment()) if peer else None
     if ours is None:
         raise SystemExit("the compiler's own measurements failed")
     notes: dict[str, str] = {}
@@ -140,6 +195,29 @@ def _cpu(peer: str | None) -> None:
             notes[f"product {n}"] += f", PyTorch {_best(lambda x=x, y=y: x @ y):.2f} ms"      # type: ignore[misc]
     for what, value in ours.items():
         _line(f"CPU: {what}", value, "ms", None if theirs is None else theirs.get(what), notes.get(what, ""))
+
+
+def _peer_environment() -> dict[str, str]:
+    # its queues are written in C, whatever makes the kernels
+    clang = next((c for c in ("clang", *(f"clang-{n}" for n in range(25, 15, -1))) if shutil.which(c)), "clang")
+    return {"DEV": "CPU:LLVM", "CC": clang}
+
+
+def _models(peer: str | None, quick: bool) -> None:
+    """Seconds from Python to compiled kernels, and memory."""
+    for name, what, depths in (("gpt2", "GPT-2 decode step", ""),
+                               ("resnet", f"ResNet-{'14' if quick else '50'} training step",
+                                json.dumps([1, 1, 1, 1] if quick else [3, 4, 6, 3]))):
+        ours = _process(sys.executable, _OUR_MODEL, name, depths)
+        theirs = _process(peer, _PEER_MODEL, name, depths, **_peer_environment()) if peer else None
+        if ours is None:
+            raise SystemExit(f"{what}: our own measurement failed")
+        notes = f"{ours['kernels']} kernels" + ("" if theirs is None else f", the peer's {theirs['kernels']}")
+        _line(f"CPU: schedule and code, {what}", ours["seconds"], "s", (theirs or {}).get("seconds"), notes)
+        if "MiB" in ours:
+            loss = "" if theirs is None else f"loss {ours['loss']:.5f}, the peer's {theirs['loss']:.5f}"
+            _line(f"CPU: memory of the step beside its state, {what}", ours["MiB"], "MiB", (theirs or {}).get("MiB"),
+                  loss)
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:
@@ -212,6 +290,7 @@ def main() -> None:
     parser.add_argument("--docs", action="store_true", help="write the figures into docs/performance.md, too")
     options = parser.parse_args()
     _cpu(options.peer)
+    _models(options.peer, options.quick)
     _gpu(options.quick)
     if options.docs:
         _write_docs(Path(__file__).resolve().parents[1] / "docs" / "performance.md")

@@ -26,7 +26,8 @@ from compiler.schedule import CopyItem, KernelItem, Schedule, normalize, schedul
 from compiler.search import beam_width, search
 from compiler.uop import UOp
 
-__all__ = ["Program", "Recording", "Step", "build_program", "program_for", "realize", "recording", "run_step"]
+__all__ = ["Program", "Recording", "Step", "build_program", "prepare", "program_for", "realize", "recording",
+           "run_step"]
 
 
 @dataclass
@@ -145,6 +146,25 @@ def run_step(launch: Launch | None, buffers: Sequence[Buffer], values: Mapping[s
     runtime(dst.device).write(dst.handle, data)
 
 
+def _plan(normal: Sequence[UOp], device: str) -> Schedule:
+    key = (tuple(normal), device)
+    plan = _schedules.get(key)
+    if plan is None:
+        plan = _schedules[key] = share_memory(schedule(normal, device))
+        if len(_schedules) > _SCHEDULES:
+            _schedules.popitem(last=False)
+    return plan
+
+
+def prepare(roots: Sequence[UOp], device: str) -> Schedule:
+    """Schedule ``roots`` and build every kernel; nothing runs. :func:`realize` finds it all done."""
+    plan = _plan(normalize(roots)[0], device)
+    for item in plan.items:
+        if isinstance(item, KernelItem):
+            program_for(item.sink, item.device)
+    return plan
+
+
 def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
     """Compute ``roots``; the memory of each, in order.
 
@@ -152,12 +172,7 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
     """
     normal, inputs = normalize(roots)
     values = variables(roots)
-    key = (tuple(normal), device)
-    plan = _schedules.get(key)
-    if plan is None:
-        plan = _schedules[key] = share_memory(schedule(normal, device))
-        if len(_schedules) > _SCHEDULES:
-            _schedules.popitem(last=False)
+    plan = _plan(normal, device)
     slots: list[Buffer | None] = [*inputs, *(Buffer(s.device, s.dtype, s.size) for s in plan.made)]  # type: ignore[list-item]
     last = {
         s: n for n, item in enumerate(plan.items) for s in (item.slots if isinstance(item, KernelItem) else (item.src,))

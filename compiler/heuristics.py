@@ -24,6 +24,8 @@ _WORTH_TILES = 1 << 18
 _WORTH_MORE = 1 << 26
 """Likewise for a tile that fills the vector registers."""
 _WAVE = 32
+_WIDTHS = (32, 16, 8, 28, 14, 12, 7, 4)
+"""Elements of a tile along an axis that memory has side by side, on a CPU: whole vectors first, then whole rows."""
 
 
 def choose(sink: UOp, gpu: bool) -> list[Choice]:
@@ -125,15 +127,19 @@ def _tile(reduces: list[UOp], outer: list[UOp], gpu: bool) -> list[Choice]:
     walked = total * max(prod(map(length, r.src[1:])) for r in reduces)
     choices: list[Choice] = []
     vectors = False
+    left: set[UOp] = set()      # loads that the axes so far have in common
     for r in reversed(outer) if gpu or walked >= _WORTH_TILES else ():
-        if not any(r not in load.ranges for load in loads) or not any(r in load.ranges for load in loads):
+        free = {load for load in loads if r not in load.ranges}
+        if not free or len(free) == len(loads) or free <= left:
             continue
-        wide = not gpu and all(s.get(r, 0) in (0, 1) for s in strides)
+        # every second element still makes vectors, by shuffles
+        wide = not gpu and all(s.get(r, 0) in (0, 1, 2) for s in strides)
         large = not gpu and walked >= _WORTH_MORE
-        sizes: tuple[int, ...] = (32, 16, 8, 4)[not large:] if wide else (8, 4, 2)[not (large and vectors):]
+        sizes: tuple[int, ...] = _WIDTHS[not large:] if wide else (8, 4, 2)[not (large and vectors):]
         factor = next((f for f in sizes if divides(f, r) and total // f >= (_WORK_ITEMS if gpu else 64)), 1)
         if factor > 1 and len(choices) < 2:
             choices.append(Choice("upcast", r.arg[0], (factor,)))
             total //= factor
             vectors = vectors or wide
+            left |= free
     return choices

@@ -24,6 +24,7 @@ __all__ = ["CopyItem", "KernelItem", "Schedule", "Slot", "normalize", "schedule"
 _EXPENSIVE = 8          # cost of an expression that an expansion would repeat, above which it may be cut
 _EXPENSIVE_SCALAR = 64  # the same for a single element, which every work-item may as well compute
 _REPEATED = 1 << 16     # operations that are done again rather than started in a kernel of their own
+_READ_AGAIN = 16        # times that a CPU reads padding before it is stored: loads under conditions make no vectors
 _SUMS = frozenset({Ops.REDUCE_AXIS, Ops.FOLD})
 _LONG = 64              # iterations of a reduction above which a GPU splits it
 _WIDE = 8192            # work-items that a split may make
@@ -139,7 +140,8 @@ def base(node: UOp) -> UOp:
 class _Cutter:
     """Finds the nodes to cut."""
 
-    def __init__(self, roots: Sequence[UOp]) -> None:
+    def __init__(self, roots: Sequence[UOp], host: bool) -> None:
+        self.host = host
         self.order = {node: n for n, node in enumerate(_below(roots))}
         self.users: dict[UOp, list[UOp]] = {n: [] for n in self.order}
         for node in self.order:
@@ -199,6 +201,7 @@ class _Cutter:
                 continue
             if (
                 (heavy[node] and self.repeats(node))
+                or (self.host and op is Ops.PAD and self.expanded(node) > _READ_AGAIN * most(node.size))
                 or (tree[node] > _TREE and len(self.users[node]) > 1)
                 or (
                     op not in MOVEMENT
@@ -257,7 +260,7 @@ def schedule(roots: Sequence[UOp], device: str) -> Schedule:
         roots = _split_reductions(roots)
     forced: list[UOp] = []
     while True:
-        cutter = _Cutter([*roots, *forced])
+        cutter = _Cutter([*roots, *forced], device.startswith("CPU"))
         cut = cutter.cut
         order = _ordered(cut)
         if order is None:       # something must be read before and after it is overwritten: copy it first

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from math import gcd
 
 from compiler.expand import summands
-from compiler.lower import Axis
+from compiler.lower import Axis, length
 from compiler.symbolic import terms
 from compiler.uop import Ops, UOp
 
 __all__ = ["absorbed", "alignment", "apart", "no_wrap", "of_wave", "root", "together", "walks_by_ones", "width"]
+
+
+_VECTORS = 16       # iterations of a loop below which vectors of partial sums do not pay
 
 
 def root(node: UOp) -> UOp:
@@ -107,7 +110,7 @@ def walks_by_ones(reduce: UOp) -> bool:
     """Does a sum's innermost loop read memory element by element, and nothing else?"""
     r = reduce.src[-1]
     loads = [n for n in reduce.src[0].toposort() if n.op is Ops.LOAD and r in n.ranges]
-    return reduce.arg is Ops.ADD and reduce.dtype.is_float and bool(loads) \
+    return reduce.arg is Ops.ADD and reduce.dtype.is_float and bool(loads) and length(r) >= _VECTORS \
         and all(terms(n.src[0].src[1])[0].get(r) == 1 and len(n.src) == 1 for n in loads)
 
 

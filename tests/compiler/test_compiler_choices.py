@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mock.isa
 from compiler import Tensor, dtypes
@@ -184,6 +186,9 @@ PRODUCTS: dict[str, Any] = {
     "half": lambda r: Tensor(r(128, 128)).half().realize() @ Tensor(r(128, 64)).half().realize(),
     "long sum": lambda r: Tensor(r(6, 512)).exp().sum(1),
     "softmax": lambda r: (Tensor(r(64, 96)) - 1).exp().sum(1),
+    "convolution": lambda r: Tensor(r(2, 8, 18, 18)).conv2d(Tensor(r(16, 8, 3, 3))).relu(),
+    "convolution with steps": lambda r: Tensor(r(1, 16, 17, 17)).conv2d(Tensor(r(32, 8, 3, 3)), stride=2, groups=2),
+    "its derivative": lambda r: Tensor(r(1, 16, 14, 14)).conv_transpose2d(Tensor(r(16, 12, 3, 3)), stride=2, padding=1),
 }
 
 
@@ -248,6 +253,28 @@ def test_random_choices_on_random_kernels(seed: int) -> None:
         choices = some_choices(item, rng, gpu)
         if optimized(item.sink, choices, gpu) is not None:
             np.testing.assert_allclose(run(item, data, choices), plain, rtol=1e-11, atol=1e-11, err_msg=str(choices))
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 1 << 30))
+def test_every_order_of_random_kernels_is_right(seed: int) -> None:
+    """The fuzz of blocks, on kernels and choices that nobody has thought of: to the bit."""
+    from compiler.runtime.cpu import CpuRuntime
+    rng = random.Random(seed)
+    item, data = kernel(some_kernel(rng))
+    choices = some_choices(item, rng, False)
+    legal = build_program(item.sink, host_target(), choices if optimized(item.sink, choices, False) else []).legal
+    cpu, want = CpuRuntime(), None
+    for turn in range(4):
+        program = linearize(legal, (lambda ready: rng.randrange(len(ready))) if turn else (lambda ready: 0))
+        source = render("k", program, cpu.target)
+        handles = [cpu.alloc(a.nbytes) for a in data]
+        for handle, a in zip(handles, data, strict=True):
+            cpu.write(handle, a.view(np.uint8))
+        cpu.load(source, compile_ir(source.text, cpu.target, DiskCache(None)))(handles)
+        got = handles[0].view(data[0].dtype).copy()
+        want = got if want is None else want
+        np.testing.assert_array_equal(got, want)
 
 
 def test_impossible_choices_are_refused() -> None:
