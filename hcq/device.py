@@ -617,12 +617,12 @@ class Device(Moving):
         what = f"{owner.queue.name} to complete submission {value}" if owner else f"{signal!r} to reach {value}"
         pending = self._pending()
         state = f"Incomplete: {pending}" if pending else "Nothing submitted is incomplete, so nothing will signal it"
-        from hcq.deadlock import explain
-        if why := explain(self):
-            state += f". {why}"
         if look := getattr(self.backend, "diagnose", None):
             state += f". The driver sees: {look()}"
-        raise DeviceTimeout(f"waited {limit:g} s for {what}. {state}. HCQ_TIMEOUT or Device.timeout sets the limit")
+        from hcq.deadlock import explain
+        why = explain(self)
+        raise DeviceTimeout(f"waited {limit:g} s for {what}. {state}. HCQ_TIMEOUT or Device.timeout sets the limit"
+                            + (f". {why}" if why else ""))
 
 
 def _timeout_from_environment() -> float:
