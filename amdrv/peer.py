@@ -13,6 +13,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from amdrv import pm4
 from amdrv.errors import MappingError
 from hcq.backend import Memory
@@ -35,7 +37,9 @@ class Peers:
     def __init__(self, device: Device) -> None:
         self.device = device
         self._windows: dict[int, tuple[Device, Allocation]] = {}            # id(other) -> its VRAM
-        self._pieces: dict[tuple[int, int], tuple[Allocation, Allocation]] = {}     # (id(other), address): host memory
+        # (id(other), address): host memory, as the other and as this card have it. The view keeps it alive: engines of
+        # this card may still look at it when the other was closed.
+        self._pieces: dict[tuple[int, int], tuple[Allocation, Allocation, np.ndarray]] = {}
 
     def ranges(self, other: Device, allocation: Allocation, offset: int, nbytes: int) -> list[tuple[int, int]]:
         """(address on this card, bytes) of a part of the other's allocation, in order.
@@ -78,14 +82,15 @@ class Peers:
             del self._pieces[id(other), allocation.address]
         if allocation.view is None:
             raise MappingError(f"{allocation} of {other.name} is not in one piece for the CPU; a peer cannot map it")
-        mapping = self.device.pci.map_dma(int(allocation.view.ctypes.data), allocation.size)
+        view = allocation.view
+        mapping = self.device.pci.map_dma(int(view.ctypes.data), allocation.size)
         try:
             piece = self.device.map(mapping)
         except BaseException:
             mapping.close()
             raise
         piece.mapping, piece.owned = mapping, True
-        self._pieces[id(other), allocation.address] = allocation, piece
+        self._pieces[id(other), allocation.address] = allocation, piece, view
         return piece
 
     def forget(self, other: Device) -> None:

@@ -150,3 +150,25 @@ def test_devices_of_different_makers_go_through_the_host() -> None:
     finally:
         one.close()
         other.close()
+
+
+@pytest.mark.slow
+def test_a_card_that_stands_still_does_not_take_the_other_down() -> None:
+    """One card's engines wait for what never comes, and it is closed so: the other, whose engines wait for it, says
+    what is missing, is recovered, and works."""
+    with cards() as (one, other):
+        one.timeout = other.timeout = 0.5
+        a, b = one.alloc(1 << 20).fill(1), other.alloc(1 << 20)
+        b.copy_from(a)
+        other.synchronize()
+        hcq.CopyQueue(one).wait(one.signal(), 1).submit()
+        b.copy_from(a)
+        with pytest.raises(hcq.DeviceTimeout, match=r"AM:1 compute 0: submission \d+ \(arrival of a peer copy\) is not"):
+            b.copyout()
+        with pytest.raises(hcq.DeviceTimeout, match=r"AM:0 copy 1: submission \d+ \(copies of 524288 bytes to AM:1\)"):
+            one.close()
+        with pytest.raises(hcq.DeviceTimeout):
+            other.synchronize()
+        assert "work was lost of AM:1 compute 0" in other.recover()
+        b.fill(3)
+        assert (b.copyout().view(np.uint32) == 3).all() and not notes(other)
