@@ -78,6 +78,7 @@ class Interrupts:
         self._handlers: dict[tuple[int, int], list[Callable[[Entry], None]]] = {}
         self._faults: list[str] = []
         self._dropped = 0
+        self.memory_is_lost = False             # an uncorrectable error: only a reset of the card ends it
         self._untold: deque[tuple[str, int]] = deque(maxlen=KEPT_FAULTS)    # (hub, page) found before their interrupts
         self._lock = threading.RLock()
         self._msi: Interrupt | None = device.pci.interrupt()
@@ -219,6 +220,7 @@ class Interrupts:
         name = "ras_athub_err_event_interrupt_clear" if fatal else "ras_cntlr_interrupt_clear"
         self.device.regs.BIF_BX0_BIF_DOORBELL_INT_CNTL.update(**{name: 1})
         if fatal:
+            self.memory_is_lost = True
             self._fault("an uncorrectable error of the card's memory (ECC): bytes in VRAM are lost, and which is not "
                         "known; reset the card before its results are trusted again")
 
@@ -234,7 +236,7 @@ class Interrupts:
             self.drain()
             for hub in self._faulted_hubs():
                 hub.take_fault()
-            self._faults, self._dropped = [], 0
+            self._faults, self._dropped, self.memory_is_lost = [], 0, False
 
     def renew(self) -> None:
         """The card was reset and has forgotten its MSI."""

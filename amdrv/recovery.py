@@ -107,9 +107,8 @@ def recover(device: Device, rings: Sequence[Ring] | None = None) -> Recovery:
     chosen = list(rings) if rings is not None else _stuck(device)
     lost = {ring.name: ring.pending for ring in chosen}
     steps: list[Step] = []
-    gone = not device.registers_answer()
     compute = [ring for ring in chosen if ring.kind == "compute"]
-    revived = not gone
+    revived = device.registers_answer() and not device.interrupts.memory_is_lost
     for ring in chosen if revived else ():
         revived = _attempt(steps, ring.name, lambda ring=ring: _reset_queue(device, ring), [ring])      # type: ignore[misc]
         if revived:

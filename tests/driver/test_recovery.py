@@ -240,3 +240,14 @@ def test_hal_resets_are_seen(hal: MockHal) -> None:
         hal.machine.gpus[0].faults.inject("smu-silent", count=1)
         device.reset()
         everything_works(device)
+
+
+def test_memory_that_is_lost_needs_a_reset_of_the_card(boot: Boot, machine: mock.Machine) -> None:
+    device = boot()
+    machine.gpus[0].faults.inject("ecc-error", address=0x4000, fatal=True)
+    with pytest.raises(GpuFault, match="reset the card before its results are trusted again"):
+        wait_until(lambda: device.check(), 5, "the error")      # type: ignore[func-returns-value]
+    done = device.recover()
+    assert [step.what for step in done.steps] == ["the whole card"] and done.vram_lost
+    everything_works(device)
+    assert device.recover().steps == ()
