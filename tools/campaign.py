@@ -21,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,16 +136,25 @@ class Outcome:
 
 
 @contextmanager
-def hurried() -> Iterator[None]:
-    """No pauses that only silicon needs, and short waits for what is broken."""
+def software_card() -> Iterator[None]:
+    """No pauses that only silicon needs."""
+    kept = smu.RESET_TIME, psp.HANDSHAKE_DELAY
+    smu.RESET_TIME = psp.HANDSHAKE_DELAY = 0
+    try:
+        yield
+    finally:
+        smu.RESET_TIME, psp.HANDSHAKE_DELAY = kept
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Short waits, for a card that is broken; a whole one gets its time, however busy this machine is."""
     kept: list[tuple[Any, str, float]] = []
     for module in (discovery, gfx, gmc, psp, sdma, smu):
         for name, value in list(vars(module).items()):
             if isinstance(value, float) and name.endswith("_TIMEOUT"):
                 kept.append((module, name, value))
                 setattr(module, name, 0.3)
-    kept += [(smu, "RESET_TIME", smu.RESET_TIME), (psp, "HANDSHAKE_DELAY", psp.HANDSHAKE_DELAY)]
-    smu.RESET_TIME = psp.HANDSHAKE_DELAY = 0
     try:
         yield
     finally:
@@ -167,7 +176,7 @@ class Campaign:
 
     def boots(self, count: int) -> tuple[Holdings, Holdings]:
         """Boot, work, shut down, so many times; what was held when it had settled, and at the end."""
-        with mock.Machine([mock.Gpu(vram="128M")]) as machine, hurried():
+        with mock.Machine([mock.Gpu(vram="128M")]) as machine, software_card():
             hal = MockHal(machine)
             start = Holdings.now(machine)
             for number in range(count):
@@ -201,7 +210,7 @@ class Campaign:
 
     def faults(self, count: int) -> tuple[Holdings, Holdings]:
         """So many faults, all kinds in turn, on one card in one process; holdings as for :meth:`boots`."""
-        with mock.Machine([mock.Gpu(vram="128M")]) as machine, hurried():
+        with mock.Machine([mock.Gpu(vram="128M")]) as machine, software_card():
             hal = MockHal(machine)
             dev = self._open(hal)
             start = Holdings.now(machine, _driver(dev))
@@ -229,7 +238,8 @@ class Campaign:
         dev.trim()
         return Holdings.now(machine, _driver(dev))
 
-    def _strike(self, hal: MockHal, dev: hcq.Device, outcome: Outcome, kind: str, settings: dict[str, Any]) -> hcq.Device:
+    def _strike(self, hal: MockHal, dev: hcq.Device, outcome: Outcome, kind: str,
+                settings: dict[str, Any]) -> hcq.Device:
         """One fault, and a device that works again."""
         faults = hal.machine.gpus[0].faults
         outcome.injected += 1
@@ -237,12 +247,13 @@ class Campaign:
         if booting:
             _driver(dev).suspect = True             # the next boot is one from cold, which is what is to be disturbed
             dev.close()
-        dev.timeout = 0.3
+        dev.timeout = 0.5
         faults.inject(kind, **settings)
         error: Exception | None = None
         try:
             if booting:
-                dev = self._open(hal)
+                with impatient():
+                    dev = self._open(hal)
             else:
                 if kind == "dequeue-ignored":       # by itself it does nothing
                     hcq.ComputeQueue(dev).wait(dev.signal(), 1).submit()
@@ -270,7 +281,8 @@ class Campaign:
                                                             "card-lost"}:
                 faults.clear(kind)
             try:
-                outcome.by[_highest_rung(dev.recover())] += 1
+                with impatient() if faults.active("card-lost") else nullcontext():
+                    outcome.by[_highest_rung(dev.recover())] += 1
                 return dev
             except AmdrvError:
                 pass                # as good as closed: it is opened again
