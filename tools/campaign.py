@@ -41,8 +41,11 @@ __all__ = ["Campaign", "FAULTS", "Holdings", "main"]
 BEGIN, END = "<!-- tools.campaign -->\n", "<!-- end of tools.campaign -->\n"
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
 ITEMS = 1024
-SETTLED = 10            # cycles before anything is counted: caches of the interpreter and of compiled kernels fill
-LEAK_BYTES = 4096       # of resident memory for each cycle that count as noise of the allocator
+SETTLED = 10            # cycles before anything is counted, at least; where there are many, half of them: the process's
+                        # allocator takes some two hundred to settle
+COUNTED = 400           # cycles from which on a growth of resident memory says something
+LEAK_BYTES = 1024       # of it a cycle, beside NOISE_BYTES
+NOISE_BYTES = 2 << 20
 
 LLVM_IR = """
 target triple = "amdgcn-amd-amdhsa"
@@ -180,7 +183,7 @@ class Campaign:
             hal = MockHal(machine)
             start = Holdings.now(machine)
             for number in range(count):
-                if number == min(SETTLED, count - 1):
+                if number == min(max(SETTLED, count // 2), count - 1):
                     start = Holdings.now(machine)
                 device = Device.open(hal)
                 self.warm += device.warm
@@ -192,7 +195,7 @@ class Campaign:
                 if left := machine.bus.attached():
                     self.problems.append(f"boot {number}: {len(left)} pieces of memory are still on the bus")
             end = Holdings.now(machine)
-        self._compare("boots", start, end, count - SETTLED)
+        self._compare("boots", start, end, count - max(SETTLED, count // 2))
         return start, end
 
     def _work(self, dev: hcq.Device, when: str) -> None:
@@ -215,7 +218,7 @@ class Campaign:
             dev = self._open(hal)
             start = Holdings.now(machine, _driver(dev))
             for number in range(count):
-                if number == min(len(FAULTS), count - 1):       # every kind has been met once
+                if number == min(max(len(FAULTS), count // 2), count - 1):      # every kind has been met
                     start = self._settled(machine, dev)
                 name, kind, settings = FAULTS[number % len(FAULTS)]
                 dev = self._strike(hal, dev, self.outcomes[name], kind, settings)
@@ -223,7 +226,7 @@ class Campaign:
             dev.close()
             if left := machine.bus.attached():
                 self.problems.append(f"faults: {len(left)} pieces of memory are still on the bus")
-        self._compare("faults", start, end, max(count - len(FAULTS), 1))
+        self._compare("faults", start, end, max(count - max(len(FAULTS), count // 2), 1))
         return start, end
 
     def _open(self, hal: MockHal) -> hcq.Device:
@@ -298,7 +301,7 @@ class Campaign:
         for name in ("descriptors", "threads", "on_bus", "vram"):
             if getattr(end, name) > getattr(start, name):
                 self.problems.append(f"{what}: {name} grew from {getattr(start, name)} to {getattr(end, name)}")
-        if cycles >= 100 and end.resident - start.resident > LEAK_BYTES * cycles:
+        if cycles >= COUNTED and end.resident - start.resident > NOISE_BYTES + LEAK_BYTES * cycles:
             self.problems.append(f"{what}: resident memory grew by {end.resident - start.resident:,} bytes in {cycles}")
 
 
