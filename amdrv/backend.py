@@ -464,6 +464,13 @@ class AmBackend(MovingSide):
         self.device.interrupts.drain()
         self.device.check()
 
+    def fileno(self) -> int | None:
+        """Readable when the card has interrupted."""
+        return self.device.interrupts.fileno()
+
+    def poll(self) -> None:
+        self.device.interrupts.poll()
+
     def diagnose(self) -> str:
         """What stands still, and at what."""
         return str(self.device.diagnose())

@@ -152,6 +152,15 @@ class Interrupts:
                 self.device.ih.rearm()      # it woke for nothing, or was lost: it must not have been the last
         return count
 
+    def poll(self) -> int:
+        """For ``select`` and ``asyncio``, when the descriptor is readable: take the interrupt and what came with it.
+        Never sleeps; returns the number of entries."""
+        if self._msi is not None:
+            self._msi.wait(0)
+        if not (count := self.drain()) and self._msi is not None:
+            self.device.ih.rearm()
+        return count
+
     def check(self) -> None:
         """Raise what the card reported since the last call.
 

@@ -137,6 +137,8 @@ class Backend(Protocol):
     engine's reach until ``free``; ``diagnose() -> str``: what stands still, and at what;
     ``recover(queues: Sequence[HardwareQueue])``: reset what stands still, give up the work of ``queues``, and return
     what was done (``str`` of it is for people, its ``vram_lost`` says whether device memory lost its content);
+    ``fileno() -> int | None`` and ``poll()``: a descriptor that is readable when something may have happened, and what
+    takes it without sleeping.
     ``add_queue(kind, priority: str) -> HardwareQueue | str``: one more, with an ``encoder`` of its own where it needs
     one, or why there is none; and in ``hcq.peer`` and ``hcq.profile`` what those ask.
     """

@@ -207,6 +207,22 @@ class Device(Moving):
         if self._debug is not None:
             self._debug.waited_for_all()
 
+    def fileno(self) -> int:
+        """A descriptor for ``select``: readable when an engine has interrupted. Then call :meth:`poll`, and look.
+
+        :raises HcqError: this machine delivers no interrupts.
+        """
+        number = getattr(self.backend, "fileno", lambda: None)()
+        if number is None:
+            raise HcqError(f"{self.name} has no descriptor to wait on: there are no interrupts here; use wait()")
+        return int(number)
+
+    def poll(self) -> None:
+        """Take the interrupts that came, without waiting. :raises: what the device reported, a fault."""
+        self._check_open()
+        getattr(self.backend, "poll", lambda: None)()
+        self._check_backend()
+
     def recover(self) -> str:
         """After a fault, a hang or a wait that expired: reset what stands still, and go on. See :mod:`hcq.recovery`.
 

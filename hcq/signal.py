@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hcq.backend import HardwareQueue, Memory
@@ -64,6 +65,11 @@ class Signal:
         """
         self.device._wait(self, self._checked(value), timeout)
 
+    async def reached(self, value: int, timeout: float | None = None) -> None:
+        """:meth:`wait` for ``asyncio``: other tasks run meanwhile."""
+        from hcq.waiting import reached
+        await reached(self, self._checked(value), timeout)
+
     def check(self, value: int) -> None:
         """:raises SubmissionFailedError: what was to store ``value`` here was given up."""
         if self._failed is not None and value >= self._failed[0]:
@@ -95,6 +101,17 @@ class Point(NamedTuple):
 
     def wait(self, timeout: float | None = None) -> None:
         self.signal.wait(self.value, timeout)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """``await point`` in ``asyncio``."""
+        return self.signal.reached(self.value).__await__()
+
+    def notify(self) -> None:
+        """Ask for an interrupt when it is complete: then ``select`` on the device wakes. Launches end without one."""
+        device = self.signal.device
+        owner = device._owner(self.signal)
+        if owner is not None and owner.wakes < self.value:
+            device._ask_for_interrupt(owner)
 
     def settle(self) -> None:
         """Wait until the engines have nothing to do with it any more, done or failed."""

@@ -244,6 +244,7 @@ class _Mapping:
         self._device, self._owner = device, owner
         iova = at = device.iovas.allocate(size)
         self._parts: list[tuple[int, int]] = []
+        self.replaced: int | None = None        # where memory that existed before was made shared for this
         try:
             for piece in pieces:
                 device.connection.call(DMA_MAP, struct.pack(
@@ -271,6 +272,10 @@ class _Mapping:
             return
         self._unmap()
         self._device.iovas.free(self._iova)
+        with _replacing:
+            _shared_mappings.discard(self)
+            if self.replaced is not None:
+                _as_private(self.replaced, self.pieces)
         self._iova, self._owner, self.view = None, None, None
         self.pieces.clear()
         self._device.mappings.discard(self)
@@ -410,6 +415,7 @@ class _Device:
         with _replacing:
             known = {piece.memory.inode: piece.memory for mapping in _shared_mappings for piece in mapping.pieces}
             mapping = _Mapping(self, view, size, _as_shared(int(view.ctypes.data), size, known), memory)
+            mapping.replaced = int(view.ctypes.data)
             _shared_mappings.add(mapping)
         return mapping
 
@@ -588,6 +594,19 @@ def _as_shared(address: int, size: int, known: dict[int, _Memory]) -> list[_Piec
     return pieces
 
 
+def _as_private(address: int, pieces: Sequence[_Piece]) -> None:
+    """What :func:`_as_shared` made shared is this process's own again, where no other mapping needs it: the same bytes,
+    and a child after a fork does not write into its parent's."""
+    for piece in pieces:
+        needed = any(other.memory is piece.memory and other.offset < piece.offset + piece.size
+                     and other.offset + other.size > piece.offset
+                     for mapping in _shared_mappings for other in mapping.pieces)
+        here = _areas(address, address + piece.size)
+        if not needed and here == [(address, address + piece.size, "rw-s", piece.offset, piece.memory.inode)]:
+            _map_at(address, piece.size, mmap.MAP_PRIVATE, piece.memory.fd, piece.offset)
+        address += piece.size
+
+
 def _is_ours(inode: int, start: int, end: int) -> bool:
     """Shared memory that an earlier mapping of ours left behind: nobody else has it."""
     return any(inode == each and at <= start and to >= end
@@ -609,9 +628,12 @@ def _areas(start: int, end: int, *, named: str = "") -> list[tuple[int, int, str
 def _replace(address: int, size: int, fd: int) -> None:
     """Put a descriptor's memory where other memory is, with the same bytes. :raises MappingError:"""
     os.pwrite(fd, (ctypes.c_char * size).from_address(address), 0)
+    _map_at(address, size, mmap.MAP_SHARED, fd, 0)
+
+
+def _map_at(address: int, size: int, flags: int, fd: int, offset: int) -> None:
     libc_mmap = ctypes.CDLL(None, use_errno=True).mmap
     libc_mmap.restype = ctypes.c_void_p
     libc_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
-    got = libc_mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | MAP_FIXED, fd, 0)
-    if got != address:
+    if libc_mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags | MAP_FIXED, fd, offset) != address:
         raise MappingError(f"memory at {address:#x} cannot be replaced: {os.strerror(ctypes.get_errno())}")

@@ -327,5 +327,12 @@ def test_memory_in_several_mappings_stays_one(folder: Path) -> None:
             memory[:] = 1
             pointer = server.board.dma(pieces[3].segments[0][0], 8192, write=False)
             assert ctypes.string_at(pointer, 8192) == bytes([1]) * 8192
+            again.close()
+            for mapping in pieces:
+                mapping.close()
+            assert (memory == 1).all()
+            lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+            spans = [(int(line[0].split("-")[0], 16), line[1]) for line in lines]
+            assert all(mode == "rw-p" for at, mode in spans if start <= at < start + 8 * 4096)      # no child sees it
             with pytest.raises(MappingError, match="not all of 0x1000 bytes at 0x1000 are memory of this process"):
                 device.map_dma(0x1000, 4096)
