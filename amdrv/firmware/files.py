@@ -1,10 +1,10 @@
 """One firmware file: found, decompressed, its header and sections checked.
 
 The header's CRC covers the bytes after the common header up to the end of the ucode (in a few files, whose header
-forgets a part, to the end of the file). The files of RLC and SMU carry one that their bytes do not give (so in every
-file of Debian's package; Linux checks none), so theirs is not checked. What the PSP is given are signed images
-(:mod:`amdrv.facts.signed`), whose digest is checked in all of them: a damaged file is found here, not by a card that
-refuses it.
+forgets a part, to the end of the file). The files of RLC and SMU, and tables of contents, carry one that their bytes
+do not give (so in every file of Debian's package; Linux checks none), so theirs is not checked. What the PSP is given
+are signed images (:mod:`amdrv.facts.signed`), whose digest is checked in all of gfx11's: a damaged file is found here,
+not by a card that refuses it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,20 @@ __all__ = ["ParsedFile", "Section", "describe", "find", "parse", "read", "search
 SUFFIXES = ("", ".xz", ".zst")
 MAX_BYTES = 64 << 20        # far beyond the largest of AMD's; bounds what a damaged archive may unpack to
 
+
+
+class sdma_firmware_header_v3_0(ctypes.Structure):
+    """Linux 6.11, amdgpu_ucode.h: one image, for gfx12's engines."""
+
+    _fields_ = [("header", ucode.common_firmware_header), ("ucode_feature_version", ctypes.c_uint32),
+                ("ucode_offset_bytes", ctypes.c_uint32), ("ucode_size_bytes", ctypes.c_uint32)]
+
+
+PSP_FW_TYPE_PSP_IPKEYMGR_DRV = 11       # Linux 6.9, amdgpu_ucode.h, psp_fw_type
+GFX12 = re.compile(r"(gc_12|psp_14|smu_14|sdma_7)_")
+"""Files whose signed images hold something else where gfx11's have a SHA-256 of the body, and no size in all."""
+NO_DIGEST = {("gc_11_0_0_rlc_1.bin", "RLC_RESTORE_LIST_SRM_MEM")}       # AMD's file, in which it does not match
+
 # Kind of file (how its name ends) -> header version -> its struct in facts.ucode.
 HEADERS: dict[str, dict[tuple[int, int], type[ctypes.Structure]]] = {
     "sos": {(2, 0): ucode.psp_firmware_header_v2_0},
@@ -41,18 +55,20 @@ HEADERS: dict[str, dict[tuple[int, int], type[ctypes.Structure]]] = {
     "rlc": {(2, 0): ucode.rlc_firmware_header_v2_0, (2, 1): ucode.rlc_firmware_header_v2_1,
             (2, 2): ucode.rlc_firmware_header_v2_2, (2, 3): ucode.rlc_firmware_header_v2_3,
             (2, 4): ucode.rlc_firmware_header_v2_4},
-    "sdma": {(2, 0): ucode.sdma_firmware_header_v2_0},
+    "sdma": {(2, 0): ucode.sdma_firmware_header_v2_0, (3, 0): sdma_firmware_header_v3_0},
+    "toc": {(1, 0): ucode.psp_firmware_header_v1_0},
 }
-NO_CRC = {"rlc", "smu"}
+NO_CRC = {"rlc", "smu", "toc"}
 _NAMES = (("sos", r"psp_\w+_sos"), ("ta", r"psp_\w+_ta"), ("smu", r"smu_\w+"), ("sdma", r"sdma_\w+"),
-          ("mes", r"gc_\w+_mes(1|_2)?"), ("mec", r"gc_\w+_mec"), ("pfp", r"gc_\w+_pfp"), ("me", r"gc_\w+_me"),
+          ("mes", r"gc_\w+_(mes(1|_2)?|uni_mes)"),
+          ("toc", r"(gc|psp)_\w+_toc"), ("mec", r"gc_\w+_mec"), ("pfp", r"gc_\w+_pfp"), ("me", r"gc_\w+_me"),
           ("rlc", r"gc_\w+_rlc(_1)?"), ("imu", r"gc_\w+_imu"))
 
 _SOS_NAMES = {ucode.PSP_FW_TYPE_PSP_SOS: "SOS", ucode.PSP_FW_TYPE_PSP_SYS_DRV: "SYS_DRV",
               ucode.PSP_FW_TYPE_PSP_KDB: "KDB", ucode.PSP_FW_TYPE_PSP_TOC: "TOC", ucode.PSP_FW_TYPE_PSP_SPL: "SPL",
               ucode.PSP_FW_TYPE_PSP_RL: "REG_LIST", ucode.PSP_FW_TYPE_PSP_SOC_DRV: "SOC_DRV",
               ucode.PSP_FW_TYPE_PSP_INTF_DRV: "INTF_DRV", ucode.PSP_FW_TYPE_PSP_DBG_DRV: "DBG_DRV",
-              ucode.PSP_FW_TYPE_PSP_RAS_DRV: "RAS_DRV"}
+              ucode.PSP_FW_TYPE_PSP_RAS_DRV: "RAS_DRV", PSP_FW_TYPE_PSP_IPKEYMGR_DRV: "IPKEYMGR_DRV"}
 _TA_NAMES = {ucode.TA_FW_TYPE_PSP_ASD: "ASD", ucode.TA_FW_TYPE_PSP_XGMI: "TA_XGMI", ucode.TA_FW_TYPE_PSP_RAS: "TA_RAS",
              ucode.TA_FW_TYPE_PSP_HDCP: "TA_HDCP", ucode.TA_FW_TYPE_PSP_DTM: "TA_DTM",
              ucode.TA_FW_TYPE_PSP_RAP: "TA_RAP", ucode.TA_FW_TYPE_PSP_SECUREDISPLAY: "TA_SECUREDISPLAY"}
@@ -174,7 +190,7 @@ class _Parser:
         self.kind = next((kind for kind, pattern in _NAMES if re.fullmatch(pattern, stem)), "")
         if not self.kind:
             self.fail("no kind of firmware has such a name; known are psp_*_sos, psp_*_ta, smu_*, sdma_*, and "
-                      "gc_*_ followed by pfp, me, mec, mes, mes1, mes_2, rlc or imu")
+                      "gc_*_ followed by pfp, me, mec, mes, mes1, mes_2, uni_mes, rlc, imu or toc")
         if len(data) < ctypes.sizeof(ucode.common_firmware_header):
             self.fail(f"{len(data)} bytes are too few for a header")
         self.common = ucode.common_firmware_header.from_buffer_copy(data)
@@ -206,7 +222,9 @@ class _Parser:
 
     def parsed(self) -> ParsedFile:
         readers = {"sos": self._packed, "ta": self._packed, "smu": self._smu, "pfp": self._gfx, "me": self._gfx,
-                   "mec": self._gfx, "mes": self._mes, "imu": self._imu, "sdma": self._sdma, "rlc": self._rlc}
+                   "mec": self._gfx, "mes": self._mes, "imu": self._imu, "sdma": self._sdma, "rlc": self._rlc,
+                   "toc": self._toc}
+        self.digests = GFX12.match(self.name) is None
         readers[self.kind]()
         return ParsedFile(self.name, self.kind, self.header, self.version, self.common.ucode_version,
                           tuple(self.sections))
@@ -219,12 +237,13 @@ class _Parser:
         header = signed.signed_header.from_buffer_copy(payload)
         if bytes(header.magic) != signed.MAGIC and not (name == "KDB" and not any(header.magic)):
             self.fail(f"{name}: {bytes(header.magic)!r} stands where {signed.MAGIC!r} should")
-        if header.total_bytes != header.body_bytes + signed.HEADER_BYTES + signed.SIGNATURE_BYTES \
-                or header.total_bytes > size:
+        total = header.body_bytes + signed.HEADER_BYTES + signed.SIGNATURE_BYTES
+        if total > size or (self.digests and header.total_bytes != total):
             self.fail(f"{name}: its image header says {header.body_bytes} bytes of body and {header.total_bytes} in "
                       f"all, the section has {size}")
         body = payload[signed.HEADER_BYTES:signed.HEADER_BYTES + header.body_bytes]
-        if hashlib.sha256(body).digest() != bytes(header.digest):
+        if self.digests and (self.name, name) not in NO_DIGEST \
+                and hashlib.sha256(body).digest() != bytes(header.digest):
             self.fail(f"{name}: the SHA-256 of its body is not the one in its image header: the file is damaged")
         self.sections.append(Section(name, offset, payload, header.version if version is None else version, start))
 
@@ -288,8 +307,16 @@ class _Parser:
         self.add("IMU_D", self.ucode + self.header.imu_iram_ucode_size_bytes, self.header.imu_dram_ucode_size_bytes)
 
     def _sdma(self) -> None:
+        if self.version == (3, 0):
+            self.add("SDMA_UCODE_TH0", self.header.ucode_offset_bytes, self.header.ucode_size_bytes)
+            return
         self.add("SDMA_UCODE_TH0", self.ucode, self.header.ctx_ucode_size_bytes)
         self.add("SDMA_UCODE_TH1", self.header.ctl_ucode_offset, self.header.ctl_ucode_size_bytes)
+
+    def _toc(self) -> None:
+        """A table of contents by itself, for loading without the PSP; it is no signed image."""
+        self.sections.append(Section("TOC", self.ucode, self.cut("TOC", self.ucode, self.common.ucode_size_bytes),
+                                     self.common.ucode_version))
 
     def _rlc(self) -> None:
         """Linux 6.1, amdgpu_rlc.c: each header version adds images to those before, but 2.4 takes 2.3's place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import lzma
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -90,6 +91,40 @@ def test_real_files_of_other_gfx11_cards_are_read(version: str) -> None:
         parsed = firmware.parse(f"gc_{version}_{part}.bin", firmware.read(path))
         for section in parsed.sections:
             synthetic.authenticate(psp.ENUMS["psp_gfx_fw_type"][f"GFX_FW_TYPE_{section.name}"], section.payload)
+
+
+def files_of_navi() -> list[str]:
+    """Every file of Debian's package that a Navi3x or Navi4x card loads."""
+    place = real_directory()
+    if place is None:
+        return []
+    security = r"13_0_(0|7|10)|14_0_[23]"
+    versions = [("gc", r"11_0_[023]|12_0_[01]"), ("psp", security), ("smu", security), ("sdma", r"6_0_[023]|7_0_[01]")]
+    pattern = re.compile("|".join(rf"{block}_({these})(_\w+)?\.bin(\.xz|\.zst)?" for block, these in versions))
+    folder = place / "amdgpu" if (place / "amdgpu").is_dir() else place
+    return sorted(path.name for path in folder.iterdir() if pattern.fullmatch(path.name))
+
+
+@real
+def test_every_file_of_navi3x_and_navi4x_is_parsed() -> None:
+    """All header versions; what the PSP is given are the file's own bytes, with its mark."""
+    place, seen = real_directory(), set()
+    assert place is not None
+    names = files_of_navi()
+    assert len(names) >= 60
+    for name in names:
+        stem = name.removesuffix(".xz").removesuffix(".zst")
+        data = firmware.read(firmware.find(stem, [place]))
+        parsed = firmware.parse(stem, data)
+        seen.add((parsed.kind, parsed.header_version))
+        assert parsed.sections, name
+        for section in parsed.sections:
+            assert section.payload == data[section.offset:section.offset + len(section.payload)], (name, section.name)
+            if not section.name.startswith("PPTABLE") and parsed.kind != "toc":
+                mark = section.payload[0x10:0x14]
+                assert mark == signed.MAGIC or (section.name == "KDB" and mark == bytes(4)), (name, section.name)
+    assert {("sdma", (3, 0)), ("sdma", (2, 0)), ("rlc", (2, 3)), ("mes", (1, 0)), ("imu", (1, 0)), ("toc", (1, 0)),
+            ("sos", (2, 0)), ("ta", (2, 0)), ("smu", (2, 1))} <= seen
 
 
 @real
