@@ -60,7 +60,7 @@ from amdrv.ring import Ring
 __all__ = ["Device", "Stage", "opened"]
 
 VRAM_BAR, DOORBELL_BAR, REGISTER_BAR = 0, 2, 5
-GFX_TARGETS = {(11, 0, 0): "gfx1100"}       # Linux 6.1, kfd_device.c, kgd2kfd_probe
+GFX_TARGETS = {(11, 0, 0): "gfx1100", (11, 0, 3): "gfx1101"}    # Linux 6.1, kfd_device.c, kgd2kfd_probe
 # Linux 6.1, soc21.c, soc21_get_xclk: the reference clock, which the VBIOS of these cards sets to 100 MHz
 GOLDEN_CLOCK_HZ = 100_000_000
 BLOCKS = ("GC", "MMHUB", "OSSSYS", "HDP", "NBIF", "MP0", "MP1", "SMUIO")

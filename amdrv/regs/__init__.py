@@ -27,15 +27,26 @@ _TABLE_FOR: dict[tuple[str, tuple[int, int, int]], str] = {
     ("GC", (11, 0, 0)): "gc_11_0_0",
     ("SDMA0", (6, 0, 0)): "gc_11_0_0",          # SDMA 6's registers lie in GC's address space and header
     ("SDMA1", (6, 0, 0)): "gc_11_0_0",
+    ("GC", (11, 0, 3)): "gc_11_0_0",            # Navi32: gfx_v11_0.c has one set of registers for both
+    ("SDMA0", (6, 0, 3)): "gc_11_0_0",          # and sdma_v6_0.c
+    ("SDMA1", (6, 0, 3)): "gc_11_0_0",
     ("MMHUB", (3, 0, 0)): "mmhub_3_0_0",
     ("ATHUB", (3, 0, 0)): "athub_3_0_0",
     ("OSSSYS", (6, 0, 0)): "osssys_6_0_0",
+    ("OSSSYS", (6, 0, 1)): "osssys_6_0_0",      # ih_v6_0.c, for all three
+    ("OSSSYS", (6, 0, 2)): "osssys_6_0_0",
     ("HDP", (6, 0, 0)): "hdp_6_0_0",
+    ("HDP", (6, 0, 1)): "hdp_6_0_0",            # hdp_v6_0.c
     ("NBIF", (4, 3, 0)): "nbio_4_3_0",          # the discovery table says NBIF, the kernel and its headers NBIO
     ("NBIO", (4, 3, 0)): "nbio_4_3_0",
+    ("NBIF", (4, 3, 1)): "nbio_4_3_0",          # nbio_v4_3.c
+    ("NBIO", (4, 3, 1)): "nbio_4_3_0",
     ("MP0", (13, 0, 0)): "mp_13_0_0",
     ("MP1", (13, 0, 0)): "mp_13_0_0",
+    ("MP0", (13, 0, 10)): "mp_13_0_0",          # psp_v13_0.c; smu_v13_0_0_ppt.c is for both, not for 13.0.7
+    ("MP1", (13, 0, 10)): "mp_13_0_0",
     ("SMUIO", (13, 0, 6)): "smuio_13_0_6",
+    ("SMUIO", (13, 0, 8)): "smuio_13_0_6",      # smuio_v13_0_6.c
     ("THM", (13, 0, 0)): "thm_13_0_2",          # Linux 6.1, smu_v13_0_0_ppt.c includes thm_13_0_2_offset.h
     ("THM", (13, 0, 2)): "thm_13_0_2",
 }

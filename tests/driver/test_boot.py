@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from amdrv.ip import sdma as sdma_block
 from amdrv.memory import Allocation
 from amdrv.ring import Ring
 from amdrv.wait import wait_until
+from mock import arch as mock_arch
 
 STAGES = ["discovery", "nbio", "gmc", "ih", "psp", "smu", "gfx", "sdma"]
 Boot = Callable[[], Device]
@@ -576,6 +578,44 @@ def test_an_unknown_chip_is_named(boot: Boot, hal: MockHal, monkeypatch: pytest.
         with pytest.raises(UnknownIpError, match=r"the card has GC 11\.0\.0; this driver knows 12\.0\.1"):
             Device.open(hal)
     everything_works(boot())
+
+
+NAVI32 = {"GC": (11, 0, 3), "SDMA0": (6, 0, 3), "SDMA1": (6, 0, 3), "MP0": (13, 0, 10), "MP1": (13, 0, 10),
+          "HDP": (6, 0, 1), "NBIF": (4, 3, 1), "OSSSYS": (6, 0, 2), "SMUIO": (13, 0, 8)}
+
+
+def another_chip(monkeypatch: pytest.MonkeyPatch, versions: dict[str, tuple[int, int, int]], **changes: int) -> None:
+    """The mock's boards are from here on of a chip with other blocks, or another PCI identity."""
+    arch = mock_arch.arch_of("gfx1100")
+    ips = tuple(dataclasses.replace(ip, version=versions.get(ip.name, ip.version)) for ip in arch.ips)
+    other = dataclasses.replace(arch, ips=ips, **changes)       # type: ignore[arg-type]
+    monkeypatch.setattr(mock_arch, "_archs", lambda: {"gfx1100": other})
+
+
+@pytest.mark.parametrize(("device_id", "versions", "target"), [(0x1234, {}, "gfx1100"), (0x747E, NAVI32, "gfx1101")])
+def test_a_chip_is_known_by_its_ip_versions_not_by_its_id(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device_id: int, versions: dict[str, tuple[int, int, int]],
+        target: str) -> None:
+    another_chip(monkeypatch, versions, device=device_id)
+    with mock.Machine(gpus=[mock.Gpu(vram="128M")]) as machine:
+        hal = MockHal(machine)
+        names = {"gc_11_0_0": "GC", "sdma_6_0_0": "SDMA0", "psp_13_0_0": "MP0", "smu_13_0_0": "MP1"}
+        for file in hal.firmware[0].iterdir():
+            name = file.name
+            for old, block in names.items() if versions else ():
+                name = name.replace(old, f"{old.split('_')[0]}_{'_'.join(map(str, versions[block]))}")
+            (tmp_path / name).write_bytes(file.read_bytes())
+        monkeypatch.setenv("AMDRV_FIRMWARE", str(tmp_path))
+        with Device.open(hal) as device:
+            assert (device.arch, device.marketing_name) == (target, f"AMD GPU 1002:{device_id:04x}")
+            everything_works(device)
+
+
+def test_a_chip_with_one_unknown_block_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    another_chip(monkeypatch, {"MMHUB": (3, 0, 2)})
+    with (mock.Machine(gpus=[mock.Gpu(vram="128M")]) as machine,
+          pytest.raises(UnknownIpError, match=r"no register table for MMHUB 3\.0\.2: the known versions of MMHUB are")):
+        Device.open(MockHal(machine))
 
 
 def test_a_small_bar_is_refused_with_the_reason() -> None:
