@@ -45,3 +45,10 @@ def test_boots_and_every_kind_of_fault_thrice() -> None:
     clean(done)
     rungs = {rung for each in done.outcomes.values() for rung in each.by}
     assert rungs == {*campaign.RUNGS, "opened again"}
+
+
+def test_the_pages_table_is_the_campaigns() -> None:
+    page = campaign.DOCS.read_text()
+    part = page[page.index(campaign.BEGIN):page.index(campaign.END)]
+    for name, _, _ in campaign.FAULTS:
+        assert f"| {name} |" in part, f"python -m tools.campaign --docs: {name} is not in the page"
