@@ -17,7 +17,6 @@ import hcq
 from amdrv.backend import AmBackend
 from amdrv.device import Device
 from amdrv.errors import AmdrvError
-from amdrv.facts import smu13
 from amdrv.hal import Hal, select
 from hcq.errors import HcqError
 from tools.amdrv_info import card
@@ -47,9 +46,9 @@ class _Card:
     def turns(self, count: int) -> int:
         return max(count // self.scale, 3)
 
-    def max_mhz(self, clock: int) -> int:
-        """The highest frequency of a clock (PPCLK_*), by the SMU."""
-        return self.card.smu.send(smu13.PPSMC_MSG_GetMaxDpmFreq, clock << 16) & 0xFFFF
+    def max_mhz(self, clock: str) -> int:
+        """The highest frequency of a clock, by the SMU."""
+        return self.card.power.clock(clock).levels[-1]
 
     def link_bytes(self) -> tuple[float | None, str]:
         """Bytes a second that the link carries at best, one way, before packets' headers."""
@@ -63,7 +62,7 @@ class _Card:
         bits = MEMORY_BUS.get(self.card.function.device)
         if bits is None:
             return None, "the width of its memory is not known"
-        mhz = self.max_mhz(smu13.PPCLK_UCLK)
+        mhz = self.max_mhz("memory")
         return mhz * 1e6 * TRANSFERS * bits / 8, f"memory, {bits} bits at {mhz * TRANSFERS / 1000:g} Gbit/s"
 
 
@@ -254,7 +253,7 @@ def _kernel(c: _Card) -> list[Row]:
         return c.device.seconds(begin, end)
     once()
     flops = 256 * groups * CHAINS * STEPS * FMA / _best(once)
-    mhz, units = c.max_mhz(smu13.PPCLK_GFXCLK), c.card.compute_units
+    mhz, units = c.max_mhz("gfx"), c.card.compute_units
     limit = units * LANES * FMA * DUAL * mhz * 1e6
     return [_row("kernel", "fp32 multiply-adds", flops / 1e9, "GFLOP/s",
                  (limit, f"{units} CUs at {mhz} MHz, both halves of VOPD"), 1e9, "", "card")]

@@ -1,13 +1,12 @@
 """Temperatures, fan, power, clocks, voltages, throttling, usage: one shape, from whoever can tell.
 
-Of a card that we drive the SMU's metrics table tells (Linux 6.1, smu_cmn.c, smu_cmn_get_metrics_table;
-smu_v13_0_0_ppt.c, smu_v13_0_0_get_gpu_metrics), of one that amdgpu drives its files in sysfs
+Of a card that we drive the SMU's metrics table tells (``Device.metrics``; Linux 6.1, smu_v13_0_0_ppt.c,
+smu_v13_0_0_get_gpu_metrics), of one that amdgpu drives its files in sysfs
 (:mod:`tools.amdrv_info.kernel`).
 """
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING, Any
 
 from amdrv.facts import smu13 as facts
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CLOCKS", "THROTTLERS", "empty", "of_device", "of_metrics"]
 
-TABLE_BYTES = 1 << 16
 CLOCKS = {"gfx": facts.PPCLK_GFXCLK, "soc": facts.PPCLK_SOCCLK, "memory": facts.PPCLK_UCLK, "fabric": facts.PPCLK_FCLK,
           "video": facts.PPCLK_VCLK_0, "decode": facts.PPCLK_DCLK_0}
 TEMPERATURES = {name.removeprefix("TEMP_").lower(): number for name, number in facts.ENUMS["TEMP_e"].items()
@@ -42,27 +40,8 @@ def empty(source: str) -> dict[str, Any]:
 
 
 def of_device(device: Device) -> dict[str, Any]:
-    """The SMU is asked for a fresh table: GetTable into VRAM (TransferTableSmu2Dram), read after the HDP's caches.
-
-    :raises BootError: the SMU refuses, or does not answer.
-    """
-    table = facts.SmuMetricsExternal_t.from_buffer_copy(_metrics(device))
-    return of_metrics(table.SmuMetrics)
-
-
-def _metrics(device: Device) -> bytes:
-    memory = device.require_memory()
-    size = ctypes.sizeof(facts.SmuMetricsExternal_t)
-    place = memory.boot_pages.allocate(TABLE_BYTES, contiguous=True)
-    try:
-        address = device.gmc.fb_start + place[0][0]
-        device.smu.send(facts.PPSMC_MSG_SetDriverDramAddrHigh, address >> 32)
-        device.smu.send(facts.PPSMC_MSG_SetDriverDramAddrLow, address & 0xFFFF_FFFF)
-        device.smu.send(facts.PPSMC_MSG_TransferTableSmu2Dram, facts.TABLE_SMU_METRICS)
-        device.flush_hdp()
-        return memory.view(place[0][0], size).tobytes()
-    finally:
-        memory.boot_pages.free(place)
+    """Of a card that this process drives. :raises PowerError: the SMU refuses, or does not answer."""
+    return of_metrics(device.metrics().raw)
 
 
 def of_metrics(metrics: facts.SmuMetrics_t) -> dict[str, Any]:
