@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from info_checks import Run, Worked, checked
 from amdrv import sdma
 from amdrv.errors import HalError
 from amdrv.hal.looking import look
-from tools.amdrv_info import source, space
+from tools.amdrv_info import engines, source, space
 
 
 def test_queues_are_those_of_the_driver(worked: Worked, run: Run) -> None:
@@ -201,6 +202,22 @@ def test_top_in_three_forms(worked: Worked, run: Run) -> None:
 def test_top_refuses(run: Run, arguments: tuple[str, ...], said: str) -> None:
     status, _, err = run("top", "--hal", "mock", *arguments)
     assert status == 1 and said in err
+
+
+def test_aql_slots_that_were_not_taken() -> None:
+    """A dispatch as hsa.h lays it out, a barrier, a slot that was taken, one of no type."""
+    dispatch = struct.pack("<HHHHHHIIIIIQQQQ", 2 | 1 << 8 | 2 << 9 | 2 << 11, 3, 64, 1, 1, 0, 256, 1, 1, 0, 512,
+                           0x1000_0000_2000, 0x3000, 0, 0x4000)
+    barrier = struct.pack("<HHI5QQQ", 3, 0, 0, 0x5000, 0, 0, 0, 0, 0, 0x6000)
+    taken, strange = struct.pack("<H62x", 1), struct.pack("<H62x", 9)
+    slots = np.frombuffer(dispatch + barrier + taken + bytes(64) + strange, np.uint32).tolist()
+    first, second, third = engines.aql_packets(slots)
+    assert (first["name"], first["at"], first["fields"]["GRID_X"], first["fields"]["KERNEL_OBJECT"]) == (
+        "KERNEL_DISPATCH", 0, 256, 0x1000_0000_2000)
+    assert first["fields"]["WORKGROUP_X"] == 64 and first["fields"]["COMPLETION_SIGNAL"] == 0x4000
+    assert (first["fields"]["BARRIER"], first["fields"]["ACQUIRE"], first["fields"]["RELEASE"]) == (1, 2, 2)
+    assert (second["name"], second["fields"]["DEPENDENCY_0"], second["at"]) == ("BARRIER_AND", 0x5000, 16)
+    assert third["problem"] == "no such packet type" and third["at"] == 64
 
 
 PROGRAM = '''

@@ -212,6 +212,7 @@ def test_the_mechanism_is_chosen_and_said(dynamic: Path, static: Path, sniff: Sn
 
 def test_what_cannot_be_run(sniff: Sniff, tmp_path: Path) -> None:
     for arguments, said in ((["/no/such/program"], "there is no such program"), (["-p", "999999999"], "no process"),
+                            (["shwo", "a.cap"], "did you mean ioctl-sniff show?"),
                             (["--type", "300", "true"], "no ioctl type byte"), (["--match", "(", "true"], "no regular"),
                             (["--decoder", str(tmp_path), "true"], "directory"), ([], "what shall be watched")):
         ran = sniff(*arguments)

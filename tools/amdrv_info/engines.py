@@ -22,8 +22,8 @@ from amdrv.packets import Decoded
 from tools.amdrv_info.dumps import packet_document
 from tools.amdrv_info.source import Live, owner_of, virtual
 
-__all__ = ["LOOK_BACK", "dumped_ring", "ih_document", "kernels_rings", "pick", "queue_document", "queues",
-           "ring_document"]
+__all__ = ["LOOK_BACK", "aql_packets", "dumped_ring", "ih_document", "kernels_rings", "pick", "queue_document",
+           "queues", "ring_document"]
 
 MECS, PIPES, QUEUES_A_PIPE = (1, 2), 4, 8           # GRBM_GFX_CNTL.QUEUEID has three bits
 MES, MES_PIPES = 3, 2                               # the scheduler's micro engine (mes_v11_0.c)
@@ -145,7 +145,7 @@ def _ring(source: Live, queue: dict[str, Any], back: int) -> dict[str, Any]:
     except AmdrvError as error:
         return kept | {"packets": [], "problem": str(error)}
     if queue["aql"]:
-        return kept | {"packets": [], "problem": "an AQL queue: its slots are read by python -m amdrv.dump"}
+        return kept | {"packets": aql_packets(words.tolist()), "problem": None}
     decode = sdma.decode if queue["engine"] == "sdma" else pm4.decode
     packets = [_packet(source, queue, packet, state, start)
                for state, start, packet in _around(queue, words, back, decode)]
@@ -230,6 +230,37 @@ def _packet(source: Live, queue: dict[str, Any], packet: Decoded, state: str, st
         return said | {"inside": {"address": packet["IB_BASE"], "packets": inner, "problem": None}}
     except AmdrvError as error:
         return said | {"inside": {"address": packet["IB_BASE"], "packets": [], "problem": str(error)}}
+
+
+# ---- AQL (HSA Platform System Architecture Specification 1.2, 2.9)
+
+AQL_WORDS = 16
+AQL_TYPES = {0: "VENDOR_SPECIFIC", 1: "INVALID", 2: "KERNEL_DISPATCH", 3: "BARRIER_AND", 4: "AGENT_DISPATCH",
+             5: "BARRIER_OR"}
+
+
+def aql_packets(words: Sequence[int]) -> list[dict[str, Any]]:
+    """Slots that the command processor has not taken yet: it makes the header of what it took INVALID."""
+    found = []
+    for number in range(len(words) // AQL_WORDS):
+        slot = list(words[AQL_WORDS * number:AQL_WORDS * (number + 1)])
+        kind = slot[0] & 0xFF
+        if kind == 1 or not any(slot):
+            continue
+        fields = {"TYPE": kind, "BARRIER": slot[0] >> 8 & 1, "ACQUIRE": slot[0] >> 9 & 3, "RELEASE": slot[0] >> 11 & 3}
+        if kind == 2:
+            fields |= {"DIMENSIONS": slot[0] >> 16 & 3, "WORKGROUP_X": slot[1] & 0xFFFF, "WORKGROUP_Y": slot[1] >> 16,
+                       "WORKGROUP_Z": slot[2] & 0xFFFF, "GRID_X": slot[3], "GRID_Y": slot[4], "GRID_Z": slot[5],
+                       "PRIVATE_BYTES": slot[6], "GROUP_BYTES": slot[7], "KERNEL_OBJECT": slot[8] | slot[9] << 32,
+                       "KERNARG_ADDRESS": slot[10] | slot[11] << 32}
+        elif kind in (3, 5):
+            fields |= {f"DEPENDENCY_{i}": slot[2 + 2 * i] | slot[3 + 2 * i] << 32 for i in range(5)}
+        fields["COMPLETION_SIGNAL"] = slot[14] | slot[15] << 32
+        packet = Decoded(AQL_TYPES.get(kind, f"TYPE_{kind}"), AQL_WORDS * number, tuple(slot), fields,
+                         problem=None if kind in AQL_TYPES else "no such packet type")
+        found.append(packet_document(packet) | {"state": "pending", "at": AQL_WORDS * number, "inside": None,
+                                                "text": str(packet)})
+    return found
 
 
 # ---- interrupts

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,6 +48,10 @@ def _run(options: argparse.Namespace) -> int:
     if not options.command and options.pid is None:
         raise run.RunError("what shall be watched? ioctl-sniff PROGRAM [ARGUMENT ...], ioctl-sniff -p PID, or "
                            "ioctl-sniff show CAPTURE; --help has the rest")
+    if options.command and shutil.which(options.command[0]) is None:
+        close = difflib.get_close_matches(options.command[0], SUBCOMMANDS, 1, 0.6)
+        raise run.RunError(f"{options.command[0]}: there is no such program"
+                           + (f"; did you mean ioctl-sniff {close[0]}?" if close else ""))
     library = _library(options)
     devices = tuple(options.device) if options.device else (
         *run.DEFAULT_DEVICES, *(pattern for each in options.decoder for pattern in abi.load(each).devices))
