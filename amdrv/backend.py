@@ -45,6 +45,8 @@ LARGEST_WAVESIZE = (1 << 15) - 1        # units that WAVESIZE can say
 WAVES_PER_CU = 32                       # that may hold scratch (Mesa, ac_gpu_info.c: max_scratch_waves)
 WAVES_PER_WORKGROUP = 32                # 1024 work-items in waves of 32: what must fit into one SE
 SCRATCH_BUDGET = 256 << 20              # bytes; beyond it fewer waves run at a time (our choice)
+# LLVM, AMDGPUBaseInfo.cpp, of gfx1100: getEUsPerCU, getMaxWavesPerEU, getTotalNumVGPRs, getVGPRAllocGranule
+SIMDS_PER_CU, WAVES_PER_SIMD, VGPRS_PER_SIMD, VGPR_GRANULE = 2, 16, 1536, 24
 MAX_WORKGROUP = 1024
 LDS_BYTES = 65536                       # of a workgroup
 POLL_INTERVAL = 4                       # Linux 6.1, sdma_v6_0_ring_emit_pipeline_sync, gfx_v11_0_wait_reg_mem
@@ -352,7 +354,9 @@ class AmBackend(MovingSide):
             arch=device.arch, name=device.marketing_name, compute_units=device.compute_units, wave_sizes=(32, 64),
             max_workgroup=MAX_WORKGROUP, lds_bytes=LDS_BYTES, vram_bytes=device.vram_size,
             timestamp_hz=float(device.clock_hz), signal_bits=32,
-            shared_aperture=device.shared_aperture, private_aperture=device.private_aperture)
+            shared_aperture=device.shared_aperture, private_aperture=device.private_aperture,
+            simds_per_cu=SIMDS_PER_CU, waves_per_simd=WAVES_PER_SIMD, vgprs_per_simd=VGPRS_PER_SIMD,
+            vgpr_granule=VGPR_GRANULE)
         self.compute = ComputeEncoder(lambda name: device.regs[name].address, device.gfx.wgp_masks)
         self.copy = CopyEncoder()
         self._queues: dict[str, list[_Queue]] = {

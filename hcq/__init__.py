@@ -37,6 +37,7 @@ from hcq.errors import (
 from hcq.graph import Graph
 from hcq.load import Manifest, Part, Transfer, load_files, load_files_async
 from hcq.memory import Buffer
+from hcq.occupancy import Occupancy
 from hcq.peer import copies
 from hcq.program import Program
 from hcq.queue import ComputeQueue, CopyQueue
@@ -48,7 +49,7 @@ __all__ = [
     "ArgumentTypeError", "Buffer", "BufferError", "ClusterError", "CodeObject", "CodeObjectError", "ComputeQueue",
     "CopyQueue", "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError",
     "HashMismatchError", "HcqError", "LaunchError", "LoadError", "Manifest", "MissingFileError", "NodeLostError",
-    "Part", "Point", "Program", "QueueError", "RaceError", "RemoteError", "Signal", "SubmissionFailedError", "Surface",
-    "Transfer", "UnknownDeviceError", "UseAfterFreeError", "backends", "copies", "load_files", "load_files_async",
+    "Occupancy", "Part", "Point", "Program", "QueueError", "RaceError", "RemoteError", "Signal", "SubmissionFailedError",
+    "Surface", "Transfer", "UnknownDeviceError", "UseAfterFreeError", "backends", "copies", "load_files", "load_files_async",
     "open",
 ]

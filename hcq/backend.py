@@ -35,6 +35,10 @@ class Properties:
     signal_bits: int = 64           # largest value that every queue can wait for, in bits
     shared_aperture: int = 0        # flat addresses of LDS and of scratch start here: the 64-bit bases
     private_aperture: int = 0
+    simds_per_cu: int = 0           # what a processor holds, for hcq.occupancy; 0: not known
+    waves_per_simd: int = 0
+    vgprs_per_simd: int = 0         # of 32 lanes
+    vgpr_granule: int = 0
 
 
 @dataclass

@@ -22,6 +22,7 @@ from hcq.backend import Kernel
 from hcq.errors import ArgumentTypeError, LaunchError
 from hcq.memory import Buffer, Storage
 from hcq.metadata import Argument, KernelInfo
+from hcq.occupancy import Occupancy, occupancy
 from hcq.recording import RECORDING
 
 if TYPE_CHECKING:
@@ -178,6 +179,15 @@ class Program:
             return self._shapes[grid, block, lds]
         except (KeyError, TypeError):       # TypeError: a list, or an array
             return self._shape(grid, block, lds)
+
+    def occupancy(self, block: Size, lds: int = 0) -> Occupancy | None:
+        """How many waves fit at a time with workgroups of ``block`` work-items and ``lds`` bytes of dynamic memory.
+
+        :raises LaunchError: as a launch with them.
+        """
+        shape = self.shape(1, block, lds)
+        items = shape.block[0] * shape.block[1] * shape.block[2]
+        return occupancy(self.info, self.device.properties, items, self.kernel.group_bytes + shape.lds)
 
     def dispatch_packet(self, shape: Shape, kernarg: int) -> bytes:
         """An HSA kernel dispatch packet, for kernels that read their sizes there."""
