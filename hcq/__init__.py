@@ -49,7 +49,7 @@ __all__ = [
     "ArgumentTypeError", "Buffer", "BufferError", "ClusterError", "CodeObject", "CodeObjectError", "ComputeQueue",
     "CopyQueue", "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError",
     "HashMismatchError", "HcqError", "LaunchError", "LoadError", "Manifest", "MissingFileError", "NodeLostError",
-    "Occupancy", "Part", "Point", "Program", "QueueError", "RaceError", "RemoteError", "Signal", "SubmissionFailedError",
-    "Surface", "Transfer", "UnknownDeviceError", "UseAfterFreeError", "backends", "copies", "load_files", "load_files_async",
-    "open",
+    "Occupancy", "Part", "Point", "Program", "QueueError", "RaceError", "RemoteError", "Signal",
+    "SubmissionFailedError", "Surface", "Transfer", "UnknownDeviceError", "UseAfterFreeError", "backends", "copies",
+    "load_files", "load_files_async", "open",
 ]
