@@ -1,7 +1,7 @@
 """How fast files come into device memory and go out, beside fio: python -m bench.load [--docs] [--json FILE]
 
 fio (Debian's) reads the same file from the same disk with the same pattern: one sequential reader, O_DIRECT, reads of
-2 MiB, eight under way, io_uring. Both take turns, several rounds in one run, since a disk's speed changes from one
+4 MiB, eight under way, io_uring. Both take turns, several rounds in one run, since a disk's speed changes from one
 second to the next; the ratio is the median of the rounds' ratios. The card is the mock's in null execution
 (``mock.nullexec``): copy engines fetch and signal, but the copying, which a card does by itself, is left out; one row
 has it. Without fio the rows have no peer.
@@ -100,10 +100,11 @@ def _engine(name: str) -> Iterator[str]:
 
 
 def _compare(what: str, nbytes: int, rounds: int, act: Callable[[], object], peer: Callable[[], float | None],
-             limit: float | None = None) -> Row:
+             limit: float | None = None, before: Callable[[], object] = lambda: None) -> Row:
     """Turn and turn about, the order changing; the first round is a rehearsal."""
     ours, theirs, ratios = [], [], []
     for number in range(rounds + 1):
+        before()
         if number % 2:
             mine, other = _rate(nbytes, act), peer()
         else:
@@ -130,8 +131,12 @@ def measure(folder: Path, nbytes: int, rounds: int) -> list[Row]:
         os.fsync(file.fileno())
 
     def fio_writes() -> float | None:
-        (folder / "fio.bin").unlink(missing_ok=True)            # a new file, as ours is one
         return _fio(folder / "fio.bin", nbytes, "write")
+
+    def no_files() -> None:
+        for old in (folder / "fio.bin", out):                   # both write a new file; freeing the old takes time, too
+            old.unlink(missing_ok=True)
+        os.sync()
 
     def fio_reads() -> float | None:
         return _fio(path, nbytes, "read")
@@ -156,7 +161,7 @@ def measure(folder: Path, nbytes: int, rounds: int) -> list[Row]:
             rows.append(_compare(f"{count} parts at once", nbytes, rounds,
                                  lambda: hcq.load_files(parts, via="staging"), fio_reads))
             rows.append(_compare("memory to file, on the disk (fsync)", nbytes, rounds,
-                                 lambda: device.store(out, buffer), fio_writes))
+                                 lambda: device.store(out, buffer), fio_writes, before=no_files))
         rows.append(_compare("file to memory, the mock copying", nbytes, 1, load(), fio_reads))
         rows.append(_compare("file to memory, by the mock's window", nbytes, 1,
                              lambda: device.load(path, 0, nbytes, buffer, via="window"), fio_reads))
@@ -173,7 +178,7 @@ def _write_docs(rows: list[Row], nbytes: int, path: Path) -> None:
     about = (f"`python -m bench.load --docs`, {os.cpu_count()} cores, {platform.machine()}, Python "
              f"{platform.python_version()}, {nbytes >> 20} MiB. fio takes turns with ours on one file: sequential, "
              f"O_DIRECT, {CHUNK >> 20} MiB a read, {DEPTH} under way, io_uring. The mock is in null execution but for "
-             "the last two rows.")
+             f"the last two rows. Load average at the end: {os.getloadavg()[0]:.0f}.")
     part = BEGIN + "## Files\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
     text = path.read_text(encoding="utf-8")
     if BEGIN in text:

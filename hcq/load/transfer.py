@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHUNK", "DEPTH", "Job", "Progress", "new_hasher", "read_files", "write_file"]
 
-CHUNK = 2 << 20         # bytes a read
+CHUNK = 4 << 20         # bytes a read
 DEPTH = 8               # slots of staging memory a device: reads and copies under way
 _NAP = 1e-3             # seconds to wait for a read while copies are under way too
 _PATIENCE = 0.1         # seconds between two looks for a cancelled transfer
