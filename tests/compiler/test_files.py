@@ -34,6 +34,11 @@ from compiler.files.safetensors import NAMES, codes_of
 RNG = np.random.default_rng(7)
 
 
+def label(value: Any) -> str | None:
+    """Parameters' names: bytes have none, since archives hold the time."""
+    return "bytes" if isinstance(value, bytes) else None
+
+
 def header_of(entries: Any, data: bytes = b"") -> bytes:
     text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
     return struct.pack("<Q", len(text)) + text + data
@@ -99,7 +104,7 @@ def test_safetensors_of_their_own_library(tmp_path: Path) -> None:
      "the tensors take 2 bytes, and 3"),
     (header_of({"__metadata__": {"a": 1}}), "__metadata__ must be an object of strings"),
     (header_of({"a": {"dtype": "F64", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 8]}}, b"12345678"), "takes"),
-])
+], ids=label)
 def test_bad_safetensors(data: bytes, message: str) -> None:
     with pytest.raises(FileFormatError) as caught:
         safe_load(data)
@@ -206,7 +211,7 @@ def test_gguf_of_their_own_library(tmp_path: Path) -> None:
     (gguf([info("t", (1 << 40, 1 << 40), 0)], data=bytes(100)), "takes 4835703278458516698824704 bytes"),
     (gguf([info("t", (4,), 0), info("t", (4,), 0, 32)], data=bytes(64)), "the tensor 't' is there twice"),
     (gguf([info("t", (16,), 0), info("u", (4,), 0, 32)], data=bytes(64)), "'t' and 'u' overlap"),
-])
+], ids=label)
 def test_bad_gguf(data: bytes, message: str) -> None:
     with pytest.raises(FileFormatError) as caught:
         gguf_load(data)
@@ -335,7 +340,7 @@ FLOATS = np.zeros(3, np.float32).tobytes()
     (archive(b"\x80\x02K\x01.", byteorder=b"big"), "its byte order is b'big'"),
     (pickle.dumps(5), "its magic number is missing"),
     (pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(7, 2), "version 7 of the format"),
-])
+], ids=label)
 def test_bad_pytorch_files(data: bytes, message: str) -> None:
     with pytest.raises(FileFormatError) as caught:
         torch_load(data)
@@ -394,7 +399,7 @@ def test_stored_files_stay_on_their_device(monkeypatch: pytest.MonkeyPatch) -> N
     (tar_extract, tar("w:gz")[:60], "cannot be unpacked"),
     (zip_extract, b"x" * 600, "no zip archive"),
     (zip_extract, b"", "no zip archive"),
-])
+], ids=label)
 def test_bad_archives(load: Callable[..., Any], data: bytes, message: str) -> None:
     with pytest.raises(FileFormatError, match=message):
         load(data)
