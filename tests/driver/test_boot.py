@@ -691,3 +691,17 @@ def test_three_hundred_boots(hal: MockHal) -> None:
         with Device.open(hal) as device:
             device.alloc(1 << 20, kind="system")
         assert device.shutdown_errors == []
+
+
+def test_a_card_that_amdgpu_has_initialised_is_reset_first(boot: Boot, hal: MockHal, machine: mock.Machine) -> None:
+    """Firmware of another driver runs, GFXOFF is allowed, its queues are live, and there is no mark of ours."""
+    other, board = Device.open(hal), machine.gpus[0]
+    other.regs.SCRATCH_REG7.write(0xCAFEDEAD)           # Linux's ring test leaves something there, too
+    other.smu.allow_gfxoff(True)
+    other.pci.close()
+    assert board.smu.gfxoff_allowed
+    device = boot()
+    assert [stage.name for stage in device.boot_stages] == [STAGES[0], "reset", *STAGES[1:]] and not device.warm
+    everything_works(device)
+    device.close()
+    assert [str(note) for note in board.notes if note.rule == "gfxoff"] == []

@@ -204,3 +204,22 @@ class Buffers(RuleBasedStateMachine):
 
 TestBuffers = Buffers.TestCase
 TestBuffers.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+
+
+def test_what_is_freed_in_a_batch_shares_its_flushes() -> None:
+    card = Card()
+    buffers = [card.memory.alloc(4096) for _ in range(20)]
+    card.log.clear()
+    with card.memory.batch():
+        for buffer in buffers[:10]:
+            card.memory.free(buffer)
+        with pytest.raises(ValueError, match="freed twice"):
+            card.memory.free(buffers[0])
+        assert card.log == [] and all(card.memory.holds(buffer) for buffer in buffers[:10])
+        kept = card.memory.alloc(4096)          # not where something is about to be unmapped
+        assert kept.address not in [buffer.address for buffer in buffers]
+    assert card.log.count("tlb") == 1
+    assert not any(card.memory.holds(buffer) for buffer in buffers[:10])
+    card.log.clear()
+    card.memory.free(buffers[10])
+    assert card.log == ["hdp", "tlb"]

@@ -336,3 +336,34 @@ def test_memory_in_several_mappings_stays_one(folder: Path) -> None:
             assert all(mode == "rw-p" for at, mode in spans if start <= at < start + 8 * 4096)      # no child sees it
             with pytest.raises(MappingError, match="not all of 0x1000 bytes at 0x1000 are memory of this process"):
                 device.map_dma(0x1000, 4096)
+
+
+ENDS = {        # how a driver's process ends -> what it does then
+    "exit": "sys.exit(3)",
+    "exception": "raise RuntimeError('as planned')",
+    "SIGINT": "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
+    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
+    "fork": "child = os.fork()\nif not child:\n    device.close()\n    os._exit(0)\nos.waitpid(child, 0)\n"
+            "assert device.clock() > 0 and device.alloc(4096)\ndevice.close()"}
+
+
+def test_every_end_of_a_driver_leaves_a_usable_card(process: tuple[subprocess.Popen[str], str]) -> None:
+    from amdrv.device import Device
+    _, path = process
+    for end, action in ENDS.items():
+        script = ("import os, signal, sys, time\nfrom amdrv.device import Device\ndevice = Device.open()\n"
+                  "device.alloc(1 << 20, kind='system')\nprint('booted', flush=True)\n" + action)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120,
+                              cwd=Path(__file__).parents[2], env={**os.environ, "AMDRV_HAL": f"vfio-user:{path}"})
+        assert done.stdout == "booted\n", done.stderr
+        assert (done.returncode == 0) == (end == "fork"), done.stderr
+        if end in ("exception", "SIGINT"):
+            assert ("as planned" if end == "exception" else "KeyboardInterrupt") in done.stderr.splitlines()[-1]
+        with Device.open(VfioUserHal([path])) as device:
+            buffer = device.alloc(4096, kind="system")
+            device.compute_rings[0].test()
+            device.sdma_rings[0].test()
+            with pytest.raises(CardBusyError, match="another client has the card"):
+                Device.open(VfioUserHal([path]))
+            device.free(buffer)
+        assert device.shutdown_errors == []
