@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ import hcq
 import mock
 from amdrv.backend import AmBackend
 from amdrv.device import Device
+from amdrv.errors import HalError
 from amdrv.hal.mock import MockHal
-from tools.amdrv_info.waves import disassembly
+from tools.amdrv_info.waves import disassembly, kernels_waves
 
 llvmlite = pytest.importorskip("llvmlite")
 
@@ -105,6 +108,61 @@ def test_an_illegal_instruction_halts_its_waves(card: Any, run: Run) -> None:
     assert len(places) == 4
     status, out, _ = run("wave", "--hal", "mock", "--vgprs", "1")
     assert "halted: an illegal instruction" in out and "->" in out and "4 waves" in out
+
+
+def test_amdgpus_debugfs_and_the_registers_show_the_same_waves(card: Any, run: Run) -> None:
+    """The kernel's files as its source has them, over the mock's registers, against the tool's own reading."""
+    hal, dev = card
+    program = dev.program(compiled(ENDING).replace(S_ENDPGM, NO_INSTRUCTION, 1), "k")
+    program(dev.alloc(4096), np.int32(3), grid=2, block=64)
+    board, regs = hal.machine.gpus[0], dev.backend.device.regs
+    until(lambda: any(queue.hung for queue in board.mec.everyone()))
+
+    def indirect(slot: int, index: int, count: int, lane: int = 0) -> list[int]:
+        regs.SQ_IND_INDEX.write(wave_id=slot, workitem_id=lane, index=index, auto_incr=1)
+        return [int(regs.SQ_IND_DATA.read()) for _ in range(count)]
+
+    def read(kind: str, position: int, nbytes: int) -> bytes:
+        """amdgpu_debugfs_wave_read and amdgpu_debugfs_gpr_read."""
+        def bits(high: int, low: int) -> int:
+            return position >> low & (1 << high - low + 1) - 1
+        wave = kind == "wave"
+        first = 7 if wave else 12
+        se, sa, instance = (bits(first + at + 7, first + at) for at in (0, 8, 16))
+        regs.GRBM_GFX_INDEX.write(se_index=se, sa_index=sa, instance_index=instance)
+        if wave:
+            words = [3] + [indirect(bits(36, 31), index, 1)[0] for index in (
+                0x102, 0x108, 0x109, 0x27E, 0x27F, 0x117, 0x118, 0x105, 0x106, 0x103, 0x107, 0x11C, 0x10D, 0x27D,
+                0x101)]
+        else:
+            words = indirect(bits(43, 36), (0x200 if bits(61, 60) else 0x400) + bits(11, 0) // 4, nbytes // 4,
+                             bits(59, 52))
+        regs.GRBM_GFX_INDEX.write(se_broadcast_writes=1, sa_broadcast_writes=1, instance_broadcast_writes=1)
+        return struct.pack(f"<{len(words)}I", *words)[:nbytes]
+
+    ours = checked(run("wave", "--hal", "mock", "--json", "--vgprs", "2")[1])["waves"]
+    theirs = kernels_waves("0", read, vgprs=2)["waves"]
+    assert len(ours) == 4
+    for one in (*ours, *theirs):
+        one.pop("code")
+        one.pop("code_problem")
+    assert theirs == ours
+    with pytest.raises(HalError, match="amdgpu_wave is of type 2; type 3, of gfx11, is known"):
+        kernels_waves("0", lambda kind, at, n: struct.pack("<I", 2).ljust(n, b"\1"))
+
+
+def test_a_snapshot_keeps_waves_that_stand(card: Any, run: Run, tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    import mock.snapshot
+    hal, dev = card
+    program = dev.program(compiled(ENDING).replace(S_ENDPGM, NO_INSTRUCTION, 1), "k")
+    program(dev.alloc(4096), np.int32(3), grid=1, block=32)
+    until(lambda: any(queue.hung for queue in hal.machine.gpus[0].mec.everyone()))
+    before = checked(run("wave", "--hal", "mock", "--json", "--vgprs", "2")[1])
+    with mock.snapshot.load(mock.snapshot.save(hal.machine, tmp_path / "s.snapshot")) as machine:
+        monkeypatch.setattr(MockHal, "_shared", MockHal(machine))
+        after = checked(run("wave", "--hal", "mock", "--json", "--vgprs", "2")[1])
+    assert after == before and len(before["waves"]) == 1
 
 
 def test_selectors_are_put_back(card: Any, run: Run) -> None:

@@ -9,15 +9,17 @@ amdgpu_debugfs_ring_read.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tools.amdrv_info import sensors
 from tools.amdrv_info.doctor import Host
 
-__all__ = ["GpuMetrics", "fdinfo", "gpu", "rings", "sensors_of", "surroundings"]
+__all__ = ["GpuMetrics", "fdinfo", "gpu", "rings", "sensors_of", "surroundings", "wave_reader"]
 
 HWMON_CLOCKS = {"freq1": "gfx", "freq2": "memory"}
 DPM_CLOCKS = {"pp_dpm_sclk": "gfx", "pp_dpm_mclk": "memory", "pp_dpm_socclk": "soc", "pp_dpm_fclk": "fabric",
@@ -270,6 +272,22 @@ def rings(host: Host, address: str) -> dict[str, tuple[int, int, list[int]]] | N
         read, write, _, *words = struct.unpack(f"<{len(data) // 4}I", data)
         found[path.name.removeprefix("amdgpu_ring_")] = (read, write, words)
     return found
+
+
+def wave_reader(host: Host, address: str) -> Callable[[str, int, int], bytes] | None:
+    """What reads debugfs's amdgpu_wave and amdgpu_gpr; None where they cannot be read."""
+    folder = _debugfs(host, host.device(address))
+    if folder is None or not all(os.access(folder / f"amdgpu_{kind}", os.R_OK) for kind in ("wave", "gpr")):
+        return None
+
+    def read(kind: str, position: int, nbytes: int) -> bytes:
+        try:
+            with (folder / f"amdgpu_{kind}").open("rb", buffering=0) as file:
+                file.seek(position)
+                return file.read(nbytes)
+        except OSError:
+            return b""              # no such wave, or the graphics core has no power
+    return read
 
 
 # ---- who uses it

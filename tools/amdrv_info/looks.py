@@ -137,6 +137,15 @@ def _kernels_rings(options: Options) -> dict[str, Any] | None:
     return engines.kernels_rings(function.address, found, options.name, back=options.back)
 
 
+def _kernels_waves(options: Options) -> Callable[[str, int, int], bytes] | None:
+    """amdgpu's own way to waves, where it drives the card and debugfs can be read."""
+    if options.boot:
+        return None
+    hal = looking_hal(options.hal)
+    function = card.choose(hal, options.device)
+    return kernel.wave_reader(Host(), function.address) if hal.name != "mock" and function.driver == "amdgpu" else None
+
+
 def _ih(options: Options) -> int:
     if options.source:
         document = archive(options).document("ih")
@@ -153,6 +162,8 @@ def _ih(options: Options) -> int:
 def _wave(options: Options) -> int:
     if options.source:
         document = archive(options).document("wave")
+    elif (read := _kernels_waves(options)) is not None:
+        document = waves.kernels_waves(options.device, read, vgprs=options.vgprs, every=options.all)
     else:
         with opened(options, selectors=True) as source:
             document = waves.wave_document(source, vgprs=options.vgprs, every=options.all, shape=waves.shape_of(source))
@@ -251,6 +262,11 @@ def report_of(path: str, hal: Any, function: Any, source: Live | None, why_not: 
         found = kernel.rings(Host(), function.address) if kernels else None
         return engines.ring_document(need()) if found is None else engines.kernels_rings(function.address, found, None)
 
+    def wave() -> dict[str, Any]:
+        read = kernel.wave_reader(Host(), function.address) if kernels else None
+        return (waves.wave_document(need(), vgprs=16, shape=waves.shape_of(need())) if read is None
+                else waves.kernels_waves(function.address, read, vgprs=16))
+
     def findings() -> dict[str, Any]:
         host = doctor.Host()
         doctor.require_linux(host)
@@ -263,7 +279,7 @@ def report_of(path: str, hal: Any, function: Any, source: Live | None, why_not: 
         "queue": lambda: engines.queue_document(need()),
         "ring": ring,
         "ih": lambda: engines.ih_document(need()),
-        "wave": lambda: waves.wave_document(need(), vgprs=16, shape=waves.shape_of(need())),
+        "wave": wave,
         "top": lambda: top.kernel_once(function) if kernels else top.sample_once(need()),
         "fw": lambda: card.firmware_documents(hal, function),
     }

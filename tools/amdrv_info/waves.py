@@ -7,7 +7,9 @@ that (amdgpu_debugfs.c, amdgpu_debugfs_wave_read, amdgpu_debugfs_gpr_read).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +17,7 @@ from amdrv.errors import AmdrvError, HalError
 from amdrv.regs import Table, table
 from tools.amdrv_info.source import Live, virtual
 
-__all__ = ["disassembly", "shape_of", "wave_document"]
+__all__ = ["disassembly", "kernels_waves", "shape_of", "wave_document"]
 
 SIMDS, SLOTS = 4, 16                        # SIMDs of a WGP; gc_num_max_waves_per_simd
 SGPRS, VGPRS = 0x200, 0x400                 # SQIND_WAVE_SGPRS_OFFSET, _VGPRS_OFFSET (soc15d.h, gfx10 and later)
@@ -107,6 +109,60 @@ def _wave(source: Live, slot: int, registers: Table, status: dict[str, int], vgp
             "exec": _at(source, slot, EXEC_LO) | _at(source, slot, EXEC_HI) << 32, "m0": _at(source, slot, M0),
             "vcc": sgprs[VCC] | sgprs[VCC + 1] << 32, "scc": status["SCC"], "status": status, "trapsts": trapsts,
             "sgprs": sgprs[:USER_SGPRS], "vgprs": [[column[n] for column in columns] for n in range(count)]}
+
+
+# ---- by amdgpu's debugfs
+
+DEBUGFS_FIELDS = ("STATUS", "PC_LO", "PC_HI", "EXEC_LO", "EXEC_HI", "HW_ID1", "HW_ID2", "GPR_ALLOC", "LDS_ALLOC",
+                  "TRAPSTS", "IB_STS", "IB_STS2", "IB_DBG1", "M0", "MODE")
+"""Words of amdgpu_wave after the first, which is 3 (gfx_v11_0_read_wave_data)."""
+GFX11_DATA = 3
+DebugRead = Callable[[str, int, int], bytes]
+"""("wave" or "gpr", position, bytes) -> what amdgpu's file has there"""
+
+
+def kernels_waves(card: str, read: DebugRead, *, vgprs: int = 0, every: bool = False,
+                  shape: tuple[int, int, int] = (6, 2, 4)) -> dict[str, Any]:
+    """:func:`wave_document` of a card that amdgpu drives: a wave is chosen by the position in the file
+    (amdgpu_debugfs_wave_read, amdgpu_debugfs_gpr_read). The code is not to be had that way.
+
+    :raises HalError: the files are of another generation.
+    """
+    registers, waves = table("gc_11_0_0"), []
+    engines, arrays, wgps = shape
+    for se, sa, wgp, simd, slot in itertools.product(range(engines), range(arrays), range(wgps), range(SIMDS),
+                                                     range(SLOTS)):
+        instance = SIMDS * wgp + simd
+        data = read("wave", se << 7 | sa << 15 | instance << 23 | slot << 31, 4 * (1 + len(DEBUGFS_FIELDS)))
+        words = struct.unpack(f"<{len(data) // 4}I", data[:len(data) & ~3])
+        if len(words) <= len(DEBUGFS_FIELDS):
+            continue
+        if words[0] != GFX11_DATA:
+            raise HalError(f"{card}: amdgpu_wave is of type {words[0]}; type {GFX11_DATA}, of gfx11, is known")
+        raw = dict(zip(DEBUGFS_FIELDS, words[1:], strict=False))
+        status = registers["SQ_WAVE_STATUS"].unpack(raw["STATUS"])
+        if not status["VALID"] or not (every or status["HALT"]):
+            continue
+        trapsts = registers["SQ_WAVE_TRAPSTS"].unpack(raw["TRAPSTS"])
+        hw2 = registers["SQ_WAVE_HW_ID2"].unpack(raw["HW_ID2"])
+        lanes = 64 if registers["SQ_WAVE_IB_STS2"].unpack(raw["IB_STS2"])["WAVE64"] else 32
+        count = min(vgprs, 8 * (registers["SQ_WAVE_GPR_ALLOC"].unpack(raw["GPR_ALLOC"])["VGPR_SIZE"] + 1))
+        place = se << 12 | sa << 20 | instance << 28 | slot << 36
+
+        def many(position: int, number: int) -> list[int]:
+            found = read("gpr", position, 4 * number)
+            return list(struct.unpack(f"<{number}I", found.ljust(4 * number, b"\0")[:4 * number]))
+        sgprs = many(place | 1 << 60, USER_SGPRS + 2)
+        columns = [many(place | lane << 52, count) for lane in range(lanes)] if count else []
+        waves.append({
+            "se": se, "sa": sa, "wgp": wgp, "simd": simd, "slot": slot, "halted": bool(status["HALT"]),
+            "why": _why(status, trapsts), "pc": raw["PC_LO"] | raw["PC_HI"] << 32, "vmid": hw2["VM_ID"],
+            "me": hw2["ME_ID"], "pipe": hw2["PIPE_ID"], "queue": hw2["QUEUE_ID"], "lanes": lanes,
+            "exec": raw["EXEC_LO"] | raw["EXEC_HI"] << 32, "m0": raw["M0"], "vcc": sgprs[VCC] | sgprs[VCC + 1] << 32,
+            "scc": status["SCC"], "status": status, "trapsts": trapsts, "sgprs": sgprs[:USER_SGPRS],
+            "vgprs": [[column[n] for column in columns] for n in range(count)], "code": [],
+            "code_problem": "amdgpu's debugfs does not show memory by a process's addresses"})
+    return {"card": card, "waves": waves}
 
 
 def _why(status: dict[str, int], trapsts: dict[str, int]) -> str | None:
