@@ -7,6 +7,7 @@ device that has no memory behind it) goes through ``pread`` and ``pwrite`` on a 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ class MappedRegion:
     def __init__(self, name: str, size: int, areas: Sequence[tuple[int, mmap.mmap]], *, memory_like: bool,
                  trapped: tuple[int, int] | None = None, bus_address: int | None = None) -> None:
         self.name, self.size, self.memory_like, self.bus_address = name, size, memory_like, bus_address
-        self.areas, self._trapped = list(areas), trapped
+        self.areas, self._trapped, self._closed = list(areas), trapped, False
         self._whole = len(self.areas) == 1 and self.areas[0][0] == 0 and len(self.areas[0][1]) == size
         self._casts = [(start, start + len(area), memoryview(area).cast("I"), memoryview(area).cast("Q"))
                        for start, area in self.areas]
@@ -83,13 +84,28 @@ class MappedRegion:
         for start, area in self.areas:
             if start <= offset and offset + size <= start + len(area):
                 return np.frombuffer(area, np.uint8)[offset - start:offset - start + size].view(dtype)
-        raise HalError(f"{size:#x} bytes at {offset:#x} of {self.name} cannot be mapped")
+        raise HalError(self._why_not(offset) if self._closed else
+                       f"{size:#x} bytes at {offset:#x} of {self.name} cannot be mapped")
 
     def address(self) -> int:
         """Where this process sees the BAR. :raises HalError: unless it is mapped as a whole."""
         if not self._whole:
             raise HalError(f"{self.name} is not mapped as a whole")
         return int(np.frombuffer(self.areas[0][1], np.uint8).ctypes.data)
+
+    def close(self) -> None:
+        """Unmap it, with the card: whoever kept the region has an error, not a card that may be somebody else's by now.
+        What is looked at through :meth:`view` stays mapped as long as the array lives, and the kernel keeps the card
+        open so long."""
+        self._closed, self._whole, self._trapped = True, False, None
+        for *_, u32, u64 in self._casts:
+            u32.release()
+            u64.release()
+        self._casts = []
+        for _, area in self.areas:
+            with contextlib.suppress(BufferError):
+                area.close()
+        self.areas = []
 
     def _index(self, offset: int, width: int) -> int:
         if offset % width or not 0 <= offset <= self.size - width:
@@ -99,15 +115,20 @@ class MappedRegion:
 
     def _pread(self, offset: int, width: int) -> int:
         if self._trapped is None:
-            raise HalError(f"{offset:#x} of {self.name} is not mapped")
+            raise HalError(self._why_not(offset))
         fd, base = self._trapped
         data = os.pread(fd, width, base + offset)
         if len(data) != width:
             raise HalError(f"{self.name}: the kernel read {len(data)} of {width} bytes at {offset:#x}")
         return int.from_bytes(data, "little")
 
+    def _why_not(self, offset: int) -> str:
+        if self._closed:
+            return f"{self.name} is closed, with its card; open the card again through the HAL"
+        return f"{offset:#x} of {self.name} is not mapped"
+
     def _pwrite(self, offset: int, width: int, value: int) -> None:
         if self._trapped is None:
-            raise HalError(f"{offset:#x} of {self.name} is not mapped")
+            raise HalError(self._why_not(offset))
         fd, base = self._trapped
         os.pwrite(fd, (value & (1 << 8 * width) - 1).to_bytes(width, "little"), base + offset)

@@ -198,6 +198,8 @@ class _Device:
             self.config.update(COMMAND, 2, clear=COMMAND_MASTER)
         for mapping in list(self.mappings):
             mapping.close()
+        for region in self._regions.values():
+            region.close()
         self._regions.clear()
         os.close(self._config_fd)
         with contextlib.suppress(OSError):                 # the kernel counts who enabled the function

@@ -163,6 +163,8 @@ class _Device:
                     notice.close()
         for mapping in list(self.mappings):
             mapping.close()
+        for region in self._regions.values():
+            region.close()
         self._regions.clear()
         self.vfio.close()
         self.iommu.close()

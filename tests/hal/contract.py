@@ -68,6 +68,16 @@ class HalContract:
         with pytest.raises(HalError, match="closed"):
             device.alloc_dma(4096)
 
+    def test_what_was_kept_of_a_closed_card_is_an_error(self, hal: Hal) -> None:
+        device = hal.open(hal.functions(AMD_VENDOR_ID)[0].address)
+        registers, vram = device.bar(5), device.bar(0)
+        registers.read32(0)
+        device.close()
+        for access in (lambda: registers.read32(0), lambda: registers.write32(0, 1), lambda: vram.read64(8),
+                       lambda: vram.view(0, 16)):
+            with pytest.raises(HalError, match="closed"):
+                access()
+
     def test_open_decodes_memory_but_masters_nothing(self, device: PciDevice) -> None:
         command = device.config.read(COMMAND, 2)
         assert command & COMMAND_MEMORY and not command & COMMAND_MASTER

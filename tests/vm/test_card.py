@@ -43,4 +43,5 @@ def test_contract_and_doctor(iommu: str, modes: str, tmp_path: Path,
     guest.record(record_property, result, "the HAL's contract and doctor, mock card by vfio-user", iommu,
                  modes.replace(",", ", "), f"{result.passed} passed" if not result.status else "FAILED")
     assert result.status == 0, result.output[-6000:]
-    assert result.passed >= 60 and door.asked >= 30, (result.passed, door.asked)
+    assert result.passed >= 70 and "skipped" not in result.output, result.output[-2000:]
+    assert door.asked >= 15, door.asked

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ways import MODES, in_child
+from ways import MODES, TRANSLATED, in_child, only
 
 from amdrv.hal import AMD_VENDOR_ID
 from amdrv.hal.sysfs import SysfsHal
 from tools.amdrv_info.doctor import Host, examine
 
-TRANSLATING = "type1" in MODES
+TRANSLATING = bool(set(MODES) & set(TRANSLATED))
 
 
 def doctor(**limits: Any) -> dict[str, dict[str, str]]:
@@ -91,7 +91,7 @@ def test_firmware_is_looked_for(tmp_path: Path) -> None:
     assert str(tmp_path) in found["evidence"]
 
 
-@pytest.mark.skipif(not TRANSLATING, reason="VFIO's files need an IOMMU, or the unsafe mode")
+@only(*TRANSLATED)
 def test_binding_and_permissions_are_mended(card: str) -> None:
     mend(doctor()[f"{card} driver"])
     found = doctor()
