@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from amdrv.errors import AmdrvError
+from amdrv.waves import Wave, waves
 
 if TYPE_CHECKING:
     from amdrv.device import Device
     from amdrv.ring import Ring
 
 __all__ = ["Diagnosis", "Recovery", "StuckQueue", "Step", "diagnose", "recover"]
+
+TOLD = 2                # waves of a queue that a report's text names
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,15 @@ class StuckQueue:
 
     ring: str
     pending: int            # words submitted and not read
-    packet: str             # the packet where it stands, as text; "" when all were read
+    packet: str             # where the read pointer stands that it reported last, as text
     kernel: str             # of a compute queue: the code of the last launch, and the buffer that holds it
+    waves: tuple[Wave, ...] = ()        # of a compute queue: those that are on the card, the first of many
 
     def __str__(self) -> str:
         kernel = f"; its last launch ran {self.kernel}" if self.kernel else ""
-        return f"{self.ring}: {self.pending} words pending, {self.packet or 'all packets were read'}{kernel}"
+        more = f" (and {len(self.waves) - TOLD} more)" if len(self.waves) > TOLD else ""
+        waves = "".join(f"; {wave}" for wave in self.waves[:TOLD])
+        return f"{self.ring}: {self.pending} words pending, {self.packet}{kernel}{waves}{more}"
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,13 @@ def _stuck(device: Device) -> list[Ring]:
 
 
 def _describe(device: Device, ring: Ring) -> StuckQueue:
-    kernel = ""
-    if ring.kind == "compute" and (code := device.gfx.program_of(ring)):
-        kernel = f"the code at {code:#x}, {device.require_memory().nearest(code)}"
-    return StuckQueue(ring.name, ring.pending, ring.describe_stuck(), kernel)
+    kernel, its_waves = "", tuple[Wave, ...]()
+    if ring.kind == "compute":
+        place = device.gfx.queues[device.compute_rings.index(ring)]
+        its_waves = tuple(wave for wave in waves(device) if wave.place == place)
+        if code := device.gfx.program_of(ring):
+            kernel = f"the code at {code:#x}, {device.require_memory().nearest(code)}"
+    return StuckQueue(ring.name, ring.pending, ring.describe_stuck(), kernel, its_waves)
 
 
 def recover(device: Device, rings: Sequence[Ring] | None = None) -> Recovery:

@@ -239,11 +239,6 @@ class Gfx:
             behind = int(regs.CP_HQD_PQ_WPTR_LO.read()) - int(regs.CP_HQD_PQ_RPTR.read())
             return bool(regs.CP_HQD_ACTIVE.read().active) and behind % ring.words != 0
 
-    def position(self, ring: Ring) -> int:
-        """Where in its ring the queue reads, in words."""
-        with self.select(*self.queues[self.rings.index(ring)]):
-            return int(self.regs.CP_HQD_PQ_RPTR.read()) % ring.words
-
     def program_of(self, ring: Ring) -> int:
         """GPU address of the code that the queue's last launch began with."""
         with self.select(*self.queues[self.rings.index(ring)]):

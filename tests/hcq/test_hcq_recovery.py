@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 
@@ -85,6 +86,22 @@ def test_the_process_goes_on(dev: hcq.Device, machine: mock.Machine, code: bytes
     dev.timeout = 20
     work.check()
     assert dev.recover() == "every queue is idle, and the card has reported nothing"
+    work.check()
+
+
+def test_waves_that_never_end_are_named_with_their_kernel(dev: hcq.Device, machine: mock.Machine,
+                                                          code: bytes) -> None:
+    work, dev.timeout = Work(dev, code), 0.5
+    machine.gpus[0].faults.inject("hung-wave", count=1)
+    work.add(work.b, work.a, 1, grid=3, block=64)
+    message = (r"AM:0 compute 0: \d+ words pending, next is [A-Z_]+ .*; its last launch ran the code at "
+               r"(0x\w+), inside vram buffer .*; wave \d+ of SIMD \d, WGP \d, SA \d, SE \d runs at PC (0x\w+)")
+    with pytest.raises(hcq.DeviceTimeout, match=message) as caught:
+        dev.synchronize()
+    found = re.search(message, str(caught.value))
+    assert found is not None and int(found[2], 16) - int(found[1], 16) < 1 << 12
+    dev.recover()
+    dev.timeout = 20
     work.check()
 
 
