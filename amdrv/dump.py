@@ -64,6 +64,8 @@ class Dump:
         self.discovery = b""
         self.ring: list[int] = []           # read pointer, write pointer twice, then all the words
         self.vram_size = 0                  # bytes; 0 where nobody said
+        self.owners: list[tuple[str, int, int, str]] | None = None
+        """Buffers: (name, address, bytes, kind); None where nobody knew them."""
         self._places: dict[str, tuple[Table, int]] | None = None
 
     # ---- registers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -250,6 +251,8 @@ def test_top_beside_a_program_sees_its_card_work(run: Run, tmp_path: Path, monke
         samples = [checked(line) for line in out.splitlines()]
         assert (status, err) == (0, "") and samples
         assert max(q["written_words"] for s in samples for q in s["queues"]) > 0
+        (process,) = samples[-1]["processes"]
+        assert process["pid"] == os.getpid() and process["memory"]["vram"] > 0
         assert samples[-1]["sensors"]["source"] == "SMU metrics" and samples[-1]["counters"]["copied_bytes"] > 0
         hcq.open("AM").close()
         status, _, err = run("top", "--hal", "mock", "--interval", "0.1", "--json", "--run", str(file), "0.3", "fail")

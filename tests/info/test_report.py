@@ -240,6 +240,11 @@ def test_report_of_a_program_that_fails(run: Run, in_tmp: Path, monkeypatch: pyt
         assert status == 0 and "the program failed: OSError: boom" in err and checked(out)["registers_and_memory"]
         rings = checked(run("ring", "sdma", "--from", "r.zip", "--json")[1])["rings"]
         assert any(packet["name"] == "COPY_LINEAR" for ring in rings for packet in ring["packets"])
+        ring = next(each for each in rings if each["packets"])
+        walked = checked(run("vm", hex(ring["ring_address"]), "--from", "r.zip", "--json")[1])
+        assert "SDMA 0 ring" in walked["owner"]             # names of buffers came with it
+        mapped = checked(run("vm", "map", "--from", "r.zip", "--json")[1])["ranges"]
+        assert any("IH ring" in name for each in mapped for name in each["owners"])
         shown = checked(run("show", "--from", "r.zip", "--json")[1])
         assert shown["sensors"]["source"] == "SMU metrics" and shown["boot"]["compute_units"] == 96
         hcq.open("AM").close()

@@ -19,7 +19,7 @@ from typing import Any
 from tools.amdrv_info import sensors
 from tools.amdrv_info.doctor import Host
 
-__all__ = ["GpuMetrics", "fdinfo", "gpu", "rings", "sensors_of", "surroundings", "wave_reader"]
+__all__ = ["GpuMetrics", "fdinfo", "gpu", "process_name", "rings", "sensors_of", "surroundings", "wave_reader"]
 
 HWMON_CLOCKS = {"freq1": "gfx", "freq2": "memory"}
 DPM_CLOCKS = {"pp_dpm_sclk": "gfx", "pp_dpm_mclk": "memory", "pp_dpm_socclk": "soc", "pp_dpm_fclk": "fabric",
@@ -303,7 +303,7 @@ def fdinfo(host: Host, address: str) -> list[dict[str, Any]]:
         fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
         pid = int(path.parts[-3])
         clients[pid, fields.get("drm-client-id", path.name)] = {
-            "pid": pid, "name": _text(path.parents[1] / "comm") or "?",
+            "pid": pid, "name": process_name(host, pid),
             "engines_ns": {key.removeprefix("drm-engine-"): _leading(value) for key, value in fields.items()
                            if key.startswith("drm-engine-") and not key.startswith("drm-engine-capacity")},
             "memory": {key.removeprefix("drm-memory-"): _bytes(value) for key, value in fields.items()
@@ -316,6 +316,10 @@ def fdinfo(host: Host, address: str) -> list[dict[str, Any]]:
             for key, value in client[group].items():
                 into[group][key] = into[group].get(key, 0) + value
     return sorted(merged.values(), key=lambda each: int(each["pid"]))
+
+
+def process_name(host: Host, pid: int) -> str:
+    return _text(host.path(f"/proc/{pid}/comm")) or "?"
 
 
 def _leading(text: str) -> int:

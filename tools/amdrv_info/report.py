@@ -19,6 +19,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,12 @@ class Report:
             raise ReportError(f"{self.path}: has no registers and page tables: {self.manifest.get('without_card_txt')}")
         found = parse(self._members["card.txt"].decode("utf-8", "replace"), self.path)
         found.vram_size = int(self.manifest.get("vram_bytes") or 0)
+        if "buffers.json" in self._members:
+            try:
+                found.owners = [(str(b["name"]), int(b["address"]), int(b["size"]), str(b["kind"]))
+                                for b in self._json("buffers.json")["buffers"]]
+            except (KeyError, TypeError, ValueError) as error:
+                raise ReportError(f"{self.path}: buffers.json in it is damaged: {error!r}") from error
         return found
 
     def bytes_of(self, name: str) -> bytes:
@@ -153,6 +160,9 @@ def write(path: str, gather: Mapping[str, Callable[[], dict[str, Any]]], source:
                 archive.writestr("card.txt", text)
             if discovery:
                 archive.writestr("discovery.bin", discovery)
+            if source is not None and source.buffers is not None:
+                archive.writestr("buffers.json", json.dumps(scrub(
+                    {"buffers": [asdict(buffer) for buffer in source.buffers]}), indent=1))
         os.replace(unfinished, path)
     except OSError as error:
         Path(unfinished).unlink(missing_ok=True)

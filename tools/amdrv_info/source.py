@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from amdrv.device import Device
     from amdrv.ip.discovery import Discovery
 
-__all__ = ["Buffer", "Live", "PAGE", "covers", "live", "looking_hal", "of_device", "owner_of", "place",
+__all__ = ["Buffer", "Live", "PAGE", "buffers_of", "covers", "live", "looking_hal", "of_device", "owner_of", "place",
            "table_registers", "virtual"]
 
 PAGE = 4096
@@ -219,12 +219,19 @@ def virtual(source: Dump, hub: str, vmid: int, address: int, nbytes: int) -> byt
     return b"".join(parts)
 
 
+def buffers_of(source: Dump) -> list[Buffer] | None:
+    """Who owns which addresses: of a card that this process drives, or of a report of such; None: nobody here knows."""
+    if isinstance(source, Live):
+        return source.buffers
+    return None if source.owners is None else [Buffer(*each) for each in source.owners]
+
+
 def owner_of(source: Dump, address: int) -> str | None:
     """The buffer that an address belongs to, in words; None where nobody here knows."""
-    buffers = source.buffers if isinstance(source, Live) else None
+    buffers = buffers_of(source)
     if buffers is None:
         return None
     for buffer in buffers:
         if buffer.address <= address < buffer.address + buffer.size:
             return str(buffer)
-    return "no buffer of this process"
+    return "no buffer of the process that drives the card"

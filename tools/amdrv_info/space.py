@@ -15,7 +15,7 @@ from amdrv.dump import FB_OFFSET_SHIFT, INDEX_BITS, TABLE_ADDRESS, Dump
 from amdrv.errors import AmdrvError, PageTableError
 from amdrv.facts import vm
 from amdrv.mmu.pte import ADDRESS_MASK, HUGE, SYSTEM, VALID, Entry
-from tools.amdrv_info.source import PAGE, Live
+from tools.amdrv_info.source import PAGE, buffers_of
 
 __all__ = ["draw", "map_document", "save", "tables_of"]
 
@@ -123,7 +123,7 @@ def map_document(source: Dump, hub: str, vmid: int) -> dict[str, Any]:
     walker = _Walker(source, hub, vmid)
     found = walker.run()
     ranges = _ranges(found, walker.offset)
-    buffers = source.buffers if isinstance(source, Live) else None
+    buffers = buffers_of(source)
     for each in ranges:
         each["owners"] = None if buffers is None else [
             str(b) for b in buffers

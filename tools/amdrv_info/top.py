@@ -47,8 +47,10 @@ Sample = dict[str, Any]
 class _Sampler:
     """Looks at one card, by its registers."""
 
-    def __init__(self, source: Live) -> None:
+    def __init__(self, source: Live, driver: int | None = None) -> None:
+        """:param driver: the process that drives the card, where it is another."""
         self.source, self.start = source, time.monotonic()
+        self._driver = os.getpid() if source.device is not None else driver
         self._registers = [each for each in ENGINES if each[1] in source.registers]
 
     def look(self, interval: float, stop: threading.Event | None = None) -> Sample:
@@ -65,11 +67,20 @@ class _Sampler:
             if time.monotonic() + step > end or waits.wait(step):
                 break
         missing: list[str] = []
+        memory = self._memory(missing)
         return {"card": self.source.name, "seconds": round(time.monotonic() - self.start, 3), "readings": readings,
                 "engines": [{"name": name, "busy_percent": round(100 * count / readings, 1)}
                             for name, count in busy.items()],
-                "queues": self._queues(), "memory": self._memory(missing), "sensors": self._sensors(missing),
-                "counters": self._counters(), "processes": [], "missing": missing}
+                "queues": self._queues(), "memory": memory, "sensors": self._sensors(missing),
+                "counters": self._counters(), "processes": self._processes(memory), "missing": missing}
+
+    def _processes(self, memory: dict[str, Any]) -> list[dict[str, Any]]:
+        """A card of ours has one process: all that works and all that is mapped is its."""
+        if self._driver is None:
+            return []
+        return [{"pid": self._driver, "name": kernel.process_name(Host(), self._driver), "engines_percent": {},
+                 "memory": {kind: memory[f"{kind}_used"] for kind in ("vram", "system")
+                            if memory[f"{kind}_used"] is not None}}]
 
     def _queues(self) -> list[dict[str, Any]]:
         """Of a card that is ours, by the driver's own pointers: its selectors are not touched while it works."""
@@ -161,8 +172,11 @@ def run(options: Namespace) -> int:
         if function.driver == "amdgpu" and hal.name != "mock" and not options.boot:
             sampler = _KernelSampler(Host(), function.address)
         else:
-            sampler = _Sampler(stack.enter_context(live(hal, function, boot=options.boot)))
-            if isinstance(sampler, _Sampler) and (owner := driven_by(hal, function)) and sampler.source.device is None:
+            owner = None if options.boot else driven_by(hal, function)
+            number = (owner or "").removeprefix("process ")
+            sampler = _Sampler(stack.enter_context(live(hal, function, boot=options.boot)),
+                               int(number) if number.isdigit() else None)
+            if owner:
                 print(f"amdrv-info: driven by {owner}: looked at through its registers", file=sys.stderr)
         with suppress(KeyboardInterrupt):
             _show(options, _samples(sampler, options.interval, options.count))
