@@ -45,6 +45,7 @@ from hcq.signal import Fence, Point, Signal, SignalPool, Timeline
 
 if TYPE_CHECKING:
     from hcq.queue import _Queue
+    from hcq.shared import SharedSignal
 
 __all__ = ["Device", "Image"]
 
@@ -187,6 +188,16 @@ class Device(Moving):
         """A new signal that holds ``value``."""
         self._check_open()
         return Signal(self, value)
+
+    def shared_signal(self, name: str | None = None, value: int = 0) -> SharedSignal:
+        """A signal that other processes of the machine can have, too: a new one, or the one of that name.
+
+        :raises QueueError: there is none of that name.
+        :raises HcqError: the driver cannot register memory.
+        """
+        self._check_open()
+        from hcq.shared import SharedSignal
+        return SharedSignal(self, name, value)
 
     def graph(self) -> Graph:
         """A graph: ``with dev.graph() as g:`` records what is called inside; ``g.replay()`` submits it."""

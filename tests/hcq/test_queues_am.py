@@ -254,3 +254,45 @@ def test_lengths_of_packets_without_decoding_them() -> None:
         lengths.append(sdma.length(words, at))
         at += lengths[-1]
     assert lengths == [len(packet.words) for packet in sdma.decode(words)]
+
+
+OTHER_PROCESS = """
+import sys
+import numpy as np
+import hcq
+dev = hcq.open("AM")
+there, back = dev.shared_signal(sys.argv[1]), dev.shared_signal(sys.argv[2])
+buffer = dev.alloc(64)
+hcq.CopyQueue(dev).wait(there, 5).fill(buffer, 3).signal(back, 7).submit()
+print("waiting", there.value, flush=True)
+back.wait(7)
+assert (buffer.copyout().view(np.uint32) == 3).all()
+dev.close()
+"""
+
+
+def test_signals_between_processes(card: hcq.Device) -> None:
+    """An engine of another process waits for what an engine here stores, and the other way round."""
+    import os
+    import subprocess
+    import sys
+    there, back = card.shared_signal(), card.shared_signal(value=1)
+    with subprocess.Popen([sys.executable, "-c", OTHER_PROCESS, there.name, back.name],
+                          stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "AMDRV_HAL": "mock", "PYTHONPATH": os.getcwd()}) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "waiting 0\n"
+            assert back.value == 1
+            done = card.signal()
+            hcq.ComputeQueue(card).wait(back, 7).signal(done, 1).submit()
+            hcq.ComputeQueue(card, 1).signal(there, 5).submit()
+            done.wait(1, timeout=60)
+            assert other.wait(60) == 0
+        finally:
+            other.kill()
+    assert back.value == 7 and there.name in repr(there)
+    for signal in (there, back):
+        signal.close()
+        signal.close()
+    with pytest.raises(hcq.QueueError, match="there is no shared signal 'psm_nothing'"):
+        card.shared_signal("psm_nothing")
