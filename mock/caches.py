@@ -61,10 +61,11 @@ def decode_control(control: int) -> Control:
 class Copy:
     """What caches hold of a page that has changed since."""
 
-    __slots__ = ("by", "data", "pointer", "told")
+    __slots__ = ("by", "data", "late", "pointer", "told")
 
-    def __init__(self, data: np.ndarray, by: Actor) -> None:
+    def __init__(self, data: np.ndarray, by: Actor, late: Actor | None = None) -> None:
         self.data, self.by, self.told = data, by, False
+        self.late = late        # a launch under way, because of which an invalidation left it
         self.pointer = int(data.ctypes.data)
 
 
@@ -80,6 +81,7 @@ class ReadCaches:
         self.marks = [memoryview(mark) for mark in marks]      # type: ignore[arg-type]
         self.epochs = [1] * len(NAMES)
         self.copies: list[dict[int, Copy]] = [{} for _ in NAMES]
+        self._late: list[dict[int, Actor]] = [{} for _ in NAMES]     # pages that invalidations left, because of whom
         self.any_copies = False
         """Some cache has a copy: only then loads must be looked at."""
 
@@ -126,7 +128,7 @@ class ReadCaches:
                 if copy is None:
                     data = self._pool.take()
                     data[:] = self._memory[page]
-                    copy = Copy(data, by or current())
+                    copy = Copy(data, by or current(), self._late[cache].get(page))
                 self.copies[cache][page] = copy
                 self.any_copies = True
 
@@ -146,6 +148,11 @@ class ReadCaches:
         if copy.told or np.array_equal(copy.data, self._memory[page]):
             return
         copy.told = True
+        if copy.late is not None:
+            self._note("overlap", f"{reader} reads {address:#x} from {NAMES[cache]}, which holds the page as it was "
+                                  f"before {copy.by} stored there: {NEEDED[cache]} came in between, but did not cover "
+                                  f"{copy.late}, for which nobody had waited (CS_PARTIAL_FLUSH, or an end-of-pipe event)")
+            return
         rule = {GL0: "glv", GL1: "glv" if path == VECTOR else "glk", GLK: "glk", GLI: "gli"}[cache]
         self._note(rule, f"{reader} reads {address:#x} from {NAMES[cache]}, which holds the page as it was before "
                          f"{copy.by} stored there; {NEEDED[cache]} is missing in between")
@@ -153,7 +160,7 @@ class ReadCaches:
     def invalidate(self, cache: int, pages: np.ndarray | None = None,
                    unwaited: Sequence[tuple[Actor, set[int]]] = ()) -> None:
         """``pages``: only these of video memory. ``unwaited``: launches that may still run, (who, pages loaded)."""
-        held = [page for _, loaded in unwaited for page in loaded if self.marks[cache][page] == self.epochs[cache]]
+        held = {page: by for by, loaded in unwaited for page in loaded if self.marks[cache][page] == self.epochs[cache]}
         late = {id(by) for by, _ in unwaited}
         kept = {page: copy for page, copy in self.copies[cache].items() if id(copy.by) in late} if late else {}
         if pages is None:
@@ -166,6 +173,9 @@ class ReadCaches:
         if late:
             self._marks[cache][[*held, *kept]] = self.epochs[cache]
             self.copies[cache].update(kept)
+            for copy in kept.values():
+                copy.late = copy.by
+        self._late[cache] = held
         if gone:
             self.any_copies = any(self.copies)
             left = {id(copy) for copies in self.copies for copy in copies.values()}

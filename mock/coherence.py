@@ -42,7 +42,7 @@ class Coherence:
         self.caches = ReadCaches(board.vram.view, board.note, self.gl2.pool, _modelled(strict))
         self.posted = Posted(board.vram, board.note)
         self.launches = Launches(strict("overlap"))
-        self.gl2.storing = self.launches.storing
+        self.gl2.storing, self.gl2.launch_storing = self.launches.storing, self.launches.storing_to
 
     # ---- accesses
 

@@ -122,6 +122,9 @@ class Gl2:
         self._masks: dict[int, tuple[np.ndarray, np.ndarray]] = {}      # of waiting pages that are dirty as well
         self.storing: Callable[[], np.ndarray] = lambda: np.empty(0, np.int64)
         """Pages (int64[n]) that launches under way have stored to: dirty, and not to be written back yet."""
+        self.launch_storing: Callable[[int], Actor | None] = lambda page: None
+        """Which launch under way has stored to a page."""
+        self._left: set[int] = set()        # pages that a write-back left because of them
         self.pool = PagePool()
         self.count = Gl2Count(self, Counter())
         self._foreign: dict[int, _Foreign] = {}
@@ -207,6 +210,11 @@ class Gl2:
         if page in self._told_dirty:
             return
         self._told_dirty.add(page)
+        if page in self._left and (launch := self.launch_storing(page)) is not None:
+            self._note("overlap", f"{reader} reads video memory {page * PAGE:#x}, and what {launch} stored there is "
+                                  "still in GL2: GL2_WB came in between, but nobody had waited for that launch "
+                                  "(CS_PARTIAL_FLUSH, or an end-of-pipe event)")
+            return
         self._note("gl2", f"{reader} reads video memory {page * PAGE:#x}, and what {self.writer(page) or 'an engine'} "
                           "stored there is still in GL2; GL2_WB is missing in between")
 
@@ -248,6 +256,7 @@ class Gl2:
                 if foreign is None or page.host in foreign:
                     self.count.written_back(page.write_back(self._deliver))
             if not self._dirty:
+                self._left = set(self.storing().tolist())
                 return
             pages = np.unique(np.concatenate(self._dirty)) if len(self._dirty) > 1 else np.unique(self._dirty[0])
             rest = np.empty(0, np.int64)
@@ -268,7 +277,9 @@ class Gl2:
                 self._dirty_marks[rest] = self.dirty_epoch
             else:
                 self._writers.clear()
-            self._dirty_marks[self.storing()] = self.dirty_epoch
+            left = self.storing()
+            self._dirty_marks[left] = self.dirty_epoch
+            self._left = set(left.tolist())
 
     def _write_back_beside(self, page: int) -> None:
         """A dirty page on which stores from outside wait: only what engines stored."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from mock.actor import Actor
     from mock.wavememory import WaveMemory
 
 __all__ = ["Launches"]
@@ -58,6 +59,10 @@ class Launches:
         for waves in list(self._under_way.values()):
             pages.update(list(waves.own))
         return np.fromiter(pages, np.int64, len(pages))
+
+    def storing_to(self, page: int) -> Actor | None:
+        """A launch under way that has stored to a page of video memory."""
+        return next((waves.reader for waves in list(self._under_way.values()) if page in waves.own), None)
 
     def unwaited(self) -> list[WaveMemory]:
         """Launches that have run and that nobody has waited for."""

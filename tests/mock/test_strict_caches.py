@@ -303,6 +303,12 @@ class TestOverlap:
         card.run([*card.launch("constant", out.address), *card.acquire(wait=wait, GL2_WB=1),
                   *pm4.build("COPY_DATA", SRC_SEL="SRC_MEM", DST_SEL="MEM", SRC_ADDR=uncached, DST_ADDR=seen.address)])
         assert int(card.words(seen)[0]) == value
+        if value == OLD:
+            line, = card.notes("overlap")
+            assert "COPY_DATA" not in line.partition(" reads ")[2] and line.startswith("compute 1.0.0 (uncached) reads")
+            assert "and what compute 1.0.0, DISPATCH_DIRECT(" in line and "nobody had waited for that launch" in line
+        else:
+            assert not card.notes("overlap")
         card.run(card.acquire(GL2_WB=1))        # the fence has waited
         assert int(card.words(out)[0]) == CONSTANT
 
@@ -327,6 +333,14 @@ class TestOverlap:
         card.words(card.kernarg).view(np.uint64)[:2] = out.address, source.address
         card.run(words)
         assert int(card.words(out)[0]) == value
+        if value == OLD:
+            line, = card.notes("overlap")
+            reader, _, writer = line.partition(" from GL0, which holds the page as it was before ")
+            assert reader.startswith("compute 1.0.0, DISPATCH_DIRECT(") and f" reads {source.address:#x}" in reader
+            assert writer.startswith("compute 1.0.0, DISPATCH_DIRECT(")
+            assert "GLV_INV came in between, but did not cover compute 1.0.0, DISPATCH_DIRECT(" in writer
+        else:
+            assert not card.notes("overlap")
 
 
 class TestScalarCache:
