@@ -151,7 +151,7 @@ class ReadCaches:
         if copy.late is not None:
             self._note("overlap", f"{reader} reads {address:#x} from {NAMES[cache]}, which holds the page as it was "
                                   f"before {copy.by} stored there: {NEEDED[cache]} came in between, but did not cover "
-                                  f"{copy.late}, for which nobody had waited (CS_PARTIAL_FLUSH, or an end-of-pipe event)")
+                                  f"{copy.late}, for which nobody had waited (CS_PARTIAL_FLUSH, an end-of-pipe event)")
             return
         rule = {GL0: "glv", GL1: "glv" if path == VECTOR else "glk", GLK: "glk", GLI: "gli"}[cache]
         self._note(rule, f"{reader} reads {address:#x} from {NAMES[cache]}, which holds the page as it was before "
