@@ -7,7 +7,8 @@ together; ``uint64`` with a signed integer gives ``float32``. Integers made from
 ``float32``.
 
 fp8 is OCP's (Open Compute Project, "8-bit Floating Point Specification", 1.0): ``float8_e4m3`` has no infinities, and
-what is too large becomes NaN; ``float8_e5m2`` has them. They are stored as bytes and computed with as float32.
+what is too large becomes 448, the greatest number; ``float8_e5m2`` has them. They are stored as
+bytes and computed with as float32.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ class DType:
         low = np.clip(np.searchsorted(magnitudes, wide, "right") - 1, 0, len(magnitudes) - 2)
         middle = (magnitudes[low] + magnitudes[low + 1]) / 2
         code = low + ((wide > middle) | ((wide == middle) & (low & 1 == 1)))
-        code = np.where(np.isnan(x), 0x7F, code)        # the last of the magnitudes is infinity's code, or NaN's
+        code = np.minimum(code, 0x7E if self.name == "float8_e4m3" else 0x7C)   # saturates; or infinity's code
+        code = np.where(np.isnan(x), 0x7F, code)
         return (code | np.where(np.signbit(x), 0x80, 0)).astype(np.uint8)
 
     def decode(self, codes: Any) -> Any:

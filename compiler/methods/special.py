@@ -379,20 +379,20 @@ def sign(x: Any) -> Any:
     return one if x.dtype.kind in "bu" else one - (x < 0).cast(x.dtype)
 
 
-def _scaled_sum(x: Any, y: Any, exp: str, log: str) -> Any:
-    top = x.maximum(y)
-    top = top.abs().eq(math.inf).where(0, top)
-    return getattr(getattr(x - top, exp)() + getattr(y - top, exp)(), log)() + top
+def _beside(x: Any, y: Any, scale: float) -> Any:
+    """What the smaller of two terms adds to the logarithm of the greater one; nothing beside an infinite one."""
+    away = (x - y).abs() * scale
+    return away.isnan().where(x.eq(y).where(_LN2, math.nan), log1p((-away).exp()))
 
 
 @derived(lambda r, x, y: sigmoid(x - y), lambda r, x, y: sigmoid(y - x))
 def logaddexp(x: Any, y: Any) -> Any:
-    return _scaled_sum(x, y, "exp", "log")
+    return x.maximum(y) + _beside(x, y, 1.0)
 
 
 @derived(lambda r, x, y: sigmoid((x - y) * _LN2), lambda r, x, y: sigmoid((y - x) * _LN2))
 def logaddexp2(x: Any, y: Any) -> Any:
-    return _scaled_sum(x, y, "exp2", "log2")
+    return x.maximum(y) + _beside(x, y, _LN2) * (1 / _LN2)
 
 
 @derived(lambda r, x, y: (x.eq(0) & (y <= 0)).where(0, y.log()), lambda r, x, y: x / y)

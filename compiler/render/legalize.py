@@ -174,7 +174,7 @@ def _to_fp8(n: UOp, x: UOp) -> UOp:
     normal = (size + ((size >> shift) & 1) + ((1 << shift - 1) - 1) >> shift) - (127 - bias << mantissa)
     tiny = (size.bitcast(dtypes.float32) * 2.0 ** (bias - 1 + mantissa) + 2.0 ** 23).bitcast(dtypes.uint32) & 0xFF
     code = size.lt(128 - bias << 23).where(tiny, normal)
-    beyond = 0x7F if mantissa == 3 else 0x7C
+    beyond = 0x7E if mantissa == 3 else 0x7C        # the greatest number, or infinity
     code = code.lt(beyond).where(code, code.like(beyond))
     code = single.ne(single).where(code.like(0x7F), code)
     return (code | (bits >> 24) & 0x80).cast(dtypes.uint8).bitcast(n.dtype)

@@ -1,0 +1,89 @@
+"""Losses as layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compiler.nn.module import Module
+from compiler.tensor import Tensor
+
+__all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "NLLLoss",
+           "SmoothL1Loss"]
+
+
+class _Loss(Module):
+    def __init__(self, reduction: str = "mean") -> None:
+        self.reduction = reduction
+
+
+class CrossEntropyLoss(_Loss):
+    """Of logits and class numbers, or probabilities."""
+
+    def __init__(self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean",
+                 label_smoothing: float = 0.0) -> None:
+        super().__init__(weight if isinstance(weight, str) else reduction)
+        self.weight = None if isinstance(weight, str) else weight
+        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return x.cross_entropy(target, self.weight, self.ignore_index, self.reduction, self.label_smoothing)
+
+
+class NLLLoss(_Loss):
+    def __init__(self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.weight, self.ignore_index = weight, ignore_index
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return x.nll_loss(target, self.weight, self.ignore_index, self.reduction)
+
+
+class MSELoss(_Loss):
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return x.mse_loss(target, self.reduction)
+
+
+class L1Loss(_Loss):
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return x.l1_loss(target, self.reduction)
+
+
+class SmoothL1Loss(_Loss):
+    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
+        super().__init__(reduction)
+        self.beta = beta
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return x.smooth_l1_loss(target, self.reduction, self.beta)
+
+
+class HuberLoss(_Loss):
+    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
+        super().__init__(reduction)
+        self.delta = delta
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return x.huber_loss(target, self.reduction, self.delta)
+
+
+class BCELoss(_Loss):
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return x.binary_cross_entropy(target, reduction=self.reduction)
+
+
+class BCEWithLogitsLoss(_Loss):
+    def __init__(self, reduction: str = "mean", pos_weight: Any = None) -> None:
+        super().__init__(reduction)
+        self.pos_weight = pos_weight
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return x.binary_cross_entropy_with_logits(target, reduction=self.reduction, pos_weight=self.pos_weight)
+
+
+class KLDivLoss(_Loss):
+    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
+        super().__init__(reduction)
+        self.log_target = log_target
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return x.kl_div(target, self.reduction, self.log_target)

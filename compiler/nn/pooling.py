@@ -1,0 +1,67 @@
+"""Pooling and resampling, as layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compiler.nn.module import Module
+from compiler.tensor import Tensor
+
+__all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d", "AvgPool3d",
+           "MaxPool1d", "MaxPool2d", "MaxPool3d", "Upsample"]
+
+
+class _Pool(Module):
+    """A method of the tensor with the layer's arguments."""
+
+    method = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+    def forward(self, x: Tensor) -> Any:
+        return getattr(x, self.method)(*self.args, **self.kwargs)
+
+
+class MaxPool1d(_Pool):
+    """Arguments of :meth:`Tensor.max_pool1d`."""
+
+    method = "max_pool1d"
+
+
+class MaxPool2d(_Pool):
+    method = "max_pool2d"
+
+
+class MaxPool3d(_Pool):
+    method = "max_pool3d"
+
+
+class AvgPool1d(_Pool):
+    method = "avg_pool1d"
+
+
+class AvgPool2d(_Pool):
+    method = "avg_pool2d"
+
+
+class AvgPool3d(_Pool):
+    method = "avg_pool3d"
+
+
+class AdaptiveAvgPool1d(_Pool):
+    method = "adaptive_avg_pool1d"
+
+
+class AdaptiveAvgPool2d(_Pool):
+    method = "adaptive_avg_pool2d"
+
+
+class AdaptiveMaxPool2d(_Pool):
+    method = "adaptive_max_pool2d"
+
+
+class Upsample(_Pool):
+    """Arguments of :meth:`Tensor.interpolate`."""
+
+    method = "interpolate"
