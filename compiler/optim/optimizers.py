@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from compiler import dtypes
 from compiler.tensor import Tensor, no_grad, realize_all
 
-__all__ = ["Adam", "AdamW", "Optimizer", "SGD"]
+__all__ = ["Adam", "AdamW", "LAMB", "Optimizer", "SGD"]
 
 
 class Optimizer:
@@ -103,8 +103,12 @@ class Adam(Optimizer):
             step = (m * scale1) / ((v * scale2).sqrt() + self.eps)
             if self.decoupled and self.weight_decay:
                 step = step + p * self.weight_decay
-            changed.append(p.assign(p - step * self.lr))
+            changed.append(p.assign(p - self.scaled(p, step) * self.lr))
         return changed
+
+    def scaled(self, p: Tensor, step: Tensor) -> Tensor:
+        """The step as it is multiplied with the learning rate."""
+        return step
 
 
 class AdamW(Adam):
@@ -115,3 +119,15 @@ class AdamW(Adam):
     def __init__(self, params: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.01) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
+
+
+class LAMB(AdamW):
+    """Adam's step, as long as the parameter itself: its norm over the step's (You et al., 2019, algorithm 2)."""
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-6, weight_decay: float = 0.0) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+    def scaled(self, p: Tensor, step: Tensor) -> Tensor:
+        size, length = (p * p).sum().sqrt(), (step * step).sum().sqrt()
+        return step * ((size > 0) & (length > 0)).where(size / length, 1.0)
