@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -84,8 +84,15 @@ class _Slot:
     direct: bool = False                # the read under way is past the page cache
     arrived: bool = False
     point: Point | None = None          # of the copy to its place; None where there is none to be made
-    hashed: bool = True
+    hashing: Future[None] | None = None     # under way, in a thread of its own
+    to_hash: bool = False               # not yet begun
     into: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))     # what the read fills
+
+    @property
+    def free(self) -> bool:
+        """Nothing looks at its memory any more."""
+        return not self.to_hash and (self.hashing is None or self.hashing.done()) and (
+            self.point is None or self.point.done)
 
 
 class Lane:
@@ -124,6 +131,10 @@ class Lane:
             return device._finish(timeline, encoder, words, what)
 
 
+def _update(hasher: Any, memory: np.ndarray) -> None:
+    hasher.update(memory.data)
+
+
 def new_hasher() -> Any:
     try:
         import blake3
@@ -156,11 +167,16 @@ def read_files(jobs: Sequence[Job], progress: Progress, *, chunk: int = CHUNK, d
         through = [device for device in lanes if any(job.window is not None for job in jobs
                                                      if job.buffer.device is device)]
         for device in through:              # what its caches hold of the memory goes there before the CPU writes
-            settle(device, "departure of a load").wait()
-        _Read(jobs, lanes, work, progress).run()
+            with device._lock:
+                departed = settle(device, "departure of a load")
+            departed.wait()
+        hashing = stack.enter_context(ThreadPoolExecutor(1, "hcq hash"))
+        _Read(jobs, lanes, work, progress, hashing).run()
         for device in through:
             device.backend.flush_window()   # type: ignore[attr-defined]
-            settle(device, "arrival of a load").wait()
+            with device._lock:
+                arrived = settle(device, "arrival of a load")
+            arrived.wait()
     for job in jobs:
         if job.hasher is not None:
             job.digest = job.hasher.digest()
@@ -193,7 +209,9 @@ def _pieces(job: Job, chunk: int) -> Iterator[Piece]:
 class _Read:
     """The loop of :func:`read_files`: one thread, which never waits for one thing while another could go on."""
 
-    def __init__(self, jobs: Sequence[Job], lanes: dict[Device, Lane], engine: Engine, progress: Progress) -> None:
+    def __init__(self, jobs: Sequence[Job], lanes: dict[Device, Lane], engine: Engine, progress: Progress,
+                 hashing: Executor) -> None:
+        self.hashing = hashing
         self.lanes, self.engine, self.progress = lanes, engine, progress
         self.queues: dict[Device, Iterator[tuple[Job, Piece]]] = {
             device: iter([(job, piece) for job in jobs if job.buffer.device is device
@@ -218,9 +236,11 @@ class _Read:
                     while self.completions:
                         self._arrived(self.completions.popleft())
                 elif copying:
-                    point = copying[0].copying[0].point
-                    if point is not None:
-                        point.wait()
+                    slot = copying[0].copying[0]
+                    if slot.point is not None:
+                        slot.point.wait()
+                    if slot.hashing is not None:
+                        slot.hashing.result()
                 else:
                     break
             for device in self.lanes:
@@ -239,8 +259,8 @@ class _Read:
             slot.got, slot.reached, slot.point, slot.arrived = 0, 0, None, False
             window, place = slot.job.window, slot.piece.place
             slot.memory = slot.staging if window is None else window[place:place + slot.piece.nbytes]
-            slot.hashed = slot.job.hasher is None
-            if not slot.hashed:
+            slot.hashing, slot.to_hash = None, slot.job.hasher is not None
+            if slot.to_hash:
                 self.to_hash[id(slot.job)].append(slot)
             self._read(slot)
 
@@ -287,13 +307,13 @@ class _Read:
         waiting = self.to_hash[id(job)]
         while waiting and waiting[0].arrived:
             slot = waiting.popleft()
-            job.hasher.update(slot.memory[slot.piece.skip:slot.piece.skip + slot.piece.nbytes].data)
-            slot.hashed = True
+            slot.hashing = self.hashing.submit(_update, job.hasher, slot.memory[slot.piece.skip:][:slot.piece.nbytes])
+            slot.to_hash = False
 
     def _retire(self, lane: Lane) -> None:
         for _ in range(len(lane.copying)):
             slot = lane.copying.popleft()
-            if slot.hashed and (slot.point is None or slot.point.done):
+            if slot.free:
                 lane.free.append(slot)
                 self.progress.add(slot.piece.nbytes)
             else:
@@ -321,6 +341,7 @@ def write_file(buffer: Buffer, output: Output, progress: Progress, *, chunk: int
         stack.callback(lane.staging.free)
         work = open_engine(depth, engine)
         stack.callback(work.close)
+        hashing = stack.enter_context(ThreadPoolExecutor(1, "hcq hash"))
         writing: dict[int, _Slot] = {}
         completions: deque[Completion] = deque()
         tag = 0
@@ -351,6 +372,8 @@ def write_file(buffer: Buffer, output: Output, progress: Progress, *, chunk: int
                 slot.got -= slot.got % BLOCK if output.direct else 0
                 return write(slot)
             progress.add(slot.piece.nbytes)
+            if slot.hashing is not None:
+                slot.hashing.result()
             lane.free.append(slot)
 
         try:
@@ -371,8 +394,8 @@ def write_file(buffer: Buffer, output: Output, progress: Progress, *, chunk: int
                     buffer.device._check_backend()
                 while lane.copying and lane.copying[0].point is not None and lane.copying[0].point.done:
                     slot = lane.copying.popleft()       # in order, for the hash
-                    if hasher is not None:
-                        hasher.update(slot.memory[:slot.piece.nbytes].data)
+                    slot.hashing = None if hasher is None else hashing.submit(_update, hasher,
+                                                                              slot.memory[:slot.piece.nbytes])
                     write(slot)
                 if writing:
                     completions.extend(work.wait(_NAP if lane.copying else _PATIENCE))
