@@ -2,9 +2,9 @@
 
 fio (Debian's) reads the same file from the same disk with the same pattern: one sequential reader, O_DIRECT, reads of
 4 MiB, eight under way, io_uring. Both take turns, several rounds in one run, since a disk's speed changes from one
-second to the next; the ratio is the median of the rounds' ratios. The card is the mock's in null execution
-(``mock.nullexec``): copy engines fetch and signal, but the copying, which a card does by itself, is left out; one row
-has it. Without fio the rows have no peer.
+second to the next; the best round of each counts, as the machine's other work is neither's. The card is the mock's in
+null execution (``mock.nullexec``): copy engines fetch and signal, but the copying, which a card does by itself, is left
+out; two rows have it. Without fio the rows have no peer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -43,8 +42,7 @@ FIO_TIMEOUT = 120
 
 @dataclass
 class Row:
-    """GB/s, medians; ``ratio`` is ours by fio's, the median of the rounds; ``limit`` the least that the project asks
-    for."""
+    """GB/s, the best round; ``ratio`` is ours by fio's, ``limit`` the least that the project asks for."""
 
     what: str
     ours: float
@@ -102,7 +100,7 @@ def _engine(name: str) -> Iterator[str]:
 def _compare(what: str, nbytes: int, rounds: int, act: Callable[[], object], peer: Callable[[], float | None],
              limit: float | None = None, before: Callable[[], object] = lambda: None) -> Row:
     """Turn and turn about, the order changing; the first round is a rehearsal."""
-    ours, theirs, ratios = [], [], []
+    ours, theirs = [], []
     for number in range(rounds + 1):
         before()
         if number % 2:
@@ -113,8 +111,8 @@ def _compare(what: str, nbytes: int, rounds: int, act: Callable[[], object], pee
             ours.append(mine)
             if other is not None:
                 theirs.append(other)
-                ratios.append(mine / other)
-    row = Row(what, median(ours) / 1e9, median(theirs) / 1e9 if theirs else None, median(ratios) if ratios else None,
+    best = max(theirs, default=None)
+    row = Row(what, max(ours) / 1e9, None if best is None else best / 1e9, None if best is None else max(ours) / best,
               limit)
     print(row, flush=True)
     return row
@@ -177,8 +175,9 @@ def _write_docs(rows: list[Row], nbytes: int, path: Path) -> None:
                      f"{'' if row.limit is None else f'{row.limit:g}'} |")
     about = (f"`python -m bench.load --docs`, {os.cpu_count()} cores, {platform.machine()}, Python "
              f"{platform.python_version()}, {nbytes >> 20} MiB. fio takes turns with ours on one file: sequential, "
-             f"O_DIRECT, {CHUNK >> 20} MiB a read, {DEPTH} under way, io_uring. The mock is in null execution but for "
-             f"the last two rows. Load average at the end: {os.getloadavg()[0]:.0f}.")
+             f"O_DIRECT, {CHUNK >> 20} MiB a read, {DEPTH} under way, io_uring; the best round of each. The mock is in "
+             f"null execution but for the last two rows. Load average at the end: {os.getloadavg()[0]:.0f}; "
+             f"niceness of both: {os.nice(0)}.")
     part = BEGIN + "## Files\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
     text = path.read_text(encoding="utf-8")
     if BEGIN in text:

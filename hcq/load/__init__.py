@@ -235,7 +235,7 @@ def store(device: Device, path: Path_, buffer: Buffer, *, progress: Report | Non
         try:
             try:
                 import blake3
-                hasher = blake3.blake3(max_threads=blake3.blake3.AUTO)
+                hasher = blake3.blake3()
             except ImportError:
                 hasher = None
             write_file(buffer, output, counts, hasher=hasher)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK", "DEPTH", "Job", "Progress", "new_hasher", "read_files", "write_file"]
 
 CHUNK = 4 << 20         # bytes a read
-DEPTH = 8               # slots of staging memory a device: reads and copies under way
+DEPTH = 8               # reads under way, a device; as many slots of staging memory again are being copied
 _NAP = 1e-3             # seconds to wait for a read while copies are under way too
 _PATIENCE = 0.1         # seconds between two looks for a cancelled transfer
 
@@ -111,6 +111,7 @@ class Lane:
                       for at in range(0, slots * chunk, chunk)]
         self.free = deque(self.slots)
         self.copying: deque[_Slot] = deque()
+        self.reading = 0
 
     def copy(self, destination: int, source: int, nbytes: int, what: str) -> Point:
         """Submit a copy to the next copy engine, behind the fence but not behind the other engine's."""
@@ -140,7 +141,7 @@ def new_hasher() -> Any:
         import blake3
     except ImportError as error:
         raise LoadError("content hashes need the package blake3: pip install blake3") from error
-    return blake3.blake3(max_threads=blake3.blake3.AUTO)
+    return blake3.blake3()
 
 
 def read_files(jobs: Sequence[Job], progress: Progress, *, chunk: int = CHUNK, depth: int = DEPTH,
@@ -158,7 +159,7 @@ def read_files(jobs: Sequence[Job], progress: Progress, *, chunk: int = CHUNK, d
             if device not in lanes:
                 mine = sum(other.nbytes for other in jobs if other.buffer.device is device) + 2 * BLOCK
                 size = min(chunk, -(-mine // BLOCK) * BLOCK)
-                lanes[device] = lane = Lane(device, min(depth, max(2, -(-mine // size))), size)
+                lanes[device] = lane = Lane(device, min(2 * depth, max(2, -(-mine // size))), size)
                 stack.callback(lane.staging.free)
             if job.expected is not None:
                 job.hasher = job.hasher or new_hasher()
@@ -171,7 +172,7 @@ def read_files(jobs: Sequence[Job], progress: Progress, *, chunk: int = CHUNK, d
                 departed = settle(device, "departure of a load")
             departed.wait()
         hashing = stack.enter_context(ThreadPoolExecutor(1, "hcq hash"))
-        _Read(jobs, lanes, work, progress, hashing).run()
+        _Read(jobs, lanes, work, progress, hashing, depth).run()
         for device in through:
             device.backend.flush_window()   # type: ignore[attr-defined]
             with device._lock:
@@ -210,8 +211,8 @@ class _Read:
     """The loop of :func:`read_files`: one thread, which never waits for one thing while another could go on."""
 
     def __init__(self, jobs: Sequence[Job], lanes: dict[Device, Lane], engine: Engine, progress: Progress,
-                 hashing: Executor) -> None:
-        self.hashing = hashing
+                 hashing: Executor, depth: int) -> None:
+        self.hashing, self.depth = hashing, depth
         self.lanes, self.engine, self.progress = lanes, engine, progress
         self.queues: dict[Device, Iterator[tuple[Job, Piece]]] = {
             device: iter([(job, piece) for job in jobs if job.buffer.device is device
@@ -250,11 +251,12 @@ class _Read:
             raise
 
     def _start(self, lane: Lane) -> None:
-        while lane.free:
+        while lane.free and lane.reading < self.depth:
             following = next(self.queues[lane.device], None)
             if following is None:
                 return
             slot = lane.free.popleft()
+            lane.reading += 1
             slot.job, slot.piece = following
             slot.got, slot.reached, slot.point, slot.arrived = 0, 0, None, False
             window, place = slot.job.window, slot.piece.place
@@ -295,6 +297,7 @@ class _Read:
             return self._read(slot)
         lane = self.lanes[slot.device]
         slot.arrived = True
+        lane.reading -= 1
         if job.window is None:
             slot.point = lane.copy(job.buffer.address + piece.place, slot.address + piece.skip, piece.nbytes,
                                    f"load of {piece.nbytes} bytes of {job.source.path.name}")
@@ -337,7 +340,7 @@ def write_file(buffer: Buffer, output: Output, progress: Progress, *, chunk: int
     pieces = deque(cut(0, buffer.nbytes, chunk))
     with ExitStack() as stack:
         size = max(piece.length for piece in pieces)
-        lane = Lane(buffer.device, min(depth, max(2, len(pieces))), size)
+        lane = Lane(buffer.device, min(2 * depth, max(2, len(pieces))), size)
         stack.callback(lane.staging.free)
         work = open_engine(depth, engine)
         stack.callback(work.close)
