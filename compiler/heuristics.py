@@ -24,6 +24,9 @@ _WORTH_TILES = 1 << 18
 _WORTH_MORE = 1 << 26
 """Likewise for a tile that fills the vector registers."""
 _WAVE = 32
+_ONE_VECTOR = 8
+_SHORT = 8
+"""Iterations of a loop that is unrolled as a whole."""
 _WIDTHS = (32, 16, 8, 28, 14, 12, 7, 4)
 """Elements of a tile along an axis that memory has side by side, on a CPU: whole vectors first, then whole rows."""
 
@@ -128,6 +131,7 @@ def _tile(reduces: list[UOp], outer: list[UOp], gpu: bool) -> list[Choice]:
     choices: list[Choice] = []
     vectors = False
     left: set[UOp] = set()      # loads that the axes so far have in common
+    apart = False               # is every second element loaded? Those between are the next iteration's
     for r in reversed(outer) if gpu or walked >= _WORTH_TILES else ():
         free = {load for load in loads if r not in load.ranges}
         if not free or len(free) == len(loads) or free <= left:
@@ -136,10 +140,17 @@ def _tile(reduces: list[UOp], outer: list[UOp], gpu: bool) -> list[Choice]:
         wide = not gpu and all(s.get(r, 0) in (0, 1, 2) for s in strides)
         large = not gpu and walked >= _WORTH_MORE
         sizes: tuple[int, ...] = _WIDTHS[not large:] if wide else (8, 4, 2)[not (large and vectors):]
+        if vectors and not wide and choices[-1].amounts[0] <= _ONE_VECTOR and walked >= _WORTH_TILES << 6:
+            sizes = (16, 8, 4, 2)       # a row of one vector each leaves registers for more rows
         factor = next((f for f in sizes if divides(f, r) and total // f >= (_WORK_ITEMS if gpu else 64)), 1)
         if factor > 1 and len(choices) < 2:
             choices.append(Choice("upcast", r.arg[0], (factor,)))
             total //= factor
             vectors = vectors or wide
             left |= free
+            apart = apart or (wide and any(s.get(r) == 2 for s in strides))
+    inner = reduces[0].src[-1]
+    if apart and all(r.src[-1] is inner for r in reduces) and 1 < length(inner) <= _SHORT \
+            and divides(length(inner), inner):
+        choices.append(Choice("unroll", inner.arg[0], (length(inner),)))
     return choices

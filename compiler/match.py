@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -78,6 +79,7 @@ class UPat:
             return
         if self.arg is not None and not (
             node.arg == self.arg and isinstance(node.arg, bool) == isinstance(self.arg, bool)
+            and (node.arg != 0 or not isinstance(node.arg, float) or _signed(node.arg) == _signed(self.arg))
         ):
             return
         if self.name is not None:
@@ -93,6 +95,11 @@ class UPat:
         elif self.count == len(node.src):
             for order in self.orders:
                 yield from _match_each(order, node.src, captures)
+
+
+def _signed(zero: float) -> bool:
+    """-0.0 is another number than 0.0: what is added to it stays, what is compared with it does not."""
+    return math.copysign(1.0, zero) < 0
 
 
 class _Any(UPat):

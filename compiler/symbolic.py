@@ -396,6 +396,10 @@ def _one_hot_sum(n: UOp) -> UOp | None:
 load_rules = PatternMatcher([
     (UPat(Ops.WHERE, src=(_any("g"), UPat(Ops.LOAD, name="x"), _c(0))),
      lambda g, x: x if len(x.src) > 1 and set(_clauses(g)) <= set(_clauses(x.src[1])) else None),
+    (UPat(Ops.WHERE, src=(_any("g"), UPat(Ops.MUL, name="m", src=(UPat(Ops.LOAD, name="x"), UPat(Ops.LOAD, name="y"))),
+                          _c(0))),
+     lambda g, m, x, y: m if all(len(s.src) > 1 and set(_clauses(g)) <= set(_clauses(s.src[1])) for s in (x, y))
+     else None),
     (UPat(Ops.LOAD, name="x", src=(_any("i"), _c(name="c"))),
      lambda x, i, c: UOp(Ops.LOAD, x.dtype, (i,)) if c.arg else UOp.const(x.dtype, 0)),
     (UPat(Ops.REDUCE, name="n", arg=Ops.ADD), _one_hot_sum),

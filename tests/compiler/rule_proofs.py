@@ -185,6 +185,8 @@ class Maker:
             return self.any(dtype)
         op = rng.choice(sorted(p.ops))
         if op is Ops.CONST:
+            if p.arg == 0 and dtype.is_float and rng.random() < 0.2:
+                return UOp.const(dtype, -0.0)       # equal, and not the same
             return UOp.const(dtype, p.arg) if p.arg is not None else self.constant(dtype, rng.random() < 0.5)
         if op is Ops.REDUCE:
             return self.reduction(dtype, p.arg or rng.choice([Ops.ADD, Ops.MUL, Ops.MAX]))

@@ -188,7 +188,7 @@ def test_every_operation_has_one_derivative() -> None:
     ops = [op for pattern, _ in derivatives.rules for op in pattern.ops or ()]
     assert len(ops) == len(set(ops)), "two rules for one operation: the second never fits"
     for op in ops:
-        assert op in _FLAT or op in _MOVED or op is Ops.DERIVED or _example(op, np.random.RandomState(0)) is not None, \
+        assert op in _FLAT | _MOVED | {Ops.DERIVED, Ops.MULTI} or _example(op, np.random.RandomState(0)) is not None, \
             f"{op.name}: a derivative without a proof"
 
 
@@ -206,6 +206,14 @@ def test_derivatives_are_limits(op: Ops, monkeypatch: pytest.MonkeyPatch) -> Non
         node = UOp(op, dtypes.bool_ if op in COMPARE else x.dtype, src, "CPU" if op is Ops.COPY else None)
         got = derivatives.rewrite(node, x)
         assert got == ((None,) * len(src) if op in _FLAT else (None, x) if op is Ops.ASSIGN else (x,))
+        return
+    if op is Ops.MULTI:         # each part's is the part of it; one of equal ones has all
+        x, y = (Tensor(np.ones(shape), dtypes.float64).uop for shape in ((2, 3), (1, 3)))
+        rows = np.arange(9.0).reshape(3, 3)
+        parts = derivatives.rewrite(UOp(op, x.dtype, (x, y), (0, ("CPU", "CPU"))), Tensor(rows, dtypes.float64).uop)
+        assert [Tensor(p).numpy().tolist() for p in parts] == [rows[:2].tolist(), rows[2:].tolist()]
+        first, other = derivatives.rewrite(UOp(op, x.dtype, (x, x), (None, ("CPU", "CPU"))), x)
+        assert first is x and other is None
         return
     example = _example(op, np.random.RandomState(op))
     assert example is not None
