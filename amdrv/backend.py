@@ -275,18 +275,18 @@ class _Queue:
 
     def __init__(self, ring: Ring, kind: Literal["compute", "copy"], name: str, statistics: Counter[str]) -> None:
         self.name, self.kind, self.ring = name, kind, ring
+        self._put, self._largest = ring.submit, ring.words // 2
         self.encoder: ComputeEncoder | CopyEncoder | None = None        # its own, where it has one
         self._statistics = statistics
         self._uncounted: deque[np.ndarray | IndirectBuffer] = deque()
 
     def submit(self, words: np.ndarray, indirect: Sequence[IndirectBuffer] = ()) -> None:
         """As the contract says. What would take more than half the ring goes in several pieces, whole packets each."""
-        largest = self.ring.words // 2
+        largest = self._largest
         if indirect and self.kind == "copy":
-            padding = self.ring.submit(words, align=IB_ALIGN)
-            self._statistics["sdma_packets"] += padding
+            self._statistics["sdma_packets"] += self.ring.submit(words, align=IB_ALIGN)
         elif len(words) <= largest:
-            self.ring.submit(words)
+            self._put(words)
         else:
             start = end = 0
             for length in lengths(self.kind, words.tolist()):

@@ -65,7 +65,9 @@ class _Region:
         return self._board.read_bar(self.index, self._checked(offset, 8), 8)
 
     def write64(self, offset: int, value: int) -> None:
-        self._board.write_bar(self.index, self._checked(offset, 8), 8, value & 0xFFFFFFFFFFFFFFFF)
+        if offset & 7 or not 0 <= offset < self.size or not self.device._open:      # a doorbell's path is short
+            self._checked(offset, 8)
+        self._board.write_bar(self.index, offset, 8, value & 0xFFFFFFFFFFFFFFFF)
 
     def view(self, offset: int, size: int, dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
         if self.index != 0:

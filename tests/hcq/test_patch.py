@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hcq
 from hcq.patch import ADDRESS, NUMBER, NotPatchable, probe
 
 LOW = 0xFFFFFFFF
@@ -42,3 +44,16 @@ def test_every_place_is_found(layout: list[tuple[str, int]], a: int, n: int, lat
 def test_encoders_that_do_more_are_noticed(encode, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(NotPatchable, match=message):
         probe(encode, {"a": ADDRESS}, {"a": 0x777000})
+
+
+def test_scalars_keep_every_bit(dev: hcq.Device, code: bytes) -> None:
+    """NumPy scalars go the short way from the second time on: the same bytes, NaNs and signed zeros included."""
+    shape = dev.program(code, "shape")                      # copies its kernargs: float at 8, 8 unnamed bytes at 16
+    out = dev.alloc(288)
+    floats = [np.float32(-0.0), np.uint32(0x7FA00001).view(np.float32), np.float32(1e-45), np.float32("inf")]
+    wide = [np.int64(-5), np.uint64(1 << 63), np.float64(-0.0), np.uint64(0x7FF4000000000001).view(np.float64)]
+    for _ in range(2):
+        for narrow, other in zip(floats, wide, strict=True):
+            shape(out, narrow, other, grid=1, block=1)
+            data = out.copyout()
+            assert data[8:12].tobytes() == narrow.tobytes() and data[16:24].tobytes() == other.tobytes()
