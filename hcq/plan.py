@@ -395,7 +395,9 @@ class Plan:
 
     def _change(self, found: list[int], changed: Mapping[str, Any]) -> bool:
         """Put the changed inputs' values into ``found``; whether their memory has to be looked at more closely."""
-        near, pinned, written, touched = False, self._pinned, set(), set()
+        near = False
+        read: list[Storage] = []
+        written: list[Storage] = []
         pointers, roles = self._pointers, self._roles
         for name, value in changed.items():
             if name in pointers and type(value) is Buffer:
@@ -407,15 +409,15 @@ class Plan:
                     roles[name][0][1](value)            # raises
                     raise AssertionError(name)
                 found[number] = memory.address + value._offset
-                if storage in pinned or storage in written or (writes and storage in touched):
-                    near = True
-                touched.add(storage)
-                if writes:
-                    written.add(storage)
+                (written if writes else read).append(storage)
             else:
                 near |= type(value) is Buffer
                 for number, convert in roles.get(name, ()):
                     found[number] = convert(value)
+        if read or written:
+            pinned, alone = self._pinned.keys(), set(written)
+            near |= (len(alone) != len(written) or not alone.isdisjoint(read) or not pinned.isdisjoint(read)
+                     or not pinned.isdisjoint(written))
         return near
 
     def _work_out(self, changed: Mapping[str, Any]) -> np.ndarray | None:
