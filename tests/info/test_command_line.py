@@ -33,7 +33,9 @@ def test_help_of_every_command(run: Run, command: str) -> None:
     (("shwo",), "there is no 'shwo'; did you mean show?"), (("rings",), "did you mean ring?"),
     (("frobnicate",), "there is no 'frobnicate'; there are "), (("show", "--jsn"), "did you mean --json?"),
     (("bench", "--only", "sdm"), "there is no 'sdm'; did you mean sdma?"),
-    (("vm", "0", "--hub", "xx"), "there is no 'xx'; there are gc, mm"), ((), "COMMAND")])
+    (("vm", "0", "--hub", "xx"), "there is no 'xx'; there are gc, mm"), ((), "COMMAND"),
+    (("ih", "--last", "-5"), "'-5' is no count"), (("wave", "--vgprs", "x"), "'x' is no count"),
+    (("ring", "--back=-1"), "'-1' is no count"), (("top", "--count", "1.5"), "'1.5' is no count")])
 def test_wrong_words_get_a_guess(run: Run, words: tuple[str, ...], said: str) -> None:
     status, _, err = run(*words)
     assert status == 2 and said in err and "usage: amdrv-info" in err

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from info_checks import Run, Worked, checked
 
-from amdrv import sdma
+from amdrv import pm4, sdma
 from amdrv.errors import HalError
 from amdrv.hal.looking import look
 from tools.amdrv_info import engines, source, space
@@ -203,6 +205,25 @@ def test_top_in_three_forms(worked: Worked, run: Run) -> None:
 def test_top_refuses(run: Run, arguments: tuple[str, ...], said: str) -> None:
     status, _, err = run("top", "--hal", "mock", *arguments)
     assert status == 1 and said in err
+
+
+@given(st.lists(st.sampled_from(["NOP", "WRITE_DATA", "SET"]), min_size=1, max_size=12), st.integers(0, 63))
+def test_packets_before_the_read_pointer_are_found(names: list[str], start: int) -> None:
+    """In a ring that wraps, among words that nobody wrote: packets end at the pointer, so their beginnings follow."""
+    known = {"NOP": pm4.build("NOP"), "SET": pm4.set_registers(0x2C00 + 0x21B, [0x123]),
+             "WRITE_DATA": pm4.build("WRITE_DATA", DST_SEL="MEM", WR_CONFIRM=1, DST_ADDR=0x1000, DATA=[0xC0DE01])}
+    words = [word for name in names for word in known[name]]
+    ring = [0] * 128
+    for number, word in enumerate(words):
+        ring[(start + number) % 128] = word
+    found = engines._before(ring, (start + len(words)) % 128, 120, pm4.decode)
+    assert [word for packet in found for word in packet.words][-len(words):] == words
+    assert [packet.name for packet in found][-len(names):] == [{"SET": "SET_SH_REG"}.get(n, n) for n in names]
+
+
+def test_a_whole_ring_back(worked: Worked, run: Run) -> None:
+    status, out, _ = run("ring", "SDMA 0.0", "--hal", "mock", "--back", "65536", "--json")
+    assert status == 0 and [p["name"] for p in checked(out)["rings"][0]["packets"]] == ["COPY_LINEAR", "TRAP"]
 
 
 def test_aql_slots_that_were_not_taken() -> None:

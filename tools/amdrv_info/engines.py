@@ -31,6 +31,8 @@ SDMA_ENGINES, SDMA_QUEUES = 2, 8
 LARGEST_RING = 16 << 20                             # bytes that are read; a register that says more is damaged
 LARGEST_IB = 1 << 20
 LOOK_BACK = 256                                     # words before the read pointer in which packets are looked for
+FARTHEST_BACK = 1 << 14
+LONGEST_COPY_PACKET = 64                            # words; one with more data than that ends the search
 NESTING = 4                                         # indirect buffers within indirect buffers that are followed
 HQD = ("CP_HQD_ACTIVE", "CP_HQD_VMID", "CP_HQD_PQ_BASE", "CP_HQD_PQ_BASE_HI", "CP_HQD_PQ_CONTROL", "CP_HQD_PQ_RPTR",
        "CP_HQD_PQ_WPTR_LO", "CP_HQD_PQ_WPTR_HI", "CP_HQD_PQ_DOORBELL_CONTROL", "CP_HQD_PQ_RPTR_REPORT_ADDR",
@@ -201,14 +203,23 @@ def _words(source: Live, vmid: int, address: int, count: int, largest: int) -> n
 
 
 def _before(words: Sequence[int] | np.ndarray, read: int, back: int, decode: Any) -> list[Decoded]:
-    """Packets that end at the read pointer: the longest run of sound ones. Where a packet begins is not in a ring."""
-    size = len(words)
-    for count in range(back, 0, -1):
-        packets: list[Decoded] = decode([int(words[(read - count + i) % size]) for i in range(count)])
-        if not any(p.problem for p in packets):
-            first = next((i for i, p in enumerate(packets) if any(p.words)), len(packets))      # never written before
-            return packets[first:]
-    return []
+    """Packets that end at the read pointer: the longest run of sound ones. Where a packet begins is not in a ring, so
+    each word is tried as a beginning, from the last one back: it is one if its packet ends where another begins."""
+    size, back = len(words), min(back, FARTHEST_BACK)
+    window = [int(words[(read - back + i) % size]) for i in range(back)]
+    begins = [False] * back + [True]
+    for at in range(back - 1, -1, -1):
+        header = window[at]
+        if not header and decode is not pm4.decode:
+            begins[at] = begins[at + 1]         # a NOP of one word, and what was never written
+            continue
+        length = (header >> 16 & 0x3FFF) + 2 if decode is pm4.decode and header >> 30 == 3 else LONGEST_COPY_PACKET
+        packet = decode(window[at:at + length])[0]
+        end = at + len(packet.words)
+        begins[at] = packet.problem is None and end <= back and begins[end]
+    packets: list[Decoded] = decode(window[begins.index(True):])
+    first = next((i for i, p in enumerate(packets) if any(p.words)), len(packets))      # never written before
+    return packets[first:]
 
 
 def _said(queue: dict[str, Any], packet: Decoded, state: str, start: int) -> dict[str, Any]:

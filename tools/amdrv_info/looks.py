@@ -323,19 +323,19 @@ def add_parsers(commands: Any, one_card: argparse.ArgumentParser) -> None:
                                "indirect buffers followed")
     ring.add_argument("name", nargs="?", metavar="QUEUE",
                       help='such as "compute 1.0.0", "SDMA 0.0", sdma; default: all')
-    ring.add_argument("--back", type=int, default=engines.LOOK_BACK, metavar="WORDS",
+    ring.add_argument("--back", type=_whole, default=engines.LOOK_BACK, metavar="WORDS",
                       help=f"words before the read pointer that are looked at, too (default: {engines.LOOK_BACK})")
     ih = commands.add_parser("ih", parents=[boot], help="the interrupt ring: what came, what waits, what it means")
-    ih.add_argument("--last", type=int, default=32, metavar="N",
+    ih.add_argument("--last", type=_whole, default=32, metavar="N",
                     help="entries already read that are shown (default: 32)")
     wave = commands.add_parser("wave", parents=[selecting], help="halted waves: why, PC, registers, code around the PC")
     wave.add_argument("--all", action="store_true", help="running waves, too")
-    wave.add_argument("--vgprs", type=int, default=0, metavar="N", help="vector registers to read (default: none)")
+    wave.add_argument("--vgprs", type=_whole, default=0, metavar="N", help="vector registers to read (default: none)")
 
     live_view = commands.add_parser("top", parents=[boot], help="live: engines, queues, memory, clocks, power, "
                                     "sensors, processes")
     live_view.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between looks (default: 1)")
-    live_view.add_argument("--count", type=int, default=0, metavar="N", help="stop after N looks")
+    live_view.add_argument("--count", type=_whole, default=0, metavar="N", help="stop after N looks")
     live_view.add_argument("--csv", action="store_true", help="a line of comma-separated values a look")
     _program(live_view, "watch the card that it drives; ends with it")
 
@@ -350,6 +350,13 @@ def add_parsers(commands: Any, one_card: argparse.ArgumentParser) -> None:
                                "command reads it with --from")
     made.add_argument("-o", "--output", metavar="FILE", help="default: amdrv-report-DATE-TIME.zip")
     _program(made, "report of the card that it drives, when it ends or fails")
+
+
+def _whole(text: str) -> int:
+    """A count: not negative."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; write 0, 1, 2, ...")
+    return int(text)
 
 
 def _program(parser: argparse.ArgumentParser, what: str) -> None:
