@@ -267,7 +267,8 @@ class TestSignals:
         aql = Aql(raw, tables, profiling=True)
         before = raw.board.clock()
         aql.submit(barrier(AND, aql.signal_at(1), signal=aql.signal_at(0)))
-        time.sleep(0.005)
+        raw.wait(lambda: raw.board.counters["aql_packets"] == 1, "the packet to be taken")
+        time.sleep(0.02)
         aql.signals[1, 1] = 0
         aql.complete(0)
         start, end = int(aql.signals[0, 4]), int(aql.signals[0, 5])
