@@ -17,6 +17,11 @@ _CPU = (1, 0)       # kDLCPU (DLPack, dlpack.h), device 0
 _ROCM = 10          # kDLROCM
 
 
+def _restored(values: np.ndarray, dtype: str, device: str, requires_grad: bool) -> Any:
+    from compiler.tensor import Tensor
+    return Tensor(values, dtype, device, requires_grad)
+
+
 class Exchange(Methods):
     """Mixin; see :class:`compiler.tensor.Tensor`."""
 
@@ -49,6 +54,10 @@ class Exchange(Methods):
         if dl_device is not None and tuple(dl_device) != _CPU:
             raise BufferError(f"tensors are exported to host memory (1, 0), not to device {dl_device}")
         return self.numpy().__dlpack__(**({} if max_version is None else {"max_version": max_version}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, and copied by ``copy.deepcopy``, as values; not the history."""
+        return _restored, (self.numpy(), self.dtype.name, self.device, self.requires_grad)
 
     @classmethod
     def from_dlpack(cls, source: Any, *, device: str | None = None) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from typing import Any
 
 import numpy as np
@@ -190,6 +192,13 @@ def test_the_array_knows_its_namespace_and_is_exchanged() -> None:
     assert info.default_dtypes()["integral"] is dtypes.int32 and "CPU" in info.devices() and info.default_device()
     with pytest.raises(ValueError, match=r"array API 2099.01 is asked for"):
         x.__array_namespace__(api_version="2099.01")
+
+
+def test_copies_of_a_tensor() -> None:
+    for dtype in ("float32", "bfloat16", "float8_e4m3", "int8", "bool"):
+        x = Tensor([1.5, 0.0], dtype=dtype, requires_grad=dtype == "float32")
+        for y in (copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
+            assert y is not x and y.dtype is x.dtype and y.tolist() == x.tolist() and y.requires_grad == x.requires_grad
 
 
 @pytest.mark.parametrize("call,error,message", [
