@@ -349,8 +349,9 @@ class Iommufd(_Mapped):
             number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
             if number in (errno.EPERM, errno.EBUSY) and any(driver not in VIABLE for _, driver in group_members(path)):
                 raise _not_viable(path) from error
-            if number == errno.EBUSY:
-                raise CardBusyError(f"{path.name} is held by another process") from error
+            if number in (errno.EBUSY, errno.EINVAL):       # EINVAL: Linux 6.12, vfio_df_open, one that is open already
+                raise CardBusyError(f"{path.name} is held by another process, or by this one: something still looks at "
+                                    "a BAR of an earlier opening") from error
             raise
         return device
 

@@ -319,7 +319,8 @@ def test_a_group_that_is_not_viable_names_its_members(kernel: Kernel, dev: Path,
 
 @pytest.mark.parametrize(("number", "sibling", "kind", "message"), [
     (errno.EPERM, "snd_hda_intel", HalError, r"not viable.*0000:03:00\.1 \(snd_hda_intel\)"),
-    (errno.EBUSY, "vfio-pci", CardBusyError, "another process"), (errno.EPERM, "vfio-pci", HalError, "to iommufd")])
+    (errno.EBUSY, "vfio-pci", CardBusyError, "another process"),
+    (errno.EINVAL, "vfio-pci", CardBusyError, "looks at a BAR"), (errno.EPERM, "vfio-pci", HalError, "to iommufd")])
 def test_iommufd_that_cannot_own_the_card(kernel: Kernel, dev: Path, tmp_path: Path, number: int, sibling: str,
                                           kind: type[HalError], message: str) -> None:
     (tmp_path / "0000:03:00.1/driver").unlink()
