@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from amdrv.errors import BootError, MappingError, OutOfMemoryError
 from amdrv.hal import DmaMapping, PciDevice, Region, Segment
-from amdrv.mmu import PAGE_SIZE, AddressAllocator, BuddyAllocator, PageTables, leaf_flags
+from amdrv.mmu import PAGE_SIZE, BuddyAllocator, PageTables, leaf_flags, shared_addresses
 from amdrv.mmu.pte import WRITEABLE
 
 __all__ = ["Allocation", "Memory"]
@@ -94,7 +94,7 @@ class Memory:
         self.pages = BuddyAllocator(LOW_RESERVED, self._boot_start - LOW_RESERVED, name="VRAM")
         self.boot_pages = self._boot_region()
         self.of_the_driver = True           # what is allocated now is the driver's own, and ends with a reset
-        self.addresses = AddressAllocator(ADDRESS_BASE, ADDRESS_SIZE)
+        self.addresses = shared_addresses(ADDRESS_BASE, ADDRESS_SIZE)
         self._spare_tables: list[int] = []
         self._table_blocks: list[list[Segment]] = []
         self.table_base = table_base
@@ -330,6 +330,7 @@ class Memory:
         """Release host memory; VRAM's bookkeeping simply ends. The hubs must be off."""
         self._freed_inside.clear()
         for allocation in self._live.values():
+            self.addresses.release(allocation.address)
             allocation.window = allocation.keeps = None
             if allocation.owned and allocation.mapping is not None:
                 allocation.mapping.close()

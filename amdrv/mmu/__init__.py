@@ -7,7 +7,7 @@ flushes the HDP and the TLBs after a batch of changes.
 from amdrv.mmu.physical import BuddyAllocator
 from amdrv.mmu.pte import MTYPE, Entry, leaf_flags
 from amdrv.mmu.tables import PAGE_SIZE, PageTables, TableMemory
-from amdrv.mmu.virtual import AddressAllocator
+from amdrv.mmu.virtual import AddressAllocator, shared_addresses
 
 __all__ = ["AddressAllocator", "BuddyAllocator", "Entry", "MTYPE", "PAGE_SIZE", "PageTables", "TableMemory",
-           "leaf_flags"]
+           "leaf_flags", "shared_addresses"]

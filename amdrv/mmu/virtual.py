@@ -8,15 +8,25 @@ release.
 
 from __future__ import annotations
 
+import threading
+from functools import cache
+
 from amdrv.errors import OutOfMemoryError
 
-__all__ = ["AddressAllocator"]
+__all__ = ["AddressAllocator", "shared_addresses"]
 
 STEPS_LOG2 = 3      # second level: eight classes a power of two
 
 
+@cache
+def shared_addresses(base: int, size: int) -> AddressAllocator:
+    """The one allocator of a range for all cards of this process: an address means one buffer, whichever card's."""
+    return AddressAllocator(base, size)
+
+
 class AddressAllocator:
-    """Hands out address ranges in [base, base + size), in multiples of ``granule`` bytes."""
+    """Hands out address ranges in [base, base + size), in multiples of ``granule`` bytes. Safe to use from several
+    threads."""
 
     def __init__(self, base: int, size: int, *, granule: int = 4096) -> None:
         if granule <= 0 or granule & (granule - 1):
@@ -29,6 +39,7 @@ class AddressAllocator:
         self._classes: dict[int, dict[int, None]] = {}      # class -> starts of free ranges (an ordered set)
         self._bits = 0                          # classes that are not empty
         self._free: set[int] = set()
+        self._lock = threading.Lock()
         self.free_bytes = 0
         self._link(base, size)
         self._put(base, size)
@@ -74,7 +85,10 @@ class AddressAllocator:
         align = align or self.granule
         if align & (align - 1) or align < self.granule:
             raise ValueError(f"align must be a power of two of at least {self.granule}, not {align}")
-        size = -(-size // self.granule) * self.granule
+        with self._lock:
+            return self._allocate(-(-size // self.granule) * self.granule, align)
+
+    def _allocate(self, size: int, align: int) -> int:
         units = size // self.granule
         exact = self._class(units)
         # a class that surely holds the aligned range; else look through the smaller ones
@@ -112,6 +126,10 @@ class AddressAllocator:
 
         :raises ValueError: if nothing that starts here is allocated.
         """
+        with self._lock:
+            return self._release(start)
+
+    def _release(self, start: int) -> int:
         size = self._next.get(start)
         if size is None or start in self._free:
             raise ValueError(f"no allocated range starts at {start:#x}")

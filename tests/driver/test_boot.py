@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from amdrv.firmware import Component
 from amdrv.hal.mock import MockHal
 from amdrv.ip import discovery, gfx, psp, smu
 from amdrv.ip import sdma as sdma_block
-from amdrv.memory import Allocation
+from amdrv.memory import ADDRESS_BASE, ADDRESS_SIZE, Allocation
 from amdrv.ring import Ring
 from amdrv.wait import wait_until
 from mock import arch as mock_arch
@@ -165,6 +166,19 @@ def test_the_second_of_two_cards() -> None:
             assert (first.name, second.name, second.function.address) == ("AM:0", "AM:1", "0000:04:00.0")
             everything_works(second)
             everything_works(first)
+
+
+def test_an_address_means_one_buffer_of_one_card() -> None:
+    with mock.Machine(gpus=[mock.Gpu(vram="128M"), mock.Gpu(vram="128M")]) as machine:
+        hal = MockHal(machine)
+        with Device.open(hal, index=1) as second, Device.open(hal) as first:
+            buffers = [card.alloc(size, kind=kind) for size in (4096, 3 << 20) for card in (first, second)
+                       for kind in ("vram", "system")]      # type: ignore[call-overload]
+            spans = sorted((each.address, each.end) for each in buffers)
+            assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+            free = first.require_memory().addresses.free_bytes
+        from amdrv.mmu import shared_addresses
+        assert first.memory is None and shared_addresses(ADDRESS_BASE, ADDRESS_SIZE).free_bytes > free
 
 
 @pytest.mark.parametrize("harvest", [0, 0b0001, {(0, 0): 0b1000, (5, 1): 0b0110}])
