@@ -13,6 +13,7 @@ failed: nothing of it will be signalled, and :attr:`Recovery.lost` says how much
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Diagnosis", "Recovery", "StuckQueue", "Step", "diagnose", "recover"]
 
+LOOKS, LOOK = 10, 10e-3         # a queue stands still when so many looks, so many seconds apart, find it at one place
 TOLD = 2                # waves of a queue that a report's text names
 
 
@@ -96,8 +98,18 @@ def diagnose(device: Device) -> Diagnosis:
 
 
 def _stuck(device: Device) -> list[Ring]:
-    return [ring for ring in device.compute_rings if ring.pending or device.gfx.busy(ring)] + [
-        ring for ring in device.sdma_rings if ring.pending or device.sdma.busy(ring)]
+    """The rings that have work and do not advance. One that has just finished tells of it a moment later."""
+    rings = {ring: ring.pending for ring in (*device.compute_rings, *device.sdma_rings) if _busy(device, ring)}
+    for _ in range(LOOKS):
+        if not rings:
+            break
+        time.sleep(LOOK)
+        rings = {ring: before for ring, before in rings.items() if _busy(device, ring) and ring.pending == before}
+    return list(rings)
+
+
+def _busy(device: Device, ring: Ring) -> bool:
+    return bool(ring.pending) or (device.gfx.busy(ring) if ring.kind == "compute" else device.sdma.busy(ring))
 
 
 def _describe(device: Device, ring: Ring) -> StuckQueue:

@@ -64,7 +64,7 @@ def kept(device: Device) -> Callable[[], None]:
 def test_a_hung_queue_is_named_reset_and_works_again(boot: Boot, kind: str, machine: mock.Machine) -> None:
     device = boot()
     check = kept(device)
-    assert str(device.diagnose()) == "every queue is idle, and the card has reported nothing"
+    wait_until(lambda: str(device.diagnose()) == "every queue is idle, and the card has reported nothing", 10, "rest")
     address = hang(device, kind)
     ring = ring_of(device, kind)
     name = "WAIT_REG_MEM" if kind == "compute" else "POLL_REGMEM"
@@ -78,7 +78,7 @@ def test_a_hung_queue_is_named_reset_and_works_again(boot: Boot, kind: str, mach
     assert f"reset of {ring.name}: it works again\nwork was lost of {ring.name}" in str(done)
     everything_works(device)
     check()
-    assert device.diagnose().queues == ()
+    wait_until(lambda: device.diagnose().queues == (), 10, "the engines to tell that they are idle")
     device.close()
     assert device.shutdown_errors == []
     assert {note.rule for note in machine.gpus[0].notes} <= {"queue-hang"}
