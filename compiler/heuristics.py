@@ -140,8 +140,8 @@ def _tile(reduces: list[UOp], outer: list[UOp], gpu: bool) -> list[Choice]:
         wide = not gpu and all(s.get(r, 0) in (0, 1, 2) for s in strides)
         large = not gpu and walked >= _WORTH_MORE
         sizes: tuple[int, ...] = _WIDTHS[not large:] if wide else (8, 4, 2)[not (large and vectors):]
-        if vectors and not wide and choices[-1].amounts[0] <= _ONE_VECTOR and walked >= _WORTH_TILES << 6:
-            sizes = (16, 8, 4, 2)       # a row of one vector each leaves registers for more rows
+        if apart and not wide and choices[-1].amounts[0] <= _ONE_VECTOR and walked >= _WORTH_TILES << 6:
+            sizes = (16, 8, 4, 2)       # a row of one vector, dear to load, leaves registers for more rows
         factor = next((f for f in sizes if divides(f, r) and total // f >= (_WORK_ITEMS if gpu else 64)), 1)
         if factor > 1 and len(choices) < 2:
             choices.append(Choice("upcast", r.arg[0], (factor,)))
