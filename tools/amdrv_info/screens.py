@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,8 +33,8 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 def console() -> Console:
     """Standard output; wide where it is no terminal, so that nothing is cut for a reader that has no width."""
     found = Console(highlight=False)
-    if not found.is_terminal and "COLUMNS" not in os.environ:
-        found.width = FILE_WIDTH
+    if not found.is_terminal:
+        found.width = max(found.width, FILE_WIDTH)
     return found
 
 
