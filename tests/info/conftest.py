@@ -15,8 +15,10 @@ from tools.amdrv_info.__main__ import main
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """(arguments) -> (exit status, standard output, standard error); argparse's exits count as statuses."""
+    monkeypatch.setenv("COLUMNS", "200")        # screens wrap at the terminal's width, which under xdist is 80
+
     def call(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
         try:
