@@ -231,7 +231,7 @@ def test_files_of_root(tree: Tree, tmp_path: Path) -> None:
     tree.write("dev/vfio/devices/vfio0", "")
     for name in ("dev/vfio/14", "dev/vfio/devices/vfio0", "dev/iommu", "dev/vfio/vfio"):
         (tree.root / name).chmod(0o600)
-    for parent in [tmp_path, *list(tmp_path.parents)[:2]]:
+    for parent in [tmp_path, *(each for each in tmp_path.parents if each.name.startswith(("pytest-", "popen-")))]:
         parent.chmod(0o755)
     other = ("import json, os, sys, resource; from dataclasses import asdict; from pathlib import Path\n"
              "from tools.amdrv_info.doctor import Host, examine\n"
