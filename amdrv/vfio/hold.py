@@ -165,17 +165,19 @@ class Holder:
         """The client has gone: no DMA, no interrupts, no maps."""
         assert self._client is not None
         owner = self._owner()
-        self._client.close()
-        self._client = None
-        with contextlib.suppress(HalError, OSError):        # a card that was pulled out cannot be asked any more
-            command = self._device.config_read(COMMAND, 2)
-            self._device.config_write(COMMAND, 2, command & ~COMMAND_MASTER)
-        for index in KINDS.values():
-            if self._device.interrupt_info(index).count:
-                with contextlib.suppress(HalError):         # that kind was not in use
-                    self._device.set_interrupts(index, [])
-        self._iommu.unmap_all()
-        self._request = self._renewed()
+        try:
+            with contextlib.suppress(HalError, OSError):        # a card that was pulled out cannot be asked any more
+                command = self._device.config_read(COMMAND, 2)
+                self._device.config_write(COMMAND, 2, command & ~COMMAND_MASTER)
+            for index in KINDS.values():
+                if self._device.interrupt_info(index).count:
+                    with contextlib.suppress(HalError):         # that kind was not in use
+                        self._device.set_interrupts(index, [])
+            self._iommu.unmap_all()
+            self._request = self._renewed()
+        finally:                        # only now may somebody else have the card
+            self._client.close()
+            self._client = None
         self._say(f"{self.address}: process {owner} has gone; the card is quiet")
 
     def _renewed(self) -> Notice | None:
