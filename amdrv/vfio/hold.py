@@ -149,11 +149,13 @@ class Holder:
                 return
             descriptors, number = self._iommu.handed()
             said = json.dumps({"mode": self.mode, "number": number}).encode() + b"\n"
+            self._client = connection               # before it knows: from then on there is something to clean up
             socket.send_fds(connection, [said], [self._device.fd, *descriptors])
-            self._client = connection
             self._say(f"{self.address}: process {self._owner()} has it")
             return
-        connection.close()                      # it went before it was answered
+        if self._client is connection:          # it went before it was answered
+            self._client = None
+        connection.close()
 
     def _owner(self) -> int:
         """The client's process number."""
