@@ -496,10 +496,12 @@ def _undivided(tensors: Sequence[Tensor]) -> tuple[list[Tensor], Callable[[], No
         for t, parts, result in made:
             if result is None:
                 value = parts[0].uop
-                t.uop.realized = _under(value)
+                if t.uop.device is not None:        # a constant belongs to no device, and is another tensor's, too
+                    t.uop.realized = _under(value)
             else:
                 value = sharding.multi([p.uop for p in parts], result.axis, [p.device for p in parts])
-                sharding.remember(t.uop, value)
+                if t.uop.device is not None:
+                    sharding.remember(t.uop, value)
             if t.requires_grad and not t._names:
                 continue        # its history is still wanted
             t.uop = value
@@ -550,7 +552,7 @@ def _run(pairs: list[tuple[Tensor, UOp]], device: str) -> None:
         if tensor.uop.op not in (Ops.BUFFER, Ops.RESHAPE) and tensor.uop.device is not None:
             tensor.uop.realized = flat
         if tensor.requires_grad and not tensor._names:
-            if graph.leaf_of(tensor.uop) is not leaf:
+            if graph.leaf_of(tensor.uop) is not leaf and tensor.uop.device is not None:
                 tensor.uop.realized = flat
             continue        # its history is still wanted
         tensor.uop = leaf

@@ -156,3 +156,12 @@ def test_two_cards() -> None:
         **os.environ, "AMDRV_HAL": "mock", "AMDRV_MOCK": "gfx1100:vram=128M,count=2"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["cards", "AM", "AM:1"]
+
+
+def test_constants_stay_nobody_s() -> None:
+    """Equal constants are one node: what one of them was computed to, on several devices, is not the others' value."""
+    held = Tensor([1.0, 2.0]).shard(["CPU", "CPU"]).realize()
+    spread = Tensor.zeros(3, device=held.device).contiguous().realize()
+    own = [Tensor.zeros(3).contiguous().realize() for _ in range(2)]
+    own[0].assign(own[0] + 1).realize(own[1].assign(own[1] + 2))
+    assert [t.tolist() for t in (spread, *own)] == [[0] * 3, [1] * 3, [2] * 3]

@@ -135,6 +135,7 @@ class _Work:
         """Kernels of one submission, each with what the one before it stored."""
         source, out, again = (self.dev.alloc(4096) for _ in range(3))
         source.copyin(_ints(5))
+        self.dev.synchronize()                  # a queue filled by hand waits for what it is told to, no more
         queue = hcq.ComputeQueue(self.dev)
         for program, args in ((self.programs["vector"], (out, source)), (self.programs["constant"], (source, out)),
                               (self.programs["vector"], (again, source))):

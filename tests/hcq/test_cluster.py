@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -195,6 +196,7 @@ def test_what_is_dropped_here_is_freed_there(far: RemoteDevice, wire: Wire) -> N
         far.signal()
     view = keep[:4]
     del keep
+    gc.collect()
     far.synchronize()
     far.synchronize()
     assert len(wire.worker.objects) <= before + 1

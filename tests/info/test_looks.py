@@ -264,6 +264,7 @@ def test_top_beside_a_program_sees_its_card_work(run: Run, tmp_path: Path, monke
     from amdrv.hal.mock import MockHal
     machine = mock.Machine([mock.Gpu("gfx1100", vram="256M")])
     monkeypatch.setattr(MockHal, "_shared", MockHal(machine))
+    monkeypatch.setattr("hcq.registry._open", {})       # an earlier test may have left its card open
     monkeypatch.setenv("AMDRV_HAL", "mock")
     file = tmp_path / "work.py"
     file.write_text(PROGRAM)

@@ -231,6 +231,7 @@ def test_report_of_a_program_that_fails(run: Run, in_tmp: Path, monkeypatch: pyt
     import hcq
     machine = mock.Machine([mock.Gpu("gfx1100", vram="256M")])
     monkeypatch.setattr(MockHal, "_shared", MockHal(machine))
+    monkeypatch.setattr("hcq.registry._open", {})       # an earlier test may have left its card open
     monkeypatch.setenv("AMDRV_HAL", "mock")
     (in_tmp / "work.py").write_text("import hcq, numpy as np\nd = hcq.open('AM')\n"
                                     "b = d.alloc(64).copyin(np.zeros(16, np.uint32))\nb.copyout()\n"

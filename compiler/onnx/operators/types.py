@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = ["cast_to"]
 STRING = 8
 COMPLEX = (14, 15)
 E8M0 = 24
+E4M3_LIMIT = 464.0      # half way between 448 and what would be the next number; a tie goes to 448
 
 
 @operator("Cast")
@@ -37,10 +39,12 @@ def cast_to(node: Node, value: Any, kind: int) -> Any:
     if isinstance(value, Packed) or kind not in DTYPES:
         return _by_array(node, np.asarray(from_tensor(value)), kind)
     x, to = node.tensor(value), DTYPES[kind]
-    if to in (dtypes.float8_e4m3, dtypes.float8_e5m2) and x.dtype is not to and node("saturate", 1):
-        top = to.finite_max
+    if to in (dtypes.float8_e4m3, dtypes.float8_e5m2) and x.dtype is not to:
         wide = x.cast(dtypes.float32)
-        x = wide.isnan().where(wide, wide.clamp(-top, top))
+        if node("saturate", 1):
+            x = wide.isnan().where(wide, wide.clamp(-to.finite_max, to.finite_max))
+        elif to is dtypes.float8_e4m3:          # which has no infinity: what rounds to more than the largest is NaN
+            x = (wide.abs() > E4M3_LIMIT).where(math.nan, wide)
     if x.dtype.is_float and to is dtypes.bool_:
         return x.ne(0)
     return x.cast(to)
