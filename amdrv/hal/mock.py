@@ -181,9 +181,11 @@ class _Device:
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> _Mapping:
         self.require_open()
         size = whole_pages(size, self.page_size)
-        memory = mmap.mmap(-1, size)
-        view = np.frombuffer(memory, dtype=np.uint8)
-        return self._attach(view, size, contiguous, memory)
+        # At a page of ours, which is larger than the system's where tests say that this is a Mac (tests/as_darwin.py).
+        memory = mmap.mmap(-1, size + self.page_size - GPU_PAGE)
+        whole = np.frombuffer(memory, dtype=np.uint8)
+        begin = -int(whole.ctypes.data) % self.page_size
+        return self._attach(whole[begin:begin + size], size, contiguous, memory)
 
     def map_dma(self, memory: np.ndarray | int, size: int) -> _Mapping:
         self.require_open()
