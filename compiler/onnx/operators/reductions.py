@@ -173,7 +173,9 @@ def unique(node: Node, value: Any) -> tuple[Any, ...]:
         place[order] = np.arange(len(order))
         found, first, counts = np.take(found, order, 0 if axis is None else axis), first[order], counts[order]
         inverse = place[inverse]
-    return (node.tensor(found), *[node.tensor(each.astype(np.int64)) for each in (first, inverse, counts)])
+    values = node.tensor(found)
+    values = values.cast(value.dtype) if isinstance(value, Tensor) else values      # bfloat16 comes as float32
+    return (values, *[node.tensor(each.astype(np.int64)) for each in (first, inverse, counts)])
 
 
 @operator("NonZero")
