@@ -502,7 +502,7 @@ def _undivided(tensors: Sequence[Tensor]) -> tuple[list[Tensor], Callable[[], No
                 value = sharding.multi([p.uop for p in parts], result.axis, [p.device for p in parts])
                 if t.uop.device is not None:
                     sharding.remember(t.uop, value)
-            if t.requires_grad and not t._names:
+            if t.requires_grad and not t._names and t.uop.device is not None:
                 continue        # its history is still wanted
             t.uop = value
             if t._names:
@@ -551,8 +551,8 @@ def _run(pairs: list[tuple[Tensor, UOp]], device: str) -> None:
         # belong to no device
         if tensor.uop.op not in (Ops.BUFFER, Ops.RESHAPE) and tensor.uop.device is not None:
             tensor.uop.realized = flat
-        if tensor.requires_grad and not tensor._names:
-            if graph.leaf_of(tensor.uop) is not leaf and tensor.uop.device is not None:
+        if tensor.requires_grad and not tensor._names and tensor.uop.device is not None:
+            if graph.leaf_of(tensor.uop) is not leaf:
                 tensor.uop.realized = flat
             continue        # its history is still wanted
         tensor.uop = leaf
