@@ -21,6 +21,7 @@ import mock
 from amdrv.device import Device
 from amdrv.hal.mock import MockHal
 from amdrv.ip import psp, smu
+from bench import write_section
 
 __all__ = ["Row", "main", "measure"]
 
@@ -31,6 +32,7 @@ os.environ["AMDRV_HAL"] = "mock"
 os.environ["AMDRV_MOCK"] = "gfx1100:vram=256M"
 start = time.perf_counter()
 import amdrv.device
+from bench import write_section
 imported = time.perf_counter()
 device = amdrv.device.Device.open()
 print(imported - start, time.perf_counter() - imported)
@@ -122,12 +124,7 @@ def _write_docs(path: Path, rows: list[Row]) -> None:
              f"{platform.python_version()}. The mock card, without the pauses that only silicon needs; no figure "
              "here is one of a real card.")
     part = BEGIN + "## Boots\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
-    text = path.read_text() if path.exists() else "# Performance\n\n"
-    if BEGIN in text:
-        text = text[:text.index(BEGIN)] + part + text[text.index(END) + len(END):]
-    else:
-        text = text.rstrip("\n") + "\n\n" + part
-    path.write_text(text)
+    write_section(path, BEGIN, END, part)
 
 
 def main() -> None:

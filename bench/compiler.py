@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench import write_section
+
 __all__ = ["main"]
 
 BEGIN, END = "<!-- bench.compiler -->\n", "<!-- end of bench.compiler -->\n"
@@ -61,6 +63,7 @@ def _best(run: Callable[[], object], turns: int = 7) -> float:
 # the same work for both: T is the tensor class, jit the way in which a step is repeated, and rand makes a tensor
 _WORK = """
 import time
+from bench import write_section
 def best(run, turns=7):
     for _ in range(3): run()
     times = []
@@ -275,12 +278,7 @@ def _write_docs(path: Path) -> None:
     about = (f"`python -m bench.compiler --docs`, {os.cpu_count()} cores, {platform.machine()}, Python "
              f"{platform.python_version()}. The peer is tinygrad from PyPI on its CPU/LLVM backend, in the same run.")
     part = BEGIN + "## The compiler\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
-    text = path.read_text() if path.exists() else "# Performance\n\n"
-    if BEGIN in text:
-        text = text[:text.index(BEGIN)] + part + text[text.index(END) + len(END):]
-    else:
-        text = text.rstrip("\n") + "\n\n" + part
-    path.write_text(text)
+    write_section(path, BEGIN, END, part)
 
 
 def main() -> None:

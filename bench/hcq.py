@@ -29,6 +29,7 @@ import hcq
 import mock
 from amdrv.backend import open_backend
 from amdrv.hal.mock import MockHal
+from bench import write_section
 from mock.nullexec import NullExecution
 
 __all__ = ["Row", "main", "measure"]
@@ -322,12 +323,7 @@ def _write_docs(rows: list[Row], path: Path) -> None:
              "part is measured; the best round counts, of round trips the median of wall time. The peer is tinygrad's "
              "HCQ from PyPI with its own AM driver on the same board, in the same run.")
     part = BEGIN + "## Queues and graphs\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
-    text = path.read_text() if path.exists() else "# Performance\n\n"
-    if BEGIN in text:
-        text = text[:text.index(BEGIN)] + part + text[text.index(END) + len(END):]
-    else:
-        text = text.rstrip("\n") + "\n\n" + part
-    path.write_text(text)
+    write_section(path, BEGIN, END, part)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ import numpy as np
 
 import mock.isa
 import mock.isa.jit
+from bench import write_section
 from mock.isa.encoding import ENCODINGS
 from mock.isa.jit.kernels import COMPILED_SECONDS
 
@@ -268,12 +269,7 @@ def _write_docs(path: Path) -> None:
     about = (f"`python -m bench.isa --docs`, {os.cpu_count()} cores, {platform.machine()}, "
              f"Python {platform.python_version()}.")
     part = BEGIN + "## Machine code\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
-    text = path.read_text() if path.exists() else "# Performance\n\n"
-    if BEGIN in text:
-        text = text[:text.index(BEGIN)] + part + text[text.index(END) + len(END):]
-    else:
-        text = text.rstrip("\n") + "\n\n" + part
-    path.write_text(text)
+    write_section(path, BEGIN, END, part)
 
 
 def main() -> None:

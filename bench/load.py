@@ -29,6 +29,7 @@ import hcq
 import mock
 from amdrv.backend import open_backend
 from amdrv.hal.mock import MockHal
+from bench import write_section
 from hcq.load.engines import open_engine
 from hcq.load.transfer import CHUNK, DEPTH
 from mock.nullexec import NullExecution
@@ -179,12 +180,7 @@ def _write_docs(rows: list[Row], nbytes: int, path: Path) -> None:
              f"null execution but for the last two rows. Load average at the end: {os.getloadavg()[0]:.0f}; "
              f"niceness of both: {os.nice(0)}.")
     part = BEGIN + "## Files\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
-    text = path.read_text(encoding="utf-8")
-    if BEGIN in text:
-        text = text[:text.index(BEGIN)] + part + text[text.index(END) + len(END):]
-    else:
-        text = text.rstrip("\n") + "\n\n" + part
-    path.write_text(text, encoding="utf-8")
+    write_section(path, BEGIN, END, part)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amdrv.mmu import PAGE_SIZE, PageTables, leaf_flags
+from bench import write_section
 
 __all__ = ["Row", "main", "measure"]
 
@@ -211,12 +212,7 @@ def _write_docs(path: Path, rows: list[Row]) -> None:
              f"{platform.python_version()}. Tables are filled by 64-bit stores in plain memory; bus addresses are "
              "given. The other way, in the same run: a walk and a store for each page.")
     part = BEGIN + "## Page tables\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
-    text = path.read_text() if path.exists() else "# Performance\n\n"
-    if BEGIN in text:
-        text = text[:text.index(BEGIN)] + part + text[text.index(END) + len(END):]
-    else:
-        text = text.rstrip("\n") + "\n\n" + part
-    path.write_text(text)
+    write_section(path, BEGIN, END, part)
 
 
 def main() -> None:

@@ -347,9 +347,6 @@ def _cut(ends: Sequence[int]) -> list[int]:
     return cuts
 
 
-_PACKET_KERNARG = 40            # kernarg_address in a kernel dispatch packet
-
-
 def _in_order(node: Node) -> list[Access]:
     """A node's accesses in the order of its operands."""
     return node.accesses if node.kind != "copy" else [node.accesses[1], node.accesses[0]]

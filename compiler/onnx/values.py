@@ -14,7 +14,7 @@ from compiler import dtypes
 from compiler.dtypes import DType
 from compiler.tensor import Tensor
 
-__all__ = ["DTYPES", "Packed", "from_tensor", "numpy_of", "numpy_type", "to_host", "to_tensor"]
+__all__ = ["DTYPES", "Packed", "from_tensor", "numpy_type", "to_host", "to_tensor"]
 
 # onnx.proto, TensorProto.DataType
 DTYPES: dict[int, DType] = {
@@ -90,7 +90,3 @@ def from_tensor(value: Any) -> Any:
         name = next(name for name, dtype in _CODED.items() if dtype is value.dtype)
         return codes.view(getattr(ml_dtypes, name))
     return to_host(value)
-
-
-def numpy_of(value: Tensor) -> np.ndarray:
-    return np.asarray(from_tensor(value))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compiler import dtypes
-from compiler.onnx.registry import Node, host, operator
+from compiler.onnx.registry import OPERATORS, Node, host, operator
 from compiler.tensor import Tensor
 
 __all__: list[str] = []
@@ -216,9 +216,6 @@ for _name, _arrays in {"Max": np.maximum, "Min": np.minimum}.items():
 @host("Div")
 def host_divide(node: Node, a: np.ndarray, b: np.ndarray) -> Any:
     if not np.all(b):
-        return OPERATOR_DIV(node, a, b)
+        return OPERATORS["Div"](node, a, b)
     quotient = np.abs(a) // np.abs(b)
     return np.asarray(np.where((a < 0) != (b < 0), -quotient, quotient).astype(a.dtype))
-
-
-OPERATOR_DIV = _binary(_divide)

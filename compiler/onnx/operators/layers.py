@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from compiler import dtypes
 from compiler.onnx.registry import Node, operator
 from compiler.onnx.values import DTYPES, to_host
@@ -41,12 +39,7 @@ def einsum(node: Node, *values: Any) -> Tensor:
 
 @operator("Det")
 def det(node: Node, value: Any) -> Tensor:
-    return Tensor.linalg.det(node.tensor(value)) if hasattr(Tensor, "linalg") else _determinant(node.tensor(value))
-
-
-def _determinant(x: Tensor) -> Tensor:
-    """By elimination without exchange of rows would lose digits: the host's LU decomposition."""
-    return Tensor(np.linalg.det(x.numpy()).astype(x.dtype.np), device=x.device)
+    return node.tensor(value).det()
 
 
 def _wide(x: Tensor, stash: int) -> Tensor:
@@ -163,13 +156,12 @@ def dropout(node: Node, value: Any, ratio: Any = None, training: Any = None) -> 
 
 def _loss(node: Node, scores: Tensor, target: Any, weight: Any) -> Tensor:
     """Minus the log of the right class's share, weighted, reduced."""
-    classes, ignored = scores.shape[1], node("ignore_index")
+    ignored = node("ignore_index")
     right = node.tensor(target).cast(dtypes.int64)
     valid = None if ignored is None else right.ne(ignored)
     safe = right if valid is None else valid.where(right, right * 0)
     picked = -scores.gather(1, safe.unsqueeze(1)).squeeze([1])
     w = None if weight is None else node.tensor(weight).index_select(0, safe.reshape(-1)).reshape(*safe.shape)
-    assert classes
     if valid is not None:
         w = valid.where(w if w is not None else Tensor.ones(*safe.shape, device=scores.device).cast(scores.dtype), 0.0)
     out = picked if w is None else picked * w
