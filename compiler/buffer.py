@@ -109,7 +109,12 @@ class Buffer:
         """The contents, flat, in ``dtype.np``."""
         out = np.empty(self.size, self.dtype.np)
         if self.nbytes:
-            pool(self.device).runtime.read(self.handle, out.view(np.uint8))
+            try:
+                pool(self.device).runtime.read(self.handle, out.view(np.uint8))
+            except Exception as error:      # a GPU's kernels fail when somebody waits for them
+                from compiler.engine import explain_later
+                explain_later(error)
+                raise
         return out
 
     def __repr__(self) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from compiler import watch
 from compiler.expand import expand
 from compiler.lower import Axis, divides
 from compiler.matrix import SIDE, find_product, to_matrix
@@ -81,8 +82,13 @@ def apply(sink: UOp, choices: Sequence[Choice]) -> UOp | None:
         made = _apply(sink, choice)
         if made is None:
             return None
+        watch.step(f"{choice.kind} {choice.axis}: {', '.join(map(str, choice.amounts))}", sink, made)
         sink = made
-    return rotate(expand(simplify(sink))) if choices else sink
+    if not choices:
+        return sink
+    made = rotate(expand(simplify(sink)))
+    watch.step("expand", sink, made)
+    return made
 
 
 def optimized(sink: UOp, choices: Sequence[Choice], gpu: bool) -> UOp | None:
@@ -90,5 +96,11 @@ def optimized(sink: UOp, choices: Sequence[Choice], gpu: bool) -> UOp | None:
 
     Choices number the ranges that :func:`merge_ranges` leaves.
     """
-    made = apply(merge_ranges(sink), choices)
-    return made if made is None or not gpu else flatten_grid(made)
+    merged = merge_ranges(sink)
+    watch.step("merge ranges", sink, merged)
+    made = apply(merged, choices)
+    if made is None or not gpu:
+        return made
+    flat = flatten_grid(made)
+    watch.step("flatten the grid", made, flat)
+    return flat

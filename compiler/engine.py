@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler import watch
 from compiler.buffer import Buffer
 from compiler.choices import Choice, optimized
 from compiler.heuristics import choose
@@ -17,6 +19,7 @@ from compiler.linearize import Instruction, linearize
 from compiler.match import graph_rewrite
 from compiler.memory import share_memory
 from compiler.optimize import merge_ranges
+from compiler.places import Place, below, point
 from compiler.render.addresses import divide_addresses
 from compiler.render.legalize import legalizer
 from compiler.render.llvm import Source, Target, render
@@ -26,8 +29,8 @@ from compiler.schedule import CopyItem, KernelItem, Schedule, normalize, schedul
 from compiler.search import beam_width, search
 from compiler.uop import UOp
 
-__all__ = ["Program", "Recording", "Step", "build_program", "prepare", "program_for", "realize", "recording",
-           "run_step"]
+__all__ = ["Program", "Recording", "Step", "build_program", "explain_later", "prepare", "program_for", "ran",
+           "realize", "recording", "run_step", "watched_step"]
 
 
 @dataclass
@@ -50,6 +53,8 @@ class Step:
     buffers: list[Buffer]
     writes: frozenset[int]      # positions in ``buffers``
     values: Mapping[str, int]   # of the kernel's variables
+    program: Program | None = None
+    places: Sequence[Place] = ()    # of the user's lines
 
 
 @dataclass
@@ -67,6 +72,7 @@ _launches: dict[tuple[str, str], Launch] = {}
 _schedules: OrderedDict[tuple[tuple[UOp, ...], str], Schedule] = OrderedDict()
 _SCHEDULES = 4096
 _NONE: Mapping[str, int] = MappingProxyType({})
+_KERNEL = re.compile(r"\bk_[0-9a-f]{24}\b")
 _LITTLE = 1 << 14       # instructions of a run on a CPU, below which the compiler's time matters more
 
 
@@ -83,7 +89,8 @@ def build_program(sink: UOp, target: Target, choices: Sequence[Choice] | None = 
     assert best is not None
     legal = graph_rewrite(best, legalizer(target.gpu))
     if target.gpu:
-        legal = divide_addresses(legal)
+        whole, legal = legal, divide_addresses(legal)
+        watch.step("divide addresses", whole, legal)
     instructions = linearize(legal)
     source = render(f"k_{legal.key.hex()[:24]}", instructions, target)
     return Program(
@@ -104,7 +111,9 @@ def program_for(sink: UOp, device: str, sizes: Sequence[int] = (), values: Mappi
         on = runtime(device)
         width = beam_width()
         choices = _searched(sink, device, width, sizes, values) if width and sizes else None
+        watch.building(sink, device)
         found = build_program(sink, on.target, choices)
+        watch.built(sink, device, found, choices)
         launch = _launches.get((found.source.text, device))       # different graphs may come to the same code
         if launch is None:
             launch = _launches[found.source.text, device] = on.load(found.source, found.code)
@@ -116,6 +125,7 @@ def program_for(sink: UOp, device: str, sizes: Sequence[int] = (), values: Mappi
 def _searched(sink: UOp, device: str, width: int, sizes: Sequence[int], values: Mapping[str, int]) -> list[Choice]:
     on = runtime(device)
     handles: list[Any] = []
+    watch.searching(sink, device, True)
 
     def measure(choices: Sequence[Choice]) -> float | None:
         if not handles:
@@ -130,6 +140,7 @@ def _searched(sink: UOp, device: str, width: int, sizes: Sequence[int], values: 
     try:
         return search(sink, on.target.gpu, width, measure, repr(on.target), disk_cache())
     finally:
+        watch.searching(sink, device, False)
         for handle in handles:
             on.free(handle)
 
@@ -150,7 +161,10 @@ def _plan(normal: Sequence[UOp], device: str) -> Schedule:
     key = (tuple(normal), device)
     plan = _schedules.get(key)
     if plan is None:
+        watch.begin()
+        watch.scheduling(normal, device)
         plan = _schedules[key] = share_memory(schedule(normal, device))
+        watch.scheduled(normal, device, plan)
         if len(_schedules) > _SCHEDULES:
             _schedules.popitem(last=False)
     return plan
@@ -172,27 +186,102 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
     """
     normal, inputs = normalize(roots)
     values = variables(roots)
-    plan = _plan(normal, device)
+    lines = _Lines(roots)
+    try:
+        plan = _plan(normal, device)
+    except Exception as error:
+        lines.explain(error, None, "to be scheduled")
+        raise
     slots: list[Buffer | None] = [*inputs, *(Buffer(s.device, s.dtype, s.size) for s in plan.made)]  # type: ignore[list-item]
     last = {
         s: n for n, item in enumerate(plan.items) for s in (item.slots if isinstance(item, KernelItem) else (item.src,))
     }
     keep = set(plan.roots)
-    used: tuple[int, ...]
     for n, item in enumerate(plan.items):
-        if isinstance(item, CopyItem):
-            used, writes, launch = (item.dst, item.src), frozenset((0,)), None
-        else:
-            used, writes = item.slots, frozenset(item.slots.index(w) for w in item.writes)
-            launch = program_for(item.sink, item.device,
-                                 [b.nbytes for s in used if (b := slots[s]) is not None], values).launch
-        buffers = [b for s in used if (b := slots[s]) is not None]
-        run_step(launch, buffers, values)
-        if recording:
-            recording[-1].steps.append(Step(launch, buffers, writes, values))
+        used = (item.dst, item.src) if isinstance(item, CopyItem) else item.slots
+        try:
+            _run(item, slots, values, lines)
+        except Exception as error:
+            lines.explain(error, item, "a copy" if isinstance(item, CopyItem) else f"a kernel on {item.device}")
+            raise
         for s in used:
             if last.get(s) == n and s not in keep:
                 slots[s] = None
     for s in set(plan.overwritten):
         inputs[s].version += 1      # type: ignore[attr-defined]
     return [b for s in plan.roots if (b := slots[s]) is not None]
+
+
+def _run(item: KernelItem | CopyItem, slots: Sequence[Buffer | None], values: Mapping[str, int],
+         lines: _Lines) -> None:
+    """One item of a schedule, on the memory in ``slots``."""
+    used: tuple[int, ...]
+    program: Program | None = None
+    if isinstance(item, CopyItem):
+        used, writes = (item.dst, item.src), frozenset((0,))
+    else:
+        used, writes = item.slots, frozenset(item.slots.index(w) for w in item.writes)
+        program = program_for(item.sink, item.device, [b.nbytes for s in used if (b := slots[s]) is not None], values)
+    buffers = [b for s in used if (b := slots[s]) is not None]
+    launch = program.launch if program is not None else None
+    if watch.watchers:
+        watched_step(Step(launch, buffers, writes, values, program, lines.of(item)))
+    else:
+        run_step(launch, buffers, values)
+    if recording:
+        places = () if isinstance(item, CopyItem) else item.places
+        recording[-1].steps.append(Step(launch, buffers, writes, values, program, places))
+
+
+def ran(step: Step) -> watch.Ran:
+    """A step as those who watch are told of it; its times are filled in by :func:`compiler.watch.launch`."""
+    kind, device = ("copy" if step.launch is None else "kernel"), step.buffers[0].device
+    return watch.Ran(kind, device, 0, 0, None, step.program, [b.nbytes for b in step.buffers], step.values, step.places)
+
+
+def watched_step(step: Step, buffers: Sequence[Buffer] | None = None) -> None:
+    """:func:`run_step`, before the eyes of :mod:`compiler.watch`."""
+    watch.launch(lambda: run_step(step.launch, buffers or step.buffers, step.values), ran(step))
+
+
+class _Lines:
+    """The user's lines that the items of a schedule come from; nothing is looked up before somebody asks.
+
+    The schedule may be an older one, of an equal graph: what its nodes were called there is what their counterparts
+    are called here.
+    """
+
+    __slots__ = ("_now", "roots")
+
+    def __init__(self, roots: Sequence[UOp]) -> None:
+        self.roots = roots
+        self._now: dict[Place, Place] | None = None
+
+    def of(self, item: KernelItem | CopyItem | None) -> list[Place]:
+        if not isinstance(item, KernelItem) or not item.places:
+            return list(below(self.roots))
+        if self._now is None:
+            done: dict[UOp, UOp] = {}
+            normalize(self.roots, done)
+            self._now = {}
+            for node, normal in done.items():
+                if node.place is not None and normal.place is not None:
+                    self._now.setdefault(normal.place, node.place)
+        return [self._now.get(p, p) for p in item.places]
+
+    def explain(self, error: Exception, item: KernelItem | CopyItem | None, what: str) -> None:
+        """Add them to an exception."""
+        watch.failed(error)
+        try:
+            places = self.of(item)
+        except Exception:       # what failed first is what counts
+            places = list(below(self.roots))
+        point(error, places, what)
+
+
+def explain_later(error: Exception) -> None:
+    """The lines of a kernel whose name is in the message of an error that came only when somebody waited for it."""
+    for name in dict.fromkeys(_KERNEL.findall(str(error))):
+        sinks = {p.sink for p in _programs.values() if p.source.name == name}
+        point(error, [p for plan in _schedules.values() for item in plan.items
+                      if isinstance(item, KernelItem) and item.sink in sinks for p in item.places], f"kernel {name}")

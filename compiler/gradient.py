@@ -179,5 +179,7 @@ def gradients(root: UOp, seed: UOp, targets: Sequence[UOp]) -> dict[UOp, UOp]:
         assert sources is not None, f"no derivative rule for {node.op.name}"
         for s, part in zip(node.src, sources, strict=True):
             if part is not None and leads.get(s, False):
+                if part.place is None and part.src:
+                    part.place = node.place
                 grads[s] = part if s not in grads else alu(Ops.ADD, grads[s], part)
     return {t: grads[t] for t in wanted if t in grads}

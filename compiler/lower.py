@@ -213,7 +213,9 @@ class _Lowering:
                 stack.append((task, plan))
                 stack.extend((t, None) for t in plan[0] if t not in self.values)
             else:
-                self.values[task] = plan[1](*(self.values[t] for t in plan[0]))
+                made = self.values[task] = plan[1](*(self.values[t] for t in plan[0]))
+                if made.place is None and made.src:
+                    made.place = task[0].place
         return self.values[start]
 
 

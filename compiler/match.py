@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from compiler import watch
 from compiler.dtypes import DType
 from compiler.uop import Ops, UOp
 
@@ -144,6 +145,11 @@ class PatternMatcher:
 
     def rewrite(self, node: UOp, ctx: Any = None) -> Any:
         """What the first rule that fits makes of ``node``; None when none does."""
+        found = self.fired(node, ctx)
+        return None if found is None else found[0]
+
+    def fired(self, node: UOp, ctx: Any = None) -> tuple[Any, Callable[..., Any]] | None:
+        """:meth:`rewrite`, and whose doing it was: the rule's function."""
         rules = self._table[node.op]
         if not rules:
             return None
@@ -154,7 +160,7 @@ class PatternMatcher:
             for captures in pattern.match(node, {}):
                 result = function(ctx=ctx, **captures) if wants_ctx else function(**captures)
                 if result is not None and result is not node:
-                    return result
+                    return result, function
         return None
 
 
@@ -166,6 +172,7 @@ def graph_rewrite(root: UOp, matcher: PatternMatcher, ctx: Any = None, done: dic
     """
     done = {} if done is None else done
     turns: dict[UOp, int] = {}      # how often what stands for a node was rewritten
+    seen: list[watch.Firing] | None = [] if watch.watchers else None
     stack: list[tuple[UOp, UOp, bool]] = [(root, root, False)]      # (asked for, stands for it now, sources are done)
     while stack:
         asked, now, ready = stack.pop()
@@ -179,13 +186,20 @@ def graph_rewrite(root: UOp, matcher: PatternMatcher, ctx: Any = None, done: dic
             stack.extend((s, s, False) for s in reversed(now.src) if s not in done)
             continue
         rebuilt = now.replace(tuple(done[s] for s in now.src)) if now.src else now
-        result = matcher.rewrite(rebuilt, ctx)
-        if result is None:
+        found = matcher.fired(rebuilt, ctx)
+        if found is None:
             done[asked] = done[now] = done[rebuilt] = rebuilt
         else:
+            result = found[0]
+            if seen is not None:
+                seen.append((rebuilt, *found))
+            if result.place is None and result.src:
+                result.place = rebuilt.place
             turns[asked] = turns.get(asked, 0) + 1
             if turns[asked] > LIMIT:
                 raise RuntimeError(f"rewriting {asked} does not end: after {LIMIT} rules, {rebuilt} became {result}; "
                                    "two rules undo each other")
             stack.append((asked, result, False))
+    if seen:
+        watch.rewrote(root, done[root], seen)
     return done[root]

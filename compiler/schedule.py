@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from compiler.dtypes import DType
 from compiler.lower import Output, lower, squeezed
+from compiler.places import Place, below, point
 from compiler.uop import ALU, MOVEMENT, TRANSCENDENTAL, Ops, UOp
 from compiler.variable import bindings, in_use, most, unbound
 
@@ -28,6 +29,7 @@ _READ_AGAIN = 16        # times that a CPU reads padding before it is stored: lo
 _SUMS = frozenset({Ops.REDUCE_AXIS, Ops.FOLD})
 _LONG = 64              # iterations of a reduction above which a GPU splits it
 _WIDE = 8192            # work-items that a split may make
+_PLACES = 8             # of the user's lines that a kernel remembers
 _TREE = 2048            # size of an expression, without sharing, above which shared parts are cut
 
 
@@ -48,6 +50,7 @@ class KernelItem:
     device: str
     slots: tuple[int, ...]
     writes: tuple[int, ...]
+    places: tuple[Place, ...] = field(default=(), compare=False)    # the user's lines, nearest to what is stored first
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,14 @@ class Schedule:
     overwritten: list[int] = field(default_factory=list)    # input slots that assignments wrote
 
 
-def normalize(roots: Sequence[UOp]) -> tuple[list[UOp], list[object]]:
+def normalize(roots: Sequence[UOp], done: dict[UOp, UOp] | None = None) -> tuple[list[UOp], list[object]]:
     """The roots with numbered leaves, and the buffers in the order of the numbers.
 
+    :param done: is filled with what each node became.
     :raises RuntimeError: if a leaf's buffer was overwritten since.
     """
     slots: dict[object, int] = {}
-    done: dict[UOp, UOp] = {}
+    done = {} if done is None else done
     sizes = in_use()
 
     def leaf(buffer: object, node: UOp) -> UOp:
@@ -95,8 +99,10 @@ def normalize(roots: Sequence[UOp]) -> tuple[list[UOp], list[object]]:
             if held is not None:
                 buffer, version, _ = held.arg
                 if buffer.version != version:
-                    raise RuntimeError(f"{buffer} was overwritten in place after this value was taken from it; "
-                                       "realize() the value before, or take it again")
+                    error = RuntimeError(f"{buffer} was overwritten in place after this value was taken from it; "
+                                         "realize() the value before, or take it again")
+                    point(error, below([*(n for n in root.toposort() if node in n.src), node]), "where it is used")
+                    raise error
                 done[node] = leaf(buffer, node)
             elif node.op in (Ops.DETACH, Ops.DERIVED):
                 done[node] = done[node.src[0]]
@@ -398,7 +404,9 @@ def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], devic
                 b for n in group if n.op is Ops.ASSIGN and (b := base(n.src[1])) not in cut
             )
         sink, used = _drop_unused(sink, list(params))
-        items.append(KernelItem(sink, first.device or device, tuple(used), tuple(slots[n] for n in group)))
+        places = [p for p, _ in zip(below(group, lambda n: n in cut), range(_PLACES), strict=False)]
+        items.append(KernelItem(sink, first.device or device, tuple(used), tuple(slots[n] for n in group),
+                                tuple(places)))
     result = [slot_of(base(r)) for r in roots]
     return Schedule(inputs, made, items, result, overwritten), None
 

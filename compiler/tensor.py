@@ -44,6 +44,7 @@ from compiler.methods.random import Random
 from compiler.methods.reduce import Reduce
 from compiler.methods.scan import Scan
 from compiler.methods.scatter import Scatter
+from compiler.places import mark
 from compiler.runtime import canonical, default_device
 from compiler.uop import Ops, UOp
 from compiler.variable import Size, number
@@ -121,6 +122,7 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
                                              dtypes.of_scalar(data)), data)
         else:
             self.uop = _upload(data, want, self._device)
+        mark(self.uop)
         Tensor._live.add(self)
         if requires_grad:
             self.requires_grad_()
@@ -128,6 +130,8 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
     def _new(self, uop: UOp, *others: Tensor) -> Tensor:
         """The result of an operation on this tensor and others."""
         out = object.__new__(Tensor)        # __init__ sorts out what data may be; this is a node
+        if uop.place is None:
+            mark(uop)
         out.uop, out._device = uop, uop.device or self._device
         out.requires_grad, out.grad, out._names = False, None, []
         Tensor._live.add(out)
@@ -416,6 +420,7 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
             self.uop = UOp(Ops.CONTIGUOUS, self.dtype, (new,), _unique)
         else:
             self.uop = new
+        mark(self.uop)
         if _grad_enabled and value.requires_grad and self.dtype.is_float:
             self.requires_grad = True
         if self._names:

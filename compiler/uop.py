@@ -2,7 +2,8 @@
 
 A UOp is immutable and hash-consed: building the same node twice gives the same object, so equality is identity,
 common subexpressions are found by construction, and any table may be keyed by nodes. What is not identity lies
-in slots beside it: ``realized`` (the BUFFER node that holds a tensor node's value) and cached properties.
+in slots beside it: ``realized`` (the BUFFER node that holds a tensor node's value), ``place`` (the user's line that
+made it: :mod:`compiler.places`) and cached properties.
 
 Tensor nodes have a ``shape`` and a ``device``; kernel nodes are scalars (shape ``()``).
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from compiler import dtypes
 from compiler.dtypes import DType
+from compiler.places import Place
 
 __all__ = ["ALU", "BINARY", "COMMUTATIVE", "COMPARE", "MOVEMENT", "Ops", "TRANSCENDENTAL", "UNARY", "UOp", "fold"]
 
@@ -158,6 +160,7 @@ class UOp:
         "shape",
         "device",
         "realized",
+        "place",
         "_bounds",
         "_key",
         "_ranges",
@@ -171,6 +174,7 @@ class UOp:
     shape: tuple[int, ...]
     device: str | None
     realized: Any
+    place: Place | None
     _bounds: Any
     _key: Any
     _ranges: Any
@@ -193,7 +197,7 @@ class UOp:
         node.op, node.dtype, node.src, node.arg = op, dtype, src, arg
         node.shape = (arg_numel(arg),) if op is Ops.BUFFER else _shape_of(op, src, arg)
         node.device = device if op is Ops.BUFFER else _device_of(op, src, arg)
-        node.realized = node._bounds = node._key = node._ranges = None
+        node.realized = node.place = node._bounds = node._key = node._ranges = None
         table = UOp._table
 
         def forget(ref: weakref.ref[UOp], key: Any = key) -> None:
@@ -274,8 +278,12 @@ class UOp:
 
     def replace(self, src: tuple[UOp, ...]) -> UOp:
         """The same node on other sources."""
-        return self if src == self.src else UOp(self.op, self.dtype, src, self.arg,
-                                                self.device if self.op is Ops.BUFFER else None)
+        if src == self.src:
+            return self
+        new = UOp(self.op, self.dtype, src, self.arg, self.device if self.op is Ops.BUFFER else None)
+        if new.place is None:
+            new.place = self.place
+        return new
 
     # looking
 

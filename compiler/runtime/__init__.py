@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -46,6 +46,8 @@ class Runtime(Protocol):
         """Make a compiled kernel ready."""
     def measure(self, source: Source, code: bytes, handles: Sequence[Any], values: Mapping[str, int] = ...) -> float:
         """Seconds that a kernel takes, by the device's clock; the least of a few runs."""
+    def timed(self, work: Callable[[], object]) -> float:
+        """Seconds, by the device's clock, of what ``work`` starts; waits for it, and for all that was before."""
     def record(self, steps: Sequence[tuple[Launch | None, Sequence[Any]]], changing: Sequence[Any],
                values: Mapping[str, int] = ...) -> Replay:
         """Remember launches with their handles, to be started all at once; nothing runs yet.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -69,6 +69,16 @@ class HcqRuntime:
             queue.exec(program, arguments, source.grid, source.block).memory_barrier().timestamp(end).submit().wait()
             best = min(best, float(self.device.seconds(begin, end)))
         return best
+
+    def timed(self, work: Callable[[], object]) -> float:
+        import hcq
+        begin, end = self.device.signal(), self.device.signal()
+        self.device.synchronize()
+        hcq.ComputeQueue(self.device).memory_barrier().timestamp(begin).submit()
+        work()
+        hcq.ComputeQueue(self.device).memory_barrier().timestamp(end).submit()
+        self.device.synchronize()
+        return float(self.device.seconds(begin, end))
 
     def record(self, steps: Sequence[tuple[Launch | None, Sequence[Any]]], changing: Sequence[Any],
                values: Mapping[str, int] = _NONE) -> Replay:
