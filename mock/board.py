@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -284,6 +285,12 @@ class Board:
         self.memory.tables.count()
         for hook in self.after_flush:
             hook()
+
+    @cached_property
+    def rom(self) -> bytes:
+        """What the expansion ROM holds: the VBIOS."""
+        from mock import vbios
+        return vbios.image(self.gpu)
 
     @property
     def notes(self) -> Log:

@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from mock.bus import BAR_BASE, BAR_BASE_32, BusError
+from mock.vbios import ROM_BYTES
 
 if TYPE_CHECKING:
     from mock.board import Board
@@ -22,7 +23,8 @@ BAR_VRAM, BAR_DOORBELLS, BAR_IO, BAR_REGISTERS = 0, 2, 4, 5
 DOORBELL_BYTES, IO_BYTES, REGISTER_BYTES = 2 << 20, 256, 1 << 20
 MIB = 1 << 20
 
-COMMAND, STATUS, BARS, CAPABILITY_POINTER, INTERRUPT_LINE = 0x04, 0x06, 0x10, 0x34, 0x3C
+COMMAND, STATUS, BARS, ROM, CAPABILITY_POINTER, INTERRUPT_LINE = 0x04, 0x06, 0x10, 0x30, 0x34, 0x3C
+ROM_ENABLE = 1
 COMMAND_MEMORY, COMMAND_MASTER = 1 << 1, 1 << 2
 COMMAND_WRITABLE = 0x0547       # I/O, memory, master, parity, SERR, INTx disable
 STATUS_WRITE_1_CLEARS = 0xF900
@@ -78,6 +80,7 @@ class ConfigSpace:
             put(BARS + 4 * index, 4, flags)
         self._size_bars()
         put(0x2C, 4, arch.subsystem[1] << 16 | arch.subsystem[0])
+        put(ROM, 4, 0, ~(ROM_BYTES - 1) & 0xFFFFFFFF | ROM_ENABLE)
         put(CAPABILITY_POINTER, 1, CAP_VENDOR)
         put(INTERRUPT_LINE, 2, 1 << 8 | 0xFF, 0xFF)                     # INTA
         put(CAP_VENDOR, 4, 8 << 16 | CAP_PM << 8 | 0x09)

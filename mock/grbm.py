@@ -48,10 +48,18 @@ class Grbm(Block):
 
 
 class Smuio(Block):
-    """The golden timestamp counter. Its halves are two registers: a reader takes the upper one again
-    (Linux 6.1, gfx_v11_0.c, gfx_v11_0_get_gpu_clock_counter, which reads RLC's copies)."""
+    """The VBIOS's flash, and the golden timestamp counter. Its halves are two registers: a reader takes the upper one
+    again (Linux 6.1, gfx_v11_0.c, gfx_v11_0_get_gpu_clock_counter, which reads RLC's copies)."""
 
     ip = "SMUIO"
+
+    @on_read("ROM_DATA")
+    def rom(self) -> int:
+        """The VBIOS's flash, a dword a read (Linux 6.12, amdgpu_bios.c, amdgpu_soc15_read_bios_from_rom)."""
+        regs, rom = self.board.regs, self.board.rom
+        index = regs["ROM_INDEX"]
+        regs["ROM_INDEX"] = index + 4 & 0x1FFFFFF
+        return int.from_bytes(rom[index:index + 4].ljust(4, b"\xff"), "little")
 
     @on_read("GOLDEN_TSC_COUNT_LOWER", "SOC_GOLDEN_TSC_SHADOW_LOWER")
     def lower(self) -> int:

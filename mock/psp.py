@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from amdrv.facts import psp as facts
-from mock.block import Block, on_write
+from mock.block import Block, on_read, on_write
 from mock.engine import Aborted
 from mock.faults import register
 
@@ -39,6 +40,9 @@ FRAME_BYTES = ctypes.sizeof(facts.psp_gfx_rb_frame)
 COMMAND_BYTES = ctypes.sizeof(facts.psp_gfx_cmd_resp)
 RESPONSE_OFFSET = facts.psp_gfx_cmd_resp.resp.offset
 SOS_VERSION = 0x00310032        # of psp_13_0_0_sos.bin in linux-firmware of April 2025
+SOS_LOOKS, SOS_SECONDS = 2, 1.0
+"""The secure OS is alive at the second look at C2PMSG_81, or after so long. At the first it is not: Linux looks once
+20 ms after the command, and then waits for another value (Linux 6.1, psp_v13_0.c, psp_v13_0_bootloader_load_sos)."""
 ATTESTATION_COOKIE, ATTESTATION_BYTES = 0x143B6A37, 4096
 """Linux 6.1, amdgpu_fw_attestation.c, FW_ATTESTATION_DB_COOKIE and FW_ATTESTATION_MAX_SIZE."""
 TMR_BYTES = 0x1300000
@@ -107,6 +111,8 @@ class Psp(Block):
         self._sessions: dict[int, str] = {}
         self._boot_cfg = 0
         self._loader_ready = False
+        self._sos_looks: int | None = None      # at C2PMSG_81 since the secure OS was started; None: it is not starting
+        self._sos_started = 0.0
         self.loaded: set[str] = set()
         """Firmware that was loaded, by the names of GFX_FW_TYPE_* ("RS64_MEC")."""
         self.autoload_done = False
@@ -118,7 +124,24 @@ class Psp(Block):
 
     @property
     def sos_alive(self) -> bool:
+        if self._sos_looks is not None and (self._sos_looks >= SOS_LOOKS
+                                            or time.monotonic() - self._sos_started > SOS_SECONDS):
+            self._sos_looks = None
+            regs = self.board.regs
+            regs["MP0_SMN_C2PMSG_58"] = SOS_VERSION
+            regs["MP0_SMN_C2PMSG_64"] = READY
+            regs["MP0_SMN_C2PMSG_81"] = 1
         return bool(self.board.regs["MP0_SMN_C2PMSG_81"])
+
+    @on_read("MP0_SMN_C2PMSG_81")
+    def sign_of_life(self) -> int:
+        if self._sos_looks is not None:
+            self._sos_looks += 1
+        return self.board.regs["MP0_SMN_C2PMSG_81"] if self.sos_alive else 0
+
+    @on_read("MP0_SMN_C2PMSG_64")
+    def mailbox_status(self) -> int:
+        return self.board.regs["MP0_SMN_C2PMSG_64"] if self.sos_alive or self._sos_looks is None else 0
 
     def firmware_up(self) -> None:
         """NBIO: the card's own firmware is done; the boot loader takes commands."""
@@ -187,10 +210,7 @@ class Psp(Block):
     def _start_sos(self) -> None:
         if self.board.faults.active("psp-never-ready"):
             return
-        regs = self.board.regs
-        regs["MP0_SMN_C2PMSG_58"] = SOS_VERSION
-        regs["MP0_SMN_C2PMSG_64"] = READY
-        regs["MP0_SMN_C2PMSG_81"] = 1
+        self._sos_looks, self._sos_started = 0, time.monotonic()
 
     # ---- ring
 

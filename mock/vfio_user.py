@@ -3,9 +3,10 @@
     python -m mock.vfio_user /tmp/card.sock             # then AMDRV_HAL=vfio-user:/tmp/card.sock, or in QEMU
     -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"/tmp/card.sock"}}'
 
-The client sees PCI configuration space, BARs (BAR0 as memory that both share, the rest by messages) and MSI; its memory
-reaches the card through descriptors that it passes with DMA_MAP. When a client goes, by whatever end, the card is reset
-as vfio-pci resets one, its DMA maps are gone, and it waits for the next. One client at a time; another is told so.
+The client sees PCI configuration space, BARs (BAR0 as memory that both share, the rest by messages), the VBIOS's ROM
+and MSI; its memory reaches the card through descriptors that it passes with DMA_MAP. When a client goes, by whatever
+end, the card is reset as vfio-pci resets one, its DMA maps are gone, and it waits for the next. One client at a time;
+another is told so.
 
 Protocol: QEMU docs/interop/vfio-user.rst, version 0.1; numbers and structures are those of Linux's vfio.h.
 """
@@ -47,7 +48,7 @@ CLOSING_TIMEOUT = 5.0       # seconds for a client that is cut off to leave
 
 # Linux, include/uapi/linux/vfio.h
 DEVICE_FLAGS_RESET, DEVICE_FLAGS_PCI = 1, 2
-CONFIG_REGION, REGIONS = 7, 9
+ROM_REGION, CONFIG_REGION, REGIONS = 6, 7, 9
 READ, WRITE, MMAP, CAPS = 1, 2, 4, 8
 CAP_SPARSE_MMAP = 1
 MSI_IRQ, IRQS = 1, 5
@@ -286,8 +287,9 @@ class _Session:
         index = struct.unpack_from("<3I", body)[2]
         if index >= REGIONS:
             raise OSError(errno.EINVAL, "no such region")
-        size = 4096 if index == CONFIG_REGION else self._board.bar_size(index) if index < 6 else 0
-        flags, capability = READ | WRITE if size else 0, b""
+        size = {CONFIG_REGION: 4096, ROM_REGION: len(self._board.rom)}.get(
+            index, self._board.bar_size(index) if index < ROM_REGION else 0)
+        flags, capability = (READ if index == ROM_REGION else READ | WRITE) if size else 0, b""
         if index == 0:
             flags |= MMAP
             passed.append(self._server._memory)
@@ -300,6 +302,8 @@ class _Session:
     def _read(self, region: int, offset: int, count: int) -> bytes:
         if not 0 < count <= MAX_TRANSFER:
             raise OSError(errno.EINVAL, "length")
+        if region == ROM_REGION:
+            return self._board.rom[offset:offset + count].ljust(count, b"\xff")
         data = b""
         for at, width in _accesses(region, offset, count):
             value = self._board.read_config(at, width) if region == CONFIG_REGION else self._board.read_bar(
@@ -308,6 +312,8 @@ class _Session:
         return data
 
     def _write(self, region: int, offset: int, data: bytes) -> None:
+        if region == ROM_REGION:
+            raise OSError(errno.EPERM, "the ROM is read only")
         done = 0
         self._board.fence()             # messages come in order, and what was stored before them is in shared memory
         for at, width in _accesses(region, offset, len(data)):

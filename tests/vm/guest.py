@@ -107,7 +107,9 @@ class Guest:
     """``Guest(kernel, devices=[...]).run("python -m pytest ...")``."""
 
     def __init__(self, kernel: Kernel, *, devices: Sequence[str] = (), append: str = "", memory: str = "1G",
-                 machine: str = "kernel-irqchip=split", trace: str | None = None, qemu: str | None = None) -> None:
+                 machine: str = "kernel-irqchip=split", trace: str | None = None, qemu: str | None = None,
+                 modules: Sequence[str] = STOCK_MODULES, late: Sequence[str] = ()) -> None:
+        self._modules, self._late = modules, late
         self._kernel, self._devices, self._append, self._memory = kernel, devices, append, memory
         self._machine, self._trace = machine, trace
         self._qemu = qemu or os.environ.get("AMDRV_QEMU") or shutil.which("qemu-system-x86_64")
@@ -125,9 +127,9 @@ class Guest:
                            "PYTHON": sys.executable, **(environment or {})}.items())
         script = f"{exports}cd {shlex.quote(str(ROOT))}\necho GUEST UP $(uname -r)\n{command}\n"
         image = directory / "initramfs.img"
-        wanted = STOCK_MODULES if self._kernel.modules else ()
         kept = [path for path in {ROOT, Path(sys.prefix), Path(sys.base_prefix)} if path.is_relative_to("/tmp")]
-        image.write_bytes(initramfs.build(self._busybox, script, self._kernel.modules, wanted, sorted(kept)))
+        image.write_bytes(initramfs.build(self._busybox, script, self._kernel.modules, self._modules, sorted(kept),
+                                            self._late))
         arguments = [self._qemu, "-machine", f"q35,accel=tcg,{self._machine}", "-cpu", "max", "-m", self._memory,
                      "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
                      "-no-reboot",

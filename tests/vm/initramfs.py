@@ -24,6 +24,7 @@ for d in proc sys dev; do mount -o bind /$d /host/$d; done
 mount -t tmpfs run /host/run; mkdir -m 1777 /host/run/lock
 ulimit -l unlimited
 cp /run.sh /host/tmp/run.sh
+mkdir -p /host/tmp/late; mount -o bind /late /host/tmp/late
 chroot /host /bin/sh /tmp/run.sh; echo "GUEST RC=$?"
 poweroff -f
 """
@@ -90,19 +91,25 @@ def _modules(tree: Path, wanted: Iterable[str]) -> list[tuple[str, bytes]]:
 
 
 def build(busybox: Path, script: str, modules: Path | None = None, wanted: Iterable[str] = (),
-          kept: Iterable[Path] = ()) -> bytes:
+          kept: Iterable[Path] = (), late: Iterable[str] = ()) -> bytes:
     """The image. ``script`` is run by the host's /bin/sh, inside the host's root file system (read-only, over 9p).
 
-    The guest has a /tmp of its own; of the host's, it sees the directories ``kept``.
+    The guest has a /tmp of its own; of the host's, it sees the directories ``kept``. Modules ``wanted`` are loaded;
+    those that only ``late`` ones need lie in the script's /tmp/late, numbered in the order in which they load.
     """
     image = _Cpio()
-    for name in ("dev", "proc", "sys", "tmp", "run", "host"):
+    for name in ("dev", "proc", "sys", "tmp", "run", "host", "late"):
         image.add(name, stat.S_IFDIR | 0o755)
     image.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     image.add("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
     image.add("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes())
-    for number, (name, data) in enumerate(_modules(modules, wanted) if modules else []):
+    early = _modules(modules, wanted) if modules else []
+    for number, (name, data) in enumerate(early):
         image.add(f"mods/{number:03}_{name}.ko", stat.S_IFREG | 0o644, data)
+    loaded = {name for name, _ in early}
+    for number, (name, data) in enumerate(_modules(modules, late) if modules else []):
+        if name not in loaded:
+            image.add(f"late/{number:03}_{name}.ko", stat.S_IFREG | 0o644, data)
     image.add("kept", stat.S_IFREG | 0o644, "".join(f"{path}\n" for path in kept).encode())
     image.add("run.sh", stat.S_IFREG | 0o755, script.encode())
     image.add("init", stat.S_IFREG | 0o755, INIT.encode())

@@ -11,14 +11,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from backports import BACKPORTS, Apt
 from guest import Missing
-
-from tools.fetch_sources import system_mirrors
 
 __all__ = ["modern_qemu"]
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "amdrv" / "qemu"
-SUITES = ("trixie", "trixie-backports")
 NEEDS = (10, 1)
 
 
@@ -40,38 +38,13 @@ def modern_qemu() -> str:
 
 
 def _fetch(start: Path) -> None:
-    if shutil.which("apt-get") is None:
-        raise Missing("QEMU 10.1 or newer (vfio-user) is not here; name one with AMDRV_QEMU")
-    mirrors = system_mirrors()
-    if not mirrors:
-        raise Missing("apt's sources name no Debian mirror to fetch QEMU from")
-    mirror, key = mirrors[0]
-    apt = CACHE / "apt"
-    for folder in ("lists/partial", "archives/partial", "dpkg"):
-        (apt / folder).mkdir(parents=True, exist_ok=True)
-    (apt / "dpkg/status").write_text("")        # nothing is installed: the whole closure of packages comes
-    signed = f" [signed-by={key}]" if key else ""
-    (apt / "sources.list").write_text("".join(f"deb{signed} {mirror} {suite} main\n" for suite in SUITES))
-    (apt / "apt.conf").write_text(f'''Dir::Etc::sourcelist "{apt}/sources.list";
-Dir::Etc::sourceparts "-";
-Dir::State::lists "{apt}/lists";
-Dir::State::status "{apt}/dpkg/status";
-Dir::Cache "{apt}";
-Dir::Cache::archives "{apt}/archives";
-APT::Sandbox::User "";
-APT::Install-Recommends "false";
-Acquire::Languages "none";
-''')
-    environment = {**os.environ, "APT_CONFIG": str(apt / "apt.conf"), "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "-d", "-t", SUITES[-1], "qemu-system-x86"]):
-        done = subprocess.run(["apt-get", "-q", *command], env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Missing(f"apt-get {command[0]} of {SUITES[-1]}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    try:
+        apt = Apt(CACHE / "apt")
+    except Missing as missing:
+        raise Missing(f"QEMU 10.1 or newer (vfio-user) is not here, AMDRV_QEMU may name one; {missing}") from missing
     root = CACHE / "root"
     shutil.rmtree(root, ignore_errors=True)
-    for package in sorted((apt / "archives").glob("*.deb")):
-        subprocess.run(["dpkg", "-x", str(package), str(root)], check=True)
-        package.unlink()
+    apt.unpack_closure(["qemu-system-x86"], root)
     libraries = root / "usr/lib/x86_64-linux-gnu"
     start.write_text(f"""#!/bin/sh
 export QEMU_MODULE_DIR={libraries}/qemu
@@ -81,4 +54,4 @@ exec {root}/usr/lib64/ld-linux-x86-64.so.2 --library-path {libraries} --argv0 qe
 """)
     start.chmod(0o755)
     if version(str(start)) < NEEDS:
-        raise Missing(f"the QEMU of {SUITES[-1]} is {'.'.join(map(str, version(str(start))))}; vfio-user needs 10.1")
+        raise Missing(f"the QEMU of {BACKPORTS} is {'.'.join(map(str, version(str(start))))}; vfio-user needs 10.1")
