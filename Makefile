@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 JOBS ?= 2
 VM_JOBS ?= 2
 
-.PHONY: help setup demo test test-slow test-vm vm-kernel vm-table test-all lint bench autogen clean
+.PHONY: help setup demo test test-slow test-vm vm-kernel vm-table test-all lint bench docs autogen clean
 
 help:
 	@echo "make demo       train a network on a GPU that we boot ourselves (the mock card; no hardware needed)"
@@ -15,6 +15,7 @@ help:
 	@echo "make vm-kernel  build the guests' kernel with iommufd and no-IOMMU, once (test-vm does it when it is missing)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks, each against a baseline in the same run"
+	@echo "make docs       this site: tutorial, guides, reference, into build/docs; a warning or a broken link is an error"
 	@echo "make autogen    regenerate register tables and packet facts and compare them with the repo"
 
 $(VENV)/.ready: setup.py
@@ -53,6 +54,14 @@ lint: setup
 
 bench: setup
 	set -e; for page in bench/*.py; do $(RUN) -m bench.$$(basename $$page .py); done
+
+$(VENV)/.docs-ready: $(VENV)/.ready
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs-ready
+	$(RUN) -m sphinx -q -W --keep-going -E -b html -j $(JOBS) docs build/docs
+	@echo "build/docs/index.html"
 
 autogen: setup
 	$(RUN) -m tools.fetch_sources

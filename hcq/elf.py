@@ -449,7 +449,7 @@ class CodeObject:
         return self.kernels[name]
 
     def place(self, address: int) -> np.ndarray:
-        """The image (uint8[image_bytes]) for loading at ``address``, a multiple of :data:`PAGE`."""
+        """The image (uint8[image_bytes]) for loading at ``address``, a multiple of ``PAGE``."""
         if address % PAGE:
             raise CodeObjectError(f"an image must be placed at a multiple of {PAGE}, not at {address:#x}")
         return self._image(address)

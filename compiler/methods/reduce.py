@@ -158,7 +158,7 @@ class Reduce(Methods):
 
     @numpy_names
     def norm(self, p: Any = "fro", dim: Dims = None, keepdim: bool = False, dtype: DTypeLike | None = None) -> Tensor:
-        """(sum of |x|**p)**(1/p); ``p`` may be infinite, or 0, which counts. Its gradient at 0 is 0."""
+        """``(sum of |x|**p)**(1/p)``; ``p`` may be infinite, or 0, which counts. Its gradient at 0 is 0."""
         x: Any = self if dtype is None else self.cast(dtype)
         return x._norm(2 if p in ("fro", None) else p, dim, keepdim)  # type: ignore[no-any-return]
 

@@ -24,7 +24,7 @@ class _Pool(Module):
 
 
 class MaxPool1d(_Pool):
-    """Arguments of :meth:`Tensor.max_pool1d`."""
+    """Arguments of :meth:`Tensor.max_pool1d <compiler.tensor.Tensor.max_pool1d>`."""
 
     method = "max_pool1d"
 
@@ -62,6 +62,6 @@ class AdaptiveMaxPool2d(_Pool):
 
 
 class Upsample(_Pool):
-    """Arguments of :meth:`Tensor.interpolate`."""
+    """Arguments of :meth:`Tensor.interpolate <compiler.tensor.Tensor.interpolate>`."""
 
     method = "interpolate"
