@@ -3,7 +3,8 @@
 The first call of a wrapped function runs it as usual (what is made once, such as an optimizer's state, is made
 then); the second is recorded; later ones replay. A replay swaps the input tensors' memory for that of the new ones,
 gives outputs fresh memory, and draws new random numbers. Inputs are told apart by device, type and shape: another
-signature is recorded anew. Python in the function runs in the first two calls only.
+signature is recorded anew. Python in the function runs in the first two calls only. What the function assigns to is
+computed with its results, returned or not.
 
 Symbolic sizes (:mod:`compiler.variable`) among the arguments or in their shapes are inputs, too: one recording serves
 all their values, unless a value itself decided something while it was recorded.
@@ -22,7 +23,7 @@ from compiler.buffer import Buffer
 from compiler.engine import Recording, Step, ran, recording, run_step, watched_step
 from compiler.methods.random import random_state
 from compiler.runtime import Replay, runtime
-from compiler.tensor import Tensor, realize_all, shares
+from compiler.tensor import Tensor, pending, realize_all, shares
 from compiler.uop import Ops, UOp
 from compiler.variable import Size, bindings, bound, in_use, unbound, watched
 
@@ -101,7 +102,7 @@ class Captured:
             with watched() as self.decided:     # variables of which the value of now went into the recording
                 self.result = function(*args, **kwargs)
                 outputs = _tensors(self.result, [])
-                realize_all(outputs)
+                realize_all([*outputs, *pending()])
         finally:
             recording.pop()
             random_state.listeners.remove(self._drew)
@@ -239,10 +240,11 @@ def jit(function: Callable[..., Any]) -> Any:
         if signature not in captured:
             captured[signature] = None
             result = function(*args, **kwargs)
-            realize_all(_tensors(result, []))
+            realize_all([*_tensors(result, []), *pending()])
             return result
         entry = captured[signature]
         if entry is None:
+            realize_all(pending())      # of before: none of the step's work
             entry = Captured(function, args, kwargs, inputs)
             if not entry.decided.keys() <= names:
                 del captured[signature]

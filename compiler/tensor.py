@@ -98,6 +98,8 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
 
     _live: ClassVar[weakref.WeakSet[Tensor]] = weakref.WeakSet()
     _leaves: ClassVar[weakref.WeakSet[Tensor]] = weakref.WeakSet()
+    # by id: to a set's own comparison two tensors are an elementwise question
+    _assigned: ClassVar[weakref.WeakValueDictionary[int, Tensor]] = weakref.WeakValueDictionary()
 
     uop: UOp
     grad: Tensor | None
@@ -425,6 +427,7 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
             self.requires_grad = True
         if self._names:
             self._names = [_under(self.uop)]
+        Tensor._assigned[id(self)] = self
         return self
 
     def _axis(self, dim: int, extra: int = 0) -> int:
@@ -481,7 +484,8 @@ def realize_all(tensors: Sequence[Tensor]) -> None:
 def _undivided(tensors: Sequence[Tensor]) -> tuple[list[Tensor], Callable[[], None]]:
     """Tensors of single devices in place of those that are, or depend on, sharded ones; and what gives these, once
     they are computed, their values."""
-    wanted = [t for t in tensors if t.numel() and not graph.is_stored(t.uop) and sharding.stored(t.uop) is None]
+    each = {id(t): t for t in tensors}.values()
+    wanted = [t for t in each if t.numel() and not graph.is_stored(t.uop) and sharding.stored(t.uop) is None]
     plain: list[Tensor] = []
     made: list[tuple[Tensor, list[Tensor], Any]] = []
     for t, result in zip(wanted, sharding.distributed([t.uop for t in wanted]), strict=True):
@@ -513,6 +517,13 @@ def _undivided(tensors: Sequence[Tensor]) -> tuple[list[Tensor], Callable[[], No
             if t._names:
                 t._names.append(_under(value))
     return plain, finish
+
+
+def pending() -> list[Tensor]:
+    """Tensors that were assigned to, and whose new value is not computed yet: running statistics, counters."""
+    found = [t for t in Tensor._assigned.values() if not graph.is_stored(t.uop)]
+    Tensor._assigned.clear()
+    return found
 
 
 def realize_all_plain(tensors: Sequence[Tensor]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from compiler.nn.module import Module
+from compiler.nn.module import Module, ModuleList
 from compiler.tensor import Tensor
 
-__all__ = ["Bilinear", "Dropout", "Dropout2d", "Embedding", "Flatten", "Identity", "LayerNorm", "Linear", "RMSNorm",
-           "Sequential", "Unflatten"]
+__all__ = ["Bilinear", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Embedding", "Flatten", "Identity",
+           "LayerNorm", "Linear", "RMSNorm", "Sequential", "Unflatten"]
 
 
 class Linear(Module):
@@ -30,23 +30,38 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """Rows of a table by number."""
+    """Rows of a table by number.
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, device: str | None = None) -> None:
-        self.weight = Tensor.randn(num_embeddings, embedding_dim, device=device, requires_grad=True)
+    :param padding_idx: the row that stands for nothing: zeros at first, and never trained.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None,
+                 device: str | None = None) -> None:
+        weight = Tensor.randn(num_embeddings, embedding_dim, device=device)
+        if padding_idx is not None:
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise ValueError(f"padding_idx {padding_idx} of {num_embeddings} embeddings")
+            padding_idx %= num_embeddings
+            weight = Tensor.arange(num_embeddings, device=device).eq(padding_idx).unsqueeze(1).where(0.0, weight)
+        self.padding_idx = padding_idx
+        self.weight = weight.requires_grad_()
 
     def forward(self, index: Tensor) -> Tensor:
-        return self.weight[index]
+        rows = self.weight[index]
+        if self.padding_idx is None:
+            return rows
+        return index.eq(self.padding_idx).unsqueeze(-1).where(rows.detach(), rows)
 
 
 class LayerNorm(Module):
     """Over the last axes, of sizes ``normalized_shape``."""
 
-    def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5, device: str | None = None) -> None:
+    def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5, elementwise_affine: bool = True,
+                 bias: bool = True, device: str | None = None) -> None:
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.eps, self.shape = eps, shape
-        self.weight = Tensor.ones(*shape, device=device, requires_grad=True)
-        self.bias = Tensor.zeros(*shape, device=device, requires_grad=True)
+        self.weight = Tensor.ones(*shape, device=device, requires_grad=True) if elementwise_affine else None
+        self.bias = Tensor.zeros(*shape, device=device, requires_grad=True) if elementwise_affine and bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return x.layer_norm(self.shape, self.weight, self.bias, self.eps)
@@ -61,38 +76,40 @@ class Dropout(Module):
 
 
 class Flatten(Module):
-    """All axes but the first into one."""
+    """Axes into one: by default all but the first."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start, self.end = start_dim, end_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)
+        return x.flatten(self.start, self.end)
 
 
-class Sequential(Module):
-    """One layer (any callable) after the other."""
+class Sequential(ModuleList):
+    """One layer (any callable) after the other; or a dict of them, whose names are then those of the state."""
 
-    def __init__(self, *layers: Callable[[Any], Any]) -> None:
-        self.layers = list(layers)
+    def __init__(self, *layers: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]]) -> None:
+        named = layers[0] if len(layers) == 1 and isinstance(layers[0], Mapping) else None
+        super().__init__(list(layers) if named is None else list(named.values()))
+        self._names = None if named is None else list(named)
 
     def forward(self, x: Any) -> Any:
-        for layer in self.layers:
+        for layer in self:
             x = layer(x)
         return x
 
-    def __getitem__(self, n: int) -> Callable[[Any], Any]:
-        return self.layers[n]
-
-    def __len__(self) -> int:
-        return len(self.layers)
+    def __getitem__(self, n: Any) -> Any:
+        return Sequential(*self._list[n]) if isinstance(n, slice) else self._list[n]
 
 
 class RMSNorm(Module):
     """Divided by the root of the mean square over the last axes, of sizes ``normalized_shape``."""
 
     def __init__(self, normalized_shape: int | tuple[int, ...], eps: float | None = None,
-                 device: str | None = None) -> None:
+                 elementwise_affine: bool = True, device: str | None = None) -> None:
         self.shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.eps = eps
-        self.weight = Tensor.ones(*self.shape, device=device, requires_grad=True)
+        self.weight = Tensor.ones(*self.shape, device=device, requires_grad=True) if elementwise_affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         return x.rms_norm(self.shape, self.weight, self.eps)
@@ -113,14 +130,19 @@ class Bilinear(Module):
         return x1.bilinear(x2, self.weight, self.bias)
 
 
-class Dropout2d(Module):
+class Dropout2d(Dropout):
     """Whole channels."""
-
-    def __init__(self, p: float = 0.5) -> None:
-        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         return x.dropout2d(self.p, self.training)
+
+
+class Dropout1d(Dropout2d):
+    pass
+
+
+class Dropout3d(Dropout2d):
+    pass
 
 
 class Identity(Module):

@@ -8,7 +8,8 @@ from compiler.nn.module import Module
 from compiler.tensor import Tensor
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "NLLLoss",
-           "SmoothL1Loss"]
+           "SmoothL1Loss", "CosineEmbeddingLoss", "GaussianNLLLoss", "HingeEmbeddingLoss", "MarginRankingLoss",
+           "MultiLabelSoftMarginLoss", "MultiMarginLoss", "PoissonNLLLoss", "SoftMarginLoss", "TripletMarginLoss"]
 
 
 class _Loss(Module):
@@ -87,3 +88,51 @@ class KLDivLoss(_Loss):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         return x.kl_div(target, self.reduction, self.log_target)
+
+
+class _ByName(Module):
+    """A loss of the tensor with the layer's arguments."""
+
+    method = ""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.kwargs = kwargs
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        return getattr(x, self.method)(*others, **self.kwargs)  # type: ignore[no-any-return]
+
+
+class CosineEmbeddingLoss(_ByName):
+    method = "cosine_embedding_loss"
+
+
+class GaussianNLLLoss(_ByName):
+    method = "gaussian_nll_loss"
+
+
+class HingeEmbeddingLoss(_ByName):
+    method = "hinge_embedding_loss"
+
+
+class MarginRankingLoss(_ByName):
+    method = "margin_ranking_loss"
+
+
+class MultiLabelSoftMarginLoss(_ByName):
+    method = "multilabel_soft_margin_loss"
+
+
+class MultiMarginLoss(_ByName):
+    method = "multi_margin_loss"
+
+
+class PoissonNLLLoss(_ByName):
+    method = "poisson_nll_loss"
+
+
+class SoftMarginLoss(_ByName):
+    method = "soft_margin_loss"
+
+
+class TripletMarginLoss(_ByName):
+    method = "triplet_margin_loss"

@@ -7,7 +7,8 @@ from typing import Any
 from compiler.nn.module import Module
 from compiler.tensor import Tensor
 
-__all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d", "AvgPool3d",
+__all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d",
+           "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "LPPool1d", "LPPool2d",
            "MaxPool1d", "MaxPool2d", "MaxPool3d", "Upsample"]
 
 
@@ -65,3 +66,23 @@ class Upsample(_Pool):
     """Arguments of :meth:`Tensor.interpolate <compiler.tensor.Tensor.interpolate>`."""
 
     method = "interpolate"
+
+
+class AdaptiveAvgPool3d(_Pool):
+    method = "adaptive_avg_pool3d"
+
+
+class AdaptiveMaxPool1d(_Pool):
+    method = "adaptive_max_pool1d"
+
+
+class AdaptiveMaxPool3d(_Pool):
+    method = "adaptive_max_pool3d"
+
+
+class LPPool1d(_Pool):
+    method = "lp_pool1d"
+
+
+class LPPool2d(_Pool):
+    method = "lp_pool2d"

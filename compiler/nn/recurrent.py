@@ -1,25 +1,29 @@
-"""Recurrent layers and attention, with PyTorch's names and order of gates in their weights."""
+"""Recurrent layers, with PyTorch's names and order of gates in their weights."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from compiler.nn.layers import Linear
 from compiler.nn.module import Module
 from compiler.tensor import Tensor
 
-__all__ = ["GRU", "LSTM", "RNN", "MultiheadAttention"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 
 class _Recurrent(Module):
-    """Over (time, batch, features), or (batch, time, features) with ``batch_first``; layers on top of each other."""
+    """Over (time, batch, features), or (batch, time, features) with ``batch_first``; layers on top of each other.
+
+    :param dropout: between layers, in training.
+    """
 
     gates = 1
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
-                 batch_first: bool = False, bidirectional: bool = False, device: str | None = None) -> None:
+                 batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
+                 device: str | None = None) -> None:
         self.hidden_size, self.num_layers, self.batch_first = hidden_size, num_layers, batch_first
+        self.dropout = dropout
         self.directions = 2 if bidirectional else 1
         bound = 1 / math.sqrt(hidden_size)
         for layer in range(num_layers):
@@ -48,6 +52,8 @@ class _Recurrent(Module):
             x = x.transpose(0, 1)
         last: list[list[Tensor]] = [[] for _ in states]
         for layer in range(self.num_layers):
+            if layer and self.dropout and self.training:
+                x = x.dropout(self.dropout)
             outs = []
             for k, suffix in enumerate(self._suffixes(layer)):
                 n = layer * self.directions + k
@@ -108,31 +114,44 @@ class LSTM(_Recurrent):
         return out, (h, c)
 
 
-class MultiheadAttention(Module):
-    """Of (time, batch, features), or (batch, time, features) with ``batch_first``."""
+class _Cell(Module):
+    """One step of a recurrent layer, with its names: ``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh``."""
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True,
-                 batch_first: bool = False, device: str | None = None) -> None:
-        if embed_dim % num_heads:
-            raise ValueError(f"attention: {embed_dim} features do not part into {num_heads} heads")
-        self.heads, self.dropout, self.batch_first = num_heads, dropout, batch_first
-        bound = math.sqrt(6 / (4 * embed_dim))
-        self.in_proj_weight = Tensor.uniform(3 * embed_dim, embed_dim, low=-bound, high=bound, device=device,
-                                             requires_grad=True)
-        self.in_proj_bias = Tensor.zeros(3 * embed_dim, device=device, requires_grad=True) if bias else None
-        self.out_proj = Linear(embed_dim, embed_dim, bias, device)
+    layer: type[_Recurrent] = RNN
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None,
-                is_causal: bool = False) -> Tensor:
-        weights = self.in_proj_weight.chunk(3, 0)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3, 0)
-        q, k, v = (self._split(x.linear(w, b)) for x, w, b in zip((query, key, value), weights, biases, strict=True))
-        if attn_mask is not None and attn_mask.dtype.kind == "b":       # PyTorch's layer: true means: not there
-            attn_mask = attn_mask.logical_not()
-        out = q.scaled_dot_product_attention(k, v, attn_mask, self.dropout if self.training else 0.0, is_causal)
-        out = out.transpose(1, 2).flatten(2)
-        return self.out_proj(out if self.batch_first else out.transpose(0, 1))  # type: ignore[no-any-return]
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, device: str | None = None) -> None:
+        self.hidden_size = hidden_size
+        bound, rows = 1 / math.sqrt(hidden_size), self.layer.gates * hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size), "weight_hh": (rows, hidden_size)}
+        if bias:
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        for name, shape in shapes.items():
+            setattr(self, name, Tensor.uniform(*shape, low=-bound, high=bound, device=device, requires_grad=True))
 
-    def _split(self, x: Tensor) -> Tensor:
-        x = x if self.batch_first else x.transpose(0, 1)
-        return x.unflatten(-1, (self.heads, x.shape[-1] // self.heads)).transpose(1, 2)
+    def _next(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        share = x.linear(self.weight_ih, getattr(self, "bias_ih", None))    # type: ignore[attr-defined]
+        return self.layer._step(self, share, state, "")                     # type: ignore[arg-type]
+
+    def _hidden(self, h: Tensor, _suffix: str) -> Tensor:
+        return h.linear(self.weight_hh, getattr(self, "bias_hh", None))     # type: ignore[attr-defined, no-any-return]
+
+    def _zeros(self, x: Tensor) -> Tensor:
+        return Tensor.zeros(*x.shape[:-1], self.hidden_size, dtype=x.dtype, device=x.device)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        return self._next(x, (self._zeros(x) if h is None else h,))[0]
+
+
+class RNNCell(_Cell):
+    """(batch, features), state -> the next state."""
+
+
+class GRUCell(_Cell):
+    layer = GRU
+
+
+class LSTMCell(_Cell):
+    layer = LSTM
+
+    def forward(self, x: Tensor, state: Any = None) -> Any:
+        return self._next(x, (self._zeros(x), self._zeros(x)) if state is None else tuple(state))

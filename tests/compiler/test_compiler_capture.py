@@ -76,3 +76,20 @@ def test_another_shape_is_recorded_anew(device: str) -> None:
         x = np.random.RandomState(n).uniform(-1, 1, (n, 4)).astype(np.float32)
         np.testing.assert_allclose(step(Tensor(x, device=device)).numpy(), x.sum(0) * 2, rtol=1e-5, atol=1e-6)
     assert len(step.captured) == 2
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_is_assigned_to_and_not_returned(device: str, stored: bool) -> None:
+    """A counter that no result needs counts in every replay; an assignment from before the step is none of its work."""
+    count, other = (Tensor.zeros(2, dtype="int64", device=device).contiguous() for _ in range(2))
+    if stored:
+        count.realize(other)
+
+    @jit
+    def step(x: Tensor) -> Tensor:
+        count.assign(count + 1)
+        return x * 2
+    for n in range(5):
+        other.assign(other + 1)
+        assert step(Tensor([1.0 * n], device=device)).item() == 2 * n
+    assert count.tolist() == [5, 5] and other.tolist() == [5, 5]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compiler import Tensor, nn
+from compiler import Tensor, jit, nn, optim
 
 torch = pytest.importorskip("torch")
 RNG = np.random.RandomState(2)
@@ -44,6 +44,24 @@ LAYERS: dict[str, tuple[tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = {
         "Identity", "Flatten")},
     **{name: ((-1,), {}, (3, 4)) for name in ("Softmax", "LogSoftmax", "Softmin", "GLU")},
     "Threshold": ((0.1, 3.0), {}, (3, 4)),
+    "Dropout1d": ((0.0,), {}, (2, 3, 4)),
+    "LPPool2d": ((2, 2), {}, (2, 4, 6, 6)),
+    "PixelShuffle": ((2,), {}, (2, 8, 3, 4)),
+    "PixelUnshuffle": ((2,), {}, (2, 2, 6, 4)),
+    "Softmax2d": ((), {}, (2, 3, 4, 2)),
+    "LocalResponseNorm": ((3,), {}, (2, 4, 3, 2)),
+    "Unfold": (((2, 3),), {"padding": 1}, (2, 3, 4, 5)),
+    "Fold": (((4, 5), (2, 2)), {}, (2, 12, 12)),
+    "ZeroPad2d": (((1, 2, 0, 1),), {}, (1, 2, 3, 4)),
+    "ConstantPad1d": ((2, 0.5), {}, (2, 3, 4)),
+    "ReflectionPad2d": ((1,), {}, (1, 2, 3, 4)),
+    "ReplicationPad3d": ((1,), {}, (1, 2, 3, 2, 2)),
+    "CircularPad2d": (((1, 2, 2, 1),), {}, (1, 2, 3, 4)),
+    "RNNCell": ((3, 4), {}, (2, 3)),
+    "GRUCell": ((3, 4), {"bias": False}, (2, 3)),
+    "LSTMCell": ((3, 4), {}, (2, 3)),
+    "TransformerEncoderLayer": ((8, 2), {"dim_feedforward": 16, "dropout": 0.0, "activation": "gelu",
+                                         "batch_first": True}, (2, 5, 8)),
 }
 
 
@@ -59,7 +77,7 @@ def test_layer(name: str) -> None:
     args, kwargs, shape = LAYERS[name]
     torch.manual_seed(1)
     theirs, mine = getattr(torch.nn, name)(*args, **kwargs), getattr(nn, name)(*args, **kwargs)
-    state = {k: v.numpy() for k, v in theirs.state_dict().items() if k != "num_batches_tracked"}
+    state = {k: v.numpy() for k, v in theirs.state_dict().items() }
     mine.load_state_dict(state)
     a = RNG.uniform(-2, 2, shape).astype(np.float32)
     x, y = Tensor(a, requires_grad=True), torch.tensor(a, requires_grad=True)
@@ -80,16 +98,127 @@ def test_layer(name: str) -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention(causal: bool) -> None:
+    """Output and weights, with hidden places and hidden keys; batched and not."""
     theirs, mine = torch.nn.MultiheadAttention(8, 2, batch_first=True), nn.MultiheadAttention(8, 2, batch_first=True)
-    mine.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
+    mine.load_state_dict(theirs.state_dict())
     a = RNG.uniform(-1, 1, (2, 5, 8)).astype(np.float32)
     x, y = Tensor(a), torch.tensor(a)
     hidden = torch.triu(torch.ones(5, 5, dtype=torch.bool), 1) if causal else None
-    want = theirs(y, y, y, attn_mask=hidden, need_weights=False)[0]
+    keys = torch.tensor([[False] * 5, [False, False, False, True, True]])
+    want, weights = theirs(y, y, y, attn_mask=hidden, key_padding_mask=keys)
     mask = None if hidden is None else Tensor(hidden.numpy())
-    np.testing.assert_allclose(mine(x, x, x, attn_mask=mask).numpy(), want.detach().numpy(), rtol=1e-5, atol=1e-6)
+    got, shares = mine(x, x, x, attn_mask=mask, key_padding_mask=Tensor(keys.numpy()))
+    np.testing.assert_allclose(got.numpy(), want.detach().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(shares.numpy(), weights.detach().numpy(), rtol=1e-5, atol=1e-6)
     if causal:
-        np.testing.assert_allclose(mine(x, x, x, is_causal=True).numpy(), want.detach().numpy(), rtol=1e-5, atol=1e-6)
+        want = theirs(y[0], y[0], y[0], attn_mask=hidden, average_attn_weights=False)
+        got = mine(x[0], x[0], x[0], is_causal=True, average_attn_weights=False)
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(one.numpy(), other.detach().numpy(), rtol=1e-5, atol=1e-6)
+        assert mine(x, x, x, need_weights=False)[1] is None
+
+
+def test_attention_to_other_features() -> None:
+    theirs = torch.nn.MultiheadAttention(8, 2, kdim=6, vdim=3)
+    mine = nn.MultiheadAttention(8, 2, kdim=6, vdim=3)
+    mine.load_state_dict(theirs.state_dict())
+    q, k, v = (RNG.uniform(-1, 1, (5, 2, n)).astype(np.float32) for n in (8, 6, 3))
+    np.testing.assert_allclose(mine(*map(Tensor, (q, k, v)))[0].numpy(),
+                               theirs(*map(torch.tensor, (q, k, v)))[0].detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_transformer() -> None:
+    """An encoder and a decoder of two layers, names and values; norms first in one of them."""
+    options: dict[str, Any] = {"dim_feedforward": 16, "dropout": 0.0}
+    pair = []
+    for m in (torch.nn, nn):
+        encoder = m.TransformerEncoder(m.TransformerEncoderLayer(8, 2, norm_first=True, **options), 2,
+                                       **({"enable_nested_tensor": False} if m is torch.nn else {}))
+        pair.append((encoder, m.TransformerDecoder(m.TransformerDecoderLayer(8, 2, **options), 2, m.LayerNorm(8))))
+    for theirs, mine in zip(*pair, strict=True):
+        assert {k: tuple(v.shape) for k, v in theirs.state_dict().items()} \
+            == {k: v.shape for k, v in mine.state_dict().items()}
+        mine.load_state_dict(theirs.state_dict())
+    a, b = (RNG.uniform(-1, 1, (n, 2, 8)).astype(np.float32) for n in (5, 4))
+    hidden = torch.triu(torch.full((4, 4), -torch.inf), 1)
+    want = pair[0][1](torch.tensor(b), pair[0][0](torch.tensor(a)), tgt_mask=hidden)
+    got = pair[1][1](Tensor(b), pair[1][0](Tensor(a)), tgt_mask=Tensor(hidden.numpy()))
+    np.testing.assert_allclose(got.numpy(), want.detach().numpy(), rtol=2e-5, atol=2e-6)
+
+
+def test_names_of_states_are_torchs() -> None:
+    """Of every layer that both have and that can be made alike; a model of them saved by PyTorch loads."""
+    known = LAYERS | {"Embedding": ((5, 3), {"padding_idx": 1}, ()), "Bilinear": ((2, 3, 4), {}, ()),
+                      "MultiheadAttention": ((8, 2), {"bias": False}, ()), "LayerNorm": ((4,), {"bias": False}, ())}
+    for name, (args, kwargs, _) in known.items():
+        theirs, mine = getattr(torch.nn, name)(*args, **kwargs), getattr(nn, name)(*args, **kwargs)
+        assert {k: tuple(v.shape) for k, v in theirs.state_dict().items()} \
+            == {k: v.shape for k, v in mine.state_dict().items()}, name
+    theirs, mine = (
+        m.Sequential(m.Conv2d(1, 2, 3), m.BatchNorm2d(2), m.ModuleList([m.Linear(2, 2), m.Linear(2, 2)]),
+                     m.ModuleDict({"a": m.Linear(1, 1)}), m.Sequential(m.Linear(2, 3))) for m in (torch.nn, nn))
+    assert list(mine.state_dict()) == list(theirs.state_dict())
+    assert [n for n, _ in mine.named_modules()] == [n for n, _ in theirs.named_modules()]
+    assert [n for n, _ in mine.named_parameters()] == [n for n, _ in theirs.named_parameters()]
+    mine.load_state_dict(theirs.state_dict())
+    assert mine[3]["a"].weight.item() == theirs[3]["a"].weight.item()
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        self.wte = nn.Embedding(3, 2)
+        self.head = nn.Linear(2, 3, bias=False)
+        self.head.weight = self.wte.weight
+        self.register_buffer("mask", Tensor.ones(2, 2), persistent=False)
+
+
+def test_modules() -> None:
+    model = Tied()
+    assert list(model.state_dict()) == ["wte.weight", "head.weight"] and len(model.parameters()) == 1
+    assert [n for n, _ in model.named_buffers()] == ["mask"]
+    assert [n for n, _ in model.named_children()] == ["wte", "head"]
+    left = model.load_state_dict({"wte.weight": np.ones((3, 2)), "more": np.ones(1)}, strict=False)
+    assert left == (["head.weight"], ["more"]) and model.head.weight.numpy().sum() == 6
+    with pytest.raises(KeyError, match=r"differ in head\.weight, more: 1 missing from the state, 1 unknown"):
+        model.load_state_dict({"wte.weight": np.ones((3, 2)), "more": np.ones(1)})
+    assert model.half().wte.weight.dtype.name == "float16" and model.mask.dtype.name == "float16"
+    seen: list[str] = []
+    model.apply(lambda m: seen.append(type(m).__name__))
+    assert seen == ["Embedding", "Linear", "Tied"] and model.get_submodule("head") is model.head
+    with pytest.raises(AttributeError, match="no module 'tail'"):
+        model.get_submodule("tail")
+    assert "(head): Linear(weight=[3, 2])" in repr(model)
+    model.requires_grad_(False)
+    assert not model.parameters() and len(model.requires_grad_().parameters()) == 1
+
+
+def test_padding_rows_are_not_trained() -> None:
+    theirs, mine = torch.nn.Embedding(4, 3, padding_idx=1), nn.Embedding(4, 3, padding_idx=1)
+    assert not mine.weight.numpy()[1].any()
+    mine.load_state_dict(theirs.state_dict())
+    (mine(Tensor([0, 1, 2, 1])) * 3).sum().backward()
+    (theirs(torch.tensor([0, 1, 2, 1])) * 3).sum().backward()
+    assert mine.weight.grad is not None
+    np.testing.assert_array_equal(mine.weight.grad.numpy(), theirs.weight.grad.numpy())
+
+
+def test_running_statistics_of_all_batches_alike() -> None:
+    """And under jit, where nothing but the statistics and the loss is wanted."""
+    theirs, mine = (m.BatchNorm1d(3, momentum=None) for m in (torch.nn, nn))
+    optimizer = optim.SGD(mine.parameters(), lr=0.0)
+
+    @jit
+    def step(x: Tensor) -> Tensor:
+        loss = mine(x).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+    for _ in range(4):
+        a = RNG.uniform(-1, 1, (5, 3)).astype(np.float32)
+        theirs(torch.tensor(a))
+        step(Tensor(a))
+    for name, value in theirs.state_dict().items():
+        np.testing.assert_allclose(mine.state_dict()[name].numpy(), value.numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("name,kwargs", [

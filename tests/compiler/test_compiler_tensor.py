@@ -243,14 +243,14 @@ def test_jit_refuses_what_it_cannot_do() -> None:
 
 def test_state_dict_round_trip() -> None:
     a, b = (nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2, bias=False)) for _ in range(2))
-    assert list(a.state_dict()) == ["layers.0.weight", "layers.0.bias", "layers.2.weight"] and len(a.parameters()) == 3
+    assert list(a.state_dict()) == ["0.weight", "0.bias", "2.weight"] and len(a.parameters()) == 3
     b.load_state_dict(a.state_dict())
     x = Tensor([[1.0, 2.0, 3.0]])
     assert a(x).tolist() == b(x).tolist()
-    with pytest.raises(KeyError, match=r"state and module differ in layers\.0\.bias"):
+    with pytest.raises(KeyError, match=r"state and module differ in 0\.bias"):
         b.load_state_dict({k: v for k, v in a.state_dict().items() if "bias" not in k})
-    with pytest.raises(ValueError, match=r"layers.2.weight: the state has shape \(2, 5\), the module \(2, 4\)"):
-        b.load_state_dict(a.state_dict() | {"layers.2.weight": np.zeros((2, 5))})
+    with pytest.raises(ValueError, match=r"2\.weight: the state has shape \(2, 5\), the module \(2, 4\)"):
+        b.load_state_dict(a.state_dict() | {"2.weight": np.zeros((2, 5))})
 
 
 def test_modules() -> None:

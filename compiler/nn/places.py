@@ -1,0 +1,168 @@
+"""Layers that move, pad or compare, and compute little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compiler.methods.convolution import each
+from compiler.nn.module import Module
+from compiler.tensor import Tensor
+
+__all__ = ["CircularPad1d", "CircularPad2d", "CircularPad3d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d",
+           "CosineSimilarity", "Fold", "LocalResponseNorm", "PixelShuffle", "PixelUnshuffle", "ReflectionPad1d",
+           "ReflectionPad2d", "ReflectionPad3d", "ReplicationPad1d", "ReplicationPad2d", "ReplicationPad3d",
+           "Softmax2d", "Unfold", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d"]
+
+
+class _Pad(Module):
+    """:param padding: a number for all sides, or (left, right[, top, bottom[, front, back]])."""
+
+    axes, mode = 1, "constant"
+
+    def __init__(self, padding: Any) -> None:
+        self.padding = each(padding, 2 * self.axes, "padding")
+        self.value = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.pad(self.padding, self.mode, self.value)
+
+
+class ConstantPad1d(_Pad):
+    def __init__(self, padding: Any, value: float) -> None:
+        super().__init__(padding)
+        self.value = value
+
+
+class ConstantPad2d(ConstantPad1d):
+    axes = 2
+
+
+class ConstantPad3d(ConstantPad1d):
+    axes = 3
+
+
+class ZeroPad1d(_Pad):
+    pass
+
+
+class ZeroPad2d(_Pad):
+    axes = 2
+
+
+class ZeroPad3d(_Pad):
+    axes = 3
+
+
+class ReflectionPad1d(_Pad):
+    mode = "reflect"
+
+
+class ReflectionPad2d(ReflectionPad1d):
+    axes = 2
+
+
+class ReflectionPad3d(ReflectionPad1d):
+    axes = 3
+
+
+class ReplicationPad1d(_Pad):
+    mode = "replicate"
+
+
+class ReplicationPad2d(ReplicationPad1d):
+    axes = 2
+
+
+class ReplicationPad3d(ReplicationPad1d):
+    axes = 3
+
+
+class CircularPad1d(_Pad):
+    mode = "circular"
+
+
+class CircularPad2d(CircularPad1d):
+    axes = 2
+
+
+class CircularPad3d(CircularPad1d):
+    axes = 3
+
+
+class _Method(Module):
+    """A method of the tensor with the layer's arguments."""
+
+    method = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+    def forward(self, x: Tensor, *others: Tensor) -> Any:
+        return getattr(x, self.method)(*others, *self.args, **self.kwargs)
+
+
+class PixelShuffle(Module):
+    """(..., c * r * r, y, x) -> (..., c, y * r, x * r)"""
+
+    def __init__(self, upscale_factor: int) -> None:
+        self.factor = upscale_factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        *outer, c, h, w = x.shape
+        r = self.factor
+        if c % (r * r):
+            raise ValueError(f"PixelShuffle({r}): {c} channels are no multiple of {r * r}")
+        n = len(outer)
+        x = x.reshape(*outer, c // (r * r), r, r, h, w).permute(*range(n + 1), n + 3, n + 1, n + 4, n + 2)
+        return x.reshape(*outer, c // (r * r), h * r, w * r)
+
+
+class PixelUnshuffle(Module):
+    """(..., c, y * r, x * r) -> (..., c * r * r, y, x)"""
+
+    def __init__(self, downscale_factor: int) -> None:
+        self.factor = downscale_factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        *outer, c, h, w = x.shape
+        r = self.factor
+        if h % r or w % r:
+            raise ValueError(f"PixelUnshuffle({r}): {h} x {w} places are no multiple of {r}")
+        n = len(outer)
+        x = x.reshape(*outer, c, h // r, r, w // r, r).permute(*range(n + 1), n + 2, n + 4, n + 1, n + 3)
+        return x.reshape(*outer, c * r * r, h // r, w // r)
+
+
+class Fold(_Method):
+    """Columns back to places: arguments of :meth:`Tensor.col2im`."""
+
+    method = "col2im"
+
+
+class LocalResponseNorm(_Method):
+    method = "local_response_norm"
+
+
+class Unfold(Module):
+    """The windows of an image as columns."""
+
+    def __init__(self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> None:
+        self.args = kernel_size, dilation, padding, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.im2col(*self.args)
+
+
+class CosineSimilarity(Module):
+    def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
+        self.dim, self.eps = dim, eps
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        return x1.cosine_similarity(x2, self.dim, self.eps)
+
+
+class Softmax2d(Module):
+    """Over channels, at each place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.softmax(-3)
