@@ -20,7 +20,7 @@ from compiler.runtime import canonical
 from compiler.uop import ALU, Ops, UOp
 
 __all__ = ["JOIN", "Parts", "all_reduce", "axis_of", "bounds_of", "devices_of", "distributed", "in_use",
-           "is_sharded", "multi", "remember", "shard", "stored"]
+           "is_sharded", "multi", "remember", "shard", "stored", "use"]
 
 JOIN = "+"
 _RING = 1 << 10     # elements below which every device adds up copies of all: fewer copies than a ring has steps
@@ -41,6 +41,11 @@ def in_use() -> bool:
     return _state["used"]
 
 
+def use() -> None:
+    """A tensor goes to several devices."""
+    _state["used"] = True
+
+
 def is_sharded(node: UOp) -> bool:
     return node.device is not None and JOIN in node.device
 
@@ -56,7 +61,7 @@ def bounds_of(n: int, count: int) -> list[tuple[int, int]]:
 
 
 def multi(nodes: Sequence[UOp], axis: int | None, devices: Sequence[str]) -> UOp:
-    _state["used"] = True
+    use()
     return UOp(Ops.MULTI, nodes[0].dtype, tuple(nodes), (axis, tuple(devices)))
 
 

@@ -298,6 +298,8 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
             device = canonical(target)
             if device == self._device:
                 return self
+            if sharding.JOIN in device:
+                sharding.use()
             if self.uop.device is None:
                 out = self._new(self._node, self)
                 out._device = device
