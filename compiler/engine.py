@@ -43,6 +43,7 @@ class Program:
     source: Source
     code: bytes
     launch: Launch | None = None
+    fast: bool = False              # compiled fast rather than well
 
 
 @dataclass
@@ -93,13 +94,8 @@ def build_program(sink: UOp, target: Target, choices: Sequence[Choice] | None = 
         watch.step("divide addresses", whole, legal)
     instructions = linearize(legal)
     source = render(f"k_{legal.key.hex()[:24]}", instructions, target)
-    return Program(
-        sink,
-        legal,
-        instructions,
-        source,
-        compile_ir(source.text, target, fast=not target.gpu and source.work < _LITTLE),
-    )
+    fast = not target.gpu and source.work < _LITTLE
+    return Program(sink, legal, instructions, source, compile_ir(source.text, target, fast=fast), fast=fast)
 
 
 def program_for(sink: UOp, device: str, sizes: Sequence[int] = (), values: Mapping[str, int] = _NONE) -> Program:

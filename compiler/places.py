@@ -103,9 +103,10 @@ def text_of(place: Place) -> str:
 
 
 def below(roots: Iterable[UOp], stop: Callable[[UOp], bool] = lambda n: False) -> Iterator[Place]:
-    """The places of nodes, nearest to the roots first, each line once. Nodes where ``stop`` holds are not entered."""
+    """The places of nodes, nearest to the roots first, each line once for each method that it called. Nodes where
+    ``stop`` holds are not entered."""
     seen: set[UOp] = set()
-    lines: set[tuple[CodeType, int]] = set()
+    lines: set[tuple[CodeType, int, CodeType]] = set()
     front = list(roots)
     first = set(front)
     while front and len(seen) < _LOOKED_AT:
@@ -114,7 +115,8 @@ def below(roots: Iterable[UOp], stop: Callable[[UOp], bool] = lambda n: False) -
             if node in seen or (stop(node) and node not in first):
                 continue
             seen.add(node)
-            if node.place is not None and (key := (node.place[0], line_of(node.place))) not in lines:
+            if node.place is not None and (
+                    key := (node.place[0], line_of(node.place), node.place[2])) not in lines:
                 lines.add(key)
                 yield node.place
             after += node.src
@@ -125,6 +127,6 @@ def point(error: BaseException, places: Iterable[Place], what: str = "what faile
     """Add the user's lines to an exception, as a note: ``file.py:12: in name: y = x.sqrt()``. Once an exception."""
     if getattr(error, "__notes__", None) and any(n.startswith("made by your line") for n in error.__notes__):
         return
-    lines = list(dict.fromkeys(text_of(p) for _, p in zip(range(_SHOWN), places, strict=False)))
+    lines = list(dict.fromkeys(text_of(p) for p in places))[:_SHOWN]
     if lines:
         error.add_note("\n  ".join([f"made by your line{'s' if len(lines) > 1 else ''} ({what}):", *lines]))

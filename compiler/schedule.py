@@ -305,7 +305,10 @@ def _split(node: UOp) -> UOp:
     inner = tuple(a + (a > axis) for a in axes)
     partial = UOp(Ops.REDUCE_AXIS, node.dtype, (split,), (op, inner))
     whole = UOp(Ops.REDUCE_AXIS, node.dtype, (partial,), (op, (axis + 1,)))
-    return UOp(Ops.RESHAPE, node.dtype, (whole,), node.shape)
+    made = UOp(Ops.RESHAPE, node.dtype, (whole,), node.shape)
+    for new in (split, partial, whole, made):
+        new.place = new.place or node.place
+    return made
 
 
 def _ordered(cut: dict[UOp, None]) -> list[UOp] | None:

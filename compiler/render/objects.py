@@ -72,7 +72,7 @@ def compile_ir(text: str, target: Target, cache: DiskCache | None = None, fast: 
     return result
 
 
-def assembly(text: str, target: Target) -> str:
+def assembly(text: str, target: Target, fast: bool = False) -> str:
     """What the module becomes, as the target's assembly; for people."""
-    machine, module = _optimized(text, target, False)
+    machine, module = _optimized(text, target, fast)
     return machine.emit_assembly(module)

@@ -29,15 +29,13 @@ import numpy as np
 from mock.isa import IsaError, run
 from mock.isa.clock import report
 from mock.isa.coverage import coverage, table_text, write_table
-from mock.isa.disassembler import disassemble
-from mock.isa.dispatch import Counts, IllegalInstruction
+from mock.isa.dispatch import Counts
 from mock.isa.lines import Lines
+from mock.isa.listing import instructions
 from mock.isa.standalone import CodeObject, KernelDescriptor
 from mock.isa.tracing import Breakpoint, StopTracing, Tracer, parse_register
 
 __all__ = ["main"]
-
-_EXECUTABLE = 4                 # SHF_EXECINSTR
 
 
 def _arguments(specifications: Sequence[str]) -> tuple[bytes, list[np.ndarray]]:
@@ -72,7 +70,7 @@ def _disasm(options: argparse.Namespace, code: CodeObject) -> None:
     chosen = [k for k in code.kernels.values() if options.kernel in (None, k.name)]
     if options.kernel and not chosen:
         raise IsaError(f"the code object has no kernel {options.kernel!r}; it has {', '.join(sorted(code.kernels))}")
-    rows = list(_instructions(code, options.kernel))
+    rows = list(instructions(code, options.kernel))
     if options.json:
         print(json.dumps({"kernels": [_facts(kernel, code.base) for kernel in chosen],
                           "instructions": [{k: v for k, v in row.items() if v} | {"offset": row["offset"]}
@@ -88,31 +86,6 @@ def _disasm(options: argparse.Namespace, code: CodeObject) -> None:
             source = row["source"]
             print(f"; {source}")
         print(f"{row['offset']:6x}  {row['bits']:<27}  {row['text']}" if row["bits"] else f"  {row['text']}")
-
-
-def _instructions(code: CodeObject, kernel: str | None) -> Any:
-    """One dictionary an instruction; a line without bits where the bytes are none."""
-    labels: dict[int, list[str]] = {}
-    for name, offset in code.symbols.items():
-        labels.setdefault(offset, []).append(name)
-    wave = next((k.wave_size for k in code.kernels.values()), 32)
-    lines = Lines(code.data)
-    inside = kernel is None
-    for i, section in enumerate(code.sections):
-        if not section[2] & _EXECUTABLE:
-            continue
-        start = code.places.get(i, section[3])
-        body = bytes(code.image[start:start + section[5]])
-        try:
-            for address, instruction, text in disassemble(body, start, wave_size=wave):
-                names = labels.get(address, [])
-                if kernel is not None and names:
-                    inside = kernel in names
-                if inside and instruction.mnemonic != "s_code_end":
-                    yield {"offset": address, "bits": instruction.bits.hex(" ", 4), "text": text, "labels": names,
-                           "source": lines.at(address)}
-        except IllegalInstruction as error:
-            yield {"offset": error.pc, "bits": "", "text": str(error), "labels": [], "source": ""}
 
 
 def _facts(kernel: KernelDescriptor, base: int) -> dict[str, Any]:
