@@ -1,4 +1,4 @@
-"""Where others look over the compiler's shoulder: ``DEBUG`` (:mod:`compiler.debug`) and ``VIZ`` (:mod:`compiler.viz`).
+"""Where others look over the compiler's shoulder: ``DEBUG`` (:mod:`compiler.debug`).
 
 The compiler tells everybody in ``watchers`` what it does. Without any, which is the rule, each place that tells looks
 at an empty list, and none of them is in a loop over nodes.
@@ -78,7 +78,7 @@ _begun = False
 
 
 def begin() -> None:
-    """Heed ``DEBUG`` and ``VIZ`` in the environment; once a process, when the first schedule is made."""
+    """Heed ``DEBUG`` in the environment; once a process, when the first schedule is made."""
     global _begun
     if _begun:
         return
@@ -86,9 +86,6 @@ def begin() -> None:
     if os.environ.get("DEBUG", "0") not in ("", "0"):
         from compiler import debug
         debug.from_environment()
-    if os.environ.get("VIZ", "0") not in ("", "0"):
-        from compiler import viz
-        viz.from_environment()
 
 
 def rewrote(root: UOp, result: UOp, fired: Sequence[Firing]) -> None:
