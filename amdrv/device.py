@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -68,11 +69,12 @@ WARM_LAYOUT = 1                         # of the boot region and of what a warm 
 DEVICE_CONTROL, DEVICE_CONTROL_2, LINK_CONTROL = 0x08, 0x28, 0x10       # of the PCI Express capability
 
 
-_devices: weakref.WeakSet[Device] = weakref.WeakSet()      # for the end of the process
+_devices: weakref.WeakSet[Device] = weakref.WeakSet()
 
 
-def _close_all() -> None:
-    for device in list(_devices):
+def _close_at_exit(reference: weakref.ref[Device]) -> None:
+    device = reference()
+    if device is not None:
         device.close()
 
 
@@ -130,8 +132,9 @@ class Device:
         self._rings: dict[str, Ring] = {}
         self._closed, self._process, self._may_be_warm = False, os.getpid(), warm
         _devices.add(self)
-        atexit.unregister(_close_all)       # once, and before the end of whatever was set up earlier, a HAL for one
-        atexit.register(_close_all)
+        # Before the end of whatever was set up earlier, a HAL for one, and after that of whatever is built upon it.
+        self._at_exit = partial(_close_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)
         try:
             try:
                 self._boot(firmware or [])
@@ -464,6 +467,7 @@ class Device:
     def _take_down(self) -> None:
         """Every step gets its turn, also after one that failed: what must not survive is the card's DMA."""
         self._closed = True
+        atexit.unregister(self._at_exit)
         last: list[Callable[[], object]] = [self.pci.close]
         if hasattr(self, "interrupts"):
             last.insert(0, self.interrupts.close)

@@ -12,7 +12,6 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from importlib.metadata import entry_points
 from typing import cast
 
@@ -64,9 +63,10 @@ def open(name: str | None = None) -> Device:
     key = f"{backend}:{index}"
     with _lock:
         if key not in _open:
-            _open[key] = Device(_opener(backend)(index))
-            atexit.unregister(_close_all)
-            atexit.register(_close_all)         # to run before what the backend registered: last in, first out
+            device = _open[key] = Device(_opener(backend)(index))
+            # At the interpreter's end every card is given back in a state from which the next boot works, and before
+            # the end of what its backend registered: last in, first out.
+            atexit.register(device.close)
         return _open[key]
 
 
@@ -75,10 +75,4 @@ def forget(device: Device) -> None:
     with _lock:
         for key in [key for key, other in _open.items() if other is device]:
             del _open[key]
-
-
-def _close_all() -> None:
-    """At the interpreter's end: give every card back in a state from which the next boot works."""
-    with ExitStack() as stack:              # every one gets its turn, also after one that failed
-        for device in list(_open.values()):
-            stack.callback(device.close)
+    atexit.unregister(device.close)

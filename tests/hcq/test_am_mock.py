@@ -395,6 +395,15 @@ def test_a_process_may_simply_end() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
+def test_a_process_may_end_with_cards_opened_in_any_order() -> None:
+    """What stands upon a card ends before it, although another card was opened after both."""
+    script = ("import hcq; from amdrv.device import Device\n"
+              "dev = hcq.open('AM:0'); buf = dev.alloc(4096); other = Device.open(index=1); last = hcq.open('AM:2')")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT,
+                          env={**os.environ, "AMDRV_HAL": "mock", "AMDRV_MOCK": "gfx1100:count=3"}, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize(("harvest", "units"), [({(0, 0): 0b0101, (3, 1): 0b1000}, 90),
                                                 ({(se, sa): 0xf for se in range(6) for sa in range(2)
                                                   if (se, sa) != (4, 1)} | {(4, 1): 0b1110}, 2)])
