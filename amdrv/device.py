@@ -306,12 +306,14 @@ class Device:
 
     @property
     def marketing_name(self) -> str:
+        """The product's name, such as "AMD Radeon RX 7900 XTX"; for a card that is not known by name, its PCI ids."""
         if (self.function.vendor, self.function.device) == (navi31.VENDOR_ID, navi31.DEVICE_ID):
             return navi31.MARKETING_NAME
         return f"AMD GPU {self.function.vendor:04x}:{self.function.device:04x}"
 
     @property
     def shader_engines(self) -> int:
+        """Shader engines, as the discovery table counts them (gc_info)."""
         return self.discovery.gc.shader_engines
 
     @property
@@ -326,18 +328,22 @@ class Device:
 
     @property
     def shared_aperture(self) -> int:
+        """Where flat addresses mean a workgroup's LDS: the aperture's first address (SH_MEM_BASES)."""
         return SHARED_APERTURE
 
     @property
     def private_aperture(self) -> int:
+        """Where flat addresses mean a lane's own scratch memory: the aperture's first address (SH_MEM_BASES)."""
         return PRIVATE_APERTURE
 
     @property
     def compute_rings(self) -> list[Ring]:
+        """The compute queues' rings, in the order of their numbers; :meth:`Ring.submit` takes PM4 words (uint32[n])."""
         return self.gfx.rings
 
     @property
     def sdma_rings(self) -> list[Ring]:
+        """The copy engines' rings; :meth:`Ring.submit` takes SDMA words (uint32[n])."""
         return self.sdma.rings
 
     def clock(self) -> int:
@@ -352,6 +358,7 @@ class Device:
     # -- memory ---------------------------------------------------------------------------------------------------
 
     def require_memory(self) -> Memory:
+        """The card's memory. :raises AmdrvError: the device is closed, or its boot has not come to memory yet."""
         if self.memory is None:
             raise AmdrvError(f"{self.name} is closed: its memory is gone" if self._closed
                              else f"{self.name} has no memory before the stage gmc")
@@ -362,6 +369,8 @@ class Device:
         return self.require_memory().alloc(nbytes, kind=kind, contiguous=contiguous, name=name)
 
     def map(self, memory: DmaMapping) -> Allocation:
+        """Give host memory that the HAL has mapped (its segments) an address on the GPU; it is cleared by
+        :meth:`free`."""
         return self.require_memory().map(memory)
 
     def register(self, array: np.ndarray, *, name: str = "") -> Registration:

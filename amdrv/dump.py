@@ -218,6 +218,7 @@ def load(path: Path | str) -> Dump:
 # ---- the command
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m amdrv.dump FILE vm|ring|reg``. Exit status: 0, or 1 when the file or the address says nothing."""
     parser = argparse.ArgumentParser(prog="python -m amdrv.dump", description="Look into a dump of a card's state.")
     parser.add_argument("file", help="umr test vectors: what mock.dump writes")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")

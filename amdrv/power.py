@@ -74,6 +74,7 @@ class Metrics:
 
     @classmethod
     def decode(cls, raw: facts.SmuMetrics_t) -> Metrics:
+        """From the SMU's table (SmuMetrics_t of smu13_driver_if_v13_0_0.h)."""
         def speed(table: tuple[float, ...] | tuple[int, ...], code: int) -> float:
             return table[code] if code < len(table) else 0
         return cls(

@@ -60,14 +60,17 @@ class DType:
 
     @property
     def itemsize(self) -> int:
+        """Bytes an element."""
         return self.bits // 8
 
     @property
     def is_float(self) -> bool:
+        """Whether it is a float, of any width."""
         return self.kind == "f"
 
     @property
     def is_int(self) -> bool:
+        """Whether it is an integer, signed or not; bool is none."""
         return self.kind in "iu"
 
     @property
@@ -91,10 +94,12 @@ class DType:
 
     @property
     def min(self) -> Any:
+        """The least value; of floats, minus infinity."""
         return {"b": False, "u": 0, "i": -(1 << (self.bits - 1)), "f": -float("inf")}[self.kind]
 
     @property
     def max(self) -> Any:
+        """The greatest value; of floats, infinity."""
         return {"b": True, "u": (1 << self.bits) - 1, "i": (1 << (self.bits - 1)) - 1, "f": float("inf")}[self.kind]
 
     @property

@@ -67,6 +67,7 @@ def no_grad() -> Iterator[None]:
 
 
 def is_grad_enabled() -> bool:
+    """Whether operations are recorded for gradients: False inside :class:`no_grad`."""
     return _grad_enabled
 
 
@@ -156,18 +157,22 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
         return self.uop.shape
 
     @property
     def dtype(self) -> DType:
+        """The elements' type, one of :mod:`compiler.dtypes`."""
         return self.uop.dtype
 
     @property
     def device(self) -> str:
+        """The device's name, such as "CPU" or "AM:1"."""
         return self._device
 
     @property
     def ndim(self) -> int:
+        """How many axes there are."""
         return len(self.uop.shape)
 
     @property
@@ -176,9 +181,11 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         return _Count(number(self.numel()))._of(self)
 
     def numel(self) -> int:
+        """How many elements there are."""
         return self.uop.size
 
     def dim(self) -> int:
+        """How many axes there are."""
         return self.ndim
 
     def element_size(self) -> int:
@@ -187,13 +194,16 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
 
     @property
     def itemsize(self) -> int:
+        """Bytes an element."""
         return self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all elements."""
         return self.numel() * self.dtype.itemsize
 
     def is_floating_point(self) -> bool:
+        """Whether the elements are floats."""
         return self.dtype.is_float
 
     @property
@@ -284,6 +294,7 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         return self.numpy().reshape(-1)[0].item()
 
     def tolist(self) -> Any:
+        """Nested lists of Python numbers; without axes, one number. Runs the graph."""
         return self.numpy().tolist()
 
     # where it is
@@ -308,6 +319,7 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         return self.cast(target)        # type: ignore[no-any-return]
 
     def cpu(self) -> Tensor:
+        """On "CPU"; see :meth:`to`."""
         return self.to("CPU")
 
     def shard(self, devices: Sequence[str], axis: int | None = None) -> Tensor:
@@ -346,6 +358,7 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
 
     @property
     def is_leaf(self) -> bool:
+        """Whether nobody computed it from what has gradients: ``backward`` fills ``grad`` of such."""
         return not self.requires_grad or bool(self._names)
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
@@ -356,6 +369,7 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         return array_api
 
     def to_device(self, device: str, /, *, stream: Any = None) -> Tensor:
+        """The array API's name of :meth:`to`; ``stream`` is not used."""
         return self.to(device)
 
     def detach(self) -> Tensor:

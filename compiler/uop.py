@@ -27,6 +27,9 @@ __all__ = ["ALU", "BINARY", "COMMUTATIVE", "COMPARE", "MOVEMENT", "Ops", "TRANSC
 
 
 class Ops(IntEnum):
+    """What a node does. Tensor graphs, kernels in ranges and kernels in blocks have operations of their own; see the
+    source's notes."""
+
     # tensor graph: leaves
     BUFFER = auto()         # arg: (Buffer, version), or a slot number in a normalised graph; flat
     CONST = auto()          # arg: Python value
@@ -210,6 +213,7 @@ class UOp:
 
     @staticmethod
     def const(dtype: DType, value: Any) -> UOp:
+        """A constant of a type."""
         return UOp(Ops.CONST, dtype, (), value)
 
     def like(self, value: Any) -> UOp:
@@ -259,21 +263,27 @@ class UOp:
         return UOp(Ops.NEG, self.dtype, (self,))
 
     def lt(self, other: Any) -> UOp:
+        """self < other, a bool node."""
         return self.alu(Ops.CMPLT, other)
 
     def eq(self, other: Any) -> UOp:
+        """self == other, a bool node."""
         return self.alu(Ops.CMPEQ, other)
 
     def ne(self, other: Any) -> UOp:
+        """self != other, a bool node."""
         return self.alu(Ops.CMPNE, other)
 
     def where(self, yes: UOp, no: Any) -> UOp:
+        """``yes`` where this is true, else ``no``."""
         return UOp(Ops.WHERE, yes.dtype, (self, yes, yes.like(no)))
 
     def cast(self, dtype: DType) -> UOp:
+        """The value as another type."""
         return self if dtype is self.dtype else UOp(Ops.CAST, dtype, (self,))
 
     def bitcast(self, dtype: DType) -> UOp:
+        """The same bits as another type of the same width."""
         return self if dtype is self.dtype else UOp(Ops.BITCAST, dtype, (self,))
 
     def replace(self, src: tuple[UOp, ...]) -> UOp:
@@ -315,6 +325,7 @@ class UOp:
 
     @property
     def size(self) -> int:
+        """How many elements the shape has."""
         return math.prod(self.shape)
 
     @property
@@ -329,10 +340,12 @@ class UOp:
 
     @property
     def vmin(self) -> int:
+        """The least value that an integer node may have, as far as is known."""
         return self.bounds[0]
 
     @property
     def vmax(self) -> int:
+        """The greatest value that an integer node may have, as far as is known."""
         return self.bounds[1]
 
     @property

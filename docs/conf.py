@@ -95,6 +95,7 @@ def _owners(app: Any, tree: Any) -> None:
 
 def _examples(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """A block that a docstring indents by four is set as it stands, and coloured if it is Python."""
+    lines[:] = _fields(lines)
     made: list[str] = []
     number, last = 0, ""
     while number < len(lines):
@@ -111,6 +112,23 @@ def _examples(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
         last = line if line.strip() else last
         number += 1
     lines[:] = made
+
+
+def _fields(lines: list[str]) -> list[str]:
+    """A sentence of the form ``:raises Error: why`` at the end of a paragraph is a field of its own."""
+    made: list[str] = []
+    inside = False
+    for line in lines:
+        inside = inside and bool(line.strip())
+        before, found, after = line.partition(" :raises ")
+        if found and not line.startswith((" ", ":")):
+            made += [before, ""]
+            pieces = after.split(" :raises ")
+            made += [f":raises {piece}" for piece in pieces]
+            inside = True
+        else:
+            made.append("    " + line if inside and not line.startswith(":raises ") else line)
+    return made
 
 
 def _language(block: list[str]) -> str:

@@ -112,6 +112,8 @@ class _Encoder(Protocol):
 
 
 class ComputeEncoder(_Encoder, Protocol):
+    """Appends the packets of a compute queue to ``words``; submits nothing."""
+
     def memory_barrier(self, words: list[int]) -> None:
         """Earlier kernels of this queue are complete, and earlier writes of anyone (code too) are visible to
         later kernels: caches written back and invalidated."""
@@ -128,6 +130,8 @@ class ComputeEncoder(_Encoder, Protocol):
 
 
 class CopyEncoder(_Encoder, Protocol):
+    """Appends the packets of a copy queue to ``words``; submits nothing."""
+
     def copy(self, words: list[int], dst: int, src: int, nbytes: int) -> None:
         """Copy bytes between ranges that do not overlap; any size and alignment, split at packet limits."""
     def fill(self, words: list[int], dst: int, value: int, nbytes: int) -> None:
@@ -151,21 +155,26 @@ class Backend(Protocol):
     def name(self) -> str:
         """As ``hcq.open`` takes it: "AM:0"."""
     @property
-    def properties(self) -> Properties: ...
+    def properties(self) -> Properties:
+        """What the device is, as it does not change."""
     @property
-    def compute(self) -> ComputeEncoder: ...
+    def compute(self) -> ComputeEncoder:
+        """The encoder of compute packets."""
     @property
-    def copy(self) -> CopyEncoder: ...
+    def copy(self) -> CopyEncoder:
+        """The encoder of copy packets."""
 
     def alloc(self, nbytes: int, *, host: bool = False) -> Memory:
         """VRAM, or system memory with a CPU view. Never zero bytes. Contents are undefined.
 
         :raises MemoryError: (a subclass) when there is no room; nothing is lost by it.
         """
-    def free(self, memory: Memory) -> None: ...
+    def free(self, memory: Memory) -> None:
+        """Give memory back; engines are done with it."""
     def upload(self, address: int, data: np.ndarray) -> None:
         """Write bytes to device memory by the CPU or the copy engine; visible to later submissions."""
-    def queues(self, kind: Literal["compute", "copy"]) -> Sequence[HardwareQueue]: ...
+    def queues(self, kind: Literal["compute", "copy"]) -> Sequence[HardwareQueue]:
+        """Its hardware queues of a kind, in the order of their numbers."""
     def ensure_scratch(self, bytes_per_wave: int) -> None:
         """Make each wave's scratch at least this large for later launches; idempotent and cheap when it is."""
     def sleep(self, timeout: float) -> None:

@@ -67,6 +67,7 @@ class Span:
 
     @property
     def seconds(self) -> float:
+        """How long it took, seconds."""
         return (self.end - self.begin) / 1e9
 
 

@@ -97,9 +97,11 @@ class Point(NamedTuple):
 
     @property
     def done(self) -> bool:
+        """Whether it is reached, without waiting."""
         return self.signal.value >= self.value
 
     def wait(self, timeout: float | None = None) -> None:
+        """Sleep until it is reached. :raises DeviceTimeout: after ``timeout`` seconds, by default the device's."""
         self.signal.wait(self.value, timeout)
 
     def __await__(self) -> Generator[Any, None, None]:

@@ -34,6 +34,7 @@ class Surface:
 
     @property
     def size(self) -> tuple[int, int, int]:
+        """(width, height, depth), in elements."""
         return self.width, self.height, self.depth
 
 

@@ -119,6 +119,7 @@ class Board:
         return self.config.read(offset, width)
 
     def write_config(self, offset: int, width: int, value: int) -> None:
+        """Store 1, 2 or 4 bytes in configuration space; a card that dropped off the bus takes nothing."""
         if not self.lost:
             self.config.write(offset, width, value)
 
@@ -294,6 +295,7 @@ class Board:
 
     @property
     def notes(self) -> Log:
+        """The mock's own log: which rule was broken, by whom, and what would have been right."""
         return self.log
 
     def clock(self) -> int:
@@ -309,6 +311,7 @@ class Board:
         return self.regs.read(self.regs.dword(name))
 
     def write_register(self, name: str, value: int) -> None:
+        """Store a register by name, as the card's own hardware would; no handler of the bus runs."""
         with self._lock:
             self.regs.write(self.regs.dword(name), value)
 
@@ -318,6 +321,7 @@ class Board:
             self.regs.write(dword, value)
 
     def read_dword(self, dword: int) -> int:
+        """A register's value by its dword index in BAR 5, without side effects of a read through the bus."""
         return self.regs.read(dword)
 
     def dma(self, bus_address: int, size: int, *, write: bool) -> int:

@@ -37,6 +37,8 @@ class BusError(Exception):
 
 
 class HostBus:
+    """System memory and the boards' BARs by bus address: what the cards' own accesses go through."""
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._ram: dict[int, tuple[int, int]] = {}      # bus address -> (host address, size)
@@ -106,6 +108,7 @@ class HostBus:
             self._table = None
 
     def add_board(self, board: Board) -> None:
+        """Put a board on the bus; its BARs have addresses once the host has written them."""
         self._boards.append(board)
         self._table = None
 
@@ -130,6 +133,7 @@ class HostBus:
 
     @property
     def boards(self) -> list[Board]:
+        """The boards, in the order in which they were added."""
         return list(self._boards)
 
     # ---- the cards' side
@@ -188,6 +192,7 @@ class HostBus:
         return boards[i]
 
     def close(self) -> None:
+        """Forget all memory and boards."""
         with self._lock:
             self._ram.clear()
             self._boards.clear()

@@ -86,6 +86,8 @@ class Moment:
 
 @dataclass
 class Fault:
+    """One fault that was injected: its kind, settings, how often it is still to happen, and how often it did."""
+
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
     count: int | None = None        # how many times it strikes; None: until cleared
@@ -187,6 +189,7 @@ class Faults:
         return fault
 
     def lose_interrupt(self) -> bool:
+        """Whether the interrupt that is about to be raised shall be lost."""
         return self.strike("lost-interrupt") is not None
 
     def clear(self, kind: str | None = None) -> None:

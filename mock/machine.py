@@ -79,14 +79,17 @@ class Gpu:
         relaxed(self.strict)
 
     def is_strict(self, rule: str) -> bool:
+        """Whether a rule (a name of :data:`mock.rules.RULES`) holds on this card."""
         return rule not in relaxed(self.strict)
 
     @property
     def vram_bytes(self) -> int:
+        """Bytes of video memory."""
         return parse_size(self.vram) // PAGE * PAGE
 
     @property
     def bar0_bytes(self) -> int:
+        """Bytes of BAR 0 at the beginning; the capability may offer more."""
         if self.bar0 is not None:
             return parse_size(self.bar0)
         return max(256 * MIB, 1 << (self.vram_bytes - 1).bit_length())
@@ -97,12 +100,14 @@ class Gpu:
 
     @property
     def active_wgps(self) -> int:
+        """Workgroup processors that are there, harvested ones not counted."""
         arch = arch_of(self.arch)
         return sum(arch.wgps_per_array - self.harvested_wgps(se, sa).bit_count()
                    for se in range(arch.shader_engines) for sa in range(arch.arrays_per_engine))
 
     @property
     def compute_units(self) -> int:
+        """Compute units that are there: two a workgroup processor."""
         return 2 * self.active_wgps
 
 

@@ -15,6 +15,8 @@ __all__ = ["RULES", "Rule", "relaxed"]
 
 
 class Rule(NamedTuple):
+    """What silicon does, where that is documented, and whether the mock holds to it unless told otherwise."""
+
     text: str
     source: str
     default: bool = True

@@ -323,6 +323,7 @@ def _restore(board: Board, state: dict[str, Any]) -> None:
 # ---- the command
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m mock.snapshot FILE``: print what a snapshot holds. Exit status: 0, or 2 when it cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m mock.snapshot",
                                      description="Tell what a snapshot of a mock machine holds.")
     parser.add_argument("file")

@@ -72,13 +72,16 @@ class FirmwareSet:
     files: dict[str, ParsedFile] = field(repr=False)    # by kind of content: "mec", "sos", ...
 
     def component(self, name: str) -> Component:
+        """A component of the boot loader's file by name. :raises FirmwareError: there is none of that name."""
         return _named(self.bootloader, name)
 
     def image(self, name: str) -> Image:
+        """An image by name. :raises FirmwareError: there is none of that name."""
         return _named((self.toc, self.smu, *self.images, self.asd), name)
 
     @property
     def sos(self) -> Component:
+        """The PSP's own operating system."""
         return self.component("SOS")
 
     def __str__(self) -> str:

@@ -45,14 +45,17 @@ class PciFunction:
 
     @property
     def is_display(self) -> bool:
+        """Whether it is a display controller (class 03) or an accelerator (class 12 00); an audio function is not."""
         return self.class_code >> 16 == 0x03 or self.class_code >> 8 == 0x1200
 
 
 class ConfigSpace(Protocol):
     """PCI configuration space. ``width`` is 1, 2 or 4 bytes and offsets are aligned to it."""
 
-    def read(self, offset: int, width: int) -> int: ...
-    def write(self, offset: int, width: int, value: int) -> None: ...
+    def read(self, offset: int, width: int) -> int:
+        """The value (unsigned) of 1, 2 or 4 bytes at ``offset``, by one access of that width."""
+    def write(self, offset: int, width: int, value: int) -> None:
+        """Store 1, 2 or 4 bytes at ``offset``, by one access of that width."""
     def capability(self, capability_id: int) -> int | None:
         """Offset of a capability (list at 0x34), or None."""
     def extended_capability(self, capability_id: int) -> int | None:
@@ -63,11 +66,16 @@ class Region(Protocol):
     """A mapped BAR. The read/write methods make exactly one aligned access of that width."""
 
     @property
-    def size(self) -> int: ...
-    def read32(self, offset: int) -> int: ...
-    def write32(self, offset: int, value: int) -> None: ...
-    def read64(self, offset: int) -> int: ...
-    def write64(self, offset: int, value: int) -> None: ...
+    def size(self) -> int:
+        """Bytes."""
+    def read32(self, offset: int) -> int:
+        """One load of 4 bytes. ``offset`` is in bytes, aligned."""
+    def write32(self, offset: int, value: int) -> None:
+        """One store of 4 bytes. ``offset`` is in bytes, aligned."""
+    def read64(self, offset: int) -> int:
+        """One load of 8 bytes. ``offset`` is in bytes, aligned."""
+    def write64(self, offset: int, value: int) -> None:
+        """One store of 8 bytes. ``offset`` is in bytes, aligned."""
     def view(self, offset: int, size: int, dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
         """A live array over memory-like apertures (VRAM). For registers: :class:`HalError`."""
 
@@ -76,22 +84,29 @@ class DmaMapping(Protocol):
     """Memory that the card may reach. ``view`` is this process's bytes (uint8), or None for a peer's BAR."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Bytes, a multiple of 4096."""
     @property
-    def view(self) -> np.ndarray | None: ...
+    def view(self) -> np.ndarray | None:
+        """This process's bytes of it (uint8[size]), live; None for a peer's BAR."""
     @property
-    def segments(self) -> Sequence[Segment]: ...
-    def close(self) -> None: ...
+    def segments(self) -> Sequence[Segment]:
+        """Where the card finds it: (device address, bytes) pairs, in the order of the memory's bytes."""
+    def close(self) -> None:
+        """Take the card's way to this memory away; engines must be done with it. A second call does nothing."""
 
 
 class DmaBuffer(DmaMapping, Protocol):
     """A :class:`DmaMapping` that owns its memory; ``view`` is always there. Released by ``close``."""
 
     @property
-    def view(self) -> np.ndarray: ...
+    def view(self) -> np.ndarray:
+        """This process's bytes of it (uint8[size]), live."""
 
 
 class Interrupt(Protocol):
+    """A card's message-signalled interrupt: something to select on, and to sleep for."""
+
     def fileno(self) -> int:
         """A selectable descriptor, readable while an interrupt is pending."""
     def wait(self, timeout: float | None = None) -> int:
@@ -99,7 +114,8 @@ class Interrupt(Protocol):
     def renew(self) -> None:
         """After a reset that the machine did not see (the card's own): set the card's interrupt up again, on the same
         descriptor."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Switch the interrupt off and give the descriptor back."""
 
 
 @runtime_checkable
@@ -107,13 +123,19 @@ class PciDevice(Protocol):
     """A card opened for exclusive use; a context manager that gives it back."""
 
     @property
-    def function(self) -> PciFunction: ...
+    def function(self) -> PciFunction:
+        """What enumeration said of it."""
     @property
-    def config(self) -> ConfigSpace: ...
+    def config(self) -> ConfigSpace:
+        """Its configuration space."""
     @property
     def page_size(self) -> int:
         """Of the host, bytes: the granule of alloc_dma and map_dma."""
-    def bar(self, index: int) -> Region: ...
+    def bar(self, index: int) -> Region:
+        """A BAR, mapped.
+
+        :raises MappingError: there is no such BAR, or it is not memory.
+        """
     def bar_sizes(self) -> dict[int, int]:
         """{BAR index: bytes} of the BARs that are there."""
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> DmaBuffer:
@@ -126,19 +148,26 @@ class PciDevice(Protocol):
         """Enable the card's interrupt; None where this HAL has none, then the IH ring is polled."""
     def fence(self) -> None:
         """Order earlier stores before later ones and drain write-combining. Before every doorbell."""
-    def reset(self) -> None: ...
-    def close(self) -> None: ...
+    def reset(self) -> None:
+        """Reset the function by the best way that the bus has (FLR, bus). What the driver had set up is gone."""
+    def close(self) -> None:
+        """Give the card back: mappings, interrupt, lock; bus mastering is off afterwards. A second call does
+        nothing."""
     def __enter__(self) -> PciDevice: ...
     def __exit__(self, *exc: object) -> None: ...
 
 
 class Hal(Protocol):
+    """A way to the machine: which cards there are, and opening one. :func:`select` finds the one that is asked for."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The word of ``AMDRV_HAL`` for it."""
     @property
     def firmware(self) -> Sequence[Path]:
         """Directories with firmware files, looked through after AMDRV_FIRMWARE."""
-    def functions(self, vendor: int | None = None) -> list[PciFunction]: ...
+    def functions(self, vendor: int | None = None) -> list[PciFunction]:
+        """All PCI functions, or those of a vendor (``AMD_VENDOR_ID``), in the order of their addresses."""
     def open(self, address: str, *, dma_bits: int = 44) -> PciDevice:
         """Exclusive and locked. :raises NoCardError, CardBusyError, HalError:"""
 

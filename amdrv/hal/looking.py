@@ -38,20 +38,25 @@ class ReadOnlyRegion:
         self.size = region.size
 
     def read32(self, offset: int) -> int:
+        """One load of 4 bytes."""
         return self._region.read32(offset)
 
     def read64(self, offset: int) -> int:
+        """One load of 8 bytes."""
         return self._region.read64(offset)
 
     def write32(self, offset: int, value: int) -> None:
+        """One store of 4 bytes. :raises HalError: this is a look only."""
         self._check()
         self._region.write32(offset, value)
 
     def write64(self, offset: int, value: int) -> None:
+        """One store of 8 bytes. :raises HalError: this is a look only."""
         self._check()
         self._region.write64(offset, value)
 
     def view(self, offset: int, size: int, dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
+        """A live array; NumPy refuses to change it, unless this is writable."""
         found = self._region.view(offset, size, dtype)
         if not self._writable:
             found = found.view()
@@ -74,9 +79,11 @@ class Look:
         self._regions: dict[int, ReadOnlyRegion] = {}
 
     def bar_sizes(self) -> dict[int, int]:
+        """{BAR index: bytes} of the BARs that are there."""
         return dict(self._sizes)
 
     def bar(self, index: int) -> ReadOnlyRegion:
+        """A BAR, mapped. :raises MappingError: there is no such BAR."""
         if index not in self._sizes:
             raise MappingError(f"{self.function.address} has no BAR{index}; it has {sorted(self._sizes)}")
         if index not in self._regions:
@@ -85,6 +92,7 @@ class Look:
         return self._regions[index]
 
     def close(self) -> None:
+        """Unmap what was mapped; whoever drives the card notices nothing."""
         self._regions.clear()
         self._close()
 

@@ -306,9 +306,12 @@ class MockHal:
         return synthetic_firmware()
 
     def functions(self, vendor: int | None = None) -> list[PciFunction]:
+        """The machine's cards, or those of a vendor."""
         return [f for f in map(self._describe, self.machine.gpus) if vendor in (None, f.vendor)]
 
     def open(self, address: str, *, dma_bits: int = 44) -> _Device:
+        """Open a card of the machine. :raises NoCardError: none has that address. :raises CardBusyError: it is open
+        already."""
         for board in self.machine.gpus:
             if board.address == address:
                 break
@@ -326,6 +329,7 @@ class MockHal:
             raise
 
     def release(self, address: str) -> None:
+        """Let a card be opened again; its device's ``close`` calls this."""
         with self._lock:
             self._held.discard(address)
 

@@ -62,18 +62,22 @@ class Entry(int):
 
     @property
     def valid(self) -> bool:
+        """Whether the walk goes on here; otherwise the access faults."""
         return bool(self & VALID)
 
     @property
     def address(self) -> int:
+        """Bytes, where the page or the next table lies."""
         return self & ADDRESS_MASK
 
     @property
     def fragment(self) -> int:
+        """log2 of the pages (4 KiB) that lie together and may share a TLB entry."""
         return (self & FRAGMENT_MASK) >> FRAGMENT_SHIFT
 
     @property
     def mtype(self) -> int:
+        """Memory type: who may cache it and how (``MTYPE_*`` of this module)."""
         return (self & MTYPE_MASK) >> MTYPE_SHIFT
 
     def __repr__(self) -> str:

@@ -44,7 +44,8 @@ class TableMemory(Protocol):
 
     def allocate_table(self) -> int:
         """Offset of a page; its content is undefined. :raises OutOfMemoryError:"""
-    def free_table(self, offset: int) -> None: ...
+    def free_table(self, offset: int) -> None:
+        """Give a table's page of VRAM back."""
     def view(self, offset: int, size: int, dtype: npt.DTypeLike) -> np.ndarray:
         """The page as the CPU writes it (through BAR0)."""
 
@@ -100,6 +101,7 @@ class PageTables:
 
     @property
     def table_count(self) -> int:
+        """Tables that exist, the root among them; each is a page of VRAM."""
         return len(self._tables)
 
     @property

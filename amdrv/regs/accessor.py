@@ -32,9 +32,11 @@ class BoundRegister:
 
     @property
     def name(self) -> str:
+        """The register's name in AMD's headers."""
         return self.register.name
 
     def read(self) -> Value:
+        """Read it: an int that prints its fields and has them as attributes."""
         return Value(self.register, self._read32(self.address))
 
     def write(self, value: SupportsIndex = 0, /, **fields: SupportsIndex) -> None:

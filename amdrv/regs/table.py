@@ -33,6 +33,7 @@ class Field:
 
     @property
     def width(self) -> int:
+        """Bits."""
         return self.msb - self.lsb + 1
 
     @property
@@ -190,6 +191,7 @@ class Value(int):
             raise AttributeError(str(error)) from None
 
     def fields(self) -> dict[str, int]:
+        """{field: value}, as they lie in this value."""
         return self.register.unpack(self)
 
     def __repr__(self) -> str:
@@ -275,6 +277,7 @@ class Table:
         return isinstance(name, str) and self.find(name) is not None
 
     def names(self) -> list[str]:
+        """All registers' names, in the order of the table."""
         return [match[1] for match in _LINE.finditer(self._text)]
 
     def at(self, base_idx: int, offset: int) -> tuple[Register, ...]:

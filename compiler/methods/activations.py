@@ -21,12 +21,15 @@ class Activations(Methods):
     __slots__ = ()
 
     def relu(self) -> Tensor:
+        """max(x, 0); no gradient at 0, NaN stays."""
         return (self <= 0).where(0, self) if self.dtype.is_float else self.maximum(0)
 
     def relu6(self) -> Tensor:
+        """x, held between 0 and 6."""
         return self.hardtanh(0, 6)
 
     def leaky_relu(self, negative_slope: float = 0.01) -> Tensor:
+        """x above 0, negative_slope * x below."""
         return (self > 0).where(self, self * negative_slope)
 
     def prelu(self, weight: Any) -> Tensor:
@@ -38,6 +41,7 @@ class Activations(Methods):
 
     @precisely
     def elu(self, alpha: float = 1.0) -> Tensor:
+        """x above 0, alpha * (exp(x) - 1) below."""
         positive = self > 0
         return positive.where(self, special.expm1(positive.where(0, self)) * alpha)
 
@@ -49,15 +53,18 @@ class Activations(Methods):
 
     @precisely
     def celu(self, alpha: float = 1.0) -> Tensor:
+        """x above 0, alpha * (exp(x / alpha) - 1) below."""
         positive = self > 0
         return positive.where(self, special.expm1(positive.where(0, self) / alpha) * alpha)
 
     @precisely
     def sigmoid(self) -> Tensor:
+        """1 / (1 + exp(-x)) without overflow."""
         return special.sigmoid(self)
 
     @precisely
     def logsigmoid(self) -> Tensor:
+        """log(sigmoid(x)) without underflow."""
         return -((-self).softplus())
 
     @precisely
@@ -68,12 +75,14 @@ class Activations(Methods):
 
     @precisely
     def silu(self) -> Tensor:
+        """x * sigmoid(x). ``swish`` is another name of it."""
         return self * self.sigmoid()
 
     swish = silu
 
     @precisely
     def mish(self) -> Tensor:
+        """x * tanh(softplus(x))"""
         return self * self.softplus().tanh()
 
     @precisely
@@ -88,9 +97,11 @@ class Activations(Methods):
 
     @precisely
     def quick_gelu(self) -> Tensor:
+        """x * sigmoid(1.702 x)"""
         return self * (self * 1.702).sigmoid()
 
     def hardtanh(self, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+        """x, held between ``min_val`` and ``max_val``; no gradient at the ends."""
         x = (self <= min_val).where(min_val, self)
         return (self >= max_val).where(max_val, x)
 
@@ -99,21 +110,27 @@ class Activations(Methods):
         return (self / 6 + 0.5).hardtanh(0.0, 1.0)
 
     def hardswish(self) -> Tensor:
+        """x * relu6(x + 3) / 6"""
         return self * (self + 3).relu6() / 6
 
     def hardshrink(self, lambd: float = 0.5) -> Tensor:
+        """0 from -lambd to lambd, x elsewhere."""
         return ((self >= -lambd) & (self <= lambd)).where(0, self)
 
     def softshrink(self, lambd: float = 0.5) -> Tensor:
+        """x - lambd above lambd, x + lambd below -lambd, 0 between."""
         return (self > lambd).where(self - lambd, (self < -lambd).where(self + lambd, self * 0))
 
     def tanhshrink(self) -> Tensor:
+        """x - tanh(x)"""
         return self - self.tanh()
 
     def softsign(self) -> Tensor:
+        """x / (1 + abs(x))"""
         return self / (self.abs() + 1)
 
     def threshold(self, threshold: float, value: float) -> Tensor:
+        """x above ``threshold``, else ``value``."""
         return (self <= threshold).where(value, self)
 
     def glu(self, dim: int = -1) -> Tensor:
@@ -126,17 +143,20 @@ class Activations(Methods):
 
     @precisely
     def softmax(self, dim: int = -1, dtype: Any = None) -> Tensor:
+        """exp(x) / sum(exp(x)) along ``dim``, the greatest subtracted first."""
         x: Any = self if dtype is None else self.cast(dtype)
         e = (x - x.amax(dim, True).detach()).exp()
         return e / e.sum(dim, True)
 
     @precisely
     def log_softmax(self, dim: int = -1, dtype: Any = None) -> Tensor:
+        """x - logsumexp(x) along ``dim``"""
         x: Any = self if dtype is None else self.cast(dtype)
         away = x - x.amax(dim, True).detach()
         return away - away.exp().sum(dim, True).log()
 
     def softmin(self, dim: int = -1) -> Tensor:
+        """softmax(-x)"""
         return (-self).softmax(dim)
 
     def gumbel_softmax(self, tau: float = 1.0, hard: bool = False, dim: int = -1) -> Tensor:

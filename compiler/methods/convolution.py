@@ -47,6 +47,7 @@ class Convolution(Methods):
 
     def conv3d(self, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Any = 0,
                dilation: Ints = 1, groups: int = 1) -> Tensor:
+        """:meth:`conv2d` over the last three axes: [batch, channels, depth, height, width]."""
         return _convolve(self, weight, bias, stride, padding, dilation, groups, 3)  # type: ignore[no-any-return]
 
     def conv_transpose1d(self, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Ints = 0,
@@ -56,10 +57,12 @@ class Convolution(Methods):
 
     def conv_transpose2d(self, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Ints = 0,
                          output_padding: Ints = 0, groups: int = 1, dilation: Ints = 1) -> Tensor:
+        """The gradient of :meth:`conv2d` as an operation; ``weight`` is [in, out / groups, height, width]."""
         return _transposed(self, weight, bias, stride, padding, output_padding, groups, dilation, 2)  # type: ignore[no-any-return]
 
     def conv_transpose3d(self, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Ints = 0,
                          output_padding: Ints = 0, groups: int = 1, dilation: Ints = 1) -> Tensor:
+        """:meth:`conv_transpose2d` over the last three axes."""
         return _transposed(self, weight, bias, stride, padding, output_padding, groups, dilation, 3)  # type: ignore[no-any-return]
 
     def im2col(self, kernel_size: Ints, dilation: Ints = 1, padding: Ints = 0, stride: Ints = 1) -> Tensor:

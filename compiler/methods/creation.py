@@ -46,6 +46,7 @@ class Creation(Methods):
         device: str | None = None,
         requires_grad: bool = False,
     ) -> Tensor:
+        """``fill_value`` everywhere; nothing is stored until somebody needs it."""
         to = dtypes.of(dtype) if dtype is not None else dtypes.of_scalar(fill_value)
         sizes = shape_of((shape,) if isinstance(shape, int) else tuple(shape))
         return cls._make(graph.full(sizes, to, fill_value), device, requires_grad)
@@ -53,11 +54,13 @@ class Creation(Methods):
     @classmethod
     def zeros(cls, *shape: Any, dtype: DTypeLike = dtypes.float32, device: str | None = None,
               requires_grad: bool = False) -> Tensor:
+        """Zeros; nothing is stored until somebody needs it."""
         return cls.full(shape_of(shape), 0, dtype=dtype, device=device, requires_grad=requires_grad)
 
     @classmethod
     def ones(cls, *shape: Any, dtype: DTypeLike = dtypes.float32, device: str | None = None,
              requires_grad: bool = False) -> Tensor:
+        """Ones; nothing is stored until somebody needs it."""
         return cls.full(shape_of(shape), 1, dtype=dtype, device=device, requires_grad=requires_grad)
 
     @classmethod
@@ -66,12 +69,15 @@ class Creation(Methods):
         return cls.zeros(*shape, dtype=dtype, device=device)
 
     def full_like(self, fill_value: Any, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+        """``fill_value`` everywhere, of this shape, and of this type and device unless others are named."""
         return type(self).full(self.shape, fill_value, dtype=dtype or self.dtype, device=device or self.device)
 
     def zeros_like(self, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+        """Zeros of this shape, and of this type and device unless others are named."""
         return self.full_like(0, dtype=dtype, device=device)
 
     def ones_like(self, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+        """Ones of this shape, and of this type and device unless others are named."""
         return self.full_like(1, dtype=dtype, device=device)
 
     empty_like = zeros_like
@@ -81,14 +87,17 @@ class Creation(Methods):
         return type(self).full(size, fill_value, dtype=dtype or self.dtype, device=self.device)
 
     def new_zeros(self, *size: Any, dtype: DTypeLike | None = None) -> Tensor:
+        """Zeros on this device and of this type, unless another is named."""
         return self.new_full(shape_of(size), 0, dtype=dtype)
 
     def new_ones(self, *size: Any, dtype: DTypeLike | None = None) -> Tensor:
+        """Ones on this device and of this type, unless another is named."""
         return self.new_full(shape_of(size), 1, dtype=dtype)
 
     new_empty = new_zeros
 
     def new_tensor(self, data: Any, *, dtype: DTypeLike | None = None) -> Tensor:
+        """``data`` on this device and of this type, unless another is named."""
         make: Any = type(self)
         return make(data, dtype or self.dtype, self.device)  # type: ignore[no-any-return]
 
@@ -142,4 +151,5 @@ class Creation(Methods):
     def eye(
         cls, n: int, m: int | None = None, *, dtype: DTypeLike = dtypes.float32, device: str | None = None
     ) -> Tensor:
+        """Ones on the diagonal of [n, m], zeros elsewhere; ``m`` is ``n`` by default."""
         return cls.arange(n, device=device).one_hot(n if m is None else m).cast(dtype)

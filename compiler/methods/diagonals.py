@@ -41,6 +41,7 @@ class Diagonals(Methods):
         return _triangle(self, diagonal).where(self, 0)  # type: ignore[no-any-return]
 
     def triu(self, diagonal: int = 0) -> Tensor:
+        """What is on and above a diagonal; zeros elsewhere."""
         return _triangle(self, diagonal - 1).where(0, self)  # type: ignore[no-any-return]
 
     def diagonal(self, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
@@ -79,6 +80,7 @@ class Diagonals(Methods):
 
     @staticmethod
     def block_diag(*tensors: Any) -> Tensor:
+        """These matrices along the diagonal, zeros elsewhere."""
         parts = [t.reshape(1, -1) if t.ndim < 2 else t for t in tensors]
         columns, at, out = sum(p.shape[1] for p in parts), 0, []
         for p in parts:
@@ -88,11 +90,13 @@ class Diagonals(Methods):
 
     @classmethod
     def tril_indices(cls, row: int, col: int, offset: int = 0, *, device: str | None = None) -> Tensor:
+        """Row and column numbers of the triangle on and below the diagonal ``offset``: [2, n]."""
         make: Any = cls
         return make(np.stack(np.tril_indices(row, offset, col)), dtypes.default_int, device)  # type: ignore[no-any-return]
 
     @classmethod
     def triu_indices(cls, row: int, col: int, offset: int = 0, *, device: str | None = None) -> Tensor:
+        """Row and column numbers of the triangle on and above the diagonal ``offset``: [2, n]."""
         make: Any = cls
         return make(np.stack(np.triu_indices(row, offset, col)), dtypes.default_int, device)  # type: ignore[no-any-return]
 

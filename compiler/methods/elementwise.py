@@ -109,38 +109,48 @@ class Elementwise(Methods):
         return self._new(self._node if to is self.dtype else UOp(Ops.BITCAST, to, (self._node,)))
 
     def float(self) -> Tensor:
+        """As float32."""
         return self.cast(dtypes.float32)
 
     def half(self) -> Tensor:
+        """As float16."""
         return self.cast(dtypes.float16)
 
     def double(self) -> Tensor:
+        """As float64."""
         return self.cast(dtypes.float64)
 
     def int(self) -> Tensor:
+        """As int32."""
         return self.cast(dtypes.int32)
 
     def long(self) -> Tensor:
+        """As int64."""
         return self.cast(dtypes.int64)
 
     def bool(self) -> Tensor:
+        """As bool: False where it is 0."""
         return self.cast(dtypes.bool_)
 
     # arithmetic
 
     def add(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """self + alpha * other, shapes broadcast, types promoted."""
         return self._binary(Ops.ADD, other if alpha == 1 else self._operand(other, self.dtype) * alpha)
 
     def sub(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """self - alpha * other, shapes broadcast, types promoted."""
         other = self._operand(other, self.dtype)
         if dtypes.bool_ is self.dtype is other.dtype:
             raise TypeError("bools are not subtracted; use ^ or logical_xor")
         return self._binary(Ops.ADD, -(other if alpha == 1 else other * alpha))
 
     def rsub(self, other: Any) -> Tensor:
+        """other - self"""
         return self._operand(other, self.dtype) - self
 
     def mul(self, other: Any) -> Tensor:
+        """self * other, shapes broadcast, types promoted; integers wrap."""
         return self._binary(Ops.MUL, other)
 
     def div(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
@@ -156,12 +166,15 @@ class Elementwise(Methods):
         return self._binary(Ops.IDIV, y) if dtype.is_int else (self / y).trunc().cast(dtype)
 
     def neg(self) -> Tensor:
+        """-self; unsigned integers wrap."""
         return self._unary(Ops.NEG, floats=False)
 
     def maximum(self, other: Any) -> Tensor:
+        """The greater of both; NaN where one is."""
         return self._binary(Ops.MAX, other)
 
     def minimum(self, other: Any) -> Tensor:
+        """The lesser of both; NaN where one is."""
         y = self._operand(other, self.dtype)
         dtype = dtypes.promote(self.dtype, y.dtype)
         return _reversed(_reversed(self.cast(dtype)).maximum(_reversed(y.cast(dtype))))
@@ -172,6 +185,7 @@ class Elementwise(Methods):
         return ((self >= y) | y.isnan()).where(self, y)
 
     def fmin(self, other: Any) -> Tensor:
+        """The lesser of both; a number wins over a NaN."""
         y = self._operand(other, self.dtype)
         return ((self <= y) | y.isnan()).where(self, y)
 
@@ -194,9 +208,11 @@ class Elementwise(Methods):
     clip = clamp
 
     def clamp_min(self, min: Any) -> Tensor:
+        """Nothing below ``min``."""
         return self.clamp(min=min)
 
     def clamp_max(self, max: Any) -> Tensor:
+        """Nothing above ``max``."""
         return self.clamp(max=max)
 
     def addcmul(self, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Tensor:
@@ -208,9 +224,11 @@ class Elementwise(Methods):
         return self + tensor1 / tensor2 * value
 
     def gcd(self, other: Any) -> Tensor:
+        """Greatest common divisor, of integers; never negative."""
         return gcd(self, self._operand(other, self.dtype))
 
     def lcm(self, other: Any) -> Tensor:
+        """Least common multiple, of integers; never negative."""
         y = self._operand(other, self.dtype)
         return (self // gcd(self, y) * y).abs()
 
@@ -233,28 +251,34 @@ class Elementwise(Methods):
     # bits
 
     def bitwise_and(self, other: Any) -> Tensor:
+        """Bit by bit, of integers and bools. :raises TypeError: floats."""
         self._ints(other, "&")
         return self._binary(Ops.AND, other)
 
     def bitwise_or(self, other: Any) -> Tensor:
+        """Bit by bit, of integers and bools. :raises TypeError: floats."""
         self._ints(other, "|")
         return self._binary(Ops.OR, other)
 
     def bitwise_xor(self, other: Any) -> Tensor:
+        """Bit by bit, of integers and bools. :raises TypeError: floats."""
         self._ints(other, "^")
         return self._binary(Ops.XOR, other)
 
     def bitwise_not(self) -> Tensor:
+        """Every bit inverted, of integers; of bools, their opposite. :raises TypeError: floats."""
         self._ints(self, "~")
         return self.bitwise_xor(
             True if self.dtype is dtypes.bool_ else -1 if self.dtype.kind == "i" else self.dtype.max
         )
 
     def lshift(self, other: Any) -> Tensor:
+        """self << other, of integers; bits that leave the type are lost. :raises TypeError: floats."""
         self._ints(other, "<<")
         return self._binary(Ops.SHL, other)
 
     def rshift(self, other: Any) -> Tensor:
+        """self >> other, of integers; the sign is kept. :raises TypeError: floats."""
         self._ints(other, ">>")
         return self._binary(Ops.SHR, other)
 
@@ -273,35 +297,45 @@ class Elementwise(Methods):
     __rshift__ = rshift
 
     def logical_not(self) -> Tensor:
+        """It is 0, a bool tensor."""
         return self.eq(0)
 
     def logical_and(self, other: Any) -> Tensor:
+        """Both are not 0, a bool tensor."""
         return self.bool() & self._operand(other, self.dtype).bool()
 
     def logical_or(self, other: Any) -> Tensor:
+        """One of both is not 0, a bool tensor."""
         return self.bool() | self._operand(other, self.dtype).bool()
 
     def logical_xor(self, other: Any) -> Tensor:
+        """One of both is not 0, the other is, a bool tensor."""
         return self.bool() ^ self._operand(other, self.dtype).bool()
 
     # comparisons: bool tensors
 
     def lt(self, other: Any) -> Tensor:
+        """self < other, a bool tensor. ``less`` is another name of it."""
         return self._binary(Ops.CMPLT, other)
 
     def gt(self, other: Any) -> Tensor:
+        """self > other, a bool tensor. ``greater`` is another name of it."""
         return self._binary(Ops.CMPLT, other, reverse=True)
 
     def eq(self, other: Any) -> Tensor:
+        """self == other, a bool tensor; NaN equals nothing."""
         return self._binary(Ops.CMPEQ, other)
 
     def ne(self, other: Any) -> Tensor:
+        """self != other, a bool tensor; NaN differs from everything."""
         return self._binary(Ops.CMPNE, other)
 
     def le(self, other: Any) -> Tensor:
+        """self <= other, a bool tensor. ``less_equal`` is another name of it."""
         return self.lt(other) | self.eq(other)
 
     def ge(self, other: Any) -> Tensor:
+        """self >= other, a bool tensor. ``greater_equal`` is another name of it."""
         return self.gt(other) | self.eq(other)
 
     __lt__, __gt__, __le__, __ge__ = lt, gt, le, ge
@@ -321,6 +355,7 @@ class Elementwise(Methods):
         return same | (self.isnan() & y.isnan()) if equal_nan else same
 
     def allclose(self, other: Any, rtol: Number = 1e-5, atol: Number = 1e-8, equal_nan: bool_type = False) -> bool_type:
+        """Whether all elements are close, as a Python bool; see :meth:`isclose`. Runs the graph."""
         return bool_type(self.isclose(other, rtol, atol, equal_nan).all().item())
 
     def where(self, yes: Any, no: Any) -> Tensor:
@@ -345,21 +380,27 @@ class Elementwise(Methods):
         return self._new(graph.alu(Ops.WHERE, cond, a, b), yes, no)
 
     def masked_fill(self, mask: Tensor, value: Any) -> Tensor:
+        """``value`` where ``mask`` is true; the shapes broadcast."""
         return mask.bool().where(self._operand(value, self.dtype).cast(self.dtype), self)
 
     def isnan(self) -> Tensor:
+        """Where it is NaN, a bool tensor."""
         return self.ne(self)
 
     def isinf(self) -> Tensor:
+        """Where it is infinite, of either sign, a bool tensor."""
         return self.eq(math.inf) | self.eq(-math.inf) if self.dtype.is_float else self.ne(self)
 
     def isposinf(self) -> Tensor:
+        """Where it is plus infinity, a bool tensor."""
         return self.eq(math.inf) if self.dtype.is_float else self.ne(self)
 
     def isneginf(self) -> Tensor:
+        """Where it is minus infinity, a bool tensor."""
         return self.eq(-math.inf) if self.dtype.is_float else self.ne(self)
 
     def isfinite(self) -> Tensor:
+        """Where it is neither NaN nor infinite, a bool tensor."""
         return self.isnan().logical_or(self.isinf()).logical_not()
 
     def nan_to_num(self, nan: Number = 0.0, posinf: Number | None = None, neginf: Number | None = None) -> Tensor:
@@ -371,6 +412,7 @@ class Elementwise(Methods):
         return self.eq(-math.inf).where(-self.dtype.finite_max if neginf is None else neginf, out)
 
     def lerp(self, end: Any, weight: Any) -> Tensor:
+        """self + (end - self) * weight"""
         return self + (end - self) * weight
 
 

@@ -60,16 +60,20 @@ class Functions(Methods):
         return power(self._operand(base, self.dtype), self)
 
     def sqrt(self) -> Tensor:
+        """Square root; NaN below 0."""
         return self._unary(Ops.SQRT)
 
     @precisely
     def rsqrt(self) -> Tensor:
+        """1 / sqrt(x)"""
         return 1 / self.sqrt()
 
     def reciprocal(self) -> Tensor:
+        """1 / x"""
         return 1 / self
 
     def square(self) -> Tensor:
+        """x * x"""
         return self * self
 
     @precisely
@@ -80,29 +84,36 @@ class Functions(Methods):
     # exponentials
 
     def exp2(self) -> Tensor:
+        """2**x"""
         return self._unary(Ops.EXP2)
 
     @precisely
     def exp(self) -> Tensor:
+        """e**x"""
         return (self * (1 / _LN2)).exp2()       # code generation knows this form, and does not lose the product's bits
 
     def log2(self) -> Tensor:
+        """Logarithm to base 2; NaN below 0."""
         return self._unary(Ops.LOG2)
 
     @precisely
     def log(self) -> Tensor:
+        """Natural logarithm; NaN below 0."""
         return self.log2() * _LN2
 
     @precisely
     def log10(self) -> Tensor:
+        """Logarithm to base 10; NaN below 0."""
         return self.log2() * (_LN2 / math.log(10))
 
     @precisely
     def log1p(self) -> Tensor:
+        """log(1 + x), exact near 0 too."""
         return special.log1p(self)
 
     @precisely
     def expm1(self) -> Tensor:
+        """e**x - 1, exact near 0 too."""
         return special.expm1(self)
 
     @precisely
@@ -112,6 +123,7 @@ class Functions(Methods):
 
     @precisely
     def logaddexp2(self, other: Any) -> Tensor:
+        """log2(2**x + 2**y)"""
         return special.logaddexp2(self, self._operand(other, self.dtype).cast(self.dtype))
 
     @precisely
@@ -121,6 +133,7 @@ class Functions(Methods):
 
     @precisely
     def logit(self, eps: Any = None) -> Tensor:
+        """log(x / (1 - x)), after a clamp to [eps, 1 - eps] where ``eps`` is given."""
         return special.logit(self if eps is None else self.clamp(eps, 1 - eps))
 
     def ldexp(self, other: Any) -> Tensor:
@@ -130,26 +143,32 @@ class Functions(Methods):
     # circular functions
 
     def sin(self) -> Tensor:
+        """Sine of radians."""
         return self._unary(Ops.SIN)
 
     @precisely
     def cos(self) -> Tensor:
+        """Cosine of radians."""
         return (math.pi / 2 - self).sin()       # code generation knows this form, and reduces x itself
 
     @precisely
     def tan(self) -> Tensor:
+        """Tangent of radians."""
         return self.sin() / self.cos()
 
     @precisely
     def atan(self) -> Tensor:
+        """Arc tangent, radians."""
         return special.atan(self)
 
     @precisely
     def asin(self) -> Tensor:
+        """Arc sine, radians; NaN outside of [-1, 1]."""
         return special.asin(self)
 
     @precisely
     def acos(self) -> Tensor:
+        """Arc cosine, radians; NaN outside of [-1, 1]."""
         return special.acos(self)
 
     def atan2(self, other: Any) -> Tensor:
@@ -164,41 +183,50 @@ class Functions(Methods):
         return zero.where(1, x.sin() / zero.where(1, x))
 
     def deg2rad(self) -> Tensor:
+        """Degrees to radians."""
         return self * (math.pi / 180)
 
     def rad2deg(self) -> Tensor:
+        """Radians to degrees."""
         return self * (180 / math.pi)
 
     # hyperbolic functions
 
     @precisely
     def sinh(self) -> Tensor:
+        """Hyperbolic sine."""
         return special.sinh(self)
 
     @precisely
     def cosh(self) -> Tensor:
+        """Hyperbolic cosine."""
         return special.cosh(self)
 
     @precisely
     def tanh(self) -> Tensor:
+        """Hyperbolic tangent."""
         return special.tanh(self)
 
     @precisely
     def asinh(self) -> Tensor:
+        """Inverse hyperbolic sine."""
         return special.asinh(self)
 
     @precisely
     def acosh(self) -> Tensor:
+        """Inverse hyperbolic cosine; NaN below 1."""
         return special.acosh(self)
 
     @precisely
     def atanh(self) -> Tensor:
+        """Inverse hyperbolic tangent; NaN outside of [-1, 1]."""
         return special.atanh(self)
 
     # special functions
 
     @precisely
     def erf(self) -> Tensor:
+        """The error function."""
         return special.erf(self)
 
     @precisely
@@ -208,6 +236,7 @@ class Functions(Methods):
 
     @precisely
     def erfinv(self) -> Tensor:
+        """The inverse of :meth:`erf`; NaN outside of [-1, 1]."""
         return special.erfinv(self)
 
     @precisely
@@ -223,13 +252,16 @@ class Functions(Methods):
     # rounding
 
     def trunc(self) -> Tensor:
+        """Rounded towards zero; the type stays. ``fix`` is another name of it."""
         return self._unary(Ops.TRUNC, floats=False)
 
     def floor(self) -> Tensor:
+        """The greatest whole number that is not above; the type stays."""
         t = self.trunc()
         return (self < t).where(t - 1, t) if self.dtype.is_float else t
 
     def ceil(self) -> Tensor:
+        """The least whole number that is not below; the type stays."""
         t = self.trunc()
         if not self.dtype.is_float:
             return t
@@ -250,6 +282,7 @@ class Functions(Methods):
         return ((distance > 0.5) | (distance.eq(0.5) & odd.ne(t))).where(away, t)
 
     def frac(self) -> Tensor:
+        """What is behind the point, with the sign: x - trunc(x)."""
         return self - self.trunc()
 
     fix = trunc
@@ -281,6 +314,7 @@ class Functions(Methods):
     # signs
 
     def abs(self) -> Tensor:
+        """Absolute values; the type stays. ``absolute`` is another name of it."""
         if self.dtype.kind in "bu":
             return self * 1
         return self.maximum(-self) if self.dtype.is_float else (self < 0).where(-self, self)
@@ -301,6 +335,7 @@ class Functions(Methods):
         return x.detach().bitcast(dtypes.int32 if x.dtype.bits == 32 else dtypes.int64) < 0
 
     def copysign(self, other: Any) -> Tensor:
+        """This one's size with the other's sign; that of -0.0 counts."""
         y = self._operand(other, self.dtype)
         dtype = dtypes.promote(self.dtype, y.dtype)
         x = self.cast(dtype if dtype.is_float else dtypes.default_float)

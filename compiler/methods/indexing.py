@@ -60,6 +60,7 @@ class Indexing(Methods):
         return self.flatten()[index]  # type: ignore[no-any-return]
 
     def index_select(self, dim: int, index: Any) -> Tensor:
+        """The slices along ``dim`` whose numbers ``index`` (one axis) holds."""
         return self[(slice(None),) * self._axis(dim) + (index,)]
 
     def gather(self, dim: int, index: Any) -> Tensor:

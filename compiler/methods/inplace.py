@@ -58,9 +58,11 @@ class InPlace(Methods):
         return self.assign(self._operand(source, self.dtype).cast(self.dtype))  # type: ignore[no-any-return]
 
     def fill_(self, value: Any) -> Tensor:
+        """``value`` everywhere, in place."""
         return self.assign(self._operand(value, self.dtype).cast(self.dtype).expand(self.shape))  # type: ignore[no-any-return]
 
     def zero_(self) -> Tensor:
+        """Zeros, in place."""
         return self.fill_(0)
 
     def fill_diagonal_(self, value: Any) -> Tensor:
@@ -70,12 +72,15 @@ class InPlace(Methods):
         return self.assign(hit.where(self._operand(value, self.dtype).cast(self.dtype), self))  # type: ignore[no-any-return]
 
     def uniform_(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Random numbers from ``low`` (among them) to ``high`` (not), in place."""
         return self.assign(type(self).uniform(*self.shape, low=low, high=high, device=self.device))  # type: ignore[no-any-return, attr-defined]
 
     def normal_(self, mean: float = 0.0, std: float = 1.0) -> Tensor:
+        """Random numbers of a normal distribution, in place."""
         return self.assign(type(self).randn(*self.shape, device=self.device) * std + mean)  # type: ignore[no-any-return, attr-defined]
 
     def bernoulli_(self, p: float = 0.5) -> Tensor:
+        """1 with probability ``p``, else 0, in place."""
         return self.assign(type(self).rand(*self.shape, device=self.device) < p)  # type: ignore[no-any-return, attr-defined]
 
 

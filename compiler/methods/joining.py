@@ -74,37 +74,45 @@ class Joining(Methods):
 
     @staticmethod
     def hstack(tensors: Sequence[Any]) -> Tensor:
+        """Joined along axis 1; vectors along axis 0."""
         parts = [t.atleast_1d() for t in tensors]
         return parts[0].cat(*parts[1:], dim=0 if parts[0].ndim == 1 else 1)  # type: ignore[no-any-return]
 
     @staticmethod
     def vstack(tensors: Sequence[Any]) -> Tensor:
+        """Joined along axis 0; vectors are rows."""
         first, *rest = (t.atleast_2d() for t in tensors)
         return first.cat(*rest, dim=0)  # type: ignore[no-any-return]
 
     @staticmethod
     def dstack(tensors: Sequence[Any]) -> Tensor:
+        """Joined along the third axis."""
         first, *rest = (t.atleast_3d() for t in tensors)
         return first.cat(*rest, dim=2)  # type: ignore[no-any-return]
 
     @staticmethod
     def column_stack(tensors: Sequence[Any]) -> Tensor:
+        """Vectors as columns, matrices side by side."""
         first, *rest = (t.reshape(-1, 1) if t.ndim < 2 else t for t in tensors)
         return first.cat(*rest, dim=1)  # type: ignore[no-any-return]
 
     def atleast_1d(self) -> Tensor:
+        """One axis at least."""
         return self.reshape(1) if self.ndim == 0 else self * 1  # type: ignore[no-any-return]
 
     def atleast_2d(self) -> Tensor:
+        """Two axes at least; new ones stand in front."""
         return self.reshape((1,) * (2 - self.ndim) + self.shape)  # type: ignore[no-any-return]
 
     def atleast_3d(self) -> Tensor:
+        """Three axes at least; a vector lies along the middle one."""
         if self.ndim < 2:
             return self.reshape(1, -1, 1)  # type: ignore[no-any-return]
         return self.unsqueeze(-1) if self.ndim == 2 else self.reshape(self.shape)  # type: ignore[no-any-return]
 
     @staticmethod
     def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
+        """All of them in the one shape that they broadcast to."""
         shape = broadcast_shapes(*(t.shape for t in tensors))
         return tuple(t.expand(shape) for t in tensors)
 
@@ -125,6 +133,7 @@ class Joining(Methods):
 
     @staticmethod
     def cartesian_prod(*tensors: Any) -> Tensor:
+        """Every combination of elements of these vectors, one a row."""
         if len(tensors) == 1:
             return tensors[0]  # type: ignore[no-any-return]
         first, *rest = (g.flatten() for g in Joining.meshgrid(*tensors))
@@ -164,7 +173,9 @@ class Joining(Methods):
         return tuple(self.narrow(a, b, max(0, e - b)) for b, e in pairwise(cuts))
 
     def hsplit(self, indices_or_sections: Any) -> tuple[Tensor, ...]:
+        """:meth:`tensor_split` along axis 1; of a vector, along axis 0."""
         return self.tensor_split(indices_or_sections, 0 if self.ndim == 1 else 1)
 
     def vsplit(self, indices_or_sections: Any) -> tuple[Tensor, ...]:
+        """:meth:`tensor_split` along axis 0."""
         return self.tensor_split(indices_or_sections, 0)

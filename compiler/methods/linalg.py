@@ -94,6 +94,7 @@ class Linalg(Methods):
 
     @precisely
     def det(self) -> Tensor:
+        """Determinants of [..., n, n]. :raises ValueError: not square."""
         n = _square(self, "the determinant")
         if n == 0:
             return self.sum((-2, -1)) + 1  # type: ignore[no-any-return]
@@ -134,6 +135,7 @@ class Linalg(Methods):
 
     @precisely
     def inv(self) -> Tensor:
+        """Inverses of [..., n, n]; a singular one gives infinities or NaN. :raises ValueError: not square."""
         n = _square(self, "the inverse")
         return self._eliminated(_eye(self, n).expand(self.shape))[0]  # type: ignore[no-any-return]
 
@@ -154,6 +156,7 @@ class Linalg(Methods):
         return out.transpose(-1, -2) if upper else out  # type: ignore[no-any-return]
 
     def matrix_power(self, n: int) -> Tensor:
+        """[..., n, n] to a whole power; a negative one inverts first. :raises ValueError: not square."""
         size = _square(self, "a power")
         x: Any = self.inv() if n < 0 else self
         n, out = abs(n), None
@@ -189,6 +192,7 @@ class Linalg(Methods):
         return u.cast(kind), s.cast(kind), v.transpose(-1, -2).cast(kind)
 
     def svdvals(self) -> Tensor:
+        """Singular values of [..., n, m], descending."""
         return self.svd(False)[1]
 
     def eigh(self) -> tuple[Tensor, Tensor]:
@@ -214,6 +218,7 @@ class Linalg(Methods):
         return values.cast(kind), u.cast(kind)
 
     def eigvalsh(self) -> Tensor:
+        """Eigenvalues of symmetric [..., n, n], ascending; see :meth:`eigh`."""
         return self.eigh()[0]
 
     def pinv(self, rcond: float | None = None) -> Tensor:
@@ -225,6 +230,8 @@ class Linalg(Methods):
         return (vh.transpose(-1, -2) * inverse.unsqueeze(-2)) @ u.transpose(-1, -2)  # type: ignore[no-any-return]
 
     def matrix_rank(self, tol: float | None = None) -> Tensor:
+        """How many singular values are above ``tol``, by default the greatest times the size times the type's
+        epsilon."""
         s = self.svdvals()
         limit: Any = s.amax(-1, True) * (s.dtype.eps * max(self.shape[-2:])) if tol is None else tol
         return (s > limit).sum(-1)

@@ -80,10 +80,12 @@ class Losses(Methods):
         return loss * (1 - label_smoothing) + smooth * (label_smoothing / n)  # type: ignore[no-any-return]
 
     def mse_loss(self, target: Any, reduction: str = "mean") -> Tensor:
+        """Squared differences. ``reduction``: "mean", "sum" or "none"."""
         away = self - target
         return _reduced(away * away, reduction)  # type: ignore[no-any-return]
 
     def l1_loss(self, target: Any, reduction: str = "mean") -> Tensor:
+        """Absolute differences. ``reduction``: "mean", "sum" or "none"."""
         return _reduced((self - target).abs(), reduction)  # type: ignore[no-any-return]
 
     def smooth_l1_loss(self, target: Any, reduction: str = "mean", beta: float = 1.0) -> Tensor:
@@ -107,6 +109,7 @@ class Losses(Methods):
 
     def binary_cross_entropy_with_logits(self, target: Any, weight: Any = None, reduction: str = "mean",
                                          pos_weight: Any = None) -> Tensor:
+        """-(p t log s + (1 - t) log(1 - s)) with s = sigmoid(self), without overflow; ``pos_weight`` is p."""
         if isinstance(weight, str):
             weight, reduction = None, weight
         x: Any = self
@@ -125,6 +128,8 @@ class Losses(Methods):
 
     def poisson_nll_loss(self, target: Any, log_input: bool = True, full: bool = False, eps: float = 1e-8,
                          reduction: str = "mean") -> Tensor:
+        """exp(self) - target * self; self - target * log(self + eps) without ``log_input``. ``full`` adds Stirling's
+        term."""
         x: Any = self
         loss = x.exp() - target * x if log_input else x - target * (x + eps).log()
         if full:
@@ -134,21 +139,26 @@ class Losses(Methods):
 
     def gaussian_nll_loss(self, target: Any, var: Any, full: bool = False, eps: float = 1e-6,
                           reduction: str = "mean") -> Tensor:
+        """((self - target)**2 / var + log var) / 2, with ``var`` at least ``eps``; ``full`` adds the constant."""
         spread = var + (var.clamp(min=eps) - var).detach()
         away = self - target
         loss = (spread.log() + away * away / spread) * 0.5
         return _reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)  # type: ignore[no-any-return]
 
     def hinge_embedding_loss(self, target: Any, margin: float = 1.0, reduction: str = "mean") -> Tensor:
+        """self where ``target`` is 1, max(0, margin - self) where it is -1."""
         return _reduced(target.eq(1).where(self, 0) + target.eq(-1).where((margin - self).clamp(min=0), 0), reduction)  # type: ignore[no-any-return]
 
     def soft_margin_loss(self, target: Any, reduction: str = "mean") -> Tensor:
+        """log(1 + exp(-target * self))"""
         return _reduced((-target * self).softplus(threshold=math.inf), reduction)  # type: ignore[no-any-return]
 
     def margin_ranking_loss(self, other: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Tensor:
+        """max(0, -target * (self - other) + margin)"""
         return _reduced((-target * (self - other) + margin).clamp(min=0), reduction)  # type: ignore[no-any-return]
 
     def cosine_embedding_loss(self, other: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Tensor:
+        """1 - cos where ``target`` is 1, max(0, cos - margin) where it is -1."""
         x: Any = self
         eps = 1e-12     # PyTorch's, added to the squares
         like = (x * other).sum(-1) / (((x * x).sum(-1) + eps) * ((other * other).sum(-1) + eps)).sqrt()
@@ -156,17 +166,21 @@ class Losses(Methods):
 
     def triplet_margin_loss(self, positive: Any, negative: Any, margin: float = 1.0, p: float = 2.0,
                             eps: float = 1e-6, swap: bool = False, reduction: str = "mean") -> Tensor:
+        """max(0, distance to ``positive`` - distance to ``negative`` + margin); ``swap``: the negative's
+        distance to ``positive`` counts where it is less."""
         near, far = self.pairwise_distance(positive, p, eps), self.pairwise_distance(negative, p, eps)
         if swap:
             far = far.minimum(positive.pairwise_distance(negative, p, eps))
         return _reduced((near - far + margin).clamp(min=0), reduction)  # type: ignore[no-any-return]
 
     def multilabel_soft_margin_loss(self, target: Any, weight: Any = None, reduction: str = "mean") -> Tensor:
+        """Binary cross entropy of each class's logit, their mean: [batch, classes], targets 0 or 1."""
         loss = self.binary_cross_entropy_with_logits(target, weight, "none")
         return _reduced(loss.mean(-1), reduction)  # type: ignore[no-any-return]
 
     def multi_margin_loss(self, target: Any, p: int = 1, margin: float = 1.0, weight: Any = None,
                           reduction: str = "mean") -> Tensor:
+        """max(0, margin - x[target] + x[class])**p, summed over the other classes, over the number of all."""
         x: Any = self if self.ndim > 1 else self.unsqueeze(0)
         classes = target.reshape(-1)
         right = x.gather(1, classes.unsqueeze(1))

@@ -49,6 +49,7 @@ class Movement(Methods):
         return self.reshape(*shape)
 
     def reshape_as(self, other: Any) -> Tensor:
+        """Reshaped to the other's shape; see :meth:`reshape`."""
         return self.reshape(other.shape)
 
     view_as = reshape_as
@@ -64,15 +65,18 @@ class Movement(Methods):
     broadcast_to = expand
 
     def expand_as(self, other: Any) -> Tensor:
+        """Expanded to the other's shape; see :meth:`expand`."""
         return self.expand(other.shape)
 
     def permute(self, *axes: Any) -> Tensor:
+        """The axes in another order: axis ``i`` of the result is axis ``axes[i]`` of this."""
         order = tuple(self._axis(a) for a in _ints(axes))
         if sorted(order) != list(range(self.ndim)):
             raise ValueError(f"permute{order} does not name each of {self.ndim} axes once")
         return self._new(graph.permute(self._node, order))
 
     def transpose(self, dim0: int = 0, dim1: int = 1) -> Tensor:
+        """Two axes exchanged; ``swapaxes`` and ``swapdims`` are other names of it."""
         order = list(range(self.ndim))
         a, b = self._axis(dim0), self._axis(dim1)
         order[a], order[b] = order[b], order[a]
@@ -101,19 +105,23 @@ class Movement(Methods):
 
     @property
     def T(self) -> Tensor:
+        """All axes in reverse order; of a matrix, its transpose."""
         return self._new(graph.permute(self._node, tuple(reversed(range(self.ndim)))))
 
     @property
     def mT(self) -> Tensor:
+        """The last two axes exchanged: the transpose of each matrix."""
         return self.transpose(-2, -1)
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+        """Axes ``start_dim`` to ``end_dim``, both among them, joined into one."""
         if self.ndim == 0:
             return self.reshape(1)
         a, b = self._axis(start_dim), self._axis(end_dim)
         return self.reshape(*self.shape[:a], math.prod(self.shape[a:b + 1]), *self.shape[b + 1:])
 
     def unflatten(self, dim: int, sizes: Sequence[int]) -> Tensor:
+        """An axis taken apart into ``sizes``, of which one may be -1."""
         a = self._axis(dim)
         return self.reshape(*self.shape[:a], *sizes, *self.shape[a + 1:])
 
@@ -125,19 +133,24 @@ class Movement(Methods):
         return self.reshape(tuple(s for a, s in enumerate(self.shape) if a not in axes or s != 1))
 
     def unsqueeze(self, dim: int) -> Tensor:
+        """A new axis of size 1 before ``dim``, which may be one behind the last."""
         a = self._axis(dim, 1)
         return self.reshape(*self.shape[:a], 1, *self.shape[a:])
 
     def ravel(self) -> Tensor:
+        """All elements along one axis."""
         return self.flatten()
 
     def flip(self, *dims: Any) -> Tensor:
+        """The same elements in reverse order along these axes."""
         return self._new(graph.flip(self._node, sorted({self._axis(d) for d in _ints(dims)})))
 
     def fliplr(self) -> Tensor:
+        """Reversed along axis 1."""
         return self.flip(1)
 
     def flipud(self) -> Tensor:
+        """Reversed along axis 0."""
         return self.flip(0)
 
     def rot90(self, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
@@ -172,6 +185,7 @@ class Movement(Methods):
         return self[(slice(None),) * self._axis(dim) + (int(index),)]  # type: ignore[no-any-return]
 
     def unbind(self, dim: int = 0) -> tuple[Tensor, ...]:
+        """The slices along an axis, as a tuple; the axis is gone."""
         return tuple(self.select(dim, i) for i in range(self.shape[self._axis(dim)]))
 
     def stride(self, *steps: Any) -> Any:

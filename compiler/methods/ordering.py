@@ -101,15 +101,18 @@ class Ordering(Methods):
 
     @numpy_names
     def sort(self, dim: int = -1, descending: bool = False, stable: bool = True) -> Pair:
+        """(values, indices) in order along ``dim``; equal ones stay in order, NaN is the greatest."""
         indices = self.argsort(dim, descending, stable).contiguous()
         x: Any = self
         return Pair(x.gather(dim, indices) if self.ndim and self.numel() else x * 1, indices)
 
     def msort(self) -> Tensor:
+        """Sorted along axis 0."""
         return self.sort(0).values
 
     @numpy_names
     def topk(self, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Pair:
+        """(values, indices) of the ``k`` greatest along ``dim``, or least; in order."""
         n = self.shape[self._axis(dim)] if self.ndim else 1
         if not 0 <= k <= n:
             raise ValueError(f"topk: {k} of an axis of {n} elements")
@@ -152,6 +155,7 @@ class Ordering(Methods):
 
     @numpy_names
     def nanmedian(self, dim: int | None = None, keepdim: bool = False) -> Any:
+        """The median of what is no NaN; with ``dim`` a pair, values and indices."""
         if dim is None:
             return self.flatten().nanmedian(0).values
         if not self.ndim:
@@ -218,6 +222,8 @@ class Ordering(Methods):
         return ((edges <= mine) if right else (edges < mine)).sum(-1)  # type: ignore[no-any-return]
 
     def bucketize(self, boundaries: Any, *, right: bool = False) -> Tensor:
+        """In which bucket each element falls, between sorted ``boundaries``; ``right``: a boundary belongs to the one
+        above."""
         from compiler.tensor import Tensor
         edges = boundaries if isinstance(boundaries, Tensor) else Tensor(boundaries, device=self.device)
         return edges.searchsorted(self, right=right)

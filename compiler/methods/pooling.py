@@ -48,6 +48,7 @@ class Pooling(Methods):
 
     def max_pool1d(self, kernel_size: Ints, stride: Any = None, padding: Ints = 0, dilation: Ints = 1,
                    ceil_mode: bool = False, return_indices: bool = False) -> Any:
+        """:meth:`max_pool2d` over the last axis."""
         return _max_pool(self, 1, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
     def max_pool2d(self, kernel_size: Ints = 2, stride: Any = None, padding: Ints = 0, dilation: Ints = 1,
@@ -58,10 +59,12 @@ class Pooling(Methods):
 
     def max_pool3d(self, kernel_size: Ints, stride: Any = None, padding: Ints = 0, dilation: Ints = 1,
                    ceil_mode: bool = False, return_indices: bool = False) -> Any:
+        """:meth:`max_pool2d` over the last three axes."""
         return _max_pool(self, 3, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
     def avg_pool1d(self, kernel_size: Ints, stride: Any = None, padding: Ints = 0, ceil_mode: bool = False,
                    count_include_pad: bool = True) -> Tensor:
+        """:meth:`avg_pool2d` over the last axis."""
         return _avg_pool(self, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, None)  # type: ignore[no-any-return]
 
     def avg_pool2d(self, kernel_size: Ints = 2, stride: Any = None, padding: Ints = 0, ceil_mode: bool = False,
@@ -71,9 +74,11 @@ class Pooling(Methods):
 
     def avg_pool3d(self, kernel_size: Ints, stride: Any = None, padding: Ints = 0, ceil_mode: bool = False,
                    count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
+        """:meth:`avg_pool2d` over the last three axes."""
         return _avg_pool(self, 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)  # type: ignore[no-any-return]
 
     def lp_pool1d(self, norm_type: float, kernel_size: Ints, stride: Any = None, ceil_mode: bool = False) -> Tensor:
+        """:meth:`lp_pool2d` over the last axis."""
         return _lp_pool(self, 1, norm_type, kernel_size, stride, ceil_mode)  # type: ignore[no-any-return]
 
     def lp_pool2d(self, norm_type: float, kernel_size: Ints, stride: Any = None, ceil_mode: bool = False) -> Tensor:
@@ -81,6 +86,7 @@ class Pooling(Methods):
         return _lp_pool(self, 2, norm_type, kernel_size, stride, ceil_mode)  # type: ignore[no-any-return]
 
     def adaptive_avg_pool1d(self, output_size: Any) -> Tensor:
+        """:meth:`adaptive_avg_pool2d` over the last axis."""
         return _adaptive(self, 1, output_size, "mean")  # type: ignore[no-any-return]
 
     def adaptive_avg_pool2d(self, output_size: Any) -> Tensor:
@@ -88,15 +94,19 @@ class Pooling(Methods):
         return _adaptive(self, 2, output_size, "mean")  # type: ignore[no-any-return]
 
     def adaptive_avg_pool3d(self, output_size: Any) -> Tensor:
+        """:meth:`adaptive_avg_pool2d` over the last three axes."""
         return _adaptive(self, 3, output_size, "mean")  # type: ignore[no-any-return]
 
     def adaptive_max_pool1d(self, output_size: Any) -> Tensor:
+        """:meth:`adaptive_max_pool2d` over the last axis."""
         return _adaptive(self, 1, output_size, "amax")  # type: ignore[no-any-return]
 
     def adaptive_max_pool2d(self, output_size: Any) -> Tensor:
+        """The greatest of parts of nearly equal size, so many an axis (None: as many as there are)."""
         return _adaptive(self, 2, output_size, "amax")  # type: ignore[no-any-return]
 
     def adaptive_max_pool3d(self, output_size: Any) -> Tensor:
+        """:meth:`adaptive_max_pool2d` over the last three axes."""
         return _adaptive(self, 3, output_size, "amax")  # type: ignore[no-any-return]
 
     def max_unpool2d(self, indices: Any, kernel_size: Ints, stride: Any = None, padding: Ints = 0,

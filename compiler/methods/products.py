@@ -53,6 +53,7 @@ class Products(Methods):
         return self.matmul(other)
 
     def vdot(self, other: Tensor) -> Tensor:
+        """The sum of products of all elements."""
         return self.flatten().matmul(other.flatten())  # type: ignore[no-any-return]
 
     def inner(self, other: Tensor) -> Tensor:
@@ -62,6 +63,7 @@ class Products(Methods):
         return self.tensordot(other, ([-1], [-1]))
 
     def outer(self, other: Tensor) -> Tensor:
+        """Outer product of two vectors: [n, m]. ``ger`` is another name of it."""
         return self.reshape(-1, 1) * other.reshape(1, -1)  # type: ignore[no-any-return]
 
     ger = outer
@@ -81,6 +83,7 @@ class Products(Methods):
     baddbmm = addmv = addmm
 
     def addr(self, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+        """beta * self + alpha * (vec1 outer vec2)"""
         return self * beta + vec1.outer(vec2) * alpha  # type: ignore[no-any-return]
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -113,6 +116,7 @@ class Products(Methods):
         return a.matmul(b).reshape(shape)  # type: ignore[no-any-return]
 
     def kron(self, other: Tensor) -> Tensor:
+        """Kronecker product: each element times the whole other."""
         n = max(self.ndim, other.ndim)
         a: Any = self.reshape((1,) * (n - self.ndim) + self.shape)
         b = other.reshape((1,) * (n - other.ndim) + other.shape)
@@ -146,10 +150,12 @@ class Products(Methods):
 
     @numpy_names
     def cosine_similarity(self, other: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+        """Cosine of the angle between vectors along ``dim``, whose lengths count as ``eps`` at least."""
         x, y = self.broadcast_tensors(self, other)
         return (x * y).sum(dim) / (x.norm(2, dim).clamp(min=eps) * y.norm(2, dim).clamp(min=eps))  # type: ignore[no-any-return]
 
     def pairwise_distance(self, other: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+        """The ``p`` norm of self - other + eps over the last axis."""
         return (self - other + eps).norm(p, -1, keepdim)  # type: ignore[no-any-return]
 
     def cdist(self, other: Tensor, p: float = 2.0) -> Tensor:
@@ -164,6 +170,7 @@ class Products(Methods):
         return out.squeeze() if self.ndim < 2 else out  # type: ignore[no-any-return]
 
     def corrcoef(self) -> Tensor:
+        """Correlation coefficients of the rows: [n, n] for [n, samples]."""
         c: Any = self.cov()
         if not c.ndim:
             return c / c  # type: ignore[no-any-return]

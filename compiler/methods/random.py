@@ -114,6 +114,7 @@ class Random(Methods):
     @classmethod
     def uniform(cls, *shape: Any, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = dtypes.float32,
                 device: str | None = None, requires_grad: bool = False) -> Tensor:
+        """Random numbers from ``low`` (among them) to ``high`` (not)."""
         out = (cls.rand(*shape, device=device) * (high - low) + low).cast(dtype)
         return out.requires_grad_() if requires_grad else out
 
@@ -177,16 +178,20 @@ class Random(Methods):
     @classmethod
     def normal(cls, *shape: Any, mean: float = 0.0, std: float = 1.0, device: str | None = None,
                requires_grad: bool = False) -> Tensor:
+        """Random numbers of a normal distribution."""
         out = cls.randn(*shape, device=device) * std + mean
         return out.requires_grad_() if requires_grad else out
 
     def rand_like(self, *, dtype: DTypeLike | None = None) -> Tensor:
+        """:meth:`rand` of this shape, type and device."""
         return type(self).rand(*self.shape, dtype=dtype or self.dtype, device=self.device)
 
     def randn_like(self, *, dtype: DTypeLike | None = None) -> Tensor:
+        """:meth:`randn` of this shape, type and device."""
         return type(self).randn(*self.shape, dtype=dtype or self.dtype, device=self.device)
 
     def randint_like(self, low: int, high: int | None = None) -> Tensor:
+        """:meth:`randint` of this shape, type and device."""
         low, high = (0, low) if high is None else (low, high)
         return type(self).randint(low, high, self.shape, dtype=self.dtype, device=self.device)
 

@@ -50,6 +50,7 @@ class Reduce(Methods):
 
     @numpy_names
     def prod(self, dim: Dims = None, keepdim: bool = False, dtype: DTypeLike | None = None) -> Tensor:
+        """The product over ``dim`` or everything; small integers are multiplied as int32 or uint32."""
         return self._accumulate(Ops.MUL, dim, keepdim, dtype)
 
     @numpy_names
@@ -62,6 +63,7 @@ class Reduce(Methods):
 
     @numpy_names
     def amin(self, dim: Dims = None, keepdim: bool = False) -> Tensor:
+        """The least over ``dim`` or everything; NaN where one is."""
         flip = (lambda t: -t) if self.dtype.is_float else (lambda t: ~t)
         return flip(flip(self).amax(dim, keepdim))
 
@@ -96,18 +98,22 @@ class Reduce(Methods):
 
     @numpy_names
     def aminmax(self, *, dim: Dims = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+        """(amin, amax)"""
         return self.amin(dim, keepdim), self.amax(dim, keepdim)
 
     @numpy_names
     def any(self, dim: Dims = None, keepdim: bool = False) -> Tensor:
+        """Whether one is not 0, over ``dim`` or everything, a bool tensor; of nothing, False."""
         return self.bool()._reduce(Ops.MAX, dim, keepdim)
 
     @numpy_names
     def all(self, dim: Dims = None, keepdim: bool = False) -> Tensor:
+        """Whether all are not 0, over ``dim`` or everything, a bool tensor; of nothing, True."""
         return self.bool().logical_not().any(dim, keepdim).logical_not()
 
     @numpy_names
     def count_nonzero(self, dim: Dims = None) -> Tensor:
+        """How many are not 0, over ``dim`` or everything."""
         return self.bool().sum(dim)
 
     def _count(self, dim: Dims) -> Any:
@@ -115,6 +121,7 @@ class Reduce(Methods):
 
     @numpy_names
     def mean(self, dim: Dims = None, keepdim: bool = False, dtype: DTypeLike | None = None) -> Tensor:
+        """The mean over ``dim`` or everything; integers give the default float, half types are summed in float32."""
         x: Any = self if dtype is None else self.cast(dtype)
         x = x if x.dtype.is_float else x.cast(dtypes.default_float)
         count = self._count(dim)
@@ -144,16 +151,19 @@ class Reduce(Methods):
     @numpy_names
     def std(self, dim: Dims = None, unbiased: bool | None = None, keepdim: bool = False, *,
             correction: float | None = None) -> Tensor:
+        """Square root of :meth:`var`."""
         if isinstance(dim, bool):
             dim, unbiased = None, dim
         return self.var(dim, unbiased, keepdim, correction=correction).sqrt()
 
     @numpy_names
     def var_mean(self, dim: Dims = None, *, correction: float = 1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+        """(var, mean)"""
         return self.var(dim, keepdim=keepdim, correction=correction), self.mean(dim, keepdim)
 
     @numpy_names
     def std_mean(self, dim: Dims = None, *, correction: float = 1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+        """(std, mean)"""
         return self.std(dim, keepdim=keepdim, correction=correction), self.mean(dim, keepdim)
 
     @numpy_names
@@ -176,14 +186,17 @@ class Reduce(Methods):
         return zero.where(0, root.sqrt() if p == 2 else root ** (1 / p))  # type: ignore[no-any-return]
 
     def dist(self, other: Any, p: float = 2) -> Tensor:
+        """The ``p`` norm of self - other."""
         return (self - other).norm(p)  # type: ignore[no-any-return]
 
     @numpy_names
     def nansum(self, dim: Dims = None, keepdim: bool = False, dtype: DTypeLike | None = None) -> Tensor:
+        """The sum of what is no NaN."""
         return self.isnan().where(0, self).sum(dim, keepdim, dtype)
 
     @numpy_names
     def nanmean(self, dim: Dims = None, keepdim: bool = False) -> Tensor:
+        """The mean of what is no NaN."""
         there = self.isnan().logical_not()
         return self.nansum(dim, keepdim) / there.sum(dim, keepdim)  # type: ignore[no-any-return]
 
@@ -206,11 +219,13 @@ class Reduce(Methods):
 
     @numpy_names
     def argmin(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        """Where the first of the least stands along ``dim``, or among all elements, int32."""
         return (-self if self.dtype.is_float else ~self).argmax(dim, keepdim)  # type: ignore[no-any-return]
 
     @numpy_names
     @precisely
     def logsumexp(self, dim: Dims = None, keepdim: bool = False) -> Tensor:
+        """log(sum(exp(x))) without overflow on the way."""
         top = self.amax(dim, True).detach()
         top = top.abs().eq(math.inf).where(0, top)      # of nothing but -inf, or with inf: no inf - inf
         out: Any = (self - top).exp().sum(dim, True).log() + top

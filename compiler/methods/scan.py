@@ -56,10 +56,12 @@ class Scan(Methods):
 
     @numpy_names
     def cumsum(self, dim: int = 0, dtype: DTypeLike | None = None) -> Tensor:
+        """Sums so far along ``dim``; small integers are summed as int32 or uint32."""
         return self._along(dim, Ops.ADD, 0, dtypes.sum_type(self.dtype) if dtype is None else dtypes.of(dtype))
 
     @numpy_names
     def cumprod(self, dim: int = 0, dtype: DTypeLike | None = None) -> Tensor:
+        """Products so far along ``dim``; small integers are multiplied as int32 or uint32."""
         return self._along(dim, Ops.MUL, 1, dtypes.sum_type(self.dtype) if dtype is None else dtypes.of(dtype))
 
     @numpy_names
@@ -77,6 +79,7 @@ class Scan(Methods):
 
     @numpy_names
     def cummin(self, dim: int = 0) -> Pair:
+        """(values, indices) of the least so far along ``dim``."""
         flip = (lambda t: -t) if self.dtype.is_float else (lambda t: ~t)
         values, indices = flip(self).cummax(dim)
         return Pair(flip(values), indices)

@@ -31,6 +31,7 @@ class Scatter(Methods):
         return _scattered(self, dim, index, source, None, True)  # type: ignore[no-any-return]
 
     def scatter_add(self, dim: int, index: Any, src: Any) -> Tensor:
+        """:meth:`scatter_reduce` by sums."""
         return self.scatter_reduce(dim, index, src, "sum")
 
     def scatter_reduce(self, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True) -> Tensor:
@@ -49,16 +50,20 @@ class Scatter(Methods):
         return a, places, source.expand(shape) if source.ndim != self.ndim or source.shape != tuple(shape) else source
 
     def index_add(self, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Tensor:
+        """A copy to whose slices along ``dim``, by number, ``alpha * source`` is added; the same one may come again."""
         a, places, source = self._rows(dim, index, source)
         return self.scatter_add(a, places, source if alpha == 1 else source * alpha)
 
     def index_copy(self, dim: int, index: Any, source: Any) -> Tensor:
+        """A copy whose slices along ``dim``, by number, are ``source``."""
         return self.scatter(*self._rows(dim, index, source))
 
     def index_fill(self, dim: int, index: Any, value: Any) -> Tensor:
+        """A copy whose slices along ``dim``, by number, are ``value``."""
         return self.scatter(*self._rows(dim, index, value))
 
     def index_reduce(self, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True) -> Tensor:
+        """A copy into whose slices along ``dim``, by number, ``source`` is reduced; see :meth:`scatter_reduce`."""
         return self.scatter_reduce(*self._rows(dim, index, source), reduce, include_self=include_self)
 
     def index_put(self, indices: Any, values: Any, accumulate: bool = False) -> Tensor:
@@ -83,16 +88,19 @@ class Scatter(Methods):
         return m.where(source.flatten()[place.maximum(0)].reshape(x.shape), x)  # type: ignore[no-any-return]
 
     def select_scatter(self, src: Any, dim: int, index: int) -> Tensor:
+        """A copy whose slice number ``index`` along ``dim`` is ``src``."""
         out = self.clone()
         out[(slice(None),) * self._axis(dim) + (index,)] = src
         return out  # type: ignore[no-any-return]
 
     def slice_scatter(self, src: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Tensor:
+        """A copy whose slices ``start:end:step`` along ``dim`` are ``src``."""
         out = self.clone()
         out[(slice(None),) * self._axis(dim) + (slice(start, end, step),)] = src
         return out  # type: ignore[no-any-return]
 
     def diagonal_scatter(self, src: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+        """A copy with ``src`` along a diagonal."""
         a, b = self._axis(dim1), self._axis(dim2)
         x: Any = self.movedim((a, b), (-2, -1))
         rows, columns = x._new(graph.iota(x.shape[-2])).unsqueeze(1), x._new(graph.iota(x.shape[-1])).unsqueeze(0)

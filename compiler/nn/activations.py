@@ -13,66 +13,92 @@ __all__ = [
 
 
 class Hardsigmoid(Module):
+    """:meth:`Tensor.hardsigmoid <compiler.tensor.Tensor.hardsigmoid>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.hardsigmoid()
 
 
 class Hardswish(Module):
+    """:meth:`Tensor.hardswish <compiler.tensor.Tensor.hardswish>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.hardswish()
 
 
 class LogSigmoid(Module):
+    """:meth:`Tensor.logsigmoid <compiler.tensor.Tensor.logsigmoid>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.logsigmoid()
 
 
 class Mish(Module):
+    """:meth:`Tensor.mish <compiler.tensor.Tensor.mish>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.mish()
 
 
 class ReLU(Module):
+    """:meth:`Tensor.relu <compiler.tensor.Tensor.relu>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.relu()
 
 
 class ReLU6(Module):
+    """:meth:`Tensor.relu6 <compiler.tensor.Tensor.relu6>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.relu6()
 
 
 class SELU(Module):
+    """:meth:`Tensor.selu <compiler.tensor.Tensor.selu>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.selu()
 
 
 class SiLU(Module):
+    """:meth:`Tensor.silu <compiler.tensor.Tensor.silu>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.silu()
 
 
 class Sigmoid(Module):
+    """:meth:`Tensor.sigmoid <compiler.tensor.Tensor.sigmoid>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.sigmoid()
 
 
 class Softsign(Module):
+    """:meth:`Tensor.softsign <compiler.tensor.Tensor.softsign>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.softsign()
 
 
 class Tanh(Module):
+    """:meth:`Tensor.tanh <compiler.tensor.Tensor.tanh>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.tanh()
 
 
 class Tanhshrink(Module):
+    """:meth:`Tensor.tanhshrink <compiler.tensor.Tensor.tanhshrink>`"""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.tanhshrink()
 
 
 class ELU(Module):
+    """:meth:`Tensor.elu <compiler.tensor.Tensor.elu>`"""
+
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
@@ -81,6 +107,8 @@ class ELU(Module):
 
 
 class CELU(Module):
+    """:meth:`Tensor.celu <compiler.tensor.Tensor.celu>`"""
+
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
@@ -89,6 +117,8 @@ class CELU(Module):
 
 
 class LeakyReLU(Module):
+    """:meth:`Tensor.leaky_relu <compiler.tensor.Tensor.leaky_relu>`"""
+
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.negative_slope = negative_slope
 
@@ -97,6 +127,8 @@ class LeakyReLU(Module):
 
 
 class Softplus(Module):
+    """:meth:`Tensor.softplus <compiler.tensor.Tensor.softplus>`"""
+
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         self.beta, self.threshold = beta, threshold
 
@@ -105,6 +137,8 @@ class Softplus(Module):
 
 
 class Hardtanh(Module):
+    """:meth:`Tensor.hardtanh <compiler.tensor.Tensor.hardtanh>`"""
+
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
         self.min_val, self.max_val = min_val, max_val
 
@@ -113,6 +147,8 @@ class Hardtanh(Module):
 
 
 class Hardshrink(Module):
+    """:meth:`Tensor.hardshrink <compiler.tensor.Tensor.hardshrink>`"""
+
     def __init__(self, lambd: float = 0.5) -> None:
         self.lambd = lambd
 
@@ -121,6 +157,8 @@ class Hardshrink(Module):
 
 
 class Softshrink(Module):
+    """:meth:`Tensor.softshrink <compiler.tensor.Tensor.softshrink>`"""
+
     def __init__(self, lambd: float = 0.5) -> None:
         self.lambd = lambd
 
@@ -129,6 +167,8 @@ class Softshrink(Module):
 
 
 class Threshold(Module):
+    """:meth:`Tensor.threshold <compiler.tensor.Tensor.threshold>`"""
+
     def __init__(self, threshold: float, value: float) -> None:
         self.threshold, self.value = threshold, value
 
@@ -137,6 +177,8 @@ class Threshold(Module):
 
 
 class GLU(Module):
+    """:meth:`Tensor.glu <compiler.tensor.Tensor.glu>`"""
+
     def __init__(self, dim: int = -1) -> None:
         self.dim = dim
 
@@ -145,6 +187,8 @@ class GLU(Module):
 
 
 class Softmax(Module):
+    """:meth:`Tensor.softmax <compiler.tensor.Tensor.softmax>`"""
+
     def __init__(self, dim: int = -1) -> None:
         self.dim = dim
 
@@ -153,6 +197,8 @@ class Softmax(Module):
 
 
 class LogSoftmax(Module):
+    """:meth:`Tensor.log_softmax <compiler.tensor.Tensor.log_softmax>`"""
+
     def __init__(self, dim: int = -1) -> None:
         self.dim = dim
 
@@ -161,6 +207,8 @@ class LogSoftmax(Module):
 
 
 class Softmin(Module):
+    """:meth:`Tensor.softmin <compiler.tensor.Tensor.softmin>`"""
+
     def __init__(self, dim: int = -1) -> None:
         self.dim = dim
 
@@ -169,6 +217,8 @@ class Softmin(Module):
 
 
 class GELU(Module):
+    """:meth:`Tensor.gelu <compiler.tensor.Tensor.gelu>`"""
+
     def __init__(self, approximate: str = "none") -> None:
         self.approximate = approximate
 

@@ -78,12 +78,19 @@ class _Transposed(Module):
 
 
 class ConvTranspose1d(_Transposed):
+    """[batch, in, length] to [batch, out, (length - 1) * stride - 2 * padding + dilation * (kernel - 1) +
+    output_padding + 1]."""
+
     axes = 1
 
 
 class ConvTranspose2d(_Transposed):
+    """:class:`ConvTranspose1d` over two axes: [batch, in, height, width]."""
+
     axes = 2
 
 
 class ConvTranspose3d(_Transposed):
+    """:class:`ConvTranspose1d` over three axes: [batch, in, depth, height, width]."""
+
     axes = 3

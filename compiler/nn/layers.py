@@ -68,6 +68,8 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
+    """Each element is 0 with probability ``p`` while training, the others are divided by 1 - p."""
+
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
 
@@ -146,11 +148,15 @@ class Dropout3d(Dropout2d):
 
 
 class Identity(Module):
+    """What goes in comes out."""
+
     def forward(self, x: Any) -> Any:
         return x
 
 
 class Unflatten(Module):
+    """Axis ``dim`` taken apart into ``unflattened_size``."""
+
     def __init__(self, dim: int, unflattened_size: tuple[int, ...]) -> None:
         self.dim, self.sizes = dim, unflattened_size
 

@@ -31,6 +31,8 @@ class CrossEntropyLoss(_Loss):
 
 
 class NLLLoss(_Loss):
+    """Of log probabilities [batch, classes, ...] and class numbers [batch, ...]."""
+
     def __init__(self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> None:
         super().__init__(reduction)
         self.weight, self.ignore_index = weight, ignore_index
@@ -40,16 +42,22 @@ class NLLLoss(_Loss):
 
 
 class MSELoss(_Loss):
+    """Squared differences."""
+
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         return x.mse_loss(target, self.reduction)
 
 
 class L1Loss(_Loss):
+    """Absolute differences."""
+
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         return x.l1_loss(target, self.reduction)
 
 
 class SmoothL1Loss(_Loss):
+    """Squares up to ``beta``, straight beyond, over ``beta``."""
+
     def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
         super().__init__(reduction)
         self.beta = beta
@@ -59,6 +67,8 @@ class SmoothL1Loss(_Loss):
 
 
 class HuberLoss(_Loss):
+    """Squares up to ``delta``, straight beyond; see :meth:`Tensor.huber_loss <compiler.tensor.Tensor.huber_loss>`."""
+
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
         self.delta = delta
@@ -68,11 +78,16 @@ class HuberLoss(_Loss):
 
 
 class BCELoss(_Loss):
+    """Of probabilities and targets from 0 to 1; see :meth:`Tensor.binary_cross_entropy
+    <compiler.tensor.Tensor.binary_cross_entropy>`."""
+
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         return x.binary_cross_entropy(target, reduction=self.reduction)
 
 
 class BCEWithLogitsLoss(_Loss):
+    """Of logits and targets from 0 to 1; ``pos_weight`` times what a 1 costs."""
+
     def __init__(self, reduction: str = "mean", pos_weight: Any = None) -> None:
         super().__init__(reduction)
         self.pos_weight = pos_weight
@@ -82,6 +97,8 @@ class BCEWithLogitsLoss(_Loss):
 
 
 class KLDivLoss(_Loss):
+    """Kullback-Leibler divergence of log probabilities and probabilities, or their logarithms with ``log_target``."""
+
     def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
         super().__init__(reduction)
         self.log_target = log_target

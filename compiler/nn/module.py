@@ -45,6 +45,7 @@ class Module:
     training = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What calling the module does; a subclass writes it. Shapes are those of the Tensor method that it applies."""
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,6 +54,7 @@ class Module:
     # what is in it
 
     def parameters(self) -> list[Tensor]:
+        """All tensors that want gradients, of this module and those in it."""
         return get_parameters(self)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -93,6 +95,7 @@ class Module:
         raise AttributeError(f"{type(self).__name__} has no module {target!r}")
 
     def state_dict(self) -> dict[str, Tensor]:
+        """{dotted name: tensor} of this module and those in it."""
         return get_state_dict(self)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Unmatched:
@@ -121,6 +124,7 @@ class Module:
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all parameters' gradients."""
         for p in self.parameters():
             p.grad = None if set_to_none or p.grad is None else p.grad.zeros_like()
 
@@ -133,11 +137,13 @@ class Module:
         return self
 
     def train(self, mode: bool = True) -> Self:
+        """Training from here on, or not: this module and those in it. Returns self."""
         for module in self.modules():
             module.training = mode
         return self
 
     def eval(self) -> Self:
+        """Not training any more: dropout lets all through, batch norms use what they have seen. Returns self."""
         return self.train(False)
 
     def to(self, device: str | DTypeLike | None = None, dtype: DTypeLike | None = None) -> Self:

@@ -57,6 +57,8 @@ class BatchNorm3d(BatchNorm2d):
 
 
 class GroupNorm(_Channels):
+    """Means and variances of ``num_groups`` groups of channels, of each example: [batch, channels, ...]."""
+
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True,
                  bias: bool = True, device: str | None = None) -> None:
         self.groups, self.eps = num_groups, eps
@@ -79,8 +81,8 @@ class InstanceNorm2d(_Channels):
 
 
 class InstanceNorm1d(InstanceNorm2d):
-    pass
+    """Over the last axis, of each channel: [batch, channels, length]."""
 
 
 class InstanceNorm3d(InstanceNorm2d):
-    pass
+    """Over the last three axes, of each channel: [batch, channels, depth, height, width]."""

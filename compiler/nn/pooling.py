@@ -31,34 +31,50 @@ class MaxPool1d(_Pool):
 
 
 class MaxPool2d(_Pool):
+    """Arguments of :meth:`Tensor.max_pool2d <compiler.tensor.Tensor.max_pool2d>`."""
+
     method = "max_pool2d"
 
 
 class MaxPool3d(_Pool):
+    """Arguments of :meth:`Tensor.max_pool3d <compiler.tensor.Tensor.max_pool3d>`."""
+
     method = "max_pool3d"
 
 
 class AvgPool1d(_Pool):
+    """Arguments of :meth:`Tensor.avg_pool1d <compiler.tensor.Tensor.avg_pool1d>`."""
+
     method = "avg_pool1d"
 
 
 class AvgPool2d(_Pool):
+    """Arguments of :meth:`Tensor.avg_pool2d <compiler.tensor.Tensor.avg_pool2d>`."""
+
     method = "avg_pool2d"
 
 
 class AvgPool3d(_Pool):
+    """Arguments of :meth:`Tensor.avg_pool3d <compiler.tensor.Tensor.avg_pool3d>`."""
+
     method = "avg_pool3d"
 
 
 class AdaptiveAvgPool1d(_Pool):
+    """Arguments of :meth:`Tensor.adaptive_avg_pool1d <compiler.tensor.Tensor.adaptive_avg_pool1d>`."""
+
     method = "adaptive_avg_pool1d"
 
 
 class AdaptiveAvgPool2d(_Pool):
+    """Arguments of :meth:`Tensor.adaptive_avg_pool2d <compiler.tensor.Tensor.adaptive_avg_pool2d>`."""
+
     method = "adaptive_avg_pool2d"
 
 
 class AdaptiveMaxPool2d(_Pool):
+    """Arguments of :meth:`Tensor.adaptive_max_pool2d <compiler.tensor.Tensor.adaptive_max_pool2d>`."""
+
     method = "adaptive_max_pool2d"
 
 

@@ -87,6 +87,9 @@ class RNN(_Recurrent):
 
 
 class GRU(_Recurrent):
+    """Gated recurrent units: a reset and an update gate. ``forward`` gives (outputs, last states), as :class:`RNN`
+    does."""
+
     gates = 3
 
     def _step(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple[Tensor, ...]:
@@ -102,6 +105,8 @@ class GRU(_Recurrent):
 
 
 class LSTM(_Recurrent):
+    """Long short-term memory. ``forward`` takes and gives the states as a pair (h, c), each [layers, batch, hidden]."""
+
     gates = 4
 
     def _step(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple[Tensor, ...]:

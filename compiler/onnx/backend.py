@@ -16,6 +16,9 @@ __all__ = ["CompilerBackend", "CompilerBackendRep", "is_compatible", "prepare", 
 
 
 class CompilerBackendRep(BackendRep):
+    """A model that was prepared: ``run(inputs)`` takes arrays, in the order of the inputs, and gives a tuple of
+    arrays."""
+
     def __init__(self, model: Model) -> None:
         self.model = model
 
@@ -36,10 +39,12 @@ class CompilerBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **_options: Any) -> CompilerBackendRep:
+        """A model, ready to run on a device ("CPU", "AM", "AM:1"); other options are not used."""
         return CompilerBackendRep(Model(model, device, model.graph.name or "model"))
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **options: Any) -> tuple[Any, ...]:
+        """``prepare(model, device).run(inputs)``"""
         return cls.prepare(model, device, **options).run(inputs)
 
     @classmethod

@@ -89,6 +89,7 @@ class Optimizer:
         return self._state[n][name]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters."""
         for p in self.params:
             p.grad = None if set_to_none or p.grad is None else p.grad.zeros_like()
 

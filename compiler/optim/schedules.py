@@ -27,12 +27,15 @@ class Schedule:
         self._set()
 
     def factor(self, step: int) -> float:
+        """The factor at a step, counted from 0; a subclass writes it."""
         raise NotImplementedError
 
     def rate(self, base: float, step: int) -> float:
+        """The rate at a step, counted from 0."""
         return base * self.factor(step)
 
     def step(self) -> None:
+        """One step further: the optimizer's rate is set anew."""
         self.steps += 1
         self._set()
 
@@ -111,6 +114,8 @@ class MultiStepLR(Schedule):
 
 
 class ExponentialLR(Schedule):
+    """Times ``gamma`` at every step."""
+
     def __init__(self, optimizer: Optimizer, gamma: float) -> None:
         self.gamma = gamma
         super().__init__(optimizer)
@@ -163,6 +168,7 @@ class CosineAnnealingLR(Schedule):
         super().__init__(optimizer)
 
     def rate(self, base: float, step: int) -> float:
+        """The rate at a step: half a cosine from the base to the least."""
         return self.least + (base - self.least) * (1 + math.cos(math.pi * step / self.length)) / 2
 
 

@@ -45,10 +45,12 @@ class Transfer(Generic[T]):
 
     @property
     def total_bytes(self) -> int:
+        """Bytes of the whole transfer."""
         return self._progress.total
 
     @property
     def done_bytes(self) -> int:
+        """Bytes that have arrived so far."""
         return self._progress.done
 
     @property

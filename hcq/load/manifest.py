@@ -105,6 +105,7 @@ class Manifest:
         return cls(entries, where.parent)
 
     def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON."""
         tensors = {name: {"file": entry.file, "offset": entry.offset, "nbytes": entry.nbytes, "blake3": entry.blake3,
                           **({"dtype": entry.dtype} if entry.dtype else {}),
                           **({"shape": list(entry.shape)} if entry.dtype else {})}

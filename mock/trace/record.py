@@ -60,6 +60,7 @@ class Trace:
             self._file.write(data)
 
     def now(self) -> int:
+        """Nanoseconds since the trace began."""
         return time.perf_counter_ns() - self._start
 
     def event(self, kind: str, card: int, *rest: Any, at: int | None = None) -> None:
