@@ -31,13 +31,16 @@ copybutton_exclude = ".linenos, .gp, .go"
 # The reference comes from docstrings. Names are listed as the modules' own `__all__` has them.
 # Methods of mixins are a class's own for a reader; those of Python's and others' classes are not.
 STRANGERS = ("object, BaseException, Exception, int, str, tuple, dict, Counter, Mapping, MutableMapping, Enum, "
-             "IntEnum, IntFlag, Protocol, Generic, Structure, Union, Thread, BackendRep, Backend")
+             "IntEnum, IntFlag, Protocol, Generic, Structure, Union, Thread, BackendRep, Backend, Module, "
+             "Optimizer, Schedule")
 autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": True,
                            "inherited-members": STRANGERS}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: name for name in ("DTypeLike", "npt.DTypeLike", "ArrayLike",
+                                                "npt.ArrayLike", "Dims", "Ints")}
 autoclass_content = "both"
 maximum_signature_line_length = 100
 python_use_unqualified_type_names = True

@@ -140,11 +140,11 @@ class Dropout2d(Dropout):
 
 
 class Dropout1d(Dropout2d):
-    pass
+    """Whole channels of [batch, channels, length] at once; see :class:`Dropout`."""
 
 
 class Dropout3d(Dropout2d):
-    pass
+    """Whole channels of [batch, channels, depth, height, width] at once; see :class:`Dropout`."""
 
 
 class Identity(Module):

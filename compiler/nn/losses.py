@@ -120,36 +120,54 @@ class _ByName(Module):
 
 
 class CosineEmbeddingLoss(_ByName):
+    """Keywords of :meth:`Tensor.cosine_embedding_loss <compiler.tensor.Tensor.cosine_embedding_loss>`."""
+
     method = "cosine_embedding_loss"
 
 
 class GaussianNLLLoss(_ByName):
+    """Keywords of :meth:`Tensor.gaussian_nll_loss <compiler.tensor.Tensor.gaussian_nll_loss>`."""
+
     method = "gaussian_nll_loss"
 
 
 class HingeEmbeddingLoss(_ByName):
+    """Keywords of :meth:`Tensor.hinge_embedding_loss <compiler.tensor.Tensor.hinge_embedding_loss>`."""
+
     method = "hinge_embedding_loss"
 
 
 class MarginRankingLoss(_ByName):
+    """Keywords of :meth:`Tensor.margin_ranking_loss <compiler.tensor.Tensor.margin_ranking_loss>`."""
+
     method = "margin_ranking_loss"
 
 
 class MultiLabelSoftMarginLoss(_ByName):
+    """Binary cross entropy of each class's logit, their mean: [batch, classes], targets 0 or 1."""
+
     method = "multilabel_soft_margin_loss"
 
 
 class MultiMarginLoss(_ByName):
+    """Keywords of :meth:`Tensor.multi_margin_loss <compiler.tensor.Tensor.multi_margin_loss>`."""
+
     method = "multi_margin_loss"
 
 
 class PoissonNLLLoss(_ByName):
+    """Keywords of :meth:`Tensor.poisson_nll_loss <compiler.tensor.Tensor.poisson_nll_loss>`."""
+
     method = "poisson_nll_loss"
 
 
 class SoftMarginLoss(_ByName):
+    """Keywords of :meth:`Tensor.soft_margin_loss <compiler.tensor.Tensor.soft_margin_loss>`."""
+
     method = "soft_margin_loss"
 
 
 class TripletMarginLoss(_ByName):
+    """Keywords of :meth:`Tensor.triplet_margin_loss <compiler.tensor.Tensor.triplet_margin_loss>`."""
+
     method = "triplet_margin_loss"

@@ -62,6 +62,7 @@ class Module:
         return ((name, t) for name, t in _once(_walk(self, "", Tensor)) if t.requires_grad)
 
     def buffers(self) -> list[Tensor]:
+        """The tensors of :meth:`named_buffers`."""
         return [t for _, t in self.named_buffers()]
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
@@ -69,6 +70,7 @@ class Module:
         return ((name, t) for name, t in _once(_walk(self, "", Tensor, True)) if not t.requires_grad)
 
     def modules(self) -> Iterator[Module]:
+        """This one, then all below."""
         return (m for _, m in self.named_modules())
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
@@ -76,6 +78,7 @@ class Module:
         return _once(_walk(self, "", Module))
 
     def children(self) -> Iterator[Module]:
+        """The modules right below this one."""
         return (m for _, m in self.named_children())
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
@@ -109,9 +112,11 @@ class Module:
             self._passing: set[str] = {*getattr(self, "_passing", ()), name}
 
     def register_parameter(self, name: str, tensor: Tensor | None) -> None:
+        """The same as assigning to the attribute."""
         setattr(self, name, tensor)
 
     def add_module(self, name: str, module: Module | None) -> None:
+        """The same as assigning to the attribute."""
         setattr(self, name, module)
 
     # what is done to it
@@ -160,18 +165,23 @@ class Module:
         return self
 
     def cpu(self) -> Self:
+        """Every tensor to "CPU", in place."""
         return self.to("CPU")
 
     def float(self) -> Self:
+        """Floating-point tensors as float32, in place."""
         return self.to(dtype=dtypes.float32)
 
     def double(self) -> Self:
+        """Floating-point tensors as float64, in place."""
         return self.to(dtype=dtypes.float64)
 
     def half(self) -> Self:
+        """Floating-point tensors as float16, in place."""
         return self.to(dtype=dtypes.float16)
 
     def bfloat16(self) -> Self:
+        """Floating-point tensors as bfloat16, in place."""
         return self.to(dtype=dtypes.bfloat16)
 
     def shard(self, devices: Sequence[str], axis: int | None = None) -> Self:
@@ -207,14 +217,17 @@ class ModuleList(Module):
         return iter(self._list)
 
     def append(self, module: Any) -> Self:
+        """One more at the end. Returns self."""
         self._list.append(module)
         return self
 
     def extend(self, modules: Sequence[Any]) -> Self:
+        """More at the end. Returns self."""
         self._list += modules
         return self
 
     def insert(self, n: int, module: Any) -> None:
+        """One more before number ``n``."""
         self._list.insert(n, module)
 
 
@@ -240,15 +253,19 @@ class ModuleDict(Module):
         return name in self._dict
 
     def keys(self) -> Any:
+        """The names, in the order in which they came."""
         return self._dict.keys()
 
     def values(self) -> Any:
+        """The modules."""
         return self._dict.values()
 
     def items(self) -> Any:
+        """(name, module) pairs."""
         return self._dict.items()
 
     def update(self, modules: Mapping[str, Any]) -> None:
+        """Take over modules by name."""
         self._dict.update(modules)
 
 

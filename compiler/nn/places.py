@@ -28,64 +28,92 @@ class _Pad(Module):
 
 
 class ConstantPad1d(_Pad):
+    """A number around the last axis. ``padding``: (left, right), or one number for both."""
+
     def __init__(self, padding: Any, value: float) -> None:
         super().__init__(padding)
         self.value = value
 
 
 class ConstantPad2d(ConstantPad1d):
+    """A number around the last two axes. ``padding``: (left, right, top, bottom), or one number for all."""
+
     axes = 2
 
 
 class ConstantPad3d(ConstantPad1d):
+    """A number around the last three axes. ``padding``: (left, right, top, bottom, front, back), or one for all."""
+
     axes = 3
 
 
 class ZeroPad1d(_Pad):
-    pass
+    """Zeros around the last axis; see :class:`ConstantPad1d`."""
 
 
 class ZeroPad2d(_Pad):
+    """Zeros around the last two axes; see :class:`ConstantPad2d`."""
+
     axes = 2
 
 
 class ZeroPad3d(_Pad):
+    """Zeros around the last three axes; see :class:`ConstantPad3d`."""
+
     axes = 3
 
 
 class ReflectionPad1d(_Pad):
+    """What is inside, mirrored at the border element, around the last axis; see :class:`ConstantPad1d`."""
+
     mode = "reflect"
 
 
 class ReflectionPad2d(ReflectionPad1d):
+    """What is inside, mirrored at the border elements, around the last two axes; see :class:`ConstantPad2d`."""
+
     axes = 2
 
 
 class ReflectionPad3d(ReflectionPad1d):
+    """What is inside, mirrored at the border elements, around the last three axes; see :class:`ConstantPad3d`."""
+
     axes = 3
 
 
 class ReplicationPad1d(_Pad):
+    """The border element again and again, around the last axis; see :class:`ConstantPad1d`."""
+
     mode = "replicate"
 
 
 class ReplicationPad2d(ReplicationPad1d):
+    """The border elements again and again, around the last two axes; see :class:`ConstantPad2d`."""
+
     axes = 2
 
 
 class ReplicationPad3d(ReplicationPad1d):
+    """The border elements again and again, around the last three axes; see :class:`ConstantPad3d`."""
+
     axes = 3
 
 
 class CircularPad1d(_Pad):
+    """What stands at the other end, around the last axis; see :class:`ConstantPad1d`."""
+
     mode = "circular"
 
 
 class CircularPad2d(CircularPad1d):
+    """What stands at the other end, around the last two axes; see :class:`ConstantPad2d`."""
+
     axes = 2
 
 
 class CircularPad3d(CircularPad1d):
+    """What stands at the other end, around the last three axes; see :class:`ConstantPad3d`."""
+
     axes = 3
 
 
@@ -134,12 +162,14 @@ class PixelUnshuffle(Module):
 
 
 class Fold(_Method):
-    """Columns back to places: arguments of :meth:`Tensor.col2im`."""
+    """Columns back to places: arguments of :meth:`Tensor.col2im <compiler.tensor.Tensor.col2im>`."""
 
     method = "col2im"
 
 
 class LocalResponseNorm(_Method):
+    """Arguments of the tensor's ``local_response_norm``: over so many neighbouring channels."""
+
     method = "local_response_norm"
 
 
@@ -154,6 +184,8 @@ class Unfold(Module):
 
 
 class CosineSimilarity(Module):
+    """Cosine of the angle between the vectors of two tensors along ``dim``."""
+
     def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
         self.dim, self.eps = dim, eps
 

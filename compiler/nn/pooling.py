@@ -85,20 +85,30 @@ class Upsample(_Pool):
 
 
 class AdaptiveAvgPool3d(_Pool):
+    """Arguments of :meth:`Tensor.adaptive_avg_pool3d <compiler.tensor.Tensor.adaptive_avg_pool3d>`."""
+
     method = "adaptive_avg_pool3d"
 
 
 class AdaptiveMaxPool1d(_Pool):
+    """Arguments of :meth:`Tensor.adaptive_max_pool1d <compiler.tensor.Tensor.adaptive_max_pool1d>`."""
+
     method = "adaptive_max_pool1d"
 
 
 class AdaptiveMaxPool3d(_Pool):
+    """Arguments of :meth:`Tensor.adaptive_max_pool3d <compiler.tensor.Tensor.adaptive_max_pool3d>`."""
+
     method = "adaptive_max_pool3d"
 
 
 class LPPool1d(_Pool):
+    """Arguments of :meth:`Tensor.lp_pool1d <compiler.tensor.Tensor.lp_pool1d>`."""
+
     method = "lp_pool1d"
 
 
 class LPPool2d(_Pool):
+    """Arguments of :meth:`Tensor.lp_pool2d <compiler.tensor.Tensor.lp_pool2d>`."""
+
     method = "lp_pool2d"

@@ -152,10 +152,14 @@ class RNNCell(_Cell):
 
 
 class GRUCell(_Cell):
+    """One step of :class:`GRU`: inputs [batch, in] and states [batch, hidden] give the next states."""
+
     layer = GRU
 
 
 class LSTMCell(_Cell):
+    """One step of :class:`LSTM`: inputs [batch, in] and a pair (h, c) of states give the next pair."""
+
     layer = LSTM
 
     def forward(self, x: Tensor, state: Any = None) -> Any:

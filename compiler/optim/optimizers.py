@@ -58,6 +58,7 @@ class Optimizer:
 
     @property
     def device(self) -> str:
+        """Where the first parameter is."""
         return self.params[0].device
 
     @property
@@ -222,6 +223,7 @@ class Adam(Optimizer):
         changed.append(p.assign(p - self.scaled(p, step) * group["lr_tensor"]))
 
     def direction(self, m: Tensor, g: Tensor, v: Tensor, group: Group) -> Tensor:
+        """Where a step goes, before the rate: from the means of the gradients and of their squares."""
         return m / (v.sqrt() + group["eps"])
 
     def scaled(self, p: Tensor, step: Tensor) -> Tensor:

@@ -40,15 +40,19 @@ class Schedule:
         self._set()
 
     def rates(self, step: int) -> list[float]:
+        """Each group's rate at a step."""
         return [self.rate(base, step) for base in self.bases]
 
     def get_last_lr(self) -> list[float]:
+        """Each group's rate now."""
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` takes: the step, and the rates at step 0."""
         return {"steps": self.steps, "bases": list(self.bases)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another schedule of this kind stood."""
         self.steps, self.bases = state["steps"], list(state["bases"])
         self._set()
 
@@ -279,6 +283,7 @@ class ReduceLROnPlateau:
         self.bad = self.resting = 0
 
     def step(self, metric: Any) -> None:
+        """One step further, with what was measured."""
         value = float(metric)
         if self._better(value):
             self.best, self.bad = value, 0
@@ -301,4 +306,5 @@ class ReduceLROnPlateau:
         return value * sign > self.best * sign + margin
 
     def get_last_lr(self) -> list[float]:
+        """Each group's rate now."""
         return [float(group["lr"]) for group in self.optimizer.param_groups]
