@@ -172,7 +172,7 @@ class FakeBackend:
 
     def at(self, address: int, nbytes: int) -> np.ndarray:
         offset = address - BASE
-        if not any(start <= offset and offset + nbytes <= start + size for start, size in self.live.items()):
+        if not any(start <= offset and offset + nbytes <= start + size for start, size in list(self.live.items())):
             raise ValueError(f"{nbytes} bytes at {address:#x} are not allocated")
         return self.arena[offset:offset + nbytes]
 
