@@ -222,11 +222,13 @@ class Gfx(Block):
 
     @on_write("CP_VMID_RESET")
     def vmid_reset(self, value: int) -> None:
-        """Waves of the VMIDs die; the request reads 0 when they have."""
+        """Waves of the VMIDs die, and with them the graphics queues that are named; the request reads 0 when they
+        have (Linux 7.3, mes_v11_0.c, mes_v11_0_reset_queue_mmio)."""
         register = self.board.regs.register("CP_VMID_RESET")
         vmids = register["RESET_REQUEST"].get(value)
         self.board.mec.reset_vmids(vmids)
-        self.board.regs["CP_VMID_RESET"] = register.replace(value, RESET_REQUEST=0)
+        self.board.gfxring.reset_queues([register[f"PIPE{pipe}_QUEUES"].get(value) for pipe in (0, 1)])
+        self.board.regs["CP_VMID_RESET"] = register.replace(value, RESET_REQUEST=0, PIPE0_QUEUES=0, PIPE1_QUEUES=0)
 
     def reset(self) -> None:
         self._captured = 0

@@ -6,7 +6,7 @@ the packets that a new ring is given; gfx_v11_0_cp_gfx_set_doorbell; gfx_v11_0_s
 v11_structs.h.
 
 A queue runs when the PFP's and ME's firmware are loaded, the autoload is complete, and CP_ME_CNTL halts neither.
-Packets are the compute engine's and those that set up a context; a draw is a bad opcode. Context registers are storage.
+What packets do is in :mod:`mock.graphics_pm4`.
 RB_BUFSZ is the log2 of the ring's dwords, less one.
 """
 
@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from amdrv.facts import mqd_v11
 from mock.block import Block, on_write
 from mock.gmc import Client, Fault
-from mock.hqd import Bank, ComputeQueue
-from mock.packets import Decoded
-from mock.pm4 import Pm4Executor
+from mock.graphics_pm4 import GfxExecutor
+from mock.hqd import DEQUEUE_RESET, Bank, ComputeQueue
 
 if TYPE_CHECKING:
     from mock.board import Board
 
-__all__ = ["GfxExecutor", "GfxQueue", "GfxRing", "GFX_PIPES"]
+__all__ = ["GfxQueue", "GfxRing", "GFX_PIPES"]
 
-GFX_PIPES = 2
+GFX_PIPES, GFX_QUEUES = 2, 2         # gfx_v11_0.c, gfx_v11_0_sw_init: the kernel's queue and one of MES's on a pipe
 FIRMWARE = ("RS64_PFP", "RS64_ME")
 M32 = 0xFFFFFFFF
 REGISTERS = {"PQ_WPTR_LO": "CP_GFX_HQD_WPTR", "PQ_WPTR_HI": "CP_GFX_HQD_WPTR_HI", "PQ_RPTR": "CP_GFX_HQD_RPTR",
@@ -42,22 +41,13 @@ FIELDS = {"QUEUE_SIZE": "RB_BUFSZ", "RPTR_BLOCK_SIZE": "RB_BLKSZ", "NO_UPDATE_RP
 """Fields of CP_HQD_PQ_CONTROL, and what they are called in CP_GFX_HQD_CNTL."""
 
 
-class GfxExecutor(Pm4Executor):
-    """PM4 on the graphics pipe."""
-
-    def op_set_context_reg(self, packet: Decoded) -> None:
-        self._set_registers(packet, "SET_CONTEXT_REG")
-
-    def op_clear_state(self, packet: Decoded) -> None:
-        """Context registers to their defaults, which nothing here reads."""
-
-    op_context_control = op_preamble_cntl = op_clear_state
-
-
 class GfxQueue(ComputeQueue):
     """A queue of micro engine 0."""
 
     kind = "gfx"
+    fence_offset = 4 * 510      # Linux 7.3, v11_structs.h, v11_gfx_mqd.fence_address_lo
+    predicate: bool | None = None
+    """What SET_PREDICATION found; None without."""
 
     def _name(self, name: str) -> str | None:
         return REGISTERS.get(name)
@@ -88,7 +78,7 @@ class GfxQueue(ComputeQueue):
     def base(self) -> int:
         return (self.hqd("PQ_BASE") | (self.hqd("PQ_BASE_HI") & 0xFF) << 32) << 8
 
-    def executor(self) -> Pm4Executor:
+    def executor(self) -> GfxExecutor:
         return GfxExecutor(self)
 
     def pipe_running(self) -> bool:
@@ -140,7 +130,8 @@ class GfxRing(Block):
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)
-        self.queues = {(0, pipe, 0): GfxQueue(board.mec, (0, pipe, 0)) for pipe in range(GFX_PIPES)}
+        self.queues = {(0, pipe, n): GfxQueue(board.mec, (0, pipe, n))
+                       for pipe in range(GFX_PIPES) for n in range(GFX_QUEUES)}
         board.mec.others.update(self.queues)
 
     @property
@@ -155,6 +146,12 @@ class GfxRing(Block):
         for queue in self.queues.values():
             queue.attention = True
             queue.kick()
+
+    def reset_queues(self, masks: list[int]) -> None:
+        """Of each pipe, those of a mask."""
+        for (_me, pipe, n), queue in self.queues.items():
+            if masks[pipe] >> n & 1 and queue.active:
+                queue.request_dequeue(DEQUEUE_RESET)
 
     @on_write("CP_GFX_HQD_ACTIVE")
     def activate(self, value: int, name: str, bank: Bank) -> None:

@@ -32,7 +32,7 @@ from mock.faults import register
 from mock.gmc import Client, Fault
 from mock.kiq import KiqExecutor
 from mock.packets import BadPacket, Decoded, Truncated, decode_pm4
-from mock.pm4 import IllegalAccess, Pm4Executor
+from mock.pm4 import IllegalAccess, Left, Pm4Executor, Preempted
 
 if TYPE_CHECKING:
     from mock.mec import Mec
@@ -60,8 +60,8 @@ register("privileged-access", "a packet is taken for one that its queue may not 
 register("queue-hang", "an engine stands still before a packet, without a word", "queue")
 
 
-class Dequeued(Exception):
-    """The queue was told to go while it worked."""
+Dequeued = Preempted
+FENCE_OFFSET = 4 * 446          # Linux 7.3, v11_structs.h, v11_compute_mqd.fence_address_lo
 
 
 class ComputeQueue:
@@ -83,6 +83,8 @@ class ComputeQueue:
         self.dispatching = False
         self.wave_vmid = 0
         self.eop_write = 0
+        self.indirect_base = 0              # of SET_BASE
+        self.left: list[Left] = []          # where it goes on in indirect buffers
 
     # ---- registers
 
@@ -145,12 +147,15 @@ class ComputeQueue:
         """CP_HQD_ACTIVE went to 1."""
         self.hung, self.dequeue, self.eop_write = None, 0, 0
         self.resumed = False
+        where, self.left = self.mec.left.pop(self.mqd_address, (-1, []))
         wptr = self.hqd("PQ_WPTR_LO") | self.hqd("PQ_WPTR_HI") << 32
         if self.aql:                # counts packets; the read index is in memory
             self.read = self.write = 0
         else:
             behind = (wptr - self.hqd("PQ_RPTR")) % self.words
             self.write, self.read = wptr, wptr - behind
+        if where != self.read % self.words:
+            self.left = []
         self.preloads = bool(self.hqd_field("PERSISTENT_STATE", "PRELOAD_REQ")
                              and self.hqd_field("PERSISTENT_STATE", "PRELOAD_SIZE"))
         self.kick()
@@ -184,6 +189,14 @@ class ComputeQueue:
                                       ctypes.sizeof(kind), client=Client.CPC)
         return kind.from_buffer_copy(data)
 
+    fence_offset = FENCE_OFFSET
+
+    def fence_address(self) -> int:
+        """Where a user queue's fence is, in VMID 0, by its MQD. :raises Fault:"""
+        vmid = self.board.regs.field(("CP_MQD_CONTROL", self.bank), "VMID")
+        return int.from_bytes(self.board.memory.read("gc", vmid, self.mqd_address + self.fence_offset, 8,
+                                                     client=Client.CPC), "little") & ~7
+
     def load_mqd(self, mqd: Any) -> None:
         """Every register that the MQD has (MAP_QUEUES)."""
         for field, _kind, *_bits in mqd._fields_:
@@ -212,6 +225,9 @@ class ComputeQueue:
         self.set_hqd("PQ_RPTR", self.ring_offset)
         if save:
             self.save_mqd()
+            if self.left:
+                self.mec.left[self.mqd_address] = self.ring_offset, self.left
+        self.left = []
         self.set_hqd("ACTIVE", 0)
         self.set_hqd("DEQUEUE_REQUEST", 0)
         self.dequeue, self.hung, self.dispatching = 0, None, False
@@ -270,7 +286,8 @@ class ComputeQueue:
                 self.preloads = False
                 self._preload()
             self._work()
-        except Dequeued:
+        except Preempted as leave:
+            self.left = leave.stack
             self.report_read()
         finally:
             self.board.perf.worked(self.board.clock() - begin)
@@ -309,7 +326,7 @@ class ComputeQueue:
                 at, vmid, base = 0, self.vmid, self.base
                 while at < len(words):
                     self.check()
-                    packet = decode_pm4(words, at)
+                    packet = decode_pm4(words, at, executor.graphics)
                     self.board.counters["pm4_packets"] += 1
                     if self.board.faults.any:
                         self.injected(packet)
@@ -392,14 +409,14 @@ class ComputeQueue:
             self.stop(f"the read pointer cannot be reported: {error}")
 
     def check(self) -> None:
-        """Between packets, in waits, and at every memory access of a wave. :raises Aborted, Dequeued:"""
+        """Between packets, in waits, and at every memory access of a wave. :raises Aborted, Preempted:"""
         if self.engine.aborted:
             raise Aborted
         if self.dequeue and not self.dispatching:
-            raise Dequeued
+            raise Preempted
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Poll until true. :raises Aborted, Dequeued:"""
+        """Poll until true. :raises Aborted, Preempted:"""
         if not condition():
             self.report_read()
             start = time.monotonic()
@@ -457,3 +474,4 @@ class ComputeQueue:
             self.posted = False
         self.read = self.write = 0
         self.hung, self.dequeue, self.dispatching, self.eop_write = None, 0, False, 0
+        self.left = []

@@ -79,8 +79,10 @@ class KiqExecutor(Pm4Executor):
                 continue
             queue.request_dequeue(RESET if packet["ACTION"] == kinds["RESET_QUEUES"] else DRAIN)
             self.queue.wait(lambda queue=queue: not queue.active)      # type: ignore[misc]
-        if packet["ACTION"] == kinds["PREEMPT_QUEUES_NO_UNMAP"]:
-            self.write(packet["FENCE_ADDR"] & ~3, packet["FENCE_SEQUENCE"], 4)
+            if packet["ACTION"] == kinds["PREEMPT_QUEUES_NO_UNMAP"]:    # it goes on with what it was told to leave
+                self.write(packet["FENCE_ADDR"] & ~3, packet["FENCE_SEQUENCE"], 4)
+                queue.set_hqd("ACTIVE", 1)
+                queue.activate()
 
     def op_query_status(self, packet: Decoded) -> None:
         self._manager(packet)

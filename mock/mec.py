@@ -21,6 +21,7 @@ from mock.faults import register
 from mock.gmc import Client, Fault
 from mock.hqd import DEQUEUE_RESET, Bank, ComputeQueue, Dequeued
 from mock.packets import Decoded
+from mock.pm4 import Left
 
 if TYPE_CHECKING:
     from mock.board import Board
@@ -63,6 +64,9 @@ class Mec(Block):
         self.started: set[tuple[int, int]] = set()      # pipes with a latched start address
         self.noted: set[tuple[int, int]] = set()
         self.resources: Decoded | None = None
+        self.left: dict[int, tuple[int, list[Left]]] = {}
+        """By MQD: the ring offset and the indirect buffers in which a preempted queue goes on (silicon keeps them in
+        the MQD itself, in fields whose meaning is the firmware's)."""
 
     # ---- pipes
 
@@ -242,7 +246,8 @@ class Mec(Block):
                 if self.polling:
                     queue.engine.post(self.poll, queue)
                 return
-        self.board.note("doorbell-unattached", f"doorbell at byte {offset:#x}: no active queue has it enabled")
+        if not self.board.mes.rung(offset):
+            self.board.note("doorbell-unattached", f"doorbell at byte {offset:#x}: no active queue has it enabled")
 
     def _doorbell_range(self, kind: str) -> tuple[int, int]:
         """First and last byte of the doorbells that CP takes for compute (MEC) or graphics (RB) queues."""
@@ -287,6 +292,7 @@ class Mec(Block):
         self.started.clear()
         self.noted.clear()
         self.resources = None
+        self.left.clear()
         for queue in self.everyone():
             queue.reset()
 

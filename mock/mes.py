@@ -1,81 +1,53 @@
-"""MES, the micro engine scheduler: a ring of frames that map queues, and the KIQ beside it.
+"""MES, the micro engine scheduler: its pipes, the ring of frames, and the KIQ beside it.
 
-Facts: Linux 6.1, mes_v11_0.c (mes_v11_0_enable: start addresses while the pipes' resets are on, then ACTIVE;
+Facts: Linux 6.1 and 7.3, mes_v11_0.c (mes_v11_0_enable: start addresses while the pipes' resets are on, then ACTIVE;
 mes_v11_0_queue_init_register: the KIQ on pipe 1; mes_v11_0_kiq_enable_queue: the scheduler's ring on pipe 0, by
-MAP_QUEUES with engine 5; mes_v11_0_submit_pkt_and_poll_completion: the fence at the end of each frame; CP_MES_GP3_LO:
-the version), amdgpu_mes.c (amdgpu_mes_add_hw_queue: what the fields of ADD_QUEUE hold; process_va_end is in pages),
-mes_v11_api_def.h through :mod:`mock.mes_frames`.
+MAP_QUEUES with engine 5; mes_v11_0_submit_pkt_and_poll_completion: the fence of each frame; CP_MES_GP3_LO: the
+version), amdgpu_mes.c (amdgpu_mes_validate_fw_version: the register and word 24 of the image agree), mes_v11_api_def.h
+through :mod:`mock.mes_frames`. Which queues are on the hardware is :mod:`mock.mes_schedule`'s.
 
 Micro engine 3 has a pipe 0, whose queue holds frames, and a pipe 1, whose queue holds PM4 with the KIQ's rights once
 RLC_CP_SCHEDULERS names it. A pipe runs when its firmware is loaded (by the PSP, or put at CP_MES_IC_BASE), its start
 address was written in reset, its RESET and MES_HALT are off and its ACTIVE is on.
 
-ADD_QUEUE finds a VMID for its process among those of SET_HW_RSRC, points the GC hub's context and the PASID there, and
-connects the queue to the first hardware slot of its kind that is free. A queue that finds none waits: it is connected
-when another goes (real firmware takes turns; so does this, in that order only). REMOVE_QUEUE, SUSPEND, RESUME and RESET
-do what they say. A frame that is not understood gets no fence: the driver's wait runs out, as with firmware.
-
-Nothing is done for: quanta, priorities, yields, aggregated doorbells, GDS, log buffers; their frames are answered.
+A frame that is not understood, or cannot be done, gets no fence: the driver's wait runs out, as with firmware, and the
+frame behind it is answered. Nothing is done for grace periods, GWS and OA but their registers, TDR, STB and the event
+history.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mock import mes_frames as frames
 from mock.block import Block, on_read, on_write
 from mock.faults import register
-from mock.gmc import VMIDS, Client, Fault
-from mock.hqd import DEQUEUE_DRAIN, DEQUEUE_RESET, Bank, ComputeQueue
+from mock.gmc import Client, Fault
+from mock.hqd import DEQUEUE_DRAIN, DEQUEUE_RESET, ComputeQueue
+from mock.mes_entries import Debugging, Entry, NotUnderstood, Process
+from mock.mes_schedule import Schedule
 
 if TYPE_CHECKING:
     from mock.board import Board
-    from mock.sdma import SdmaQueue
 
 __all__ = ["Mes", "MesQueue", "ME", "SCHED_PIPE", "KIQ_PIPE"]
 
 ME, SCHED_PIPE, KIQ_PIPE = 3, 0, 1
 FIRMWARE = {SCHED_PIPE: ("CP_MES", "RS64_MES"), KIQ_PIPE: ("CP_MES_KIQ", "RS64_KIQ")}
 START = ("CP_MES_PRGRM_CNTR_START", "CP_MES_PRGRM_CNTR_START_HI")
-VERSIONS = {SCHED_PIPE: 2 << 12 | 0x47, KIQ_PIPE: 2 << 12 | 0x6C}
-"""CP_MES_GP3_LO: firmware 11:0, API 23:12 (amdgpu_mes.h); API 2 reads wptr_addr as VMID 0's. The figures are ours."""
+VERSIONS = {SCHED_PIPE: 0x75, KIQ_PIPE: 0x102}
+"""Of firmware that did not say (Debian's gc_11_0_0_mes_2.bin and gc_11_0_0_mes1.bin of 2025-04)."""
+VERSION_MASK, API_SHIFT, FEATURE_SHIFT = 0xFFF, 12, 24
+API, FEATURES = 14, {SCHED_PIPE: 1, KIQ_PIPE: 6}
+"""CP_MES_GP3_LO beside the version: API 23:12, features 31:24 (amdgpu_mes.h). API 2 and newer read wptr_addr as VMID
+0's, 14 and newer SET_SHADER_DEBUGGER's trap_en (amdgpu_mes.c). The figures are ours."""
+CONTEXTS = 64, 512
+"""How many contexts of processes and of gangs fit the engine's own memory (QUERY_SCHEDULER_STATUS): ours."""
 M32 = 0xFFFFFFFF
-TBA_SHIFT = 8
 
 register("mes-silent", "the scheduler takes a frame and never answers", "opcode")
-
-
-class NotUnderstood(Exception):
-    """A frame that gets no fence."""
-
-
-@dataclass
-class Entry:
-    """A queue that ADD_QUEUE brought."""
-
-    frame: Any
-    process: int
-    gang: int
-    doorbell: int
-    kind: int
-    slot: ComputeQueue | SdmaQueue | None = None
-    suspended: bool = False
-    legacy: Bank | None = None
-
-
-@dataclass
-class Process:
-    context: int
-    pasid: int
-    page_table: int
-    va: tuple[int, int]
-    cntl: int
-    trap: tuple[int, int]
-    vmid: int | None = None
-    entries: list[Entry] = field(default_factory=list)
 
 
 class MesQueue(ComputeQueue):
@@ -126,16 +98,25 @@ class Mes(Block):
         super().__init__(board)
         self.queues = {(ME, pipe, 0): MesQueue(board.mec, (ME, pipe, 0)) for pipe in (SCHED_PIPE, KIQ_PIPE)}
         board.mec.others.update(self.queues)
+        self.schedule = Schedule(board)
         self._clear()
 
     def _clear(self) -> None:
-        self.resources: frames.SET_HW_RESOURCES | None = None
-        self.processes: dict[int, Process] = {}         # by the address of their contexts
+        self.schedule.clear()
         self._told: set[tuple[str, int]] = set()
         self._started: set[int] = set()
 
     def reset(self) -> None:
         self._clear()
+
+    @property
+    def processes(self) -> dict[int, Process]:
+        return self.schedule.processes
+
+    def rung(self, offset: int) -> bool:
+        """A doorbell that no queue on the hardware has; is it MES's business?"""
+        with self.schedule.lock:
+            return self.schedule.rung(offset)
 
     # ---- pipes
 
@@ -159,7 +140,7 @@ class Mes(Block):
                 queue.reset()
             elif {(name, pipe) for name in START} <= self._told:
                 self._started.add(pipe)
-                self.board.regs["CP_MES_GP3_LO", (ME, pipe)] = VERSIONS[pipe]
+                self.board.regs["CP_MES_GP3_LO", (ME, pipe)] = self._version(pipe)
             elif cntl[f"MES_PIPE{pipe}_ACTIVE"].get(value) and pipe not in self._started:
                 self.board.note("mes-start", f"pipe {pipe} of MES was let run, but its start address was not written "
                                              "while it was in reset")
@@ -173,7 +154,11 @@ class Mes(Block):
 
     @on_read("CP_MES_GP3_LO")
     def version(self, name: str, bank: tuple[int, int]) -> int:
-        return VERSIONS.get(bank[1], 0) if bank[0] == ME and self.pipe_running(bank[1]) else 0
+        return self._version(bank[1]) if bank[0] == ME and bank[1] in FIRMWARE and self.pipe_running(bank[1]) else 0
+
+    def _version(self, pipe: int) -> int:
+        loaded = self.board.psp.versions.get(FIRMWARE[pipe][0], 0)
+        return (loaded or VERSIONS[pipe]) & VERSION_MASK | API << API_SHIFT | FEATURES[pipe] << FEATURE_SHIFT
 
     # ---- frames
 
@@ -192,7 +177,8 @@ class Mes(Block):
                 raise NotUnderstood(f"type {header.type}, opcode {header.opcode}, {header.dwsize} dwords: no frame")
             frame = frames.LAYOUTS[name].from_buffer_copy(data)
             self.board.counters["mes_frames"] += 1
-            getattr(self, "do_" + name.lower(), self._answer)(queue, frame)
+            with self.schedule.lock:
+                getattr(self, "do_" + name.lower(), self._answer)(queue, frame)
         except NotUnderstood as why:
             self.board.note("mes-frame", f"{name or 'frame'}: {why}")
             return
@@ -207,212 +193,192 @@ class Mes(Block):
         """Frames about what is not modelled."""
 
     def do_set_hw_rsrc(self, queue: MesQueue, frame: Any) -> None:
-        self.resources = frame
-
-    def _resources(self) -> Any:
-        if self.resources is None:
-            raise NotUnderstood("SET_HW_RSRC comes first")
-        return self.resources
+        self.schedule.resources = frame
+        self.schedule.single = bool(frame.flags & frames.RSRC_SINGLE_PROCESS)
 
     # ---- queues come and go
 
     def do_add_queue(self, queue: MesQueue, frame: Any) -> None:
-        resources = self._resources()
-        if frame.queue_type > frames.QUEUE_SDMA:
-            raise NotUnderstood(f"queue type {frame.queue_type}")
-        legacy = None
-        if frame.flags & frames.ADD_LEGACY:
-            legacy = (0 if frame.queue_type == frames.QUEUE_GFX else 1, frame.pipe_id, frame.queue_id)
-        if any(entry.doorbell == frame.doorbell_offset for entry in self._entries()):
-            raise NotUnderstood(f"doorbell {frame.doorbell_offset:#x} is another queue's already")
-        process = self.processes.get(frame.process_context_addr)
-        if process is None:
-            process = Process(frame.process_context_addr, frame.process_id, frame.page_table_base_addr,
-                              (frame.process_va_start, frame.process_va_end), frame.vm_context_cntl,
-                              (frame.trap_handler_addr if frame.flags & frames.ADD_TRAP else 0, frame.tma_addr))
-            self.processes[frame.process_context_addr] = process
-        entry = Entry(frame, frame.process_context_addr, frame.gang_context_addr, frame.doorbell_offset,
-                      frame.queue_type, suspended=bool(frame.flags & frames.ADD_GANG_SUSPENDED), legacy=legacy)
-        process.entries.append(entry)
-        if legacy is None and process.vmid is None:
-            process.vmid = self._free_vmid(resources.vmid_mask_gfxhub)
-            if process.vmid is not None:
-                self._point(process)
-        self._connect(entry)
-
-    def _entries(self) -> list[Entry]:
-        return [entry for process in self.processes.values() for entry in process.entries]
-
-    def _free_vmid(self, mask: int) -> int | None:
-        taken = {process.vmid for process in self.processes.values()}
-        return next((vmid for vmid in range(1, VMIDS) if mask >> vmid & 1 and vmid not in taken), None)
-
-    def _point(self, process: Process) -> None:
-        """The VMID's page tables, PASID and trap handler, and nothing of its last owner in the TLB."""
-        board, vmid = self.board, process.vmid
-        name = f"GCVM_CONTEXT{vmid}_"
-        for kind, value in (("BASE", process.page_table), ("START", process.va[0]), ("END", process.va[1])):
-            board.write_register(f"{name}PAGE_TABLE_{kind}_ADDR_LO32", value & M32)
-            board.write_register(f"{name}PAGE_TABLE_{kind}_ADDR_HI32", value >> 32)
-        cntl = board.regs.register(name + "CNTL")
-        board.write_register(name + "CNTL", cntl.replace(process.cntl, ENABLE_CONTEXT=1))
-        board.regs[f"IH_VMID_{vmid}_LUT"] = process.pasid & 0xFFFF
-        tba, tma = process.trap
-        enable = board.regs.register("SQ_SHADER_TBA_HI")
-        board.regs["SQ_SHADER_TBA_LO", vmid] = tba >> TBA_SHIFT & M32
-        board.regs["SQ_SHADER_TBA_HI", vmid] = enable.pack(ADDR_HI=tba >> 32 + TBA_SHIFT & 0xFF, TRAP_EN=int(bool(tba)))
-        board.regs["SQ_SHADER_TMA_LO", vmid] = tma >> TBA_SHIFT & M32
-        board.regs["SQ_SHADER_TMA_HI", vmid] = tma >> 32 + TBA_SHIFT & 0xFF
-        board.memory.hubs["gc"].forget(1 << (vmid or 0), (1 << 36) - 1, True, entries=True, walks=True)
-
-    def _slot(self, entry: Entry) -> ComputeQueue | SdmaQueue | None:
-        """A free hardware queue of the entry's kind, or the one that the driver named."""
-        resources, board = self._resources(), self.board
-        taken = {id(other.slot) for other in self._entries() if other.slot is not None}
-        if entry.kind == frames.QUEUE_SDMA:
-            engines = zip(board.sdma.queues, resources.sdma_hqd_mask, strict=True)
-            candidates: list[Any] = [queue for queues, mask in engines for q, queue in enumerate(queues)
-                                     if mask >> q & 1 and not queue.enabled]
-        elif entry.legacy is not None:
-            named = board.mec.find(entry.legacy)
-            if named is None or named.active:
-                raise NotUnderstood(f"the queue {entry.legacy} is not there, or active already")
-            return named
-        else:
-            masks = resources.gfx_hqd_mask if entry.kind == frames.QUEUE_GFX else resources.compute_hqd_mask
-            me = 0 if entry.kind == frames.QUEUE_GFX else 1
-            found = [board.mec.find((me + (pipe // 4 if me else 0), pipe % 4 if me else pipe, n))
-                     for pipe, mask in enumerate(masks) for n in range(8) if mask >> n & 1]
-            candidates = [queue for queue in found if queue is not None and not queue.active]
-        return next((queue for queue in candidates if id(queue) not in taken), None)
-
-    def _connect(self, entry: Entry) -> None:
-        process = self.processes[entry.process]
-        if entry.suspended or entry.slot is not None or (entry.legacy is None and process.vmid is None):
-            return
-        slot = self._slot(entry)
-        if slot is None:
-            self.board.note("mes-oversubscribed", f"the queue of doorbell {entry.doorbell:#x} waits for a hardware "
-                                                  "queue")
-            return
-        entry.slot = slot
-        vmid = process.vmid if entry.legacy is None else None
-        if entry.kind == frames.QUEUE_SDMA:
-            self.board.sdma.map_queue(slot, entry.frame.mqd_addr, vmid or 0)
-            return
-        assert isinstance(slot, ComputeQueue)
-        slot.load_mqd(slot.read_mqd(entry.frame.mqd_addr, 0))
-        if vmid is not None:
-            slot.set_hqd("VMID", vmid)
-        slot.set_hqd("ACTIVE", 1)
-        slot.activate()
-        if entry.frame.wptr_addr:
-            slot.engine.post(self.board.mec.poll, slot, entry.frame.wptr_addr, 0)
-
-    def _disconnect(self, queue: MesQueue, entry: Entry, kind: int) -> None:
-        """Out of its slot, its place saved in the MQD; waits for what must end."""
-        slot, entry.slot = entry.slot, None
-        if slot is None:
-            return
-        if entry.kind == frames.QUEUE_SDMA:
-            self.board.sdma.unmap_queue(slot, entry.frame.mqd_addr)
-            return
-        assert isinstance(slot, ComputeQueue)
-        slot.request_dequeue(kind)
-        queue.wait(lambda: not slot.active)
-
-    def _forget(self, entry: Entry) -> None:
-        process = self.processes[entry.process]
-        process.entries.remove(entry)
-        if not process.entries:
-            del self.processes[entry.process]
-        for waiting in self.processes.values():         # a VMID or a slot may be free now
-            if waiting.vmid is None and any(other.legacy is None for other in waiting.entries):
-                waiting.vmid = self._free_vmid(self._resources().vmid_mask_gfxhub)
-                if waiting.vmid is not None:
-                    self._point(waiting)
-        for other in self._entries():
-            self._connect(other)
+        self.schedule.add(frame)
 
     def do_remove_queue(self, queue: MesQueue, frame: Any) -> None:
+        schedule = self.schedule
         if frame.flags & (frames.REMOVE_LEGACY | frames.REMOVE_LEGACY_GFX | frames.REMOVE_PREEMPT_GFX):
             self._remove_legacy(queue, frame)
             return
-        for entry in self._entries():
+        for entry in schedule.entries():
             if entry.doorbell == frame.doorbell_offset and entry.gang == frame.gang_context_addr:
-                self._disconnect(queue, entry, DEQUEUE_DRAIN)
-                self._forget(entry)
+                reset = bool(frame.flags & frames.REMOVE_AFTER_RESET) or entry.hangs
+                schedule.disconnect(entry, DEQUEUE_RESET if reset else DEQUEUE_DRAIN, queue.wait)
+                schedule.forget(entry)
                 return
         raise NotUnderstood(f"no queue of gang {frame.gang_context_addr:#x} has doorbell {frame.doorbell_offset:#x}")
 
     def _remove_legacy(self, queue: MesQueue, frame: Any) -> None:
-        """A queue that the driver mapped by itself, or by ADD_QUEUE with map_legacy_kq."""
+        """A queue that the driver mapped by itself, or by ADD_QUEUE with map_legacy_kq. Preempted it stays, and goes on
+        with the packet that it was told to leave."""
         gfx = frame.flags & (frames.REMOVE_LEGACY_GFX | frames.REMOVE_PREEMPT_GFX) \
             or frame.queue_type == frames.QUEUE_GFX
         target = self.board.mec.find((0 if gfx else 1, frame.pipe_id, frame.queue_id))
         if target is None:
             raise NotUnderstood(f"there is no queue {frame.pipe_id}.{frame.queue_id}")
-        target.request_dequeue(DEQUEUE_DRAIN)
+        reset = frame.flags & frames.REMOVE_AFTER_RESET or target.hung
+        target.request_dequeue(DEQUEUE_RESET if reset else DEQUEUE_DRAIN)
         queue.wait(lambda: not target.active)
         if frame.flags & frames.REMOVE_PREEMPT_GFX:
             self._write(frame.tf_addr, frame.tf_data)
-        for entry in self._entries():
+            target.set_hqd("ACTIVE", 1)
+            target.activate()
+            return
+        for entry in self.schedule.entries():
             if entry.slot is target:
                 entry.slot = None
-                self._forget(entry)
+                self.schedule.forget(entry)
 
     # ---- gangs
 
-    def _gang(self, everyone: bool, gang: int) -> list[Entry]:
-        return [entry for entry in self._entries() if entry.legacy is None and (everyone or entry.gang == gang)]
+    def _gang(self, everyone: bool, frame: Any) -> list[Entry]:
+        """All queues of processes, a gang's, or one by its doorbell where the gang has no address."""
+        gang = frame.gang_context_addr
+        return [entry for entry in self.schedule.entries() if entry.legacy is None
+                and (everyone or (entry.gang == gang if gang else entry.doorbell == frame.doorbell_offset))]
 
     def do_suspend(self, queue: MesQueue, frame: Any) -> None:
-        for entry in self._gang(bool(frame.flags & frames.SUSPEND_ALL), frame.gang_context_addr):
+        """A queue that hangs cannot be saved: no answer, when the others are suspended."""
+        stuck = []
+        for entry in self._gang(bool(frame.flags & frames.SUSPEND_ALL), frame):
+            if entry.hangs:
+                stuck.append(f"{entry.doorbell:#x}")
+                continue
             entry.suspended = True
-            self._disconnect(queue, entry, DEQUEUE_DRAIN)
+            self.schedule.disconnect(entry, DEQUEUE_DRAIN, queue.wait)
+        if stuck:
+            raise NotUnderstood(f"the queues of doorbells {', '.join(stuck)} hang and cannot be preempted")
         if frame.suspend_fence_addr:
             self._write(frame.suspend_fence_addr, frame.suspend_fence_value)
 
     def do_resume(self, queue: MesQueue, frame: Any) -> None:
-        for entry in self._gang(bool(frame.flags & frames.RESUME_ALL), frame.gang_context_addr):
+        for entry in self._gang(bool(frame.flags & frames.RESUME_ALL), frame):
             entry.suspended = False
-            self._connect(entry)
+            self.schedule.connect(entry)
+        self.schedule.watch()
 
     def do_reset(self, queue: MesQueue, frame: Any) -> None:
-        """A queue, or all that hang; ``doorbell_offset_addr`` is told whom it met, one dword each."""
+        """A queue, or all that hang; ``doorbell_offset_addr`` is told whom it met: a dword of its doorbell each, and
+        behind as many dwords as there are hardware queues one of its place (amdgpu_mes.h,
+        amdgpu_mes_hung_queue_hqd_info)."""
+        schedule = self.schedule
+        if frame.flags & frames.RESET_LEGACY_GFX:
+            for end in ("lp", "hp"):
+                pipe, number, mqd = (getattr(frame, f"{name}_{end}") for name in ("pipe_id", "queue_id", "mqd_mc_addr"))
+                target = self.board.mec.find((0, pipe, number))
+                if target is None or (end == "hp" and not mqd):
+                    continue
+                target.request_dequeue(DEQUEUE_RESET)
+                schedule.restart((0, pipe, number), mqd, getattr(frame, f"wptr_addr_{end}"))
+            return
         if frame.flags & frames.RESET_QUEUE_ONLY:
-            chosen = [entry for entry in self._entries() if entry.doorbell == frame.doorbell_offset]
+            chosen = [entry for entry in schedule.entries() if entry.doorbell == frame.doorbell_offset]
         elif frame.flags & (frames.RESET_HUNG | frames.RESET_DETECT_ONLY):
-            chosen = [entry for entry in self._entries() if entry.kind == frame.queue_type and self._hangs(entry)]
+            chosen = [entry for entry in schedule.entries() if entry.kind == frame.queue_type and entry.hangs]
+            behind = frame.doorbell_offset_addr + 4 * schedule.count_slots()
             for i, entry in enumerate(chosen):
                 self._write(frame.doorbell_offset_addr + 4 * i, entry.doorbell)
-        elif frame.flags & frames.RESET_LEGACY_GFX:
-            for pipe, number in ((frame.pipe_id_lp, frame.queue_id_lp), (frame.pipe_id_hp, frame.queue_id_hp)):
-                target = self.board.mec.find((0, pipe, number))
-                if target is not None:
-                    target.request_dequeue(DEQUEUE_RESET)
-            return
+                pipe, number = entry.place
+                self._write(behind + 4 * i, entry.kind | pipe << 3 | number << 7)
         else:
-            chosen = self._gang(False, frame.gang_context_addr)
+            chosen = [entry for entry in schedule.entries() if entry.legacy is None
+                      and entry.gang == frame.gang_context_addr]
         if not frame.flags & frames.RESET_DETECT_ONLY:
             for entry in chosen:
-                self._disconnect(queue, entry, DEQUEUE_RESET)
-                entry.suspended = True
+                schedule.reset_queue(entry, queue.wait)
 
-    @staticmethod
-    def _hangs(entry: Entry) -> bool:
-        slot = entry.slot
-        return slot is not None and bool(slot.hung if isinstance(slot, ComputeQueue) else slot.exception)
+    def do_set_gang_priority_level(self, queue: MesQueue, frame: Any) -> None:
+        found = [entry for entry in self.schedule.entries() if entry.gang == frame.gang_context_addr
+                 and entry.legacy is None]
+        if not found:
+            raise NotUnderstood(f"no queue is of gang {frame.gang_context_addr:#x}")
+        for entry in found:
+            entry.priority = frame.gang_global_priority_level
+            if frame.gang_quantum:
+                entry.frame.gang_quantum = frame.gang_quantum
+
+    do_change_gang_prority = do_set_gang_priority_level
+
+    def do_perform_yield(self, queue: MesQueue, frame: Any) -> None:
+        self.schedule.turn(yielded=True)
 
     # ---- the rest
 
-    def do_update_root_page_table(self, queue: MesQueue, frame: Any) -> None:
+    def do_query_scheduler_status(self, queue: MesQueue, frame: Any) -> None:
+        if frame.subopcode == frames.QUERY_HEALTHY:
+            if frame.address[0]:
+                self._write(frame.address[0], 1)
+        elif frame.subopcode == frames.QUERY_ARRAY_SIZES:
+            for address, value in zip(frame.address, (*CONTEXTS, 0), strict=True):
+                if address:
+                    self._write(address, value)
+        else:
+            raise NotUnderstood(f"there is no question {frame.subopcode}")
+
+    def do_set_log_buffer(self, queue: MesQueue, frame: Any) -> None:
+        if frame.log_type > frames.QUEUE_SDMA:
+            raise NotUnderstood(f"queue type {frame.log_type}")
+        self.schedule.log.set(frame.log_type, frame.logging_buffer_addr, frame.number_of_entries)
+
+    def do_program_gds(self, queue: MesQueue, frame: Any) -> None:
+        process = self._process(frame)
+        if process.vmid is not None:
+            self._gds(process.vmid, frame)
+
+    def _gds(self, vmid: int, frame: Any) -> None:
+        board = self.board
+        gws = board.regs.register("GDS_GWS_VMID0")
+        board.write_register(f"GDS_VMID{vmid}_BASE", frame.gds_base)
+        board.write_register(f"GDS_VMID{vmid}_SIZE", frame.gds_size)
+        board.write_register(f"GDS_GWS_VMID{vmid}", gws.pack(BASE=frame.gws_base, SIZE=frame.gws_size))
+        board.write_register(f"GDS_OA_VMID{vmid}", frame.oa_mask)
+
+    def do_set_debug_vmid(self, queue: MesQueue, frame: Any) -> None:
+        """A VMID for the debugger: taken, pointed somewhere, given back. It is a process without queues."""
+        schedule, operation = self.schedule, frame.flags >> 1 & 3
+        if operation == frames.DEBUG_RELEASE:
+            schedule.processes.pop(frame.process_context_addr, None)
+            return
+        process = schedule.processes.get(frame.process_context_addr)
+        if operation == frames.DEBUG_ALLOCATE:
+            vmid = schedule.free_vmid() if process is None or process.vmid is None else process.vmid
+            if vmid is None:
+                raise NotUnderstood("no VMID is free for the debugger")
+            if frame.output_addr:
+                self._write(frame.output_addr, vmid)
+        elif operation == frames.DEBUG_PROGRAM:
+            vmid = frame.debug_vmid
+        else:
+            raise NotUnderstood(f"there is no operation {operation}")
+        if process is None:
+            process = Process(frame.process_context_addr, 0, 0, (0, 0), 0, (0, 0))
+            schedule.processes[frame.process_context_addr] = process
+        process.vmid = vmid
+        if operation == frames.DEBUG_PROGRAM:
+            process.page_table = frame.page_table_base_addr
+            process.va = frame.process_va_start, frame.process_va_end
+            process.cntl = process.cntl or self.board.regs["GCVM_CONTEXT1_CNTL"]
+            schedule.point(process)
+            if frame.flags & 1:
+                self._gds(vmid, frame)
+
+    def _process(self, frame: Any) -> Process:
         process = self.processes.get(frame.process_context_addr)
         if process is None:
             raise NotUnderstood(f"no process has its context at {frame.process_context_addr:#x}")
+        return process
+
+    def do_update_root_page_table(self, queue: MesQueue, frame: Any) -> None:
+        process = self._process(frame)
         process.page_table = frame.page_table_base_addr
         if process.vmid is not None:
-            self._point(process)
+            self.schedule.point(process)
 
     def do_misc(self, queue: MesQueue, frame: Any) -> None:
         board, data = self.board, frame.data
@@ -430,8 +396,32 @@ class Mes(Block):
             board.memory.hubs["gc"].forget(1, (1 << 36) - 1, True, entries=True, walks=True)
             board.counters["tlb_flushes"] += 1
         elif frame.opcode == frames.MISC_QUERY_STATUS:
-            resources = self._resources()
+            resources = self.schedule.needed()
             if resources.query_status_fence:
                 self._write(resources.query_status_fence, data[0])
-        else:
+        elif frame.opcode == frames.MISC_SET_SHADER_DEBUGGER:
+            self._set_debugger(data)
+        elif frame.opcode == frames.MISC_NOTIFY_WORK:
+            self.schedule.watch()
+            self.schedule.turn()
+        elif frame.opcode == frames.MISC_CHANGE_CONFIG:
+            self._change_config(data[0], data[1])
+        elif frame.opcode not in (frames.MISC_NOTIFY_TO_UNMAP, frames.MISC_LAUNCH_CLEANER_SHADER):
             raise NotUnderstood(f"there is no operation {frame.opcode}")
+
+    def _set_debugger(self, data: Any) -> None:
+        """Kept by the process's context, also before its first queue comes."""
+        schedule, context = self.schedule, data[0] | data[1] << 32
+        if data[2] & frames.DEBUGGER_FLUSH:
+            schedule.debugging.pop(context, None)
+        else:
+            schedule.debugging[context] = Debugging(data[3], tuple(data[4:8]), bool(data[frames.DEBUGGER_TRAP_WORD]))
+        process = schedule.processes.get(context)
+        if process is not None:
+            schedule.debug(process)
+
+    def _change_config(self, option: int, value: int) -> None:
+        if option == frames.CONFIG_SINGLE_PROCESS:
+            self.schedule.single = bool(value & 1)
+        elif option not in (frames.CONFIG_LOGGING, frames.CONFIG_TDR):
+            raise NotUnderstood(f"there is no option {option}")

@@ -1,8 +1,8 @@
 """Frames of the scheduler's ring: what the driver says to MES, 64 dwords each.
 
-Layouts: Linux 6.1, mes_v11_api_def.h (packed to 4 bytes). Bit fields are plain words here, named by their bits below.
-The words behind ADD_QUEUE's tma_addr are of the newer header (Linux 6.12, mes_v11_api_def.h): with ``map_legacy_kq``
-the driver names the place of a queue of its own.
+Layouts: Linux 7.3, mes_v11_api_def.h (packed to 4 bytes); older kernels' are the same but for words at the end of
+frames, which they leave 0. Bit fields are plain words here, named by their bits below. With ``map_legacy_kq`` the
+driver names the place of a queue of its own.
 """
 
 from __future__ import annotations
@@ -19,15 +19,23 @@ TYPE_SCHEDULER = 1
 OPCODES = {"SET_HW_RSRC": 0, "SET_SCHEDULING_CONFIG": 1, "ADD_QUEUE": 2, "REMOVE_QUEUE": 3, "PERFORM_YIELD": 4,
            "SET_GANG_PRIORITY_LEVEL": 5, "SUSPEND": 6, "RESUME": 7, "RESET": 8, "SET_LOG_BUFFER": 9,
            "CHANGE_GANG_PRORITY": 10, "QUERY_SCHEDULER_STATUS": 11, "PROGRAM_GDS": 12, "SET_DEBUG_VMID": 13, "MISC": 14,
-           "UPDATE_ROOT_PAGE_TABLE": 15, "AMD_LOG": 16}
+           "UPDATE_ROOT_PAGE_TABLE": 15, "AMD_LOG": 16, "SET_HW_RSRC_1": 19}
 QUEUE_GFX, QUEUE_COMPUTE, QUEUE_SDMA = range(3)
-MISC_WRITE_REG, MISC_INV_GART, MISC_QUERY_STATUS, MISC_READ_REG, MISC_WAIT_REG_MEM = range(5)
+(MISC_WRITE_REG, MISC_INV_GART, MISC_QUERY_STATUS, MISC_READ_REG, MISC_WAIT_REG_MEM, MISC_SET_SHADER_DEBUGGER,
+ MISC_NOTIFY_WORK, MISC_NOTIFY_TO_UNMAP, MISC_CHANGE_CONFIG, MISC_LAUNCH_CLEANER_SHADER) = range(10)
+QUERY_ARRAY_SIZES, QUERY_HEALTHY = range(2)
+CONFIG_SINGLE_PROCESS, CONFIG_LOGGING, CONFIG_TDR = range(3)
+DEBUG_PROGRAM, DEBUG_ALLOCATE, DEBUG_RELEASE = range(3)
 WAIT_REG, WRITE_WAIT_REG = range(2)
 COMPUTE_PIPES, GFX_PIPES, SDMA_PIPES, PRIORITIES = 8, 2, 2, 5
 
 # bits of the flag words
-ADD_GANG_SUSPENDED, ADD_KFD_PROCESS, ADD_TRAP, ADD_AQL, ADD_LEGACY = 1 << 6, 1 << 9, 1 << 10, 1 << 11, 1 << 13
-REMOVE_LEGACY_GFX, REMOVE_PREEMPT_GFX, REMOVE_LEGACY = 1 << 0, 1 << 2, 1 << 3
+RSRC_SINGLE_PROCESS = 1 << 17
+ADD_GANG_SUSPENDED, ADD_KFD_PROCESS, ADD_TRAP, ADD_AQL, ADD_KEEP_CONTEXT, ADD_LEGACY = (
+    1 << n for n in (6, 9, 10, 11, 12, 13))
+REMOVE_LEGACY_GFX, REMOVE_PREEMPT_GFX, REMOVE_LEGACY, REMOVE_AFTER_RESET = 1 << 0, 1 << 2, 1 << 3, 1 << 4
+DEBUGGER_TRAP_WORD = 8          # MISC's data: context lo, hi, flags, spi_gdbg_per_vmid_cntl, tcp_watch_cntl[4], trap_en
+DEBUGGER_FLUSH = 1 << 31
 SUSPEND_ALL = RESUME_ALL = 1 << 0
 RESET_QUEUE_ONLY, RESET_HUNG, RESET_DETECT_ONLY, RESET_LEGACY_GFX = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 
@@ -50,7 +58,14 @@ class SET_HW_RESOURCES(ctypes.LittleEndianStructure):
                 ("paging_vmid", u32), ("compute_hqd_mask", u32 * COMPUTE_PIPES), ("gfx_hqd_mask", u32 * GFX_PIPES),
                 ("sdma_hqd_mask", u32 * SDMA_PIPES), ("aggregated_doorbells", u32 * PRIORITIES), ("sch_ctx", u64),
                 ("query_status_fence", u64), ("gc_base", u32 * 8), ("mmhub_base", u32 * 8), ("osssys_base", u32 * 8),
-                ("status", Status), ("flags", u32), ("oversubscription_timer", u32), ("doorbell_info", u64)]
+                ("status", Status), ("flags", u32), ("oversubscription_timer", u32), ("doorbell_info", u64),
+                ("event_history", u64), ("timestamp", u64), ("os_tdr_timeout", u32)]
+
+
+class SET_HW_RESOURCES_1(ctypes.LittleEndianStructure):
+    _pack_ = 4
+    _fields_ = [("header", Header), ("status", Status), ("timestamp", u64), ("flags", u32), ("info_address", u64),
+                ("info_bytes", u32), ("reserved", u64), ("cleaner_shader_fence", u64)]
 
 
 class ADD_QUEUE(ctypes.LittleEndianStructure):
@@ -70,7 +85,7 @@ class REMOVE_QUEUE(ctypes.LittleEndianStructure):
     _pack_ = 4
     _fields_ = [("header", Header), ("doorbell_offset", u32), ("gang_context_addr", u64), ("flags", u32),
                 ("status", Status), ("pipe_id", u32), ("queue_id", u32), ("tf_addr", u64), ("tf_data", u32),
-                ("queue_type", u32)]
+                ("queue_type", u32), ("timestamp", u64), ("gang_context_array_index", u32)]
 
 
 class SET_SCHEDULING_CONFIG(ctypes.LittleEndianStructure):
@@ -95,12 +110,13 @@ class CHANGE_GANG_PRIORITY(ctypes.LittleEndianStructure):
 class SUSPEND(ctypes.LittleEndianStructure):
     _pack_ = 4
     _fields_ = [("header", Header), ("flags", u32), ("gang_context_addr", u64), ("suspend_fence_addr", u64),
-                ("suspend_fence_value", u32), ("status", Status)]
+                ("suspend_fence_value", u32), ("status", Status), ("doorbell_offset", u32)]
 
 
 class RESUME(ctypes.LittleEndianStructure):
     _pack_ = 4
-    _fields_ = [("header", Header), ("flags", u32), ("gang_context_addr", u64), ("status", Status)]
+    _fields_ = [("header", Header), ("flags", u32), ("gang_context_addr", u64), ("status", Status),
+                ("doorbell_offset", u32)]
 
 
 class RESET(ctypes.LittleEndianStructure):
@@ -119,8 +135,10 @@ class SET_LOG_BUFFER(ctypes.LittleEndianStructure):
 
 
 class QUERY_STATUS(ctypes.LittleEndianStructure):
+    """``address``: of process and gang contexts' counts, and of what is enabled; with QUERY_HEALTHY of the health."""
+
     _pack_ = 4
-    _fields_ = [("header", Header), ("mes_healthy", u32), ("status", Status)]
+    _fields_ = [("header", Header), ("subopcode", u32), ("status", Status), ("timestamp", u64), ("address", u64 * 3)]
 
 
 class PROGRAM_GDS(ctypes.LittleEndianStructure):
@@ -139,7 +157,8 @@ class SET_DEBUG_VMID(ctypes.LittleEndianStructure):
 
 class MISC(ctypes.LittleEndianStructure):
     """``data`` is the union: WRITE_REG (offset, value), READ_REG (offset, address lo, hi), INV_GART (start, size),
-    QUERY_STATUS (context), WAIT_REG_MEM (operation, reference, mask, offset 1, offset 2)."""
+    QUERY_STATUS (context), WAIT_REG_MEM (operation, reference, mask, offset 1, offset 2), SET_SHADER_DEBUGGER (see
+    DEBUGGER_TRAP_WORD), CHANGE_CONFIG (option, its value)."""
 
     _pack_ = 4
     _fields_ = [("header", Header), ("opcode", u32), ("status", Status), ("data", u32 * 20)]
@@ -156,7 +175,8 @@ class AMD_LOG(ctypes.LittleEndianStructure):
 
 
 LAYOUTS: dict[str, type[ctypes.LittleEndianStructure]] = {
-    "SET_HW_RSRC": SET_HW_RESOURCES, "SET_SCHEDULING_CONFIG": SET_SCHEDULING_CONFIG, "ADD_QUEUE": ADD_QUEUE,
+    "SET_HW_RSRC": SET_HW_RESOURCES, "SET_HW_RSRC_1": SET_HW_RESOURCES_1,
+    "SET_SCHEDULING_CONFIG": SET_SCHEDULING_CONFIG, "ADD_QUEUE": ADD_QUEUE,
     "REMOVE_QUEUE": REMOVE_QUEUE, "PERFORM_YIELD": PERFORM_YIELD, "SET_GANG_PRIORITY_LEVEL": CHANGE_GANG_PRIORITY,
     "SUSPEND": SUSPEND, "RESUME": RESUME, "RESET": RESET, "SET_LOG_BUFFER": SET_LOG_BUFFER,
     "CHANGE_GANG_PRORITY": CHANGE_GANG_PRIORITY, "QUERY_SCHEDULER_STATUS": QUERY_STATUS, "PROGRAM_GDS": PROGRAM_GDS,

@@ -14,6 +14,7 @@ from functools import cache
 
 from amdrv.facts import pm4, sdma6
 from amdrv.facts.layout import Packet, Word
+from mock import graphics_packets
 
 __all__ = ["BadPacket", "Decoded", "Truncated", "decode_pm4", "decode_sdma"]
 
@@ -86,8 +87,11 @@ def _get(word: Word, value: int, field: str) -> int:
 
 
 @cache
-def _pm4_layouts() -> dict[int, _Layout]:
-    return {packet.opcode: _Layout(name, packet, 1) for name, packet in pm4.PACKETS.items()}
+def _pm4_layouts(graphics: bool) -> dict[int, _Layout]:
+    tables = [pm4.PACKETS, graphics_packets.COMMON]
+    if graphics:
+        tables += [graphics_packets.bare(), graphics_packets.GRAPHICS]
+    return {packet.opcode: _Layout(name, packet, 1) for table in tables for name, packet in table.items()}
 
 
 @cache
@@ -95,8 +99,8 @@ def _pm4_names() -> dict[int, str]:
     return {number: name for name, number in pm4.OPCODES.items()}
 
 
-def decode_pm4(words: Sequence[int], at: int = 0) -> Decoded:
-    """:raises BadPacket, Truncated:"""
+def decode_pm4(words: Sequence[int], at: int = 0, graphics: bool = False) -> Decoded:
+    """``graphics``: as the graphics pipe reads them. :raises BadPacket, Truncated:"""
     header = words[at]
     kind = _get(pm4.HEADER, header, "TYPE")
     if kind == TYPE2:
@@ -104,13 +108,13 @@ def decode_pm4(words: Sequence[int], at: int = 0) -> Decoded:
     if kind != TYPE3:
         raise BadPacket(header, f"type {kind} packets are not known to the micro engines of gfx11")
     opcode, count = _get(pm4.HEADER, header, "OPCODE"), _get(pm4.HEADER, header, "COUNT")
-    layout = _pm4_layouts().get(opcode)
+    layout = _pm4_layouts(graphics).get(opcode)
     if layout is not None and layout.name == "NOP" and count == pm4.HEADER_ONLY_COUNT:
         return Decoded("NOP", 1, {}, (), opcode)
     length = count + 2
     if layout is None:
         raise BadPacket(header, f"opcode {opcode:#x} ({_pm4_names().get(opcode, 'no such opcode')}) is not for the "
-                                "compute micro engine", length=length)
+                                f"{'graphics' if graphics else 'compute'} micro engine", length=length)
     if at + length > len(words):
         raise Truncated(length)
     body = length - 1

@@ -8,7 +8,7 @@ COMPUTE_* registers are the queue's own. Register writes beyond the SH and user-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,9 @@ from mock.sdma_packets import compare, move
 if TYPE_CHECKING:
     from mock.hqd import ComputeQueue
 
-__all__ = ["IllegalAccess", "Pm4Executor"]
+__all__ = ["IllegalAccess", "Left", "Pm4Executor", "Preempted"]
 
-M32, M64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+M16, M32, M64 = 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 E = pm4.ENUMS
 BYPASS = E["CACHE_POLICY"]["BYPASS"]
 COHER_UNIT = 256                # bytes that COHER_BASE and COHER_SIZE count
@@ -40,27 +40,60 @@ class IllegalAccess(Exception):
     """A register or packet that this queue may not use."""
 
 
+class Left(NamedTuple):
+    """Where a preempted queue was in an indirect buffer: that of ``size`` words at ``base``, to which the one at
+    ``first`` was chained (or itself), at a word."""
+
+    first: int
+    base: int
+    size: int
+    at: int
+
+
+class Preempted(Exception):
+    """The queue was told to go while it worked. ``stack``: the buffers that it was in, the outermost first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[Left] = []
+
+
 class Pm4Executor:
     """Runs one queue's packets. ``execute`` returns how many further words to pass over."""
+
+    graphics = False        # does it read packets as the graphics pipe does?
+    needs_valid = True
+    """Are indirect buffers without VALID passed over? (gfx_v11_0.c: ring_emit_ib_compute sets it, ring_emit_ib_gfx does
+    not)"""
+    position = 0            # of the packet in work, in words of its ring or buffer
 
     def __init__(self, queue: ComputeQueue) -> None:
         self.queue, self.board = queue, queue.board
         self.memory = queue.board.memory
         self.vmid = 0
         self.depth = 0
-        self.indirect_base = 0
+        self._at: dict[int, tuple[int, int, int]] = {}      # by depth: buffer, its words, the packet's place
         self._open_registers = frozenset(self.board.regs.dword(name) for name in OPEN_REGISTERS)
         if self.board.trace is not None:
             self.execute = self.board.trace.packets(queue, self.execute)    # type: ignore[method-assign]
 
     def execute(self, packet: Decoded, vmid: int, base: int, position: int) -> int:
         """:raises BadPacket, IllegalAccess, Hang, Fault, IsaError:"""
-        self.vmid = vmid
+        self.vmid, self.position = vmid, position
         acting(self.queue.name, packet)
-        method = getattr(self, "op_" + packet.name.lower(), None)
+        method = getattr(self, self.method(packet), None)
         if method is None:
-            raise BadPacket(packet.opcode, f"{packet.name} is not for the compute micro engine")
-        return method(packet) or 0
+            raise BadPacket(packet.opcode, f"{packet.name} is not for the {'graphics' if self.graphics else 'compute'} "
+                                           "micro engine")
+        return 0 if self.skipped(packet) else method(packet) or 0
+
+    def method(self, packet: Decoded) -> str:
+        """The method that performs a packet."""
+        return "op_" + packet.name.lower()
+
+    def skipped(self, packet: Decoded) -> bool:
+        """Is the packet predicated, and the predicate false?"""
+        return False
 
     def _bad(self, packet: Decoded, why: str) -> BadPacket:
         return BadPacket(packet.opcode, f"{packet}: {why}")
@@ -102,6 +135,29 @@ class Pm4Executor:
         for i, value in enumerate(packet.tail):
             self.write_register(first + i, value, free=True)
 
+    def _set_pairs(self, packet: Decoded, space: str) -> None:
+        """(register, value) pairs."""
+        low, high = pm4.REGISTER_SPACES[space]
+        if len(packet.tail) % 2:
+            raise self._bad(packet, "half a pair at the end")
+        for register, value in zip(packet.tail[::2], packet.tail[1::2], strict=True):
+            self._set_one(packet, low + (register & M16), high, value)
+
+    def _set_packed_pairs(self, packet: Decoded, space: str) -> None:
+        """Two register numbers in a word, then their values."""
+        low, high = pm4.REGISTER_SPACES[space]
+        if len(packet.tail) % 3 or packet["REG_COUNT"] > len(packet.tail) // 3 * 2:
+            raise self._bad(packet, f"{len(packet.tail)} words do not hold {packet['REG_COUNT']} packed registers")
+        for at in range(0, len(packet.tail), 3):
+            both, first, second = packet.tail[at:at + 3]
+            self._set_one(packet, low + (both & M16), high, first)
+            self._set_one(packet, low + (both >> 16), high, second)
+
+    def _set_one(self, packet: Decoded, dword: int, end: int, value: int) -> None:
+        if dword >= end:
+            raise self._bad(packet, f"registers beyond the end of the space ({end:#x})")
+        self.write_register(dword, value, free=True)
+
     # ---- nothing to do here
 
     def op_nop(self, packet: Decoded) -> None:
@@ -115,6 +171,14 @@ class Pm4Executor:
         self._set_registers(packet, "SET_SH_REG")
 
     op_set_sh_reg_index = op_set_sh_reg
+
+    def op_set_sh_reg_pairs(self, packet: Decoded) -> None:
+        self._set_pairs(packet, "SET_SH_REG")
+
+    def op_set_sh_reg_pairs_packed(self, packet: Decoded) -> None:
+        self._set_packed_pairs(packet, "SET_SH_REG")
+
+    op_set_sh_reg_pairs_packed_n = op_set_sh_reg_pairs_packed
 
     def op_set_uconfig_reg(self, packet: Decoded) -> None:
         self._set_registers(packet, "SET_UCONFIG_REG")
@@ -130,7 +194,7 @@ class Pm4Executor:
 
     def op_set_base(self, packet: Decoded) -> None:
         if packet["BASE_INDEX"] == E["SET_BASE_INDEX"]["INDIRECT_BASE"]:
-            self.indirect_base = packet["ADDRESS"]
+            self.queue.indirect_base = packet["ADDRESS"]
 
     def _dispatch(self, dimensions: tuple[int, int, int], packet: Decoded) -> None:
         initiator = 0
@@ -149,9 +213,40 @@ class Pm4Executor:
         self._dispatch((packet["DIM_X"], packet["DIM_Y"], packet["DIM_Z"]), packet)
 
     def op_dispatch_indirect(self, packet: Decoded) -> None:
-        address = packet["ADDRESS"]
+        self._dispatch_from(packet["ADDRESS"], packet)
+
+    def _dispatch_from(self, address: int, packet: Decoded) -> None:
         x, y, z = (self.read(address + 4 * i, 4) for i in range(3))
         self._dispatch((x, y, z), packet)
+
+    def op_run_cleaner_shader(self, packet: Decoded) -> None:
+        """Clears LDS and registers between processes, which no wave here finds anything in."""
+
+    # ---- fences of user queues
+
+    def op_protected_fence_signal(self, packet: Decoded) -> None:
+        """The read pointer behind this packet, to where only the kernel writes, and an interrupt that names the
+        doorbell (Linux 7.3, amdgpu_userq_fence.c; gfx_v11_0.c, gfx_v11_0_eop_irq)."""
+        queue = self.queue
+        address = queue.fence_address()
+        self.memory.coherence.launches.finish(queue.name)
+        position = (self.position if not self.depth else queue.read) + packet.length
+        self.memory.write("gc", 0, address, position.to_bytes(8, "little"), client=Client.CPC, through=True)
+        queue.interrupt(ih.GFX_11_0_0__SRCID__CP_EOP_INTERRUPT, "TIME_STAMP_INT_ENABLE",
+                        queue.hqd_field("PQ_DOORBELL_CONTROL", "DOORBELL_OFFSET"))
+
+    def op_fence_wait_multi(self, packet: Decoded) -> None:
+        """Until each fence has reached its value: four words a fence."""
+        if len(packet.tail) % 4:
+            raise self._bad(packet, f"{len(packet.tail)} words are no fences of address and value")
+        vmid = self.vmid
+        for at in range(0, len(packet.tail), 4):
+            address, value = (packet.tail[at + i] | packet.tail[at + i + 1] << 32 for i in (0, 2))
+
+            def reached(address: int = address, value: int = value) -> bool:
+                self.vmid = vmid
+                return self.read(address & ~7, 8) >= value
+            self.queue.wait(reached)
 
     # ---- caches and events
 
@@ -338,26 +433,40 @@ class Pm4Executor:
 
     def op_indirect_buffer(self, packet: Decoded) -> None:
         queue = self.queue
-        if not packet["VALID"]:
+        if self.needs_valid and not packet["VALID"]:
             self.board.note("ib-valid", f"{queue.name}: {packet} without VALID is passed over")
             return
         if self.depth == MAX_DEPTH:
             raise self._bad(packet, f"indirect buffers more than {MAX_DEPTH} deep")
         outer = self.vmid
         vmid = outer or packet["VMID"]      # a queue of VMID 0 says whose buffer it is
-        words = self.memory.read_words("gc", vmid, packet["IB_BASE"], packet["IB_SIZE"], client=Client.CPC).tolist()
+        left = queue.left.pop(0) if queue.left else None        # where a preempted queue was in this buffer
+        if left is not None and left.first == packet["IB_BASE"]:
+            base, size, at = left.base, left.size, left.at
+        else:
+            base, size, at = packet["IB_BASE"], packet["IB_SIZE"], 0
+            queue.left.clear()
+        words = self.memory.read_words("gc", vmid, base, size, client=Client.CPC).tolist()
         self.depth += 1
         try:
-            self.run(words, vmid, packet["IB_BASE"])
+            self.run(words, vmid, base, at, packet["IB_BASE"])
         finally:
             self.depth -= 1
             self.vmid = outer
 
-    def run(self, words: Sequence[int], vmid: int, base: int) -> None:
-        at = 0
+    def run(self, words: Sequence[int], vmid: int, base: int, at: int = 0, first: int = 0) -> None:
+        """``first``: the buffer from which this one was chained."""
+        try:
+            self._run(words, vmid, base, at)
+        except Preempted as leave:
+            leave.stack.insert(0, Left(first, *self._at.pop(self.depth)))
+            raise
+
+    def _run(self, words: Sequence[int], vmid: int, base: int, at: int) -> None:
         while at < len(words):
+            self._at[self.depth] = base, len(words), at
             self.queue.check()
-            packet = decode_pm4(words, at)
+            packet = decode_pm4(words, at, self.graphics)
             self.board.counters["pm4_packets"] += 1
             if packet.name == "INDIRECT_BUFFER" and packet["CHAIN"] and packet["VALID"]:
                 base, at = packet["IB_BASE"], 0         # goes on there, and does not come back

@@ -38,6 +38,7 @@ READY = 1 << 31
 MIB = 1 << 20
 FRAME_BYTES = ctypes.sizeof(facts.psp_gfx_rb_frame)
 COMMAND_BYTES = ctypes.sizeof(facts.psp_gfx_cmd_resp)
+IMAGE_VERSION_AT = 0x60         # of a signed image (mock.firmware)
 RESPONSE_OFFSET = facts.psp_gfx_cmd_resp.resp.offset
 SOS_VERSION = 0x00310032        # of psp_13_0_0_sos.bin in linux-firmware of April 2025
 SOS_LOOKS, SOS_SECONDS = 2, 1.0
@@ -115,6 +116,8 @@ class Psp(Block):
         self._sos_started = 0.0
         self.loaded: set[str] = set()
         """Firmware that was loaded, by the names of GFX_FW_TYPE_* ("RS64_MEC")."""
+        self.versions: dict[str, int] = {}
+        """What their images' headers say."""
         self.autoload_done = False
 
     def reset(self) -> None:
@@ -421,6 +424,7 @@ class Psp(Block):
             command.resp.fw_addr_lo = address + place & 0xFFFFFFFF
             command.resp.fw_addr_hi = address + place >> 32
         self.loaded.add(kind)
+        self.versions[kind] = int.from_bytes(image[IMAGE_VERSION_AT:IMAGE_VERSION_AT + 4], "little")
         if kind == "SMU":
             self.board.smu.start()
         return 0

@@ -65,6 +65,8 @@ class SdmaQueue:
         self.posted = False
         self.stop_requested = False
         self.exception: str | None = None
+        self.left: tuple[int, int, int] | None = None
+        """Where it stopped within an indirect buffer: (ring position of the packet, buffer, word)."""
 
     # ---- registers
 
@@ -107,7 +109,7 @@ class SdmaQueue:
         self.kick()
 
     def set_read(self) -> None:
-        self.read = self.wide("RB_RPTR", "RB_RPTR_HI")
+        self.read, self.left = self.wide("RB_RPTR", "RB_RPTR_HI"), None
 
     def kick(self) -> None:
         """Let the engine look at the queue."""
@@ -276,6 +278,7 @@ class SdmaQueue:
         self.exception = None
         self.stop_requested = False
         self.posted = False
+        self.left = None
 
 
 register("sdma-stuck", "a copy engine stands still and is never idle, until its soft reset", "engine")
@@ -296,6 +299,8 @@ class Sdma(Block):
         self.queues = [[SdmaQueue(self, e, q) for q in range(QUEUES)] for e in range(ENGINES)]
         self.noted = [False] * ENGINES
         self.names = frozenset(board.regs.names.search("SDMA?_QUEUE?_*"))
+        self.left: dict[int, tuple[int, int, int]] = {}
+        """By MQD: where a queue that a scheduler took off goes on."""
 
     def running(self, engine: int) -> bool:
         """Does the engine's firmware run?"""
@@ -333,7 +338,8 @@ class Sdma(Block):
                     return
                 queue.set_write(value, "a doorbell")
                 return
-        self.board.note("doorbell-unattached", f"SDMA doorbell at byte {offset:#x}: no queue has it enabled")
+        if not self.board.mes.rung(offset):
+            self.board.note("doorbell-unattached", f"SDMA doorbell at byte {offset:#x}: no queue has it enabled")
 
     # ---- queues by MQD
 
@@ -348,6 +354,7 @@ class Sdma(Block):
                 regs[name] = getattr(mqd, field)
         queue.set_read()
         queue.write = queue.wide("RB_WPTR", "RB_WPTR_HI")
+        queue.left = self.left.pop(address, None)
         cntl = regs.register("SDMA0_QUEUE0_RB_CNTL")
         regs[queue.prefix + "RB_CNTL"] = cntl.replace(mqd.sdmax_rlcx_rb_cntl, RB_ENABLE=1, RB_VMID=vmid)
         self._rb_cntl(queue, 0)
@@ -358,6 +365,8 @@ class Sdma(Block):
         regs.set_fields(queue.prefix + "RB_CNTL", RB_ENABLE=0)
         self._rb_cntl(queue, 0)
         queue.engine.wait_idle()
+        if queue.left is not None:
+            self.left[address], queue.left = queue.left, None
         for low, value in (("sdmax_rlcx_rb_rptr", queue.read), ("sdmax_rlcx_rb_wptr", queue.write)):
             self.board.memory.write("gc", 0, address + getattr(kind, low).offset, value.to_bytes(8, "little"),
                                     client=Client.CPC)
@@ -370,6 +379,7 @@ class Sdma(Block):
             yield "write", f"SDMA{e}_F32_CNTL", _writer(self._f32, e)
             yield "write", f"SDMA{e}_FREEZE", _writer(self._freeze, e)
             yield "read", f"SDMA{e}_STATUS_REG", partial(self._status, e)
+            yield "write", f"SDMA{e}_QUEUE_RESET_REQ", _writer(self._reset_queues, e)
             for queue in queues:
                 p = queue.prefix
                 for name in ("RB_RPTR", "RB_RPTR_HI"):
@@ -411,6 +421,18 @@ class Sdma(Block):
         return register.pack(IDLE=int(not busy), REG_IDLE=1, RB_EMPTY=int(not busy), RB_CMD_IDLE=int(not busy),
                              IB_CMD_IDLE=int(not busy), EX_IDLE=int(not busy), MC_WR_IDLE=1, MC_RD_IDLE=1, INT_IDLE=1)
 
+    def _reset_queues(self, engine: int, value: int) -> None:
+        """Queues by a mask, whatever they do; the bits go when it is done (Linux 7.3, mes_v11_0.c,
+        mes_v11_0_reset_queue_mmio). The ring stays where its registers say, disabled."""
+        for queue in self.queues[engine]:
+            if value >> queue.index & 1:
+                queue.engine.abort()
+                self.board.regs.set_fields(queue.prefix + "RB_CNTL", RB_ENABLE=0)
+                self.board.regs.set_fields(queue.prefix + "CONTEXT_STATUS", EXCEPTION=0)
+                queue.reset()
+                queue.set_read()
+        self.board.regs[f"SDMA{engine}_QUEUE_RESET_REQ"] = 0
+
     def soft_reset(self, engine: int) -> None:
         """GRBM_SOFT_RESET: the engine's queues are gone, its registers back to their reset values."""
         for queue in self.queues[engine]:
@@ -423,6 +445,7 @@ class Sdma(Block):
         for kind in ("sdma-stuck", "sdma-dead"):
             self.board.faults.clear(kind)
         self.noted = [False] * ENGINES
+        self.left.clear()
         for queues in self.queues:
             for queue in queues:
                 queue.reset()

@@ -355,12 +355,17 @@ class SdmaExecutor(TiledPackets):
         count = packet["IB_SIZE"]
         words = self.memory.read_words("gc", vmid, packet["IB_BASE"], count, client=queue.client).tolist()
         self.in_ib = True
+        place, at = queue.read, 0
+        if queue.left is not None and queue.left[:2] == (place, packet["IB_BASE"]):
+            at = queue.left[2]              # it was stopped here
+        queue.left = None
         try:
-            at = 0
             while at < len(words):
+                queue.left = place, packet["IB_BASE"], at
                 queue.engine_check()
                 inner = decode_sdma(words, at)
                 self.board.counters["sdma_packets"] += 1
                 at += inner.length + self.execute(inner, vmid, at)
+            queue.left = None
         finally:
             self.in_ib, self.vmid = False, ring_vmid

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from compute_rig import Interrupts, Rig
+from mes_rig import Kernel
 from raw_board import RawBoard, Tables
 
 from mock.machine import Gpu, Machine
@@ -32,6 +33,14 @@ def tables(raw: RawBoard) -> Tables:
 @pytest.fixture
 def rig(raw: RawBoard, tables: Tables) -> Rig:
     return Rig(raw, tables)
+
+
+@pytest.fixture
+def kernel(raw: RawBoard) -> Kernel:
+    """The scheduler, started and told what it may use."""
+    kernel = Kernel(raw)
+    kernel.resources()
+    return kernel
 
 
 @pytest.fixture
