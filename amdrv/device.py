@@ -17,15 +17,15 @@ import weakref
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
 from amdrv import hal as hal_package
 from amdrv import recovery
+from amdrv.aql.ring import AqlRing
 from amdrv.errors import (
     AmdrvError,
     BootError,
@@ -56,7 +56,8 @@ from amdrv.power import Metrics, Power
 from amdrv.recovery import Diagnosis, Recovery
 from amdrv.registration import Registration, register
 from amdrv.regs import RegisterFile, table_for
-from amdrv.ring import Ring
+from amdrv.ring import Ring, RingKind
+from amdrv.wait import wait_until
 
 __all__ = ["Device", "Stage", "opened"]
 
@@ -65,6 +66,7 @@ GFX_TARGETS = {(11, 0, 0): "gfx1100", (11, 0, 3): "gfx1101"}    # Linux 6.1, kfd
 # Linux 6.1, soc21.c, soc21_get_xclk: the reference clock, which the VBIOS of these cards sets to 100 MHz
 GOLDEN_CLOCK_HZ = 100_000_000
 BLOCKS = ("GC", "MMHUB", "OSSSYS", "HDP", "NBIF", "MP0", "MP1", "SMUIO")
+SETTLING_TIME = 50e-3                    # seconds for the queues to tell that they are empty, at the end
 WARM_LAYOUT = 1                         # of the boot region and of what a warm boot expects; counts up with changes
 DEVICE_CONTROL, DEVICE_CONTROL_2, LINK_CONTROL = 0x08, 0x28, 0x10       # of the PCI Express capability
 
@@ -120,7 +122,7 @@ class Device:
         """
         self.pci, self.function, self.name = pci, function, name
         self.boot_stages: list[Stage] = []
-        self.added_queues: list[str] = []                # priorities of the compute queues beyond those of the boot
+        self.added_queues: list[tuple[str, bool]] = []   # compute queues beyond those of the boot: priority, is it AQL?
         self.statistics: Counter[str] = Counter()
         self.memory: Memory | None = None
         self._undo: list[tuple[str, Callable[[], None]]] = []
@@ -228,11 +230,15 @@ class Device:
         self.interrupts.drain()
         self._booted = True
 
-    def make_ring(self, name: str, kind: Literal["compute", "copy"], *, words: int, unit: int, doorbell: int) -> Ring:
-        """For the blocks: the ring of that name. One that there was before a reset of the card begins anew."""
+    def make_ring(self, name: str, kind: RingKind, *, words: int, unit: int, doorbell: int) -> Ring:
+        """For the blocks: the ring of that name. One that there was before a reset of the card begins anew.
+
+        :param words: of an AQL ring, packets.
+        """
         ring = self._rings.get(name)
         if ring is None:
-            ring = self._rings[name] = Ring(self, name, kind, words=words, unit=unit, doorbell=doorbell)
+            ring = self._rings[name] = AqlRing(self, name, slots=words, doorbell=doorbell) if kind == "aql" else \
+                Ring(self, name, kind, words=words, unit=unit, doorbell=doorbell)
         else:
             ring.place()
         return ring
@@ -254,6 +260,13 @@ class Device:
         except BootError:
             return False
         return int(self.regs.SCRATCH_REG7.read()) == self._mark and int(self.regs.SCRATCH_REG6.read()) != 0
+
+    def _everything_is_read(self) -> bool:
+        """A queue tells how far it has read a moment after the last packet's store."""
+        with suppress(WaitTimeout):
+            wait_until(lambda: not any(ring.pending for ring in self._rings.values()), SETTLING_TIME, "empty rings")
+            return True
+        return False
 
     def _leave_mark(self) -> None:
         if self.psp.tmr is not None and not self.suspect and not self.shutdown_errors:
@@ -404,11 +417,17 @@ class Device:
         :raises GpuFault: the card reported faults.
         :raises CardLostError: it does not answer any more.
         """
+        told = "\n".join(text for ring in self.gfx.rings if (text := ring.told()))
         try:
             self.interrupts.check()
-        except GpuFault:
+        except GpuFault as error:
             self.suspect = True
+            if told:
+                error.add_note(told)
             raise
+        if told:
+            self.suspect = True
+            raise GpuFault(f"{self.name}: {told}")
         if not self.registers_answer():
             self.suspect = True
             raise CardLostError(f"{self.name}: registers read as all ones; the card has fallen off the bus")
@@ -487,7 +506,7 @@ class Device:
         steps: list[Callable[[], object]] = [undo for _, undo in reversed(self._undo)]
         if hasattr(self, "interrupts"):
             steps.insert(0, self.interrupts.drain)
-        if self._booted and not any(ring.pending for ring in self._rings.values()):
+        if self._booted and self._everything_is_read():
             steps.append(self._leave_mark)
         self._booted = False
         steps.append(lambda: disable_bus_master(self.pci))

@@ -84,7 +84,12 @@ class GpuFault(AmdrvError):
 
 
 class GpuHang(AmdrvError):
-    """An engine stopped making progress. The message names the queue and the packet."""
+    """An engine stopped making progress. The message names the queue and the packet.
+
+    :ivar partly: a submission was on its way to the queue, and some of it is there.
+    """
+
+    partly = False
 
 
 class PowerError(AmdrvError):

@@ -45,6 +45,6 @@ class MovingSide(PeerSide):
         return out, stretches
 
     def counters(self, names: Sequence[str]) -> Any:
-        """See :class:`amdrv.profile.Counters`."""
-        from amdrv.profile import Counters
+        """See :class:`amdrv.counters.Counters`."""
+        from amdrv.counters import Counters
         return Counters(self.device, names)

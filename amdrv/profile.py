@@ -1,45 +1,43 @@
-"""Timestamps between packets, and hardware counters: the AM backend's part of ``hcq.profile``.
+"""Timestamps between packets: the AM backend's part of ``hcq.profile``. Counters are in :mod:`amdrv.counters`.
 
 A profile passes what is submitted through :func:`instrument`, which puts a timestamp behind every packet that does
 something and says what each stretch between two timestamps was. Indirect buffers are opened on the way: their packets
-go into the ring, with timestamps. Counters are programmed, started, stopped and read by packets of the compute queue.
-
-Facts: Mesa 25.0, ac_perfcounter.c and si_perfcounter.c (the order: DISABLE_AND_RESET, selections, START_COUNTING, then
-STOP_COUNTING with PERFMON_SAMPLE_ENABLE; GRBM_GFX_INDEX chooses the shader engine that COPY_DATA reads); Linux 6.1,
-soc21_enum.h (CP_PERFMON_STATE, GRBM_PERF_SEL, SQ_PERF_SEL).
+go into the ring, with timestamps. An AQL packet is given a completion signal instead, into which the engine stores when
+it began and when it was complete (amd_signal_t's start_ts and end_ts; amd_queue_t's ENABLE_PROFILING).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from amdrv import pm4, sdma
+from amdrv import aql, sdma
+from amdrv.aql.queue import SIGNAL_END, SIGNAL_START
 from amdrv.facts import pm4 as facts
 
 if TYPE_CHECKING:
-    from amdrv.device import Device
     from hcq.backend import IndirectBuffer
 
-__all__ = ["COUNTERS", "Counters", "instrument"]
+__all__ = ["instrument"]
 
-Stamp = Callable[[list[int]], int]
-"""Appends a timestamp packet to the words; returns its number."""
 
+class Stamps(Protocol):
+    """Where timestamps go. They are known by their numbers: 64-bit words in a row."""
+
+    def __call__(self, words: list[int]) -> int:
+        """Append a timestamp packet; its number."""
+
+    def signal(self) -> tuple[int, int]:
+        """Eight words at a multiple of 64, for an amd_signal_t: the first one's number, and its address."""
+
+
+
+COMPLETION = 14                 # word of an AQL packet: its completion signal
 SH_SPACE = facts.REGISTER_SPACES["SET_SH_REG"][0]
 GPU_CLOCK = facts.ENUMS["RELEASE_DATA"]["GPU_CLOCK"]
 OPCODES = {packet.opcode: name for name, packet in facts.PACKETS.items()
            if name in ("SET_SH_REG", "DISPATCH_DIRECT", "DISPATCH_INDIRECT", "WAIT_REG_MEM", "RELEASE_MEM",
                        "ACQUIRE_MEM", "EVENT_WRITE", "INDIRECT_BUFFER", "NOP", "COPY_DATA", "WRITE_DATA")}
-RESET_STATE, START_COUNTING, STOP_COUNTING = 0, 1, 2        # CP_PERFMON_STATE
-
-COUNTERS: dict[str, tuple[str, int]] = {
-    "GRBM_COUNT": ("GRBM", 0), "GRBM_GUI_ACTIVE": ("GRBM", 2), "GRBM_CP_BUSY": ("GRBM", 3),
-    "SQ_CYCLES": ("SQ", 2), "SQ_BUSY_CYCLES": ("SQ", 3), "SQ_WAVES": ("SQ", 4), "SQ_WAVES_32": ("SQ", 5),
-    "SQ_WAVES_64": ("SQ", 6), "SQ_ITEMS": ("SQ", 8), "SQ_INSTS_ALL": ("SQ", 0x30)}
-"""{name: (block, PERF_SEL)}"""
-SLOTS = {"GRBM": 2, "SQ": 8}
-SUMMED = ("SQ_WAVES", "SQ_WAVES_32", "SQ_WAVES_64", "SQ_ITEMS", "SQ_INSTS_ALL")     # a share in every shader engine
 
 
 class Stretch(NamedTuple):
@@ -52,8 +50,10 @@ class Stretch(NamedTuple):
 
 
 def instrument(kind: str, words: Sequence[int], indirect: Sequence[IndirectBuffer],
-               stamp: Stamp) -> tuple[list[int], list[Stretch]]:
+               stamp: Stamps) -> tuple[list[int], list[Stretch]]:
     """The words with timestamps between them, and what is between the timestamps."""
+    if kind == "aql":
+        return _packets(words, stamp)
     out: list[int] = []
     stretches: list[Stretch] = []
     before = stamp(out)
@@ -65,6 +65,46 @@ def instrument(kind: str, words: Sequence[int], indirect: Sequence[IndirectBuffe
             stretches.append(Stretch(what, about, before, after))
             before = after
     return out, stretches
+
+
+def _packets(words: Sequence[int], stamp: Stamps) -> tuple[list[int], list[Stretch]]:
+    """AQL records. One that has a completion signal of its own keeps it, between two packets that are timed."""
+    out: list[int] = []
+    stretches: list[Stretch] = []
+
+    def timed(record: list[int], what: str, about: dict[str, Any]) -> Stretch:
+        number, address = stamp.signal()
+        record[COMPLETION:COMPLETION + 2] = address & 0xFFFFFFFF, address >> 32
+        out.extend(record)
+        return Stretch(what, about, number + SIGNAL_START // 8, number + SIGNAL_END // 8)
+
+    marker = aql.record("BARRIER_AND", BARRIER=1)
+    for at in range(0, len(words), aql.RECORD_WORDS):
+        record = list(words[at:at + aql.RECORD_WORDS])
+        what, about = _what(record)
+        if record[COMPLETION] | record[COMPLETION + 1]:
+            before = timed(marker.copy(), "", {})
+            out += record
+            stretches.append(Stretch(what, about, before.end, timed(marker.copy(), "", {}).end))
+        else:
+            stretch = timed(record, what, about)
+            if what:
+                stretches.append(stretch)
+    return out, stretches
+
+
+def _what(record: list[int]) -> tuple[str, dict[str, Any]]:
+    """What a record does, and what is known of it."""
+    name = aql.name_of(record[0])
+    if name == "KERNEL_DISPATCH":
+        return "kernel", {"descriptor": record[8] | record[9] << 32, "items": record[3:6]}
+    if name == "VENDOR_BARRIER_VALUE":
+        return "wait", {"address": (record[2] | record[3] << 32) + 8, "value": record[4]}
+    if name == "VENDOR_PM4":
+        inner = aql.decode(record)[0].tail
+        kinds = [(what, about) for _, what, about in _compute(list(inner), ()) if what]
+        return kinds[0] if kinds else ("", {})
+    return ("wait" if any(record[2:12]) else "barrier"), {}
 
 
 def _inside(indirect: Sequence[IndirectBuffer], bases: dict[int, int], address: int, count: int) -> list[int]:
@@ -139,66 +179,3 @@ def _copies(words: list[int], indirect: Sequence[IndirectBuffer],
             yield raw, "timestamp", {}
         else:
             yield raw, "" if name in ("NOP", "TRAP") else "other", {}
-
-
-class Counters:
-    """Hardware counters between :meth:`start` and :meth:`stop`, as words for the compute queue.
-
-    :raises ValueError: an unknown name, or more of a block than it has.
-    """
-
-    def __init__(self, device: Device, names: Sequence[str]) -> None:
-        if unknown := [name for name in names if name not in COUNTERS]:
-            raise ValueError(f"no counter {unknown[0]!r}; there are {', '.join(COUNTERS)}")
-        self.device, self.names = device, list(dict.fromkeys(names))
-        self._places: dict[str, tuple[str, int]] = {}
-        used: dict[str, int] = {}
-        for name in self.names:
-            block, _ = COUNTERS[name]
-            number = used[block] = used.get(block, -1) + 1
-            if number >= SLOTS[block]:
-                raise ValueError(f"{block} counts {SLOTS[block]} events at a time; {name} is one more")
-            self._places[name] = block, number
-
-    def _set(self, register: str, **fields: int) -> list[int]:
-        found = self.device.regs[register]
-        return pm4.set_registers(found.address, [found.register.pack(**fields)])
-
-    def start(self) -> list[int]:
-        words = [*self._select_engine(None), *self._set("CP_PERFMON_CNTL", PERFMON_STATE=RESET_STATE),
-                 *self._set("SQ_PERFCOUNTER_CTRL", CS_EN=1)]
-        for name, (block, number) in self._places.items():
-            words += self._set(f"{block}_PERFCOUNTER{number}_SELECT", PERF_SEL=COUNTERS[name][1])
-        return words + self._set("CP_PERFMON_CNTL", PERFMON_STATE=START_COUNTING)
-
-    def stop(self) -> list[int]:
-        return self._set("CP_PERFMON_CNTL", PERFMON_STATE=STOP_COUNTING, PERFMON_SAMPLE_ENABLE=1)
-
-    def _select_engine(self, engine: int | None) -> list[int]:
-        every = {} if engine is not None else {"SE_BROADCAST_WRITES": 1}
-        return self._set("GRBM_GFX_INDEX", SE_INDEX=engine or 0, SA_BROADCAST_WRITES=1, INSTANCE_BROADCAST_WRITES=1,
-                         **every)
-
-    @property
-    def read_words(self) -> int:
-        """64-bit words that :meth:`read` fills."""
-        return len(self.names) * self.device.shader_engines
-
-    def read(self, address: int) -> list[int]:
-        """Store every counter of every shader engine at ``address``; :meth:`values` adds them up."""
-        words: list[int] = []
-        for engine in range(self.device.shader_engines):
-            words += self._select_engine(engine)
-            for index, name in enumerate(self.names):
-                block, number = self._places[name]
-                wide = block != "SQ"                # SQ's have no high half
-                words += pm4.build("COPY_DATA", SRC_SEL="PERF", DST_SEL="MEM", COUNT_SEL="QWORD" if wide else "DWORD",
-                                   WR_CONFIRM=1, SRC_ADDR=self.device.regs[f"{block}_PERFCOUNTER{number}_LO"].address,
-                                   DST_ADDR=address + 8 * (engine * len(self.names) + index))
-        return words + self._select_engine(None)
-
-    def values(self, words: Sequence[int]) -> dict[str, int]:
-        """What :meth:`read` stored: sums over the shader engines of what each has a share of, else the first's."""
-        step = len(self.names)
-        return {name: sum(words[index::step]) if name in SUMMED else words[index]
-                for index, name in enumerate(self.names)}

@@ -36,16 +36,17 @@ class StuckQueue:
     """A queue with work that is not done."""
 
     ring: str
-    pending: int            # words submitted and not read
+    pending: int            # words submitted and not read; in an AQL queue packets that are not complete
     packet: str             # where the read pointer stands that it reported last, as text
     kernel: str             # of a compute queue: the code of the last launch, and the buffer that holds it
     waves: tuple[Wave, ...] = ()        # of a compute queue: those that are on the card, the first of many
+    units: str = "words"
 
     def __str__(self) -> str:
         kernel = f"; its last launch ran {self.kernel}" if self.kernel else ""
         more = f" (and {len(self.waves) - TOLD} more)" if len(self.waves) > TOLD else ""
         waves = "".join(f"; {wave}" for wave in self.waves[:TOLD])
-        return f"{self.ring}: {self.pending} words pending, {self.packet}{kernel}{waves}{more}"
+        return f"{self.ring}: {self.pending} {self.units} pending, {self.packet}{kernel}{waves}{more}"
 
 
 @dataclass(frozen=True)
@@ -109,17 +110,17 @@ def _stuck(device: Device) -> list[Ring]:
 
 
 def _busy(device: Device, ring: Ring) -> bool:
-    return bool(ring.pending) or (device.gfx.busy(ring) if ring.kind == "compute" else device.sdma.busy(ring))
+    return bool(ring.pending) or (device.sdma.busy(ring) if ring.kind == "copy" else device.gfx.busy(ring))
 
 
 def _describe(device: Device, ring: Ring) -> StuckQueue:
     kernel, its_waves = "", tuple[Wave, ...]()
-    if ring.kind == "compute":
+    if ring.kind != "copy":
         place = device.gfx.queues[device.compute_rings.index(ring)]
         its_waves = tuple(wave for wave in waves(device) if wave.place == place)
         if code := device.gfx.program_of(ring):
             kernel = f"the code at {code:#x}, {device.require_memory().nearest(code)}"
-    return StuckQueue(ring.name, ring.pending, ring.describe_stuck(), kernel, its_waves)
+    return StuckQueue(ring.name, ring.pending, ring.describe_stuck(), kernel, its_waves, ring.units)
 
 
 def recover(device: Device, rings: Sequence[Ring] | None = None) -> Recovery:
@@ -128,7 +129,7 @@ def recover(device: Device, rings: Sequence[Ring] | None = None) -> Recovery:
     chosen = list(rings) if rings is not None else _stuck(device)
     lost = {ring.name: ring.pending for ring in chosen}
     steps: list[Step] = []
-    compute = [ring for ring in chosen if ring.kind == "compute"]
+    compute = [ring for ring in chosen if ring.kind != "copy"]
     revived = device.registers_answer() and not device.interrupts.memory_is_lost
     for ring in chosen if revived else ():
         revived = _attempt(steps, ring.name, lambda ring=ring: _reset_queue(device, ring), [ring])      # type: ignore[misc]
@@ -154,10 +155,10 @@ def recover(device: Device, rings: Sequence[Ring] | None = None) -> Recovery:
 
 
 def _reset_queue(device: Device, ring: Ring) -> None:
-    if ring.kind == "compute":
-        device.gfx.reset_queue(ring)
-    else:
+    if ring.kind == "copy":
         device.sdma.reset_queue(ring)
+    else:
+        device.gfx.reset_queue(ring)
 
 
 def _attempt(steps: list[Step], what: str, reset: Callable[[], None], rings: Sequence[Ring]) -> bool:

@@ -7,7 +7,7 @@ Pointers only grow; their place in the ring is their remainder.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,7 +19,9 @@ from amdrv.wait import wait_until
 if TYPE_CHECKING:
     from amdrv.device import Device
 
-__all__ = ["Ring"]
+__all__ = ["Ring", "RingKind"]
+
+RingKind = Literal["compute", "copy", "aql"]
 
 FULL_TIMEOUT = 30.0             # seconds that a submission waits for room
 POINTERS_BYTES = 4096           # one page a ring: rptr in the first cache line, wptr in the next
@@ -37,12 +39,15 @@ class Ring:
     :param doorbell: number of the queue's 32-bit doorbell; a queue takes two of them, for one 64-bit store.
     """
 
-    def __init__(self, device: Device, name: str, kind: Literal["compute", "copy"], *, words: int, unit: int,
-                 doorbell: int, nop: Callable[[int], np.ndarray] | None = None) -> None:
+    units = "words"             # that pointers count, for people
+    test_value = TEST_VALUE
+
+    def __init__(self, device: Device, name: str, kind: RingKind, *, words: int, unit: int, doorbell: int) -> None:
         if words <= 0 or words & (words - 1):
             raise ValueError(f"a ring's size must be a power of two, not {words} words")
         self.device, self.name, self.kind, self.words = device, name, kind, words
         self.doorbell, self._scale = doorbell, 4 // unit
+        self.largest = words // 2       # words that one submission may have, so that it need not wait for an empty ring
         self.timeout = FULL_TIMEOUT
         self._lock = threading.Lock()
         self.place()
@@ -75,12 +80,15 @@ class Ring:
 
     def test(self) -> None:
         """One store by the engine arrives. :raises WaitTimeout: it does not (Linux: amdgpu_ring_test_helper)"""
-        self._test_word[0] = 0
         address = self.pointers.address + TEST_OFFSET
         if self.kind == "compute":
             words = pm4.build("WRITE_DATA", DST_SEL="MEM", WR_CONFIRM=1, DST_ADDR=address, DATA=[TEST_VALUE])
         else:
             words = sdma.build("FENCE", MTYPE="UC", ADDR=address, DATA=TEST_VALUE)
+        self._test_by(words)
+
+    def _test_by(self, words: Sequence[int]) -> None:
+        self._test_word[0] = 0
         self.submit(np.array(words, np.uint32))
         wait_until(lambda: self._test_word[0] == TEST_VALUE, TEST_TIMEOUT, f"{self.name}: the store of a test",
                    seen=lambda: f"{self._test_word[0]:#x}")
@@ -143,17 +151,21 @@ class Ring:
 
     def _find_room(self, count: int) -> None:
         if self.words - 1 - self.pending < count:
-            self._wait_for_room(count)
+            self._wait_for_room(lambda: self.words - 1 - self.pending >= count, f"{self.words} words")
         self._limit = self.wptr - self.pending + self.words - 1
 
-    def _wait_for_room(self, count: int) -> None:
+    def _wait_for_room(self, room: Callable[[], bool], size: str) -> None:
         try:
-            wait_until(lambda: self.words - 1 - self.pending >= count, self.timeout, f"{self.name}: room in the ring",
-                       seen=lambda: f"{self.pending} of {self.words} words pending")
+            wait_until(room, self.timeout, f"{self.name}: room in the ring",
+                       seen=lambda: f"{self.pending} of {size} pending")
         except WaitTimeout as error:
             self.device.check()
-            raise GpuHang(f"{error}; the queue does not advance past word {self.wptr - self.pending}: "
+            raise GpuHang(f"{error}; the queue does not advance past {self.units[:-1]} {self.wptr - self.pending}: "
                           f"{self.describe_stuck()}") from error
+
+    def told(self) -> str:
+        """An error that the engine told through the queue's own memory, in words."""
+        return ""
 
     def describe_stuck(self) -> str:
         """The packet that the engine has not got past, as text: for the message of a hang or a fault."""

@@ -105,6 +105,11 @@ class _Bench:
         out, a, b = self.buffers[:3]
         self.program(out, a, b, self.x, grid=(64,), block=(256,))
 
+    def by_hand(self, make: type[hcq.ComputeQueue]) -> None:
+        """The same as a queue's commands."""
+        out, a, b = self.buffers[:3]
+        make(self.dev).memory_barrier().exec(self.program, (out, a, b, self.x), (64,), (256,)).submit()
+
     def ring_doorbell(self) -> None:
         """A fence and a store to a doorbell, with the value that is there: on a card some tens of nanoseconds."""
         ring = self.dev.backend.device.compute_rings[0]         # type: ignore[attr-defined]
@@ -200,6 +205,10 @@ def measure(rounds: int = 12) -> list[Row]:
         rows.append(Row("copy queue: copy and submit, by hand",
                         us * bench.held(lambda: hcq.CopyQueue(device).copy(copy, source).submit(), 200), "us"))
         rows.append(Row("copy_from", us * bench.held(lambda: copy.copy_from(source), 200), "us"))
+        # launches by hand, so that two languages are compared in one way
+        for language, make in (("PM4", hcq.ComputeQueue), ("AQL", hcq.AqlQueue)):
+            seconds = bench.held(lambda make=make: bench.by_hand(make), 100)      # type: ignore[misc]
+            rows.append(Row(f"a launch by hand in {language}: barrier, exec, submit", us * (seconds - store), "us"))
         rows.append(Row("allocation from the cache, freed again", us * alloc, "us", 2.0))
         rows.append(Row("the same, with 20,000 live buffers over none", crowded_alloc / alloc, "x", None, None,
                         "about 1"))

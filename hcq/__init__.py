@@ -6,7 +6,7 @@
     prog(buf, np.float32(2), grid=(64,), block=(256,))  # grid in workgroups
     result = buf.copyout()                              # waits for earlier work
 
-Below that are queues filled by hand (:class:`ComputeQueue`, :class:`CopyQueue`), signals, and graphs.
+Below that are queues filled by hand (:class:`ComputeQueue`, :class:`CopyQueue`, :class:`AqlQueue`), signals, graphs.
 ``docs/hcq.md`` is the tutorial.
 """
 
@@ -40,16 +40,16 @@ from hcq.memory import Buffer
 from hcq.occupancy import Occupancy
 from hcq.peer import copies
 from hcq.program import Program
-from hcq.queue import ComputeQueue, CopyQueue
+from hcq.queue import AqlQueue, ComputeQueue, CopyQueue
 from hcq.registry import backends, open
 from hcq.signal import Point, Signal
 from hcq.window import Surface
 
 __all__ = [
-    "ArgumentTypeError", "Buffer", "BufferError", "ClusterError", "CodeObject", "CodeObjectError", "ComputeQueue",
-    "CopyQueue", "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph", "GraphError",
-    "HashMismatchError", "HcqError", "LaunchError", "LoadError", "Manifest", "MissingFileError", "NodeLostError",
-    "Occupancy", "Part", "Point", "Program", "QueueError", "RaceError", "RemoteError", "Signal",
+    "AqlQueue", "ArgumentTypeError", "Buffer", "BufferError", "ClusterError", "CodeObject", "CodeObjectError",
+    "ComputeQueue", "CopyQueue", "Device", "DeviceClosedError", "DeviceFailedError", "DeviceTimeout", "Graph",
+    "GraphError", "HashMismatchError", "HcqError", "LaunchError", "LoadError", "Manifest", "MissingFileError",
+    "NodeLostError", "Occupancy", "Part", "Point", "Program", "QueueError", "RaceError", "RemoteError", "Signal",
     "SubmissionFailedError", "Surface", "Transfer", "UnknownDeviceError", "UseAfterFreeError", "backends", "copies",
     "load_files", "load_files_async", "open",
 ]

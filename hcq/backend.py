@@ -17,7 +17,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 __all__ = ["Backend", "ComputeEncoder", "CopyEncoder", "HardwareQueue", "IndirectBuffer", "Kernel", "Memory",
-           "Properties"]
+           "Properties", "QueueKind"]
+
+QueueKind = Literal["compute", "copy", "aql"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Kernel:
     group_bytes: int                # static LDS
     private_bytes: int              # scratch bytes a work-item
     wave_size: int
+    descriptor: int = 0             # GPU address of the kernel descriptor, which AQL's launches name
 
 
 @dataclass(eq=False)
@@ -87,10 +90,14 @@ class HardwareQueue(Protocol):
     """
 
     name: str                       # "AM:0 compute 0"
-    kind: Literal["compute", "copy"]
+    kind: QueueKind
 
     def submit(self, words: np.ndarray) -> None:
-        """Copy uint32 packet words into the ring and ring the doorbell. Waits while the ring is full."""
+        """Copy uint32 packet words into the ring and ring the doorbell. Waits while the ring is full.
+
+        :raises: the backend's own error when there is no room for too long. Its attribute ``partly`` is true where some
+            of the words were taken, which then cannot be taken back: the device has failed until it is recovered.
+        """
 
 
 class _Encoder(Protocol):
@@ -148,7 +155,9 @@ class Backend(Protocol):
     ``fileno() -> int | None`` and ``poll()``: a descriptor that is readable when something may have happened, and what
     takes it without sleeping.
     ``add_queue(kind, priority: str) -> HardwareQueue | str``: one more, with an ``encoder`` of its own where it needs
-    one, or why there is none; and in ``hcq.peer`` and ``hcq.profile`` what those ask.
+    one, or why there is none; and in ``hcq.peer`` and ``hcq.profile`` what those ask. An ``encoder`` of kind "aql" is a
+    :class:`ComputeEncoder` whose ``exec`` also takes ``dims`` and ``completion`` (the address of a signal that is
+    counted down by one), with ``barrier(words, addresses, every)``: wait until all signals, or one of them, are 0.
     """
 
     @property
@@ -173,8 +182,8 @@ class Backend(Protocol):
         """Give memory back; engines are done with it."""
     def upload(self, address: int, data: np.ndarray) -> None:
         """Write bytes to device memory by the CPU or the copy engine; visible to later submissions."""
-    def queues(self, kind: Literal["compute", "copy"]) -> Sequence[HardwareQueue]:
-        """Its hardware queues of a kind, in the order of their numbers."""
+    def queues(self, kind: QueueKind) -> Sequence[HardwareQueue]:
+        """Those that there are from the beginning, of kind "compute" and "copy"."""
     def ensure_scratch(self, bytes_per_wave: int) -> None:
         """Make each wave's scratch at least this large for later launches; idempotent and cheap when it is."""
     def sleep(self, timeout: float) -> None:

@@ -19,7 +19,7 @@ import sys
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hcq.access import Access
 from hcq.errors import RaceError
@@ -28,12 +28,25 @@ from hcq.signal import Signal, Timeline
 if TYPE_CHECKING:
     from hcq.device import Device
 
-__all__ = ["Debug", "where"]
+__all__ = ["Debug", "Touch", "where"]
 
 KEPT = 1 << 16                  # submissions that are remembered
 
 Clock = dict[int, int]
 """By id of the timeline: submissions up to this one are complete."""
+
+
+class Touch(NamedTuple):
+    """What a part of a submission reads or writes.
+
+    :ivar barriers: of the queue, that were before.
+    :ivar part: parts of one submission may overlap; one part is in order by itself: a kernel, a graph, or what the
+        queue's own processor does packet by packet.
+    """
+
+    access: Access
+    barriers: int = 0
+    part: int = 0
 
 
 @dataclass(eq=False)
@@ -44,7 +57,7 @@ class Record:
     number: int
     what: str
     waits: Sequence[tuple[Signal, int]]
-    accesses: Sequence[tuple[Access, int]]          # with the barriers of the queue that were before
+    accesses: Sequence[Touch]
     host: Clock
     before: Record | None                           # of the same queue
     behind: Sequence[Record] = ()                   # others that it waits for
@@ -65,14 +78,22 @@ class Debug:
     stored: weakref.WeakKeyDictionary[Signal, list[tuple[int, Record]]] = field(
         default_factory=weakref.WeakKeyDictionary)
     barriers: dict[int, int] = field(default_factory=dict)
-    seen: dict[int, list[tuple[Access, int, Record]]] = field(default_factory=dict)     # by address of the memory
+    seen: dict[int, list[tuple[Touch, Record]]] = field(default_factory=dict)           # by address of the memory
     pending: list[Record] = field(default_factory=list)
+    counted: weakref.WeakKeyDictionary[Signal, list[Record]] = field(
+        default_factory=weakref.WeakKeyDictionary)          # who counts a signal down (AQL's completion signals)
 
-    def submitted(self, timeline: Timeline, what: object, accesses: Iterable[tuple[Access, int]], *,
+    def submitted(self, timeline: Timeline, what: object, accesses: Iterable[Touch], *,
                   waits: Sequence[tuple[Signal, int]] = (), gives: Sequence[tuple[Signal, int]] = (),
-                  in_order: bool = False) -> None:
-        """The timeline's last submission. :raises RaceError: it, or one that waited for it, is in a race."""
+                  counts: Sequence[Signal] = (), zeros: Sequence[Signal] = (), in_order: bool = False) -> None:
+        """The timeline's last submission.
+
+        :param counts: signals that it counts down. :param zeros: that it waits for until they are at 0: it is behind
+            whoever was submitted to count them down.
+        :raises RaceError: it, or one that waited for it, is in a race.
+        """
         behind = [each for key, each in self.last.items() if key != id(timeline)] if in_order else []
+        behind += [each for signal in zeros for each in self.counted.get(signal, ())]
         # values that were there before anybody was asked to store them say nothing of the order
         waits = [(signal, value) for signal, value in waits if signal.value < value or self._source(signal, value)]
         record = Record(timeline, timeline.submitted, str(what), waits, list(accesses), dict(self.host),
@@ -82,6 +103,8 @@ class Debug:
             del self.records[next(iter(self.records))]
         for signal, value in gives:
             self.stored.setdefault(signal, []).append((value, record))
+        for signal in counts:
+            self.counted.setdefault(signal, []).append(record)
         self.pending.append(record)
         self._advance()
 
@@ -145,26 +168,29 @@ class Debug:
 
     def _look(self, record: Record) -> list[str]:
         races = []
-        for access, barriers in record.accesses:
+        for touch in record.accesses:
+            access = touch.access
             memory = access.storage.memory
             if memory is None:
                 continue
             seen = self.seen.setdefault(memory.address, [])
-            for earlier, earlier_barriers, other in seen:
-                if (access.write or earlier.write) and earlier.overlaps(access) \
-                        and not _ordered(record, barriers, other, earlier_barriers):
-                    races.append(f"{record} and {other} touch the same bytes ({access}; {earlier}), and nothing puts "
-                                 "them in order: wait for a signal, or put a memory_barrier between them")
+            for earlier, other in seen:
+                if (access.write or earlier.access.write) and earlier.access.overlaps(access) \
+                        and not _ordered(record, touch, other, earlier):
+                    races.append(f"{record} and {other} touch the same bytes ({access}; {earlier.access}), and nothing "
+                                 "puts them in order: wait for a signal, or put a memory_barrier between them")
             # what the host has waited for is before everything to come
-            seen[:] = [entry for entry in seen if self.host.get(id(entry[2].timeline), 0) < entry[2].number]
-            seen.append((access, barriers, record))
+            seen[:] = [entry for entry in seen if self.host.get(id(entry[1].timeline), 0) < entry[1].number]
+            seen.append((touch, record))
         return races
 
 
-def _ordered(one: Record, barriers: int, other: Record, other_barriers: int) -> bool:
+def _ordered(one: Record, touch: Touch, other: Record, earlier: Touch) -> bool:
     assert one.clock is not None and other.clock is not None
     assert one.timeline is not None
-    if one.timeline is other.timeline and (one.timeline.queue.kind == "copy" or barriers != other_barriers):
+    if one is other and touch.part == earlier.part:
+        return True
+    if one.timeline is other.timeline and (one.timeline.queue.kind == "copy" or touch.barriers != earlier.barriers):
         return True
     return one.clock.get(id(other.timeline), 0) >= other.number or other.clock.get(id(one.timeline), 0) >= one.number
 

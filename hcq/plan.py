@@ -22,6 +22,7 @@ import numpy as np
 
 from hcq.backend import IndirectBuffer
 from hcq.blocks import BlockCopy, Leads
+from hcq.debug import Touch
 from hcq.errors import BufferError, GraphError
 from hcq.graph import Node, resolve
 from hcq.layout import BASE, PAGE, Layout, inputs_of
@@ -226,10 +227,13 @@ class Plan(Layout):
         """Tell the debug mode: a replay is one piece of work, behind all before it."""
         for device in self.devices:
             if device._debug is not None:
-                accesses = [(access, -1) for node in self.nodes for access in node.accesses
+                accesses = [access for node in self.nodes for access in node.accesses
                             if access.storage.pool.device is device]
+                barriers = device._debug.barriers       # one is in front of what a replay does
                 for lane in reversed([lane for lane in self.lanes if lane.device is device]):
-                    device._debug.submitted(lane.timeline, self, accesses, in_order=True)
+                    number = barriers[id(lane.timeline)] = barriers.get(id(lane.timeline), 0) + 1
+                    device._debug.submitted(lane.timeline, self, [Touch(access, number) for access in accesses],
+                                            in_order=True)
                     accesses = []
 
     def _leads(self, copy: BlockCopy, lane: Lane) -> Leads:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Profile", "Span", "Submission"]
 
 PAGE_WORDS = 8192               # timestamps a piece of host memory
+_SIGNAL_WORDS = 8               # of an amd_signal_t
 LOOKS = 16                      # at the two clocks; the closest pair counts
 
 
@@ -85,6 +86,19 @@ class _Watched:
         return getattr(self.queue, name)
 
 
+class _Stamps:
+    """Where a backend's ``instrument`` puts the timestamps of one queue."""
+
+    def __init__(self, recorder: _Recorder, encoder: Any) -> None:
+        self._recorder, self._encoder = recorder, encoder
+
+    def __call__(self, words: list[int]) -> int:
+        return self._recorder.stamp(self._encoder, words)
+
+    def signal(self) -> tuple[int, int]:
+        return self._recorder.signal()
+
+
 class _Recorder:
     """One device's part of a profile."""
 
@@ -99,8 +113,8 @@ class _Recorder:
     def watch(self, timeline: Timeline) -> None:
         timeline.queue = _Watched(self, timeline)           # type: ignore[assignment]
 
-    def stamp(self, encoder: Any, words: list[int]) -> int:
-        """Append a timestamp packet; returns its number."""
+    def _page(self) -> None:
+        """There is room for one more in the last page."""
         if self.used == PAGE_WORDS:
             page = self.device.alloc(8 * PAGE_WORDS, host=True)
             for point in page._storage.ready:
@@ -108,20 +122,31 @@ class _Recorder:
             page.view[:] = 0
             self.pages.append(page)
             self.used = 0
+
+    def stamp(self, encoder: Any, words: list[int]) -> int:
+        """Append a timestamp packet; returns its number."""
+        self._page()
         number = (len(self.pages) - 1) * PAGE_WORDS + self.used
         encoder.timestamp(words, self.pages[-1].address + 8 * self.used)
         self.used += 1
         return number
 
+    def signal(self) -> tuple[int, int]:
+        """Room for an amd_signal_t, whose words are timestamps, too: the first one's number, and its address."""
+        self.used = min(self.used + _SIGNAL_WORDS - 1 & -_SIGNAL_WORDS, PAGE_WORDS)
+        self._page()
+        number = (len(self.pages) - 1) * PAGE_WORDS + self.used
+        self.used += _SIGNAL_WORDS
+        return number, self.pages[-1].address + 8 * (number % PAGE_WORDS)
+
     def submit(self, timeline: Timeline, queue: HardwareQueue, words: np.ndarray, indirect: Sequence[Any]) -> None:
         device, encoder = self.device, timeline.encoder
         with device._lock:
             # the backend reads its own packets; a queue with another language is taken as a whole
-            instrument = getattr(device.backend, "instrument", None) \
-                if type(encoder) is type(getattr(device.backend, queue.kind)) else None
+            own = queue.kind == "aql" or type(encoder) is type(getattr(device.backend, queue.kind))
+            instrument = getattr(device.backend, "instrument", None) if own else None
             if instrument is not None:
-                out, stretches = instrument(queue.kind, words.tolist(), indirect,
-                                            lambda target: self.stamp(encoder, target))
+                out, stretches = instrument(queue.kind, words.tolist(), indirect, _Stamps(self, encoder))
                 parts = [tuple(stretch) for stretch in stretches]
                 new, rest = np.array(out, np.uint32), {}
             else:
@@ -140,12 +165,13 @@ class _Recorder:
             self.spans += [(queue.name, submission, what, facts, first, last) for what, facts, first, last in parts]
 
     def _learn_names(self) -> None:
-        """Kernels by the address of their first instruction."""
+        """Kernels by the address of their first instruction, and of their descriptor."""
         for image in list(self.device._images.values()):
             if image.address not in self.names:
                 self.names[image.address] = ""
                 for info in image.code.kernels.values():
                     self.names[image.address + info.entry] = info.name
+                    self.names[image.address + info.descriptor_offset] = info.name
 
     def look(self) -> None:
         """Lay the device's clock beside the host's."""
@@ -183,7 +209,7 @@ class _Recorder:
             if begin and end:
                 if what == "wait" and (of := self.device._foreign.get(facts.get("address", 0))) is not None:
                     facts["of"] = of            # another device's signal
-                name = self.names.get(facts.get("entry", -1), "") or what
+                name = self.names.get(facts.get("entry", facts.get("descriptor", -1)), "") or what
                 found.append(Span(self.device.name, queue, what, name, self.host_time(begin), self.host_time(end),
                                   submission, facts))
         return found
@@ -266,10 +292,10 @@ class Profile:
 
     def _settle(self, recorder: _Recorder) -> None:
         """The last timestamps come after the last signals: wait for something behind them."""
-        from hcq.queue import ComputeQueue, CopyQueue
+        from hcq.queue import AqlQueue, ComputeQueue, CopyQueue
         device = recorder.device
-        for make, kind in ((ComputeQueue, "compute"), (CopyQueue, "copy")):
-            for index in range(len(device._timelines[kind])):           # type: ignore[index]
+        for make in (ComputeQueue, CopyQueue, AqlQueue):
+            for index in range(len(device._timelines[make.kind])):
                 make(device, index).timestamp(device.signal()).submit().wait()
         if device in self._counters:
             counters = self._counters[device]

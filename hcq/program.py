@@ -125,7 +125,7 @@ class Program:
         private = max(info.private_bytes, DYNAMIC_STACK) if info.dynamic_stack else info.private_bytes
         self.kernel = Kernel(info.name, image.address + info.entry, descriptor.rsrc1, descriptor.rsrc2,
                              descriptor.rsrc3, descriptor.properties, info.kernarg_bytes, info.group_bytes, private,
-                             info.wave_size)
+                             info.wave_size, self.descriptor_address)
         wants_packet = "ENABLE_SGPR_DISPATCH_PTR" in descriptor.enabled
         self.wants_queue = "ENABLE_SGPR_QUEUE_PTR" in descriptor.enabled
         self.wants_id = "ENABLE_SGPR_DISPATCH_ID" in descriptor.enabled

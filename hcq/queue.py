@@ -11,12 +11,13 @@ timeline, so ``dev.synchronize()`` and ``copyout`` wait for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from hcq.access import Access
+from hcq.backend import QueueKind
 from hcq.errors import QueueError
 from hcq.memory import Buffer, Storage
 from hcq.program import Launch, Program, Size
@@ -26,7 +27,7 @@ from hcq.window import Surface, Window, place_in
 if TYPE_CHECKING:
     from hcq.device import Device
 
-__all__ = ["Commands", "ComputeQueue", "CopyQueue"]
+__all__ = ["AqlQueue", "Commands", "ComputeQueue", "CopyQueue"]
 
 COMPARISONS = ("ALWAYS", "LESS", "LESS_EQUAL", "EQUAL", "NOT_EQUAL", "GREATER_EQUAL", "GREATER")
 ATOMICS = ("SWAP", "CMPSWAP", "ADD", "SUB", "SMIN", "UMIN", "SMAX", "UMAX", "AND", "OR", "XOR", "INC", "DEC")
@@ -51,7 +52,7 @@ class Commands:
 class _Queue:
     """What both kinds can do. Commands are kept as (name, operands) and encoded by ``submit``."""
 
-    kind: ClassVar[Literal["compute", "copy"]]
+    kind: ClassVar[QueueKind]
 
     def __new__(cls, device: Device, index: int = 0, *, priority: str | None = None) -> Self:
         far = getattr(device, "_far_queue", None)   # another machine's device: the queue is there
@@ -220,7 +221,7 @@ class _Queue:
 class ComputeQueue(_Queue):
     """Commands for a compute engine."""
 
-    kind = "compute"
+    kind: ClassVar[QueueKind] = "compute"
 
     def memory_barrier(self) -> Self:
         """Wait for the earlier kernels of this queue; writes of everyone before become visible to later ones."""
@@ -231,16 +232,57 @@ class ComputeQueue(_Queue):
 
         :raises LaunchError: as calling the program does.
         """
+        return self._add("exec", self._bind(program, args, grid, block, lds))
+
+    def _bind(self, program: Program, args: Sequence[Any], grid: Size, block: Size, lds: int) -> Launch:
         if not isinstance(program, Program):
             raise QueueError(f"a {type(program).__name__} is no Program; make one with dev.program()")
         if program.device is not self.device:
             raise QueueError(f"kernel {program.name!r} is loaded on {program.device.name}, the queue belongs to "
                              f"{self.device.name}")
-        return self._launch(program.bind(args, grid, block, lds))
-
-    def _launch(self, launch: Launch) -> Self:
+        launch = program.bind(args, grid, block, lds)
         self._storages.extend(launch.storages)
-        return self._add("exec", launch)
+        return launch
+
+
+class AqlQueue(ComputeQueue):
+    """Commands for a compute engine in the packets of the HSA standard, which the engine's firmware processes: launches
+    and barriers of 64 bytes, and the other commands of :class:`ComputeQueue` behind packets that lead to them.
+
+        q = hcq.AqlQueue(dev).exec(prog, args, grid, block, completion=sig).barrier_and(sig).exec(...)
+
+    A device has none to begin with; asking for one makes it, as with compute queues beyond the first.
+    """
+
+    kind = "aql"
+
+    def exec(self, program: Program, args: Sequence[Any], grid: Size, block: Size, lds: int = 0,
+             completion: Signal | None = None) -> Self:
+        """Launch a kernel. Arguments as in calling the program, packed now.
+
+        :param completion: is counted down by one when the launch is complete: give it the number of launches first.
+        :raises LaunchError: as calling the program does.
+        """
+        launch = self._bind(program, args, grid, block, lds)
+        if completion is None:
+            return self._add("exec", launch, 0)
+        signal, address = self._signal(completion)
+        return self._add("exec", launch, address, signal)
+
+    def barrier_and(self, *signals: Signal) -> Self:
+        """Start nothing later until every one of the signals is at 0."""
+        return self._barrier(signals, True)
+
+    def barrier_or(self, *signals: Signal) -> Self:
+        """Start nothing later until one of the signals, at most 5, is at 0."""
+        return self._barrier(signals, False)
+
+    def _barrier(self, signals: Sequence[Signal], every: bool) -> Self:
+        if not signals or (not every and len(signals) > 5):
+            raise QueueError(f"a barrier waits for {'some signals' if every else '1 to 5 signals'}, not for "
+                             f"{len(signals)}")
+        found = [self._signal(signal) for signal in signals]
+        return self._add("barrier", [signal for signal, _ in found], [address for _, address in found], every)
 
 
 class CopyQueue(_Queue):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hcq.errors import QueueError
-from hcq.signal import Signal
+from hcq.signal import SIGNAL_KIND_USER, SIGNAL_VALUE, Signal
 
 if TYPE_CHECKING:
     from hcq.device import Device
@@ -63,15 +63,16 @@ class SharedSignal(Signal):
             del words
             _close(memory, name is None)
             raise
-        self._index, self._words = 0, words.data
-        self.address = self._buffer.address
+        self._index, self._words = SIGNAL_VALUE // 8, words.data
+        self.address = self._buffer.address + SIGNAL_VALUE
         self._finish = weakref.finalize(self, _end, self._buffer, memory, name is None)
         if name is None:
-            self._words[0] = self._checked(value)
+            self._words[0] = SIGNAL_KIND_USER
+            self._words[self._index] = self._checked(value)
 
     def close(self) -> None:
         """Let go of the memory; work that uses the signal must be complete. Idempotent."""
-        self._words = memoryview(bytearray(8)).cast("Q")
+        self._words = memoryview(bytearray(2 * SIGNAL_VALUE)).cast("Q")
         self._finish()
 
     def __del__(self) -> None:

@@ -18,9 +18,11 @@ from hcq.errors import QueueError, SubmissionFailedError
 if TYPE_CHECKING:
     from hcq.device import Device
 
-__all__ = ["Fence", "Point", "Signal", "SignalPool", "Timeline"]
+__all__ = ["Fence", "Point", "SIGNAL_KIND_USER", "SIGNAL_VALUE", "Signal", "SignalPool", "Timeline"]
 
 _SLOT = 64                  # bytes: a cache line a signal, so that engines do not disturb each other's
+# Each signal is an amd_signal_t (ROCR-Runtime, amd_hsa_signal.h), so that AQL packets can name it: the kind, the value
+SIGNAL_VALUE, SIGNAL_KIND_USER = 8, 1
 _PAGE = 4096
 _WORD = (1 << 32) - 1
 _WAITS = 1 << 12
@@ -144,7 +146,11 @@ class SignalPool:
             if not self._free:
                 page = self._device.backend.alloc(_PAGE, host=True)
                 self._pages.append(page)
-                self._free.extend((page, offset // 8) for offset in reversed(range(0, _PAGE, _SLOT)))
+                assert page.view is not None
+                words = page.view.view("u8")
+                words[:] = 0
+                words[::_SLOT // 8] = SIGNAL_KIND_USER
+                self._free.extend((page, (offset + SIGNAL_VALUE) // 8) for offset in reversed(range(0, _PAGE, _SLOT)))
             return self._free.pop()
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["summary", "trace"]
 
 HOST = 1                        # process ids; devices follow
+_ADDRESSES = ("address", "entry", "descriptor")
 _WORK = ("kernel", "copy", "fill", "work")
 
 
@@ -55,8 +56,7 @@ def trace(profile: Profile) -> dict[str, Any]:
     for span in spans:
         process, thread = engines[span.device, span.queue]
         args = {"submission": span.submission.number,
-                **{key: hex(value) if key in ("address", "entry") else value for key, value in span.facts.items()
-                   if key != "of"}}
+                **{key: hex(value) if key in _ADDRESSES else value for key, value in span.facts.items() if key != "of"}}
         events.append({"ph": "X", "name": span.name, "cat": span.what, "pid": process, "tid": thread,
                        "ts": at(span.begin), "dur": max(span.end - span.begin, 0) / 1e3, "args": args})
         submission = span.submission

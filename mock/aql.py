@@ -23,6 +23,7 @@ Packets are executed one after another, so that the barrier bit asks for nothing
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from amdrv.facts import ih, pm4
@@ -236,7 +237,8 @@ class AqlExecutor:
             self._barrier(packet)
             self._fence(packet.acquire)
         elif packet.kind == VENDOR and packet.data[2] == VENDOR_BARRIER_VALUE:
-            self._barrier_value(packet)
+            if (met := self.barrier_value(packet)) is not None:
+                self.queue.wait(met)
             self._fence(packet.acquire)
         else:
             self._fence(packet.acquire)
@@ -277,7 +279,11 @@ class AqlExecutor:
         if signals:
             self.queue.wait(lambda: enough(self._signal(handle) == 0 for handle in signals))
 
-    def _barrier_value(self, packet: Packet) -> None:
+    def barrier_value(self, packet: Packet) -> Callable[[], bool] | None:
+        """Whether what the packet waits for is so; None when it waits for nothing.
+
+        :raises AqlError: there is no such condition.
+        """
         handle, value, mask, condition = struct.unpack_from("<QqqI", packet.data, 8)
         if condition > 3:
             raise AqlError(BAD_VENDOR, f"{packet}: there is no condition {condition}")
@@ -285,8 +291,7 @@ class AqlExecutor:
         def met() -> bool:
             seen = self._signal(handle) & mask
             return (seen == value, seen != value, seen < value, seen >= value)[condition]
-        if handle:
-            self.queue.wait(met)
+        return met if handle else None
 
     def _pm4(self, packet: Packet) -> None:
         words = list(struct.unpack_from("<4I", packet.data, 4))

@@ -12,6 +12,7 @@ does. There are no rules, no faults and no caches here: it is no place to test a
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from amdrv.facts import ih, pm4, sdma6
+from mock.aql import PACKET_BYTES, SIGNAL_VALUE, VENDOR_BARRIER_VALUE, AqlExecutor, Packet
 from mock.gmc import Client
+from mock.hqd import AQL_WORDS
 from mock.packets import Decoded, decode_pm4, decode_sdma
 from mock.sdma_packets import compare
 
@@ -153,6 +156,59 @@ class _Compute(_Queue):
             self.queue.interrupt(ih.GFX_11_0_0__SRCID__CP_EOP_INTERRUPT, "TIME_STAMP_INT_ENABLE", packet["INT_CTXID"])
 
 
+class _Aql(_Compute):
+    """A queue of AQL packets: barriers are waited for, signals counted down, PM4 behind vendor packets is followed."""
+
+    def __init__(self, queue: ComputeQueue) -> None:
+        super().__init__(queue)
+        self.aql = AqlExecutor(queue)
+        self.queue.read = self.aql.number(self.aql.read_id)
+
+    def fetch(self) -> list[int]:
+        queue, slots = self.queue, self.size // AQL_WORDS
+        count, at = self.write + 1 - queue.read, queue.read % slots         # the doorbell holds the last one's index
+        if count <= 0:
+            return []
+        first = min(count, slots - at)
+        words = self.words(self.base + PACKET_BYTES * at, first * AQL_WORDS)
+        if count > first:
+            words += self.words(self.base, (count - first) * AQL_WORDS)
+        queue.read = self.write + 1
+        return words
+
+    def report(self) -> None:
+        if not self.stack:
+            self.store(self.aql.read_id, self.queue.read, 8)
+
+    def packet(self, words: list[int], at: int) -> int:
+        if len(self.stack) > 1:
+            return super().packet(words, at)
+        self.board.counters["aql_packets"] += 1
+        data = struct.pack("<16I", *words[at:at + AQL_WORDS])
+        packet = Packet.decode(0, data)
+        if packet.name in ("BARRIER_AND", "BARRIER_OR"):
+            signals = [handle for handle in struct.unpack_from("<5Q", data, 8) if handle]
+            enough = all if packet.name == "BARRIER_AND" else any
+            self._until(lambda: not signals or enough(self._value(handle) == 0 for handle in signals))
+        elif packet.name == "VENDOR" and data[2] == VENDOR_BARRIER_VALUE:
+            met = self.aql.barrier_value(packet)
+            if met is not None:
+                self._until(met)
+        elif packet.name == "VENDOR":
+            jump = decode_pm4(words, at + 1)
+            self.stack.append([self.words(jump["IB_BASE"], jump["IB_SIZE"]), 0])
+        if packet.completion:
+            self.store(packet.completion + SIGNAL_VALUE, self._value(packet.completion) - 1 & (1 << 64) - 1, 8)
+        return AQL_WORDS
+
+    def _value(self, handle: int) -> int:
+        return self.aql.number(handle + SIGNAL_VALUE)
+
+    def _until(self, met: Callable[[], bool]) -> None:
+        if not met():
+            self.blocked = met
+
+
 class _Copy(_Queue):
     def __init__(self, queue: SdmaQueue) -> None:
         super().__init__(queue.board, queue.vmid, queue.client)
@@ -243,7 +299,7 @@ class NullExecution:
         """By its doorbell."""
         if offset not in self._queues:
             if (compute := self.board.mec.by_doorbell(offset >> 2)) is not None:
-                self._queues[offset] = _Compute(compute)
+                self._queues[offset] = _Aql(compute) if compute.aql else _Compute(compute)
             for copy in (queue for queues in self.board.sdma.queues for queue in queues):
                 if copy.enabled and copy.field("DOORBELL", "ENABLE") \
                         and 4 * copy.field("DOORBELL_OFFSET", "OFFSET") == offset:
@@ -274,7 +330,8 @@ class NullExecution:
                 offset, value = self._bells.popitem()
                 queue = self._queue(offset)
                 if queue is not None:
-                    queue.write = queue.queue.write = value
+                    queue.write = value
+                    queue.queue.write = value + 1 if isinstance(queue, _Aql) else value
             for queue in list(self._queues.values()):
                 done |= queue.advance()
         return done

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from amdrv.device import Device
     from amdrv.ip.ih import Entry
     from amdrv.memory import Allocation
-    from amdrv.ring import Ring
+    from amdrv.ring import Ring, RingKind
 
 __all__ = ["Gfx", "PRIVATE_APERTURE", "SHARED_APERTURE", "STATIC_THREAD_MGMT"]
 
@@ -54,6 +54,8 @@ MQD_BYTES = 4096
 STATIC_THREAD_MGMT = 0xFFFF_FFFF        # every WGP of a shader engine; for COMPUTE_STATIC_THREAD_MGMT_SE0..7
 SHADER_ENGINES_IN_MQD = 8
 RING_WORDS = 1 << 16
+AQL_SLOTS = 1 << 12                     # packets of an AQL ring
+SLOT_BASED_WPTR_AQL = 2                 # Linux 6.1, kfd_mqd_manager_v11.c, update_mqd
 
 MEC1 = 1                                # ME number of the first compute micro engine
 QUEUES = ((MEC1, 0, 0),)                # (ME, pipe, queue) of the compute rings that every boot sets up
@@ -87,8 +89,8 @@ class Gfx:
             self._enable_interrupts(used)
         for number, (me, pipe, queue) in enumerate(QUEUES):
             self.rings.append(self._make_ring(number, me, pipe, queue))
-        for priority in self.device.added_queues:       # after a reset of the whole card
-            self._add(priority)
+        for priority, aql in self.device.added_queues:       # after a reset of the whole card
+            self._add(priority, aql)
 
     # -- firmware ----------------------------------------------------------------------------------------------------
 
@@ -182,8 +184,10 @@ class Gfx:
 
     # -- queues --------------------------------------------------------------------------------------------------------
 
-    def _make_ring(self, number: int, me: int, pipe: int, queue: int) -> Ring:
-        ring = self.device.make_ring(f"{self.device.name} compute {number}", "compute", words=RING_WORDS, unit=4,
+    def _make_ring(self, number: int, me: int, pipe: int, queue: int, aql: bool = False) -> Ring:
+        kind: RingKind = "aql" if aql else "compute"
+        name = f"{self.device.name} {kind} {sum(ring.kind == kind for ring in self.rings)}"
+        ring = self.device.make_ring(name, kind, words=AQL_SLOTS if aql else RING_WORDS, unit=4,
                                      doorbell=2 * (DOORBELL_MEC_RING0 + number))
         memory = self.device.require_memory()
         eop = memory.alloc(EOP_BYTES, name=f"{ring.name} EOP")
@@ -192,9 +196,10 @@ class Gfx:
         self._start(ring, (me, pipe, queue), eop, offset)
         return ring
 
-    def add_ring(self, priority: str) -> Ring:
+    def add_ring(self, priority: str, *, aql: bool = False) -> Ring:
         """One more compute queue, on a pipe of its own as long as there is one.
 
+        :param aql: its packets are AQL's, not PM4's.
         :raises PacketError: there are no more, or no such priority.
         """
         number = len(self.rings)
@@ -202,17 +207,17 @@ class Gfx:
             raise PacketError(f"{self.device.name} has {number} compute queues; there are no more")
         if priority not in PRIORITIES:
             raise PacketError(f"a queue's priority is {', '.join(PRIORITIES)}, not {priority!r}")
-        ring = self._add(priority)
-        self.device.added_queues.append(priority)
+        ring = self._add(priority, aql)
+        self.device.added_queues.append((priority, aql))
         return ring
 
-    def _add(self, priority: str) -> Ring:
+    def _add(self, priority: str, aql: bool) -> Ring:
         number = len(self.rings)
         place = MORE_QUEUES[number - 1]
         self._enable_interrupts(place[1])
         self.queues.append(place)
         self._priorities[number] = PRIORITIES[priority]
-        self.rings.append(self._make_ring(number, *place))
+        self.rings.append(self._make_ring(number, *place, aql))
         return self.rings[-1]
 
     def _start(self, ring: Ring, place: tuple[int, int, int], eop: Allocation, offset: int) -> None:
@@ -221,19 +226,22 @@ class Gfx:
         if eop.view is not None:
             eop.view[:] = 0
         with self.select(*place):
-            mqd = self._mqd(ring, eop.address, self.device.gmc.fb_start + offset)
+            added = place not in QUEUES
+            mqd = self._mqd(ring, eop.address, self.device.gmc.fb_start + offset, added=added)
             if place in self.queues and (priority := self._priorities.get(self.queues.index(place))):
                 mqd.cp_hqd_pipe_priority, mqd.cp_hqd_queue_priority = priority
                 self.regs.CP_HQD_PIPE_PRIORITY.write(priority[0])
                 self.regs.CP_HQD_QUEUE_PRIORITY.write(priority[1])
             memory.view(offset, len(bytes(mqd)))[:] = np.frombuffer(bytes(mqd), np.uint8)
             self.device.hdp.flush()
-            self._activate(mqd)
+            self._activate(mqd, added=added)
 
     # -- a queue that stands still -------------------------------------------------------------------------------------
 
     def busy(self, ring: Ring) -> bool:
         """Has the queue packets that it has not finished?"""
+        if ring.kind == "aql":                  # its indices are in memory
+            return bool(ring.pending)
         with self.select(*self.queues[self.rings.index(ring)]):
             regs = self.regs
             behind = int(regs.CP_HQD_PQ_WPTR_LO.read()) - int(regs.CP_HQD_PQ_RPTR.read())
@@ -277,10 +285,11 @@ class Gfx:
         self.rings[number].restart()
         self._start(self.rings[number], self.queues[number], *self._places[number])
 
-    def _mqd(self, ring: Ring, eop: int, address: int) -> mqd_v11.v11_compute_mqd:
+    def _mqd(self, ring: Ring, eop: int, address: int, *, added: bool) -> mqd_v11.v11_compute_mqd:
         """gfx_v11_0_compute_mqd_init, for a queue in a VMID of its own and without privileges, as KFD's are.
 
         :param address: of the MQD itself, as VMID 0 sees it.
+        :param added: the queue is not one of the boot's: it may be AQL, and its place may have held another kind.
         """
         regs, mqd = self.regs, mqd_v11.v11_compute_mqd()
         mqd.header, mqd.compute_pipelinestat_enable, mqd.compute_misc_reserved = MQD_HEADER, 1, MQD_MISC
@@ -298,16 +307,25 @@ class Gfx:
         mqd.cp_hqd_pq_control = _changed(regs.CP_HQD_PQ_CONTROL,
             queue_size=ring.words.bit_length() - 2, rptr_block_size=(RPTR_BLOCK_BYTES // 4).bit_length() - 2,
             unord_dispatch=0, tunnel_dispatch=0, priv_state=0, kmd_queue=0)
+        if added:           # Linux 6.1, kfd_mqd_manager_v11.c, init_mqd and update_mqd; what was here before may remain
+            aql = int(ring.kind == "aql")
+            mqd.cp_hqd_aql_control = regs.CP_HQD_AQL_CONTROL.register.pack(CONTROL0=aql)
+            mqd.cp_hqd_pq_control = regs.CP_HQD_PQ_CONTROL.register.replace(
+                mqd.cp_hqd_pq_control, NO_UPDATE_RPTR=aql, SLOT_BASED_WPTR=aql * SLOT_BASED_WPTR_AQL, QUEUE_FULL_EN=aql)
+            mqd.cp_hqd_pq_doorbell_control = regs.CP_HQD_PQ_DOORBELL_CONTROL.register.replace(
+                mqd.cp_hqd_pq_doorbell_control, DOORBELL_BIF_DROP=aql)
         mqd.cp_hqd_ib_control = _changed(regs.CP_HQD_IB_CONTROL, min_ib_avail_size=MIN_IB_AVAIL_SIZE)
         mqd.cp_hqd_eop_base_addr_lo, mqd.cp_hqd_eop_base_addr_hi = _halves(eop >> 8)
         mqd.cp_hqd_eop_control = _changed(regs.CP_HQD_EOP_CONTROL, eop_size=(EOP_BYTES // 4).bit_length() - 2)
         mqd.cp_hqd_active = 1
         return mqd
 
-    def _activate(self, mqd: mqd_v11.v11_compute_mqd) -> None:
+    def _activate(self, mqd: mqd_v11.v11_compute_mqd, *, added: bool) -> None:
         """gfx_v11_0_kiq_init_register: the MQD goes into the selected queue's registers, ACTIVE last."""
         regs = self.regs
         self._dequeue("an earlier queue")
+        if added:
+            regs.CP_HQD_AQL_CONTROL.write(mqd.cp_hqd_aql_control)
         regs.CP_PQ_WPTR_POLL_CNTL.update(en=0)
         regs.CP_HQD_EOP_BASE_ADDR.write(mqd.cp_hqd_eop_base_addr_lo)
         regs.CP_HQD_EOP_BASE_ADDR_HI.write(mqd.cp_hqd_eop_base_addr_hi)

@@ -41,7 +41,7 @@ FIELDS = {"ACQUIRE_MEM": ("GLI_INV", "GLK_INV", "GLV_INV", "GL1_INV", "GLM_INV",
                           "CACHE_POLICY"),
           "FENCE": ("MTYPE",), "EVENT_WRITE": ("",)}
 """Packets of the encoders and what of them concerns caches and order; "" is the packet as a whole."""
-ENCODERS = ("amdrv.backend", "amdrv.sdma.encoder")
+ENCODERS = ("amdrv.pm4.encoder", "amdrv.sdma.encoder")
 GL2_INV_WB = 1 << 14 | 1 << 15      # of GCR_CNTL (Linux 6.1, sdma_v6_0.c, sdma_v6_0_ring_emit_mem_sync)
 
 

@@ -221,7 +221,7 @@ class PlainCard:
 
     def __init__(self) -> None:
         self.submitted: list[np.ndarray] = []
-        ring = SimpleNamespace(name="r", words=1024, submit=self.submitted.append)
+        ring = SimpleNamespace(name="r", words=1024, largest=512, submit=self.submitted.append)
         self.compute_rings, self.sdma_rings = [ring], [ring, ring]
         self.allocated: list[Any] = []
         self.freed: list[Any] = []

@@ -126,6 +126,25 @@ def test_launches_copies_and_graphs_are_in_order(checked: hcq.Device) -> None:
     dev.synchronize()
 
 
+def test_a_buffer_that_is_read_and_written_by_one_command(checked: hcq.Device) -> None:
+    dev = checked
+    add = dev.program(CODE, "add")
+    a, b = dev.alloc(256).fill(0), dev.alloc(256)
+    add(a, a, np.int32(1), grid=1, block=64)
+    with dev.graph() as g:
+        add(a, a, np.int32(1), grid=1, block=64)
+        add(b, a, np.int32(1), grid=1, block=64)
+        add(a, b, np.int32(1), grid=1, block=64)
+    for _ in range(2):                                  # each behind the one before
+        g.replay()
+    hcq.ComputeQueue(dev).memory_barrier().exec(add, (a, a, np.int32(1)), 1, 64).submit()
+    assert (a.copyout().view(np.int32) == 8).all()
+    hcq.CopyQueue(dev).fill(a[:4], 1).fill(a[:4], 2).submit()
+    dev.synchronize()
+    with pytest.raises(hcq.RaceError, match="put a memory_barrier between them"):       # two kernels still are
+        hcq.ComputeQueue(dev).exec(add, (a, a, np.int32(1)), 1, 64).exec(add, (a, a, np.int32(1)), 1, 64).submit()
+
+
 def test_where_memory_was_freed(checked: hcq.Device, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = checked.alloc(64)
     buffer.free()

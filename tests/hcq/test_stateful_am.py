@@ -27,7 +27,7 @@ EACH = 3                            # buffers a card
 PATIENCE, ACCIDENT_PATIENCE = 60.0, 0.4
 ACCIDENTS: list[dict[str, Any]] = [
     {"kind": "hung-wave", "count": 1}, {"kind": "bad-packet", "count": 1}, {"kind": "illegal-instruction", "count": 1},
-    {"kind": "queue-hang", "queue": "compute 1.0.0", "count": 1},
+    {"kind": "queue-hang", "queue": "compute 1.0.0", "count": 1}, {"kind": "aql-invalid", "count": 1},
     {"kind": "queue-hang", "queue": "sdma 0.0", "count": 1}]
 
 numbers = st.integers(0, 2 * EACH - 1)
@@ -68,7 +68,7 @@ class Devices(RuleBasedStateMachine):
             self.buffers[to].copy_from(self.buffers[origin])
             self.model[to] = self.model[origin].copy()
 
-    @rule(to=numbers, origin=numbers, k=small, late=st.booleans(), engine=st.integers(0, 1), queue=st.integers(0, 2))
+    @rule(to=numbers, origin=numbers, k=small, late=st.booleans(), engine=st.integers(0, 1), queue=st.integers(0, 3))
     def by_hand(self, to: int, origin: int, k: int, late: bool, engine: int, queue: int) -> None:
         """A copy engine and a compute queue with a signal between them, submitted in either order."""
         origin = self.same(to, origin)
@@ -79,7 +79,8 @@ class Devices(RuleBasedStateMachine):
         filled = device.signal()
         copies = hcq.CopyQueue(device, engine).fill(self.buffers[origin], 7).write(
             self.buffers[origin], np.full(8, k, np.int32)).signal(filled, 1)
-        kernels = hcq.ComputeQueue(device, queue).wait(filled, 1).memory_barrier().exec(
+        compute = hcq.AqlQueue(device) if queue == 3 else hcq.ComputeQueue(device, queue)
+        kernels = compute.wait(filled, 1).memory_barrier().exec(
             self.add[device], (self.buffers[to], self.buffers[origin], np.int32(k)), N // BLOCK, BLOCK)
         for each in (kernels, copies) if late else (copies, kernels):
             each.submit()
@@ -144,6 +145,7 @@ class Devices(RuleBasedStateMachine):
                     self.graphs[-1][0].replay()
                 self.add[device](self.buffers[first], self.buffers[first + 1], np.int32(1), grid=4, block=BLOCK)
                 self.buffers[first].copy_from(self.buffers[first + 1])
+                hcq.AqlQueue(device).timestamp(device.signal()).submit()
                 device.synchronize()
         faults.clear()
         for each in self.pair:
@@ -173,6 +175,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Devices]]:
             device.timeout = PATIENCE
             hcq.ComputeQueue(device, 1)
             hcq.ComputeQueue(device, 2, priority="high")
+            hcq.AqlQueue(device)
         yield type("TheDevices", (Devices,), {"pair": pair, "add": {
             device: device.program(compiled(), "add") for device in pair}})
 
