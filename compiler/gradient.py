@@ -91,6 +91,42 @@ def _reduce(n: UOp, ctx: UOp) -> Grads:
     return (_mul(g, others),)
 
 
+def _gather(n: UOp, ctx: UOp) -> Grads:
+    x, places = n.src[1:]
+    return (None, graph.scatter(_like(x, 0.0), Ops.ADD, n.arg[1], places, ctx), None)
+
+
+derivatives["gather"] = _gather
+
+
+def _scatter(n: UOp, ctx: UOp) -> Grads:
+    """Each value's from its place; of maxima shared equally by those that are greatest, of products by the others."""
+    (op, axis), (x, places, values) = n.arg, n.src
+
+    def there(t: UOp) -> UOp:
+        return graph.gather(t, axis, places)
+    if op is Ops.ADD:
+        return (ctx, None, there(ctx))
+    if op is Ops.MAX:
+        best = there(n)
+        stays, comes = (graph.cast(alu(Ops.OR, alu(Ops.CMPEQ, s, t), alu(Ops.CMPNE, s, s)), x.dtype)
+                        for s, t in ((x, n), (values, best)))
+        share = _div(ctx, alu(Ops.MAX, graph.scatter(stays, Ops.ADD, axis, places, comes), _like(ctx, 1.0)))
+        return (_mul(share, stays), None, _mul(there(share), comes))
+    nothing = [alu(Ops.CMPEQ, s, _like(s, 0.0)) for s in (x, values)]
+    ones = [_where(z, _like(s, 1.0), s) for z, s in zip(nothing, (x, values), strict=True)]
+    zeros = graph.scatter(graph.cast(nothing[0], dtypes.int32), Ops.ADD, axis, places,
+                          graph.cast(nothing[1], dtypes.int32))
+    rest = _mul(ctx, graph.scatter(ones[0], Ops.MUL, axis, places, ones[1]))
+
+    def share_of(zero: UOp, one: UOp, zeros: UOp, rest: UOp) -> UOp:
+        alone = _where(alu(Ops.CMPEQ, zeros, full(zeros.shape, dtypes.int32, 1)), rest, _like(rest, 0.0))
+        others = _where(alu(Ops.CMPEQ, zeros, full(zeros.shape, dtypes.int32, 0)), _div(rest, one), _like(rest, 0.0))
+        return _where(zero, alone, others)
+    return (share_of(nothing[0], ones[0], zeros, rest), None,
+            share_of(nothing[1], ones[1], there(zeros), there(rest)))
+
+
 def _multi(n: UOp, ctx: UOp) -> Grads:
     """To each part its own; where all are the whole, to the first."""
     axis, devices = n.arg
@@ -111,7 +147,7 @@ rules = PatternMatcher(
         (UPat(Ops.EXP2, name="n"), lambda n, ctx: (_mul(ctx, _mul(n, _like(n, math.log(2)))),)),
         (UPat(Ops.LOG2, name="n"), lambda n, ctx: (_div(ctx, _mul(n.src[0], _like(n, math.log(2)))),)),
         (UPat(Ops.SIN, name="n"), lambda n, ctx: (_mul(ctx, _cos(n.src[0])),)),
-        (UPat(Ops.DERIVED, name="n"), lambda n, ctx: derivatives[n.arg](n, ctx)),
+        (UPat(Ops.DERIVED, name="n"), lambda n, ctx: derivatives[n.arg if isinstance(n.arg, str) else n.arg[0]](n, ctx)),
         (UPat(Ops.TRUNC, name="n"), lambda n, ctx: (_like(ctx, 0.0),)),
         (
             UPat(
@@ -154,6 +190,7 @@ rules = PatternMatcher(
         ),
         (UPat(Ops.FLIP, name="n"), lambda n, ctx: (graph.flip(ctx, n.arg),)),
         (UPat(Ops.REDUCE_AXIS, name="n"), _reduce),
+        (UPat(Ops.SCATTER, name="n"), _scatter),
         (UPat(Ops.CONTIGUOUS, name="n"), lambda n, ctx: (ctx,)),
         (UPat(Ops.COPY, name="n"), lambda n, ctx: (graph.copy(ctx, n.src[0].device) if n.src[0].device else ctx,)),
         (UPat(Ops.ASSIGN, name="n"), lambda n, ctx: (None, ctx)),

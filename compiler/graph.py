@@ -11,8 +11,8 @@ from compiler.dtypes import DType
 from compiler.uop import COMPARE, Ops, UOp
 from compiler.variable import Size
 
-__all__ = ["alu", "cast", "copy", "expand", "flip", "fold", "full", "iota", "is_stored", "leaf_of", "pad",
-           "permute", "reduce", "reshape", "scalar", "shrink", "window"]
+__all__ = ["alu", "cast", "copy", "expand", "flip", "fold", "full", "gather", "iota", "is_stored",
+           "leaf_of", "pad", "permute", "reduce", "reshape", "scalar", "scatter", "shrink", "window"]
 
 Shape = tuple[int, ...]
 
@@ -105,6 +105,30 @@ def reduce(x: UOp, op: Ops, axes: Sequence[int]) -> UOp:
 
 def scalar(dtype: DType, value: Any) -> UOp:
     return UOp(Ops.CONST, dtype, (), value)
+
+
+def gather(x: UOp, axis: int, index: UOp) -> UOp:
+    """Of ``x`` along ``axis`` the elements that ``index`` (of the same other sizes) names; 0 where it is out of range.
+
+    It is written as a sum over a one-hot vector, which lowering folds to a load. Its derivative is a :func:`scatter`.
+    """
+    n, count = x.shape[axis], index.shape[axis]
+    wide = (*index.shape, n)
+    numbers = expand(iota(n, index.dtype), wide)
+    hit = alu(Ops.CMPEQ, expand(reshape(index, (*index.shape, 1)), wide), numbers)
+    last = permute(x, [*(a for a in range(len(x.shape)) if a != axis), axis])
+    last = expand(reshape(last, (*x.shape[:axis], 1, *last.shape[axis:])), (*x.shape[:axis], count, *last.shape[axis:]))
+    picked = reduce(alu(Ops.WHERE, hit, last, full(wide, x.dtype, 0)), Ops.ADD, [len(x.shape)])
+    return UOp(Ops.DERIVED, x.dtype, (reshape(picked, index.shape), x, index), ("gather", axis))
+
+
+def scatter(x: UOp, op: Ops, axis: int, places: UOp, values: UOp) -> UOp:
+    """``x`` where every value is added (``op`` MUL: multiplied, MAX: the greater stays) at its place along ``axis``, in
+    the values' order; those out of range are dropped. Places and values have one shape, and all but ``axis`` are x's."""
+    if x.dtype.is_float and x.dtype.bits < 32:      # rounded once, in the end
+        wide = (cast(t, dtypes.float32) for t in (x, values))
+        return cast(scatter(next(wide), op, axis, places, next(wide)), x.dtype)
+    return UOp(Ops.SCATTER, x.dtype, (x, places, values), (op, axis))
 
 
 def full(shape: Shape, dtype: DType, value: Any) -> UOp:

@@ -18,7 +18,7 @@ from compiler.symbolic import simplify
 from compiler.uop import ALU, Ops, UOp
 from compiler.variable import most, of_type
 
-__all__ = ["Axis", "Output", "divides", "flat_index", "length", "lower", "squeezed", "unflatten"]
+__all__ = ["Axis", "Output", "divides", "flat_index", "length", "lower", "lower_scatter", "squeezed", "unflatten"]
 
 Index = tuple[UOp, ...]
 Known = dict[UOp, UOp] | None
@@ -30,6 +30,7 @@ class Axis(IntEnum):
     GLOBAL = auto()     # independent iterations: threads of a CPU; work-items of a GPU, or workgroups if some are LOCAL
     REDUCE = auto()     # a loop that accumulates
     LOCAL = auto()      # the work-items of a workgroup
+    SERIAL = auto()     # a loop in order, for what its iterations write
     UNROLL = auto()     # copies side by side: gone once :mod:`compiler.expand` has made them
 
     def __repr__(self) -> str:
@@ -244,6 +245,33 @@ def lower(outputs: Sequence[Output], leaves: dict[UOp, int]) -> UOp:
                                               flat_index(index, node.shape, lowering.index_type, lowering.known)))
         stores.append(UOp(Ops.STORE, node.dtype, (address, value)))
     return _order_overwrites(simplify(UOp(Ops.SINK, dtypes.bool_, tuple(stores)), lowering.known))
+
+
+def lower_scatter(node: UOp, param: int, leaves: dict[UOp, int], atomic: bool) -> UOp:
+    """The SINK of the kernel that brings a SCATTER's values to their places in parameter ``param``, where what they
+    are added to lies already.
+
+    :param atomic: iterations run in any order, and at once, as the device's memory adds up; otherwise those along the
+        scattered axis run one after the other, so that a place takes its values in their order.
+    """
+    op, axis = node.arg
+    _, places, values = node.src
+    big = max(most(n.size) for s in (node, places, values) for n in s.toposort(lambda n: n not in leaves))
+    lowering = _Lowering(leaves, dtypes.int32 if big < 1 << 31 else dtypes.int64)
+    index = [lowering.range(n, Axis.GLOBAL) if a != axis or atomic else of_type(0, lowering.index_type)
+             for a, n in enumerate(values.shape)]
+    if not atomic:
+        index[axis] = lowering.range(values.shape[axis], Axis.SERIAL)
+    place = lowering.value(places, tuple(index))
+    gate = place.lt(of_type(node.shape[axis], place.dtype))
+    if place.dtype.kind == "i":
+        gate = place.like(-1).lt(place) & gate
+    value = lowering.value(values, tuple(index))
+    index[axis] = place.cast(lowering.index_type)
+    address = UOp(Ops.INDEX, node.dtype, (UOp(Ops.PARAM, node.dtype, (), param),
+                                          flat_index(tuple(index), node.shape, lowering.index_type, lowering.known)))
+    update = UOp(Ops.UPDATE, node.dtype, (address, value, gate), (op, atomic))
+    return simplify(UOp(Ops.SINK, dtypes.bool_, (update,)), lowering.known)
 
 
 def _order_overwrites(sink: UOp) -> UOp:

@@ -11,11 +11,12 @@ reduces, and what follows a reduction element by element.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from compiler import graph
 from compiler.dtypes import DType
-from compiler.lower import Output, lower, squeezed
+from compiler.lower import Output, lower, lower_scatter, squeezed
 from compiler.places import Place, below, point
 from compiler.uop import ALU, MOVEMENT, TRANSCENDENTAL, Ops, UOp
 from compiler.variable import bindings, in_use, most, unbound
@@ -30,6 +31,7 @@ _SUMS = frozenset({Ops.REDUCE_AXIS, Ops.FOLD})
 _LONG = 64              # iterations of a reduction above which a GPU splits it
 _WIDE = 8192            # work-items that a split may make
 _PLACES = 8             # of the user's lines that a kernel remembers
+_ROW = 16               # values, at least, that a GPU takes to their places one after the other
 _TREE = 2048            # size of an expression, without sharing, above which shared parts are cut
 
 
@@ -176,7 +178,7 @@ class _Cutter:
                 if user.op in ALU:
                     open_.add(user)
                 elif (
-                    user.op is Ops.REDUCE_AXIS
+                    user.op in (Ops.REDUCE_AXIS, Ops.SCATTER)
                     or (user.op in (Ops.EXPAND, Ops.WINDOW) and most(user.size) > most(now.size))
                     or open_
                     or len(users) > 1
@@ -196,7 +198,7 @@ class _Cutter:
             op = node.op
             if op is Ops.COPY:
                 self.mark(node.src[0])
-            if op in (Ops.ASSIGN, Ops.COPY, Ops.CONTIGUOUS):
+            if op in (Ops.ASSIGN, Ops.COPY, Ops.CONTIGUOUS, Ops.SCATTER):
                 self.cut[node] = None
             inner = [s for s in node.src if s not in self.cut and s.op is not Ops.BUFFER]
             heavy[node] = (op in _SUMS and not (op is Ops.REDUCE_AXIS and _picks(node))) or any(heavy[s] for s in inner)
@@ -286,7 +288,8 @@ def _split_reductions(roots: Sequence[UOp]) -> list[UOp]:
         for node in root.toposort(lambda n: n not in done):
             if node not in done:
                 new = node.replace(tuple(done[s] for s in node.src))
-                done[node] = _split(new) if node.op is Ops.REDUCE_AXIS and not _picks(node) else new
+                done[node] = _split(new) if node.op is Ops.REDUCE_AXIS and not _picks(node) else \
+                    _tables(new) if node.op is Ops.SCATTER and not _any_order(node) else new
     return [done[r] for r in roots]
 
 
@@ -309,6 +312,33 @@ def _split(node: UOp) -> UOp:
     for new in (split, partial, whole, made):
         new.place = new.place or node.place
     return made
+
+
+def _tables(node: UOp) -> UOp:
+    """A SCATTER whose values come one after the other, as several at once: each part of the values, in order, goes to a
+    table of its own, and the tables are reduced. Few, where tables would be larger than what goes into them."""
+    (op, axis), (x, places, values) = node.arg, node.src
+    n, count, dtype = x.shape[axis], values.shape[axis], node.dtype
+    if not isinstance(n, int) or not isinstance(count, int) or not isinstance(values.size, int) or not count:
+        return node
+    parts = min(_WIDE * count // values.size, 2 * count // n, count // _ROW)
+    if parts < 2:
+        return node
+    each = -(-count // parts)
+    parts = -(-count // each)
+
+    def in_parts(t: UOp) -> UOp:
+        t = graph.pad(t, [(0, parts * each - count if a == axis else 0) for a in range(len(t.shape))])
+        return graph.reshape(t, (*t.shape[:axis], parts, each, *t.shape[axis + 1:]))
+    places, values = in_parts(places), in_parts(values)
+    if parts * each > count:        # what was padded goes nowhere
+        at = graph.reshape(graph.iota(parts * each), (*(1,) * axis, parts, each, *(1,) * (len(x.shape) - axis - 1)))
+        inside = graph.alu(Ops.CMPLT, graph.expand(at, places.shape), graph.full(places.shape, at.dtype, count))
+        places = graph.alu(Ops.WHERE, inside, places, graph.full(places.shape, places.dtype, places.dtype.max))
+    identity = {Ops.ADD: 0, Ops.MUL: 1, Ops.MAX: dtype.min}[op]
+    tables = graph.full((*x.shape[:axis], parts, *x.shape[axis:]), dtype, identity)
+    filled = graph.scatter(tables, op, axis + 1, places, values)
+    return graph.alu(op, x, graph.reshape(graph.reduce(filled, op, [axis]), x.shape))
 
 
 def _ordered(cut: dict[UOp, None]) -> list[UOp] | None:
@@ -393,6 +423,9 @@ def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], devic
         if first.op is Ops.COPY:
             items.append(CopyItem(slots[first], slot_of(base(first.src[0]))))
             continue
+        if first.op is Ops.SCATTER:
+            items += _scatter_items(first, first.device or device, slots[first], cut, slot_of)
+            continue
         params: dict[int, int] = {}
         for node in group:
             params.setdefault(slots[node], len(params))
@@ -412,6 +445,27 @@ def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], devic
                                 tuple(places)))
     result = [slot_of(base(r)) for r in roots]
     return Schedule(inputs, made, items, result, overwritten), None
+
+
+def _scatter_items(node: UOp, device: str, slot: int, cut: dict[UOp, None],
+                   slot_of: Callable[[UOp], int]) -> list[KernelItem]:
+    """Two kernels: the memory takes on what the values go to; then each of these goes to its place."""
+    items = []
+    for first in (True, False) if most(node.src[2].size) else (True,):
+        inputs = UOp(Ops.SINK, node.dtype, node.src[:1] if first else node.src[1:])
+        params = {slot: 0}
+        leaves = {leaf: params.setdefault(slot_of(leaf), len(params)) for leaf in _leaves(inputs, cut)}
+        sink = lower([Output(UOp(Ops.CONTIGUOUS, node.dtype, node.src[:1]), 0)], leaves) if first else \
+            lower_scatter(node, 0, leaves, not device.startswith("CPU") and _any_order(node))
+        sink, used = _drop_unused(sink, list(params))
+        lines = [p for p, _ in zip(below([node], lambda n: n in cut), range(_PLACES), strict=False)]
+        items.append(KernelItem(sink, device, tuple(used), (slot,), tuple(lines)))
+    return items
+
+
+def _any_order(node: UOp) -> bool:
+    """Is the result of a SCATTER the same in every order, bit for bit, and has memory an operation for it?"""
+    return node.dtype.is_int and node.dtype.bits >= 32 and node.arg[0] in (Ops.ADD, Ops.MAX)
 
 
 def _drop_unused(sink: UOp, slots: list[int]) -> tuple[UOp, list[int]]:
@@ -458,7 +512,7 @@ def _grouped(order: list[UOp], cut: dict[UOp, None]) -> list[list[UOp]]:
 
 def _joins(group: list[UOp], node: UOp, cut: dict[UOp, None]) -> bool:
     first = group[0]
-    if Ops.COPY in (first.op, node.op) or squeezed(first.shape) != squeezed(node.shape) \
+    if {Ops.COPY, Ops.SCATTER} & {first.op, node.op} or squeezed(first.shape) != squeezed(node.shape) \
             or first.device != node.device or first.device is None:
         return False
     if len(group) >= 4 or _reduces(node, cut):

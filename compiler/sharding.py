@@ -156,6 +156,8 @@ def _spread(node: UOp, parts: list[Parts], devices: tuple[str, ...]) -> Parts:
         if first.axis not in arg[1]:
             return Parts(nodes, first.axis)
         return Parts(all_reduce(nodes, arg[0], devices), None)
+    if op is Ops.SCATTER:
+        return _scattered(node, parts, devices)
     axis = first.axis
     if axis is None:
         return Parts(tuple(n and node.replace((n,)) for n in first.nodes), None)
@@ -174,6 +176,23 @@ def _spread(node: UOp, parts: list[Parts], devices: tuple[str, ...]) -> Parts:
                            for n in first.nodes), axis)
     whole = _aligned(first, None, devices, node.src[0].shape)
     return Parts(tuple(node.replace((n,)) for n in whole.nodes), None)
+
+
+def _scattered(node: UOp, parts: list[Parts], devices: tuple[str, ...]) -> Parts:
+    """Values that are spread along the axis of the places go to a table on each device, and these are reduced."""
+    (how, axis), shapes = node.arg, [s.shape for s in node.src]
+    x, *incoming = parts
+    spread = next((p.axis for p in incoming if p.axis is not None), None)
+    if spread == axis:
+        places, values = (_aligned(p, axis, devices, s) for p, s in zip(incoming, shapes[1:], strict=True))
+        identity = graph.full(node.shape, node.dtype, {Ops.ADD: 0, Ops.MUL: 1, Ops.MAX: node.dtype.min}[how])
+        tables = [graph.scatter(identity, how, axis, p, v) for p, v in zip(places.nodes, values.nodes, strict=True)]
+        whole = _aligned(x, None, devices, node.shape)
+        return Parts(tuple(alu(how, n, t) for n, t in zip(whole.nodes, all_reduce(tables, how, devices), strict=True)),
+                     None)
+    along = x.axis if x.axis != axis and x.axis is not None else spread
+    aligned = [_aligned(p, along, devices, s) for p, s in zip(parts, shapes, strict=True)]
+    return Parts(tuple(node.replace(src) for src in zip(*(p.nodes for p in aligned), strict=True)), along)
 
 
 def _with(shape: tuple[int, ...], axis: int, n: int) -> tuple[int, ...]:

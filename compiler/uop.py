@@ -46,6 +46,7 @@ class Ops(IntEnum):
     # tensor graph: the rest
     REDUCE_AXIS = auto()    # arg: (ADD | MUL | MAX, axes); reduced axes stay with size 1
     FOLD = auto()           # arg: (axis, n, step, dilation); the adjoint of WINDOW on n elements: windows added up
+    SCATTER = auto()        # (x, places, values), arg: (ADD | MUL | MAX, axis); x, with values taken in at places
     CONTIGUOUS = auto()     # arg: None or a unique number; the value gets memory of its own
     DETACH = auto()         # no gradient passes
     DERIVED = auto()        # (value, *inputs), arg: a name; the value, with gradients for the inputs by that name
@@ -83,6 +84,7 @@ class Ops(IntEnum):
     INDEX = auto()          # (param, index): an address
     LOAD = auto()           # (INDEX) or (INDEX, gate): zero where the gate is false
     STORE = auto()          # (INDEX, value, *loads that must come first)
+    UPDATE = auto()         # (INDEX, value, gate), arg: (op, atomic?); takes the value in where the gate holds
     REDUCE = auto()         # (value, *ranges), arg: ADD | MUL | MAX; closes the ranges
     SINK = auto()           # the stores of one kernel
     # kernel graph, GPU: what optional rewrites bring in
@@ -129,9 +131,11 @@ def _shape_of(op: Ops, src: tuple[UOp, ...], arg: Any) -> tuple[int, ...]:
     if op is Ops.FOLD:
         shape = src[0].shape
         return (*shape[:arg[0]], arg[1], *shape[arg[0] + 1:-1])
+    if op in (Ops.SCATTER, Ops.DERIVED):
+        return src[0].shape
     if op is Ops.REDUCE_AXIS:
         return tuple(1 if i in arg[1] else s for i, s in enumerate(src[0].shape))
-    if src and (op in ALU or op in (Ops.FLIP, Ops.CONTIGUOUS, Ops.DETACH, Ops.DERIVED, Ops.ASSIGN, Ops.COPY)):
+    if src and (op in ALU or op in (Ops.FLIP, Ops.CONTIGUOUS, Ops.DETACH, Ops.ASSIGN, Ops.COPY)):
         shape = src[0].shape
         for s in src[1:]:
             if s.shape != shape:

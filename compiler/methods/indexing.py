@@ -14,6 +14,7 @@ import numpy as np
 from compiler import dtypes, graph
 from compiler.methods.base import Methods
 from compiler.methods.elementwise import broadcast_shapes
+from compiler.uop import Ops
 from compiler.variable import Size
 
 if TYPE_CHECKING:
@@ -72,11 +73,8 @@ class Indexing(Methods):
             return self * 1  # type: ignore[no-any-return]
         if any(k > n for i, (k, n) in enumerate(zip(index.shape, self.shape, strict=True)) if i != a):
             raise ValueError(f"gather along axis {a}: index {index.shape} is larger than the tensor {self.shape}")
-        n = self.shape[a]
         x: Any = self.shrink([None if i == a else (0, s) for i, s in enumerate(index.shape)])
-        order = [i for i in range(self.ndim) if i != a] + [a]
-        x = x.permute(order).unsqueeze(a).expand(*index.shape[:a + 1], *index.shape[a + 1:], n)
-        return pick(x, wrap(index, n))  # type: ignore[no-any-return]
+        return pick(x, a, wrap(index, self.shape[a]))  # type: ignore[no-any-return]
 
     def take_along_dim(self, index: Any, dim: int | None = None) -> Tensor:
         """:meth:`gather`, with the other axes broadcast; NumPy's take_along_axis."""
@@ -98,16 +96,12 @@ def wrap(index: Any, n: Any) -> Any:
     return index if index.dtype.kind == "u" else (index < 0).where(index + n, index)
 
 
-def pick(x: Any, index: Any) -> Any:
-    """From the last axis of ``x`` the element that ``index`` (the other axes) says; 0 where it is out of range.
-
-    It is written as a sum over a one-hot vector; the compiler folds that to a load.
-    """
-    if x.numel() == 0:
-        return x.zeros_like()._reduce_raw(-1) if index.numel() else x.reshape(index.shape)
-    positions = index._new(graph.iota(x.shape[-1], index.dtype))
-    hit = index.unsqueeze(-1).eq(positions)
-    return hit.where(x, 0)._reduce_raw(-1)
+def pick(x: Any, axis: int, index: Any) -> Any:
+    """Along ``axis`` of ``x`` the elements that ``index`` (other sizes equal) says; 0 where it is out of range."""
+    if x.numel() == 0 or index.numel() == 0:
+        return x._new(graph.full(index.shape, x.dtype, 0), x)
+    picked = graph.gather(x._node, axis, index._node)
+    return x._new(picked if x.requires_grad else picked.src[0], x)
 
 
 def _slice(x: Any, a: int, s: slice) -> Any:
@@ -243,7 +237,6 @@ def _gather_axes(x: Any, advanced: list[tuple[int, Any]], parts: list[Any]) -> A
     together = places == list(range(places[0], places[0] + len(places)))
     others = [a for a in range(x.ndim) if a not in axes]
     sizes = [x.shape[a] for a in axes]
-    flat = x.permute(*others, *axes).reshape([x.shape[a] for a in others] + [math.prod(sizes)])
     position: Any = None
     for (_, index), n in zip(advanced, sizes, strict=True):
         wrapped = wrap(index, n).cast(dtypes.int32).expand(shape)
@@ -251,11 +244,12 @@ def _gather_axes(x: Any, advanced: list[tuple[int, Any]], parts: list[Any]) -> A
             wrapped = ((wrapped >= 0) & (wrapped < n)).where(wrapped, -math.prod(sizes))
         position = wrapped if position is None else position * n + wrapped
     kept = [x.shape[a] for a in others]
-    flat = flat.reshape([*kept, *[1] * len(shape), math.prod(sizes)]).expand([*kept, *shape, math.prod(sizes)])
-    out = pick(flat, position.reshape([1] * len(kept) + list(shape)).expand([*kept, *shape]))
     front = axes[0] if together else 0
-    order = [*range(front), *range(len(kept), len(kept) + len(shape)), *range(front, len(kept))]
-    return out.permute(order) if order != list(range(out.ndim)) else out
+    before, behind = kept[:front], kept[front:]
+    flat = x.permute(*others[:front], *axes, *others[front:]).reshape([*before, math.prod(sizes), *behind])
+    count = math.prod(shape)
+    position = position.reshape([1] * front + [count] + [1] * len(behind)).expand([*before, count, *behind])
+    return pick(flat, front, position).reshape([*before, *shape, *behind])
 
 
 # assignment
@@ -361,9 +355,8 @@ def _set_axis(x: Any, axis: int, index: Any, value: Any) -> Any:
 
 def _winner(places: Any, n: int) -> Any:
     """For each of 0..n-1 the last position in ``places`` that names it, or -1."""
-    order = places._new(graph.iota(places.shape[0]))
-    hit = places.unsqueeze(0).eq(places._new(graph.iota(n, places.dtype)).unsqueeze(1))
-    return hit.where(order, -1).amax(1).contiguous()
+    order = graph.iota(places.shape[0])
+    return places._new(graph.scatter(graph.full((n,), order.dtype, -1), Ops.MAX, 0, places._node, order))
 
 
 def flat_places(x: Any, parts: list[Any]) -> Any:

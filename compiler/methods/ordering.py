@@ -255,8 +255,14 @@ class Ordering(Methods):
         size = max(minlength, int(x.amax().item()) + 1 if self.numel() else 0)
         if self.numel() and int(x.amin().item()) < 0:
             raise ValueError("bincount needs numbers that are not negative")
-        hit = x.unsqueeze(-1).eq(x._new(graph.iota(size)))
-        return hit.sum(0) if weights is None else hit.where(weights.unsqueeze(-1), 0).sum(0)  # type: ignore[no-any-return]
+        return x._counted(size, weights)  # type: ignore[no-any-return]
+
+    def _counted(self, size: int, weights: Any) -> Tensor:
+        """How much goes to each of ``size`` places that this row of numbers names."""
+        x: Any = self
+        kind = dtypes.default_int if weights is None else weights.dtype
+        weights = x._new(graph.full(x.shape, kind, 1)) if weights is None else weights
+        return x._new(graph.full((size,), kind, 0)).scatter_add(0, x, weights)  # type: ignore[no-any-return]
 
     def histc(self, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
         """Counts in ``bins`` equal parts of [min, max]; those of the values if both are 0."""
@@ -266,7 +272,6 @@ class Ordering(Methods):
             low, high = low - 1, high + 1
         inside = (x >= low) & (x <= high)
         place = ((x - low) * (bins / (high - low))).floor().clamp(0, bins - 1).int()
-        hit = inside.unsqueeze(-1) & place.unsqueeze(-1).eq(x._new(graph.iota(bins)))
-        return hit.sum(0).cast(self.dtype)  # type: ignore[no-any-return]
+        return inside.where(place, bins)._counted(bins, None).cast(self.dtype)  # type: ignore[no-any-return]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from compiler import dtypes, graph
 from compiler.methods.base import Methods
 from compiler.methods.indexing import flat_places, wrap
+from compiler.uop import Ops
 
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
@@ -111,7 +112,6 @@ class Scatter(Methods):
 
 
 def _scattered(x: Any, dim: int, index: Any, source: Any, reduce: str | None, include: bool) -> Any:
-    """Along the last axis: which of the sources go to each place is a table of (places, sources) bools."""
     from compiler.tensor import Tensor
     if not x.ndim:
         return _scattered(x.reshape(1), 0, index.reshape(-1), source if not isinstance(source, Tensor)
@@ -131,20 +131,15 @@ def _scattered(x: Any, dim: int, index: Any, source: Any, reduce: str | None, in
     if index.numel() == 0:
         return x * 1 if x.dtype is not dtypes.bool_ else x & True
     n, count = x.shape[a], index.shape[a]
-    source = source.shrink([(0, k) for k in index.shape]).movedim(a, -1)
-    places = wrap(index, n).movedim(a, -1)
-    part = [(0, n) if i == a else (0, k) for i, k in enumerate(index.shape)]
-    old = x.shrink(part).movedim(a, -1)
-    hit = places.unsqueeze(-2).eq(places._new(graph.iota(n, places.dtype)).unsqueeze(-1))      # (..., n, count)
-    wide = source.unsqueeze(-2)
-    if reduce is None:
-        last = hit.where(places._new(graph.iota(count)), -1).amax(-1).contiguous()
-        new = (last < 0).where(old, source.gather(-1, last.maximum(0)))
+    source = source.shrink([(0, k) for k in index.shape])
+    places = wrap(index, n)
+    old = x.shrink([(0, n) if i == a else (0, k) for i, k in enumerate(index.shape)])
+    if reduce is None:      # of each place the last that goes there
+        order = graph.reshape(graph.iota(count), tuple(count if i == a else 1 for i in range(x.ndim)))
+        last = _into(old._new(graph.full(old.shape, dtypes.int32, -1)), Ops.MAX, a, places, places._new(order))
+        new = (last < 0).where(old, source.gather(a, last.maximum(0)))
     else:
-        some = hit.any(-1)
-        new = _combined(old, hit, wide, reduce, include)
-        new = some.where(new, old)
-    new = new.cast(x.dtype).movedim(-1, a)
+        new = _combined(old, a, places, source, reduce, include)
     if new.shape == x.shape:
         return new
     amounts = [(0, k - s) for k, s in zip(x.shape, new.shape, strict=True)]
@@ -152,18 +147,25 @@ def _scattered(x: Any, dim: int, index: Any, source: Any, reduce: str | None, in
     return x._new(inside).where(new._new(graph.pad(new._node, amounts)), x)
 
 
-def _combined(old: Any, hit: Any, source: Any, reduce: str, include: bool) -> Any:
+def _into(x: Any, op: Ops, axis: int, places: Any, values: Any) -> Any:
+    values = values.expand(places.shape)
+    return x._new(graph.scatter(x._node, op, axis, places._node, values._node), x, values)
+
+
+def _combined(old: Any, axis: int, places: Any, source: Any, reduce: str, include: bool) -> Any:
     kind = old.dtype
-    if reduce in ("amax", "amin"):
-        worst = kind.min if reduce == "amax" else kind.max
-        best = getattr(hit.where(source, worst), reduce)(-1)
-        return (best.maximum(old) if reduce == "amax" else best.minimum(old)) if include else best
-    if reduce == "prod":
-        product = hit.where(source, 1).prod(-1, dtype=kind)
-        return product * old if include else product
-    total = hit.where(source, 0).sum(-1, dtype=kind)
-    total = total + old if include else total
-    if reduce == "sum":
+    if reduce == "amin":        # the greatest of the opposites
+        flip = (lambda t: -t) if kind.is_float else (lambda t: ~t)
+        return flip(_combined(flip(old), axis, places, flip(source), "amax", include))
+    op = {"amax": Ops.MAX, "prod": Ops.MUL}.get(reduce, Ops.ADD)
+    count = None
+    if reduce == "mean" or not include:
+        zeros = old._new(graph.full(old.shape, dtypes.int32, 0))
+        count = _into(zeros, Ops.ADD, axis, places, places._new(graph.scalar(dtypes.int32, 1)))
+    if not include:
+        old = (count > 0).where({Ops.MAX: kind.min, Ops.MUL: 1, Ops.ADD: 0}[op], old)
+    total = _into(old, op, axis, places, source)
+    if reduce != "mean":
         return total
-    count = hit.sum(-1) + int(include)
-    return total / count if kind.is_float else total.div(count.maximum(1), rounding_mode="floor")
+    count = (count + int(include)).maximum(1)
+    return total / count.cast(kind) if kind.is_float else total.div(count, rounding_mode="floor").cast(kind)

@@ -405,6 +405,32 @@ class _Writer:
         self.lines.append(f"  store {memory} {value}, {self.space(node.src[0])} {self.address(node.src[0])}, "
                           f"align {align}")
 
+    def update(self, node: UOp) -> None:
+        """Memory takes in a value, where the gate holds: at once, or as a load and a store in order."""
+        address, value, gate = node.src
+        (op, atomic), dtype, incoming = node.arg, node.dtype, self.value(value)
+        number = self.new()[1:]
+        if gate.op is not Ops.CONST:
+            self.lines.append(f"  br i1 {self.value(gate)}, label %{number}.do, label %{number}.done")
+            self.enter(f"{number}.do")
+        place, space, t = self.address(address), self.space(address), _type(dtype)
+        if atomic:
+            how = "add" if op is Ops.ADD else f"{'' if dtype.kind == 'i' else 'u'}max"
+            self.lines.append(f'  {self.new()} = atomicrmw {how} {space} {place}, {t} {incoming} syncscope("agent") '
+                              f"monotonic, align {dtype.itemsize}")
+        else:
+            memory = "i8" if dtype.kind == "b" else t
+            old = self.put(f"load {memory}, {space} {place}, align {dtype.itemsize}")
+            if dtype.kind == "b":
+                old = self.put(f"icmp ne i8 {old}, 0")
+            new = self.binary(op, dtype, old, incoming)
+            if dtype.kind == "b":
+                new = self.put(f"zext i1 {new} to i8")
+            self.lines.append(f"  store {memory} {new}, {space} {place}, align {dtype.itemsize}")
+        if gate.op is not Ops.CONST:
+            self.lines.append(f"  br label %{number}.done")
+            self.enter(f"{number}.done")
+
     def instruction(self, node: UOp) -> None:
         op = node.op
         if op is Ops.INDEX and node in self.bases:
@@ -420,6 +446,9 @@ class _Writer:
             return
         if op is Ops.STORE:
             self.store(node)
+            return
+        if op is Ops.UPDATE:
+            self.update(node)
             return
         if op is Ops.LOAD:
             name = self.load(node)
@@ -479,7 +508,7 @@ def render(name: str, program: Sequence[Instruction], target: Target) -> Source:
             writer.carried.setdefault(node.src[2], []).append(node)
     writer.outermost = outer[0] if outer else None
     params = sorted({s for n in nodes for s in n.src if s.op is Ops.PARAM}, key=lambda n: n.arg)
-    written = {root(n.src[0]) for n in nodes if n.op is Ops.STORE}
+    written = {root(n.src[0]) for n in nodes if n.op in (Ops.STORE, Ops.UPDATE)}
     alone = target.gpu and not outer and not local
     for item in program:
         if isinstance(item, Begin):

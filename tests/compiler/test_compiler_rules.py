@@ -169,6 +169,11 @@ def _example(op: Ops, rng: np.random.RandomState) -> tuple[UOp, list[tuple[UOp, 
     elif op is Ops.REDUCE_AXIS:
         node = graph.alu(Ops.ADD, *(graph.reduce(x, kind, (1,)) for kind in (Ops.ADD, Ops.MAX)))
         node = graph.alu(Ops.ADD, node, graph.reduce(x, Ops.MUL, (1,)))
+    elif op is Ops.SCATTER:
+        places, values = Tensor(rng.randint(0, 2, (5, 3)), dtypes.int32).uop, leaf(5, 3)
+        node, *others = (graph.scatter(leaf(2, 3), kind, 0, places, values) for kind in (Ops.ADD, Ops.MAX, Ops.MUL))
+        for other in others:
+            node = graph.alu(Ops.ADD, node, other)
     elif op in (Ops.NEG, Ops.SQRT, Ops.EXP2, Ops.LOG2, Ops.SIN, Ops.TRUNC):
         node = graph.alu(op, x)
     elif op in (Ops.ADD, Ops.MUL, Ops.FDIV, Ops.MAX):
