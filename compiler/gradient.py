@@ -147,7 +147,10 @@ rules = PatternMatcher(
         (UPat(Ops.EXP2, name="n"), lambda n, ctx: (_mul(ctx, _mul(n, _like(n, math.log(2)))),)),
         (UPat(Ops.LOG2, name="n"), lambda n, ctx: (_div(ctx, _mul(n.src[0], _like(n, math.log(2)))),)),
         (UPat(Ops.SIN, name="n"), lambda n, ctx: (_mul(ctx, _cos(n.src[0])),)),
-        (UPat(Ops.DERIVED, name="n"), lambda n, ctx: derivatives[n.arg if isinstance(n.arg, str) else n.arg[0]](n, ctx)),
+        (
+            UPat(Ops.DERIVED, name="n"),
+            lambda n, ctx: derivatives[n.arg if isinstance(n.arg, str) else n.arg[0]](n, ctx),
+        ),
         (UPat(Ops.TRUNC, name="n"), lambda n, ctx: (_like(ctx, 0.0),)),
         (
             UPat(

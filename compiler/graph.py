@@ -123,8 +123,8 @@ def gather(x: UOp, axis: int, index: UOp) -> UOp:
 
 
 def scatter(x: UOp, op: Ops, axis: int, places: UOp, values: UOp) -> UOp:
-    """``x`` where every value is added (``op`` MUL: multiplied, MAX: the greater stays) at its place along ``axis``, in
-    the values' order; those out of range are dropped. Places and values have one shape, and all but ``axis`` are x's."""
+    """``x`` where every value is added (MUL: multiplied, MAX: the greater stays) at its place along ``axis``, in
+    the values' order; those out of range are dropped. Places and values have one shape: but for ``axis`` that of x."""
     if x.dtype.is_float and x.dtype.bits < 32:      # rounded once, in the end
         wide = (cast(t, dtypes.float32) for t in (x, values))
         return cast(scatter(next(wide), op, axis, places, next(wide)), x.dtype)

@@ -158,7 +158,7 @@ def _combined(old: Any, axis: int, places: Any, source: Any, reduce: str, includ
         flip = (lambda t: -t) if kind.is_float else (lambda t: ~t)
         return flip(_combined(flip(old), axis, places, flip(source), "amax", include))
     op = {"amax": Ops.MAX, "prod": Ops.MUL}.get(reduce, Ops.ADD)
-    count = None
+    count: Any = None
     if reduce == "mean" or not include:
         zeros = old._new(graph.full(old.shape, dtypes.int32, 0))
         count = _into(zeros, Ops.ADD, axis, places, places._new(graph.scalar(dtypes.int32, 1)))
