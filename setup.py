@@ -14,7 +14,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["amdrv", "amdrv.*", "hcq", "hcq.*", "compiler", "compiler.*", "mock", "mock.*",
                                     "tools", "tools.*"]),
-    package_data={"amdrv": ["regs/tables/*"],
+    package_data={"amdrv": ["regs/tables/*"], "compiler": ["viz/page/*"],
                   "tools": ["boot_diff/data/*", "boot_diff/*.toml", "ioctl_sniff/decoders/*", "ioctl_sniff/*.toml",
                             "amdrv_info/schema/*", "ioctl_sniff/schema/*",
                             "ioctl_sniff/*.c", "ioctl_sniff/*.h"]},

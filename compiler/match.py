@@ -164,6 +164,10 @@ class PatternMatcher:
         return None
 
 
+def known_already(x: UOp) -> None:
+    """Stands for a rule where those who watch are told of what an earlier call with the same results has found."""
+
+
 def graph_rewrite(root: UOp, matcher: PatternMatcher, ctx: Any = None, done: dict[UOp, UOp] | None = None) -> UOp:
     """Apply ``matcher`` to every node, sources first, and to what comes out, until no rule fits.
 
@@ -173,12 +177,15 @@ def graph_rewrite(root: UOp, matcher: PatternMatcher, ctx: Any = None, done: dic
     done = {} if done is None else done
     turns: dict[UOp, int] = {}      # how often what stands for a node was rewritten
     seen: list[watch.Firing] | None = [] if watch.watchers else None
+    before = dict(done) if seen is not None else {}
     stack: list[tuple[UOp, UOp, bool]] = [(root, root, False)]      # (asked for, stands for it now, sources are done)
     while stack:
         asked, now, ready = stack.pop()
         if asked in done:
             continue
         if now is not asked and now in done:
+            if before.get(now, now) is not now and seen is not None:
+                seen.append((now, done[now], known_already))
             done[asked] = done[now]
             continue
         if not ready:
@@ -186,6 +193,8 @@ def graph_rewrite(root: UOp, matcher: PatternMatcher, ctx: Any = None, done: dic
             stack.extend((s, s, False) for s in reversed(now.src) if s not in done)
             continue
         rebuilt = now.replace(tuple(done[s] for s in now.src)) if now.src else now
+        if before and seen is not None:
+            seen += [(s, before[s], known_already) for s in now.src if before.get(s, s) is not s]
         found = matcher.fired(rebuilt, ctx)
         if found is None:
             done[asked] = done[now] = done[rebuilt] = rebuilt

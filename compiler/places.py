@@ -26,6 +26,8 @@ Place = tuple[CodeType, int, CodeType]
 _SHOWN = 4              # lines that one exception names
 _LOOKED_AT = 2000       # nodes that are searched for them
 
+_BETWEEN = ("wrapped", "__call__")      # decorators of ours, and calls of modules: what they call says more
+
 _ours: dict[str, bool] = {}     # by file name
 
 
@@ -53,7 +55,7 @@ def mark(node: UOp) -> None:
             ours = _learn(code.co_filename)
         if not ours:
             if inner is not None:
-                node.place = code, frame.f_lasti, within if inner.co_name == "wrapped" and within else inner
+                node.place = code, frame.f_lasti, within if inner.co_name in _BETWEEN and within else inner
             return
         within, inner = inner, code
         frame = frame.f_back
@@ -87,7 +89,7 @@ def called(place: Place) -> str:
     name = place[2].co_qualname
     owner, _, method = name.rpartition(".")
     if method in ("__init__", "__call__", "forward"):
-        return owner.rpartition(".")[2] or method
+        return owner.rpartition(".")[2].strip("_") or method
     return method.strip("_") or method
 
 

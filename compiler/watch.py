@@ -1,4 +1,4 @@
-"""Where others look over the compiler's shoulder: ``DEBUG`` (:mod:`compiler.debug`).
+"""Where others look over the compiler's shoulder: ``DEBUG`` (:mod:`compiler.debug`) and ``VIZ`` (:mod:`compiler.viz`).
 
 The compiler tells everybody in ``watchers`` what it does. Without any, which is the rule, each place that tells looks
 at an empty list, and none of them is in a loop over nodes.
@@ -78,14 +78,17 @@ _begun = False
 
 
 def begin() -> None:
-    """Heed ``DEBUG`` in the environment; once a process, when the first schedule is made."""
+    """Heed ``DEBUG`` and ``VIZ`` in the environment; once a process, when the first schedule is made."""
     global _begun
     if _begun:
         return
     _begun = True
     if os.environ.get("DEBUG", "0") not in ("", "0"):
-        from compiler import debug
-        debug.from_environment()
+        from compiler.debug import from_environment as show
+        show()
+    if os.environ.get("VIZ", "0") not in ("", "0"):
+        from compiler.viz import from_environment as record
+        record()
 
 
 def rewrote(root: UOp, result: UOp, fired: Sequence[Firing]) -> None:

@@ -314,6 +314,11 @@ class Profile:
                       key=lambda span: span.begin)
 
     @property
+    def recorded(self) -> int:
+        """Packets, or groups of them, that were submitted so far and of which there is or will be a span."""
+        return sum(len(recorder.spans) for recorder in self._recorders)
+
+    @property
     def uncertainty(self) -> float:
         """Seconds that a device's time may be off on the host's time line."""
         return max((half for recorder in self._recorders for _, _, half in recorder.clocks), default=0) / 1e9
