@@ -32,14 +32,14 @@ class Queue:
 
     def __init__(self, ring: Ring, kind: QueueKind, name: str, statistics: Counter[str]) -> None:
         self.name, self.kind, self.ring = name, kind, ring
-        self._put, self._largest = ring.submit, ring.largest
+        self._put, self.largest = ring.submit, ring.largest
         self.encoder: Any = None                        # its own, where it has one
         self._statistics = statistics
         self._uncounted: deque[np.ndarray | IndirectBuffer] = deque()
 
     def submit(self, words: np.ndarray, indirect: Sequence[IndirectBuffer] = ()) -> None:
         """As the contract says. What would take more than half the ring goes in several pieces, whole packets each."""
-        largest = self._largest
+        largest = self.largest
         if indirect and self.kind == "copy":
             self._statistics["sdma_packets"] += self.ring.submit(words, align=IB_ALIGN)
         elif len(words) <= largest:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import numpy as np
 
@@ -145,11 +146,11 @@ class _Bench:
             back.wait(value)
         return self.trips(trip, times)
 
-    def graph(self, kernels: int) -> tuple[float, float, float]:
+    def graph(self, kernels: int, kind: Literal["compute", "aql"] = "compute") -> tuple[float, float, float]:
         """Seconds of recording; of a replay with one argument in ten changed; of one with nothing changed."""
         buffers, every = self.buffers, 10
         start = time.perf_counter()
-        with self.dev.graph() as g:
+        with self.dev.graph(kind=kind) as g:
             for i in range(kernels):
                 args = [buffers[(i + n) % 32] for n in range(ARGUMENTS)]
                 for n in range(ARGUMENTS):
@@ -201,6 +202,9 @@ def measure(rounds: int = 12) -> list[Row]:
         _, double, _ = bench.graph(2 * KERNELS)
         rows.append(Row(f"a graph of {2 * KERNELS} over one of {KERNELS}, a kernel", double / changed / 2, "x", None,
                         None, "linear: about 1"))
+        _, changed_aql, _ = bench.graph(KERNELS, "aql")
+        rows.append(Row("the graph on an AQL queue, 10 % of arguments changed, a kernel", us * changed_aql / KERNELS,
+                        "us"))
         copy, source = device.alloc(1 << 20), device.alloc(1 << 20)
         rows.append(Row("copy queue: copy and submit, by hand",
                         us * bench.held(lambda: hcq.CopyQueue(device).copy(copy, source).submit(), 200), "us"))

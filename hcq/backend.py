@@ -86,7 +86,8 @@ class HardwareQueue(Protocol):
     """One ring on one engine.
 
     A backend whose encoders have ``indirect`` also takes ``submit(words, indirect=[IndirectBuffer, ...])``: what the
-    words lead to, for its records.
+    words lead to, for its records. Where its encoders have none, ``largest`` is how many words a submission may have so
+    that it need not wait for itself.
     """
 
     name: str                       # "AM:0 compute 0"

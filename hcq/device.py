@@ -174,10 +174,16 @@ class Device(Transfers, Watchdog, Moving):
         from hcq.shared import SharedSignal
         return SharedSignal(self, name, value)
 
-    def graph(self) -> Graph:
-        """A graph: ``with dev.graph() as g:`` records what is called inside; ``g.replay()`` submits it."""
+    def graph(self, *, queues: int | None = None, kind: QueueKind = "compute") -> Graph:
+        """A graph: ``with dev.graph() as g:`` records what is called inside; ``g.replay()`` submits it.
+
+        :param queues: compute queues of a device that it may use for branches that do not depend on each other; by
+            default up to 4, as many as are worth it (``hcq.assignment``).
+        :param kind: "compute" or "aql": the language of the queues that its kernels go to.
+        :raises GraphError: no number of queues, or no such kind.
+        """
         self._check_open()
-        return Graph(self)
+        return Graph(self, queues, kind)
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Wait for everything submitted so far, by any queue.

@@ -30,6 +30,7 @@ from hcq.signal import Point
 if TYPE_CHECKING:
     import os
 
+    from hcq.backend import QueueKind
     from hcq.device import Device
     from hcq.plan import Plan
     from hcq.program import Program
@@ -97,8 +98,18 @@ class Graph:
     :ivar nodes: the recorded commands, in order.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, queues: int | None = None, kind: QueueKind = "compute") -> None:
+        """See :meth:`hcq.Device.graph`.
+
+        :raises GraphError: no number of queues, or no such kind.
+        """
+        from hcq.schedule import Choice
+        if queues is not None and (isinstance(queues, bool) or not isinstance(queues, int) or queues < 1):
+            raise GraphError(f"a graph uses a number of compute queues of at least 1, not {queues!r}")
+        if kind not in ("compute", "aql"):
+            raise GraphError(f"a graph's kernels go to queues of kind 'compute' or 'aql', not {kind!r}")
         self.device = device
+        self._choice = Choice(kind=kind) if queues is None else Choice(queues, kind)
         self.nodes: list[Node] = []
         self.inputs: dict[str, Input] = {}
         self._state = "new"
@@ -120,7 +131,7 @@ class Graph:
         self._state = "failed"
         if kind is None:
             from hcq.plan import Plan
-            self._plan = Plan(self.nodes)
+            self._plan = Plan(self.nodes, self._choice)
             self._state = "ready"
 
     def input(self, name: str, default: Any) -> Any:
@@ -185,7 +196,7 @@ class Graph:
         if plan is None:
             values = {name: value for name, value in changed.items() if isinstance(value, Buffer)}
             nodes = [Node(node.number, node.kind, _rebind(node.operands, values)) for node in self.nodes]
-            plan = Plan(nodes)
+            plan = Plan(nodes, self._choice)
         while len(self._bound) >= _BOUND:
             del self._bound[next(iter(self._bound))]
         self._bound[key] = plan
@@ -199,7 +210,7 @@ class Graph:
         if self._plan is not None:
             return self._plan.schedule
         from hcq.schedule import Schedule
-        return Schedule(self.nodes)
+        return Schedule(self.nodes, self._choice)
 
     def dump(self) -> str:
         """The packets of every engine, back to names."""

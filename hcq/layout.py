@@ -14,7 +14,7 @@ from hcq.errors import GraphError, QueueError
 from hcq.graph import Input, Node, resolve
 from hcq.memory import Buffer, Storage
 from hcq.patch import ADDRESS, NUMBER, Hole, NotPatchable, Probe, probe
-from hcq.schedule import Lane, Schedule, Step
+from hcq.schedule import Choice, Lane, Schedule, Step
 from hcq.signal import Point, Signal
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ _PACKET_KERNARG = 40            # kernarg_address in a kernel dispatch packet
 class Reshaped:
     """A kernel whose grid, block or local memory is an input: bound anew where that differs from what is there."""
 
-    def __init__(self, layout: Layout, node: Node, block: Block, at: int, first: int, holes: list[Hole]) -> None:
-        self.layout, self.node, self.block, self.at, self.first, self.holes = layout, node, block, at, first, holes
+    def __init__(self, layout: Layout, node: Node, lane: Lane, block: Block, at: int, first: int) -> None:
+        self.layout, self.node, self.lane, self.block, self.at, self.first = layout, node, lane, block, at, first
 
     def bind(self, changed: Mapping[str, Any]) -> Launch:
         """:raises LaunchError: what the kernel or the device does not allow."""
@@ -49,7 +49,7 @@ class Reshaped:
         view, address = copy.views[number], copy.buffers[number].address
         start = self.block.words_bytes + self.at
         packet = launch.write(view[1].data.cast("B"), start, address + start)
-        words = self.layout.encode_kernel(launch.program, launch.shape, {
+        words = self.layout.encode_kernel(self.lane, launch.program, launch.shape, {
             "kernarg": address + start, "dispatch_packet": packet, "dispatch_id": self.node.number})
         view[4][self.first:self.first + len(words)] = words
         copy.shapes[self.node.number] = wanted
@@ -58,9 +58,9 @@ class Reshaped:
 class Layout:
     """The packets of some nodes. :raises GraphError: the backend's packets cannot be changed in place."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], choice: Choice) -> None:
         self.nodes = nodes
-        self.schedule = Schedule(nodes)
+        self.schedule = Schedule(nodes, choice)
         self.devices: list[Device] = []
         for lane in self.schedule.lanes:
             if lane.steps and lane.device not in self.devices:
@@ -74,7 +74,6 @@ class Layout:
         self._large: list[tuple[int, int, int, str, Callable[[Any], bytes]]] = []   # structures among the inputs
         self._checks: list[Node] = []                   # copies and fills with inputs
         self._reshaped: list[Reshaped] = []
-        self._lane_of: dict[int, Lane] = {}             # of the reshaped ones
         self._encoded: dict[Any, tuple[list[int], list[Hole]]] = {}
         self._signals = {lane: Signal(lane.device) for lane in self.lanes}
         self._step_of_base = max((len(lane.steps) for lane in self.lanes), default=0) + 1
@@ -150,6 +149,11 @@ class Layout:
         for step in self.schedule.steps:
             self._emit(step, words[step.lane], pending)
             ends[step.lane].append(len(words[step.lane]))
+        for lane in self.lanes:
+            largest = getattr(lane.timeline.queue, "largest", None)
+            if largest is not None and not hasattr(lane.encoder, "indirect") and len(words[lane]) > largest:
+                raise GraphError(f"the graph's packets for {lane.name} are {len(words[lane])} words; a submission to "
+                                 f"it has at most {largest}: record several graphs, or one of another kind")
         for block in self.blocks:
             start = 0
             for lane in self.lanes:
@@ -183,7 +187,7 @@ class Layout:
             for size, table in block.always.items():
                 table.freeze(size)
         for reshaped in self._reshaped:
-            reshaped.first += reshaped.block.lanes[self._lane_of[reshaped.node.number]][0]
+            reshaped.first += reshaped.block.lanes[reshaped.lane][0]
 
     def _emit(self, step: Step, words: list[int], pending: list[tuple[Lane, int, Hole, int, bool]]) -> None:
         lane, encoder = step.lane, step.lane.encoder
@@ -233,11 +237,13 @@ class Layout:
         return self._probed(("wait", lane, other), lambda v, into: lane.encoder.wait(into, address, v["value"]),
                             {"value": NUMBER})
 
-    def encode_kernel(self, program: Program, shape: Shape, values: Mapping[str, int]) -> list[int]:
+    def encode_kernel(self, lane: Lane, program: Program, shape: Shape, values: Mapping[str, int]) -> list[int]:
         device, kernel = program.device, program.kernel
         into: list[int] = []
         number = {"dispatch_id": values["dispatch_id"]} if program.wants_id else {}
-        device.backend.compute.exec(into, kernel, values["kernarg"], shape.grid, shape.block, dynamic_lds=shape.lds,
+        if lane.kind == "aql":
+            number["dims"] = shape.dims
+        lane.encoder.exec(into, kernel, values["kernarg"], shape.grid, shape.block, dynamic_lds=shape.lds,
                                     dispatch_packet=values["dispatch_packet"],
                                     queue_ptr=device._queue_block() if program.wants_queue else 0, **number)
         return into
@@ -246,14 +252,15 @@ class Layout:
         node, block = step.node, self._block_of[step.lane.device]
         program, args, grid, block_size, lds = node.operands
         launch = program.bind(*resolve((args, grid, block_size, lds), {}))
-        if program.kernel.private_bytes:
+        if program.kernel.private_bytes and step.lane.encoder is program.device.backend.compute:
             program.device.backend.ensure_scratch(program.kernel.private_bytes * program.kernel.wave_size)
         at = block.take(program.block_bytes, max(_ALIGN, program.info.kernarg_align))
         data = bytearray(program.block_bytes)
         launch.write(memoryview(data), 0, 0)
         block.kernargs.append((at, bytes(data)))
         found, holes = self._probed(
-            (program.kernel, launch.shape), lambda v, into: into.extend(self.encode_kernel(program, launch.shape, v)),
+            (program.kernel, launch.shape, step.lane),
+            lambda v, into: into.extend(self.encode_kernel(step.lane, program, launch.shape, v)),
             {"kernarg": ADDRESS, "dispatch_packet": ADDRESS, "dispatch_id": NUMBER})
         found = list(found)
         for hole in holes:
@@ -268,8 +275,7 @@ class Layout:
         shape_inputs = any(isinstance(value, Input) for part in (grid, block_size, lds)
                            for value in (part if isinstance(part, tuple) else (part,)))
         if shape_inputs or any(isinstance(args[index], Input) for index in locals_):
-            self._lane_of[node.number] = step.lane
-            self._reshaped.append(Reshaped(self, node, block, at, first, holes))
+            self._reshaped.append(Reshaped(self, node, step.lane, block, at, first))
             return
         for index, value in enumerate(args):
             if isinstance(value, Input):

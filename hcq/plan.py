@@ -27,7 +27,7 @@ from hcq.errors import BufferError, GraphError
 from hcq.graph import Node, resolve
 from hcq.layout import BASE, PAGE, Layout, inputs_of
 from hcq.memory import Buffer, Storage
-from hcq.schedule import Lane
+from hcq.schedule import Choice, Lane
 from hcq.signal import Point
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ DIRECT_WORDS = 512              # of a lane: up to here into the ring, beyond by
 class Plan(Layout):
     """A layout that can be replayed."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        super().__init__(nodes)
+    def __init__(self, nodes: Sequence[Node], choice: Choice) -> None:
+        super().__init__(nodes, choice)
         self._copies: list[BlockCopy] = []
         self._next = 0
         self._base = 0

@@ -2,9 +2,9 @@
 
 A *lane* is one hardware queue that a graph uses; a *step* is what one lane does at a time. Kernels go to their
 device's first compute queue, where a barrier keeps a kernel apart from those before it that it depends on, and only
-then. Copies and fills go to the copy engine that did what they come after, or to the one with the fewest bytes. A copy
-between devices is done by the source's engines, between two steps of the receiver's compute queue that clean its
-caches (see ``hcq.peer``).
+then; branches go to further queues where that is worth it (``hcq.assignment``). Copies and fills go to the copy engine
+that did what they come after, or to the one with the fewest bytes. A copy between devices is done by the source's
+engines, between two steps of the receiver's compute queue that clean its caches (see ``hcq.peer``).
 
 A lane's steps count up its signal. A step waits for a signal only where its lane has not heard, by some other way,
 that the step it depends on is complete.
@@ -13,17 +13,26 @@ that the step it depends on is complete.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hcq.access import Tracker
-from hcq.errors import GraphError
+from hcq.assignment import MOST, assign
+from hcq.backend import QueueKind
+from hcq.errors import GraphError, QueueError
 
 if TYPE_CHECKING:
     from hcq.device import Device
     from hcq.graph import Node
     from hcq.signal import Timeline
 
-__all__ = ["Lane", "Schedule", "Step"]
+__all__ = ["Choice", "Lane", "Schedule", "Step"]
+
+
+class Choice(NamedTuple):
+    """What ``dev.graph()`` was asked for: how many compute queues a device may use, and of which kind."""
+
+    most: int = MOST
+    kind: QueueKind = "compute"
 
 
 class Lane:
@@ -33,7 +42,7 @@ class Lane:
         self.device, self.timeline = device, timeline
         self.kind = timeline.queue.kind
         self.name = timeline.queue.name
-        self.encoder: Any = getattr(device.backend, self.kind)
+        self.encoder: Any = timeline.encoder
         self.steps: list[Step] = []
         self.load = 0                                   # bytes that were given to a copy engine
         self.heard: dict[Lane, int] = {}                # as far as each lane is known to be complete
@@ -84,16 +93,17 @@ class Schedule:
     :ivar steps: all of them. :ivar lanes: those that are used.
     """
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], choice: Choice) -> None:
         self.steps: list[Step] = []
         self.lanes: list[Lane] = []
         self._by_timeline: dict[int, Lane] = {}
         tracker: Tracker[Step] = Tracker()
-        for node in nodes:
+        queue_of = assign(nodes, choice.most).queue_of
+        for number, node in enumerate(nodes):
             if node.kind == "copy" and len(node.accesses) == 2 and self._across(node):
                 self._peer_copy(node, tracker)
             else:
-                lane = self._lane(node.device, "compute", 0) if node.kind == "kernel" else None
+                lane = self._kernel_lane(node.device, choice.kind, queue_of[number]) if node.kind == "kernel" else None
                 self._add(node, node.kind, lane, tracker)
         for step in self.steps:
             for other in step.waits:
@@ -104,12 +114,26 @@ class Schedule:
         source, destination = node.accesses
         return source.storage.pool.device is not destination.storage.pool.device
 
-    def _lane(self, device: Device, kind: str, index: int) -> Lane:
-        timeline = device._timelines[kind][index]       # type: ignore[index]
+    def _lane(self, device: Device, kind: QueueKind, index: int) -> Lane:
+        timeline = device._timelines[kind][index]
         if id(timeline) not in self._by_timeline:
             self._by_timeline[id(timeline)] = Lane(device, timeline)
             self.lanes.append(self._by_timeline[id(timeline)])
         return self._by_timeline[id(timeline)]
+
+    def _kernel_lane(self, device: Device, kind: QueueKind, index: int) -> Lane:
+        """A queue of normal priority, made where there are too few; the last one, where there are no more."""
+        while True:
+            numbers = [number for number, timeline in enumerate(device._timelines[kind])
+                       if timeline.priority == "normal"]
+            if index < len(numbers):
+                return self._lane(device, kind, numbers[index])
+            try:
+                device._add_queue(kind, "normal")
+            except QueueError:
+                if not numbers:
+                    raise
+                return self._lane(device, kind, numbers[-1])
 
     def _engine(self, device: Device, after: Sequence[Step], nbytes: int) -> Lane:
         """The copy engine for a step: the one that did what it comes after, else the one with the least to do."""
@@ -149,7 +173,7 @@ class Schedule:
         step = Step(lane, node, what)
         step.after = list(after)
         for other in step.after:
-            if other.lane is lane and lane.kind == "compute":
+            if other.lane is lane and lane.kind != "copy":
                 if other.position > lane.barrier_at:
                     step.barrier = True
             elif lane.heard.get(other.lane, 0) < other.position:
@@ -159,7 +183,7 @@ class Schedule:
         # of several waits for one lane the last is enough
         last = {other.lane: other for other in sorted(step.waits, key=lambda other: other.position)}
         step.waits = list(last.values())
-        if lane.kind == "compute":
+        if lane.kind != "copy":
             # the caches do not know what others wrote; and a graph's first kernel not what was there before
             step.barrier |= barrier or bool(step.waits) or step.position == 1
             if step.barrier:

@@ -54,7 +54,7 @@ MQD_BYTES = 4096
 STATIC_THREAD_MGMT = 0xFFFF_FFFF        # every WGP of a shader engine; for COMPUTE_STATIC_THREAD_MGMT_SE0..7
 SHADER_ENGINES_IN_MQD = 8
 RING_WORDS = 1 << 16
-AQL_SLOTS = 1 << 12                     # packets of an AQL ring
+AQL_SLOTS = 1 << 13                     # packets of an AQL ring
 SLOT_BASED_WPTR_AQL = 2                 # Linux 6.1, kfd_mqd_manager_v11.c, update_mqd
 
 MEC1 = 1                                # ME number of the first compute micro engine

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hcq.backend import Properties
+from hcq.backend import Properties, QueueKind
 from hcq.cluster.worker import DEVICE, Far, Given, Outcome, Part
 from hcq.elf import CodeObject
 from hcq.errors import (
@@ -221,7 +221,7 @@ class RemotePoint(_Handle):
 class RemoteQueue(_Handle):
     """A queue filled by hand: every method of :class:`hcq.ComputeQueue` or :class:`hcq.CopyQueue`."""
 
-    def __init__(self, device: RemoteDevice, number: int, kind: Literal["compute", "copy"]) -> None:
+    def __init__(self, device: RemoteDevice, number: int, kind: QueueKind) -> None:
         super().__init__(device, number)
         self.kind = kind
 
@@ -237,7 +237,8 @@ class RemoteQueue(_Handle):
 
     def __getattr__(self, name: str) -> Callable[..., RemoteQueue]:
         import hcq
-        if name.startswith("_") or not hasattr(hcq.ComputeQueue if self.kind == "compute" else hcq.CopyQueue, name):
+        kinds = {"compute": hcq.ComputeQueue, "copy": hcq.CopyQueue, "aql": hcq.AqlQueue}
+        if name.startswith("_") or not hasattr(kinds[self.kind], name):
             raise AttributeError(f"a {self.kind} queue has no {name!r}")
 
         def command(*arguments: Any, **keywords: Any) -> RemoteQueue:
@@ -360,13 +361,14 @@ class RemoteDevice:
     def signal(self, value: int = 0) -> RemoteSignal:
         return RemoteSignal(self, self._new(Far(DEVICE), "signal", value))
 
-    def graph(self) -> RemoteGraph:
-        return RemoteGraph(self, self._new(Far(DEVICE), "graph"))
+    def graph(self, *, queues: int | None = None, kind: Literal["compute", "aql"] = "compute") -> RemoteGraph:
+        """See :meth:`hcq.Device.graph`."""
+        return RemoteGraph(self, self._new(Far(DEVICE), "graph", queues=queues, kind=kind))
 
     def profile(self, *, counters: Sequence[str] = ()) -> RemoteProfile:
         return RemoteProfile(self, self._new(Far(DEVICE), "profile", counters=tuple(counters)))
 
-    def _far_queue(self, kind: Literal["compute", "copy"], index: int = 0) -> RemoteQueue:
+    def _far_queue(self, kind: QueueKind, index: int = 0) -> RemoteQueue:
         """``hcq.ComputeQueue(dev)`` and ``hcq.CopyQueue(dev)`` call this."""
         return RemoteQueue(self, self._new(Far(DEVICE), "queue", kind, index), kind)
 

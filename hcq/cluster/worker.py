@@ -121,7 +121,8 @@ class Worker:
 
     def _queue(self, kind: str, index: int) -> Any:
         import hcq
-        return (hcq.ComputeQueue if kind == "compute" else hcq.CopyQueue)(self.device, index)
+        kinds = {"compute": hcq.ComputeQueue, "copy": hcq.CopyQueue, "aql": hcq.AqlQueue}
+        return kinds[kind](self.device, index)
 
     def _object(self, number: int) -> Any:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,16 +57,18 @@ def test_a_pipeline_over_two_cards(pair: list[hcq.Device], add: dict[hcq.Device,
     assert not notes(one) and not notes(other)
 
 
-def test_random_graphs_do_what_a_model_does(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program]) -> None:
+@pytest.mark.parametrize(("options", "seed"), [({}, 7), ({"queues": 1}, 8), ({"kind": "aql"}, 9)])
+def test_random_graphs_do_what_a_model_does(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program],
+                                            options: dict[str, Any], seed: int) -> None:
     """Commands at random over buffers of both cards, replayed with other constants and sizes in between."""
-    random = np.random.default_rng(7)
+    random = np.random.default_rng(seed)
     for _ in range(6):
         buffers = [filled(device, 1000 * n) for n, device in enumerate(pair * 3)]
         model = [ints(buffer).copy() for buffer in buffers]
         commands: list[tuple[str, int, int, int]] = []
-        with pair[int(random.integers(2))].graph() as g:
+        with pair[int(random.integers(2))].graph(**options) as g:
             k, groups = g.input("k", np.int32(3)), g.input("groups", GRID)
-            for _ in range(int(random.integers(3, 14))):
+            for _ in range(int(random.integers(3, 26))):
                 to, origin = (int(i) for i in random.choice(len(buffers), 2, replace=False))
                 kind = str(random.choice(["kernel", "copy", "fill", "part"]))
                 device = buffers[to].device
@@ -94,6 +97,99 @@ def test_random_graphs_do_what_a_model_does(pair: list[hcq.Device], add: dict[hc
         for number, (buffer, wanted) in enumerate(zip(buffers, model, strict=True)):
             assert np.array_equal(ints(buffer), wanted), (number, commands, str(g.schedule))
     assert not notes(pair[0]) and not notes(pair[1])
+
+
+def lanes(graph: hcq.Graph) -> list[tuple[str, int]]:
+    """Names of the compute queues, and how many steps each has."""
+    return [(lane.name, len(lane.steps)) for lane in graph.schedule.lanes if lane.kind != "copy"]
+
+
+@pytest.mark.parametrize("kind", ["compute", "aql"])
+def test_branches_go_on_several_queues(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program], kind: Any) -> None:
+    one = pair[0]
+    if kind == "compute":
+        hcq.ComputeQueue(one, 1, priority="high")           # not for graphs
+    branches = [filled(one, 100 * n) for n in range(3)]
+    sums = [one.alloc(4 * N) for _ in range(3)]
+    expected = [ints(branch) for branch in branches]
+    with one.graph(kind=kind) as g:
+        k, x = g.input("k", np.int32(1)), g.input("x", branches[0])
+        for number, branch in enumerate(branches):          # one branch behind the other
+            for _ in range(6):
+                here = x if number == 0 else branch
+                add[one](here, here, k, grid=GRID, block=BLOCK)
+        for number, total in enumerate(sums):               # each of these comes after two branches
+            add[one](total, branches[number], np.int32(5), grid=GRID, block=BLOCK)
+            add[one](branches[number], branches[(number + 1) % 3], np.int32(0), grid=GRID, block=BLOCK)
+    used = lanes(g)
+    assert len(used) == 3 and sum(steps for _, steps in used) == 24 and min(steps for _, steps in used) >= 6
+    assert all(f"AM:0 {kind} " in name for name, _ in used) and "AM:0 compute 1" not in dict(used)
+    across = [step for step in g.schedule.steps if any(other.lane is not step.lane for other in step.waits)]
+    assert across and all(step.barrier for step in across)  # what other queues stored is not in the caches
+    for amount in (1, 7, 2):
+        g.replay(k=np.int32(amount))
+        for number in range(3):
+            expected[number] = expected[number] + np.int32(6 * amount)
+        totals = []
+        for number in range(3):
+            totals.append(expected[number] + 5)
+            expected[number] = expected[(number + 1) % 3].copy()
+    for total, wanted in zip(sums, totals, strict=True):
+        assert np.array_equal(ints(total), wanted)
+    for branch, wanted in zip(branches, expected, strict=True):
+        assert np.array_equal(ints(branch), wanted)
+    other = filled(one, 9000)
+    g.replay(x=other)                                       # this branch runs on another buffer
+    assert np.array_equal(ints(other), np.arange(9000, 9000 + N) + 6) and not notes(one)
+
+
+def test_one_queue_where_others_gain_nothing(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program]) -> None:
+    one = pair[0]
+    a, b, *many = (filled(one, n) for n in range(12))
+
+    def recorded(pattern: list[tuple[hcq.Buffer, hcq.Buffer]], **options: Any) -> int:
+        with one.graph(**options) as g:
+            for to, origin in pattern:
+                add[one](to, origin, np.int32(1), grid=GRID, block=BLOCK)
+        return len(lanes(g))
+    chain = [(a, a)] * 12
+    assert recorded(chain) == 1
+    assert recorded([(each, each) for each in many]) == 1           # they run together as it is
+    assert recorded([(a, a), (b, b)] * 6) == 1                      # so do these, two by two
+    assert recorded([(a, a)] * 2 + [(b, b)] * 2) == 1               # too short
+    branches = [(each, each) for each in many[:8] for _ in range(8)]
+    assert recorded(branches) == 4 and recorded(branches, queues=2) == 2 and recorded(branches, queues=1) == 1
+    assert recorded(branches, queues=20) <= 8                       # as many as the card has
+    for message, options in [("at least 1, not 0", {"queues": 0}), ("at least 1, not 1.5", {"queues": 1.5}),
+                             ("not 'copy'", {"kind": "copy"})]:
+        with pytest.raises(hcq.GraphError, match=message):
+            one.graph(**options)
+
+
+def test_an_aql_graph_longer_than_its_ring(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program]) -> None:
+    one = pair[1]
+    a = filled(one, 0)
+    with pytest.raises(hcq.GraphError, match=r"packets for AM:1 aql 0 are \d+ words; a submission to it has at most"), \
+            one.graph(kind="aql") as g:
+        for _ in range(2200):
+            add[one](a, a, np.int32(1), grid=1, block=BLOCK)
+    with pytest.raises(hcq.GraphError, match="cannot be replayed"):
+        g.replay()
+
+
+def test_a_profile_of_several_queues(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program]) -> None:
+    one = pair[0]
+    branches = [filled(one, n) for n in range(2)]
+    for kind in ("compute", "aql"):
+        with one.graph(kind=kind) as g:
+            for branch in branches:
+                for _ in range(8):
+                    add[one](branch, branch, np.int32(1), grid=GRID, block=BLOCK)
+        with one.profile() as profile:
+            g.replay()
+        kernels = [span for span in profile.spans if span.what == "kernel"]
+        assert [span.name for span in kernels] == ["add"] * 16
+        assert {span.queue for span in kernels} == {name for name, _ in lanes(g)} and len(lanes(g)) == 2
 
 
 def test_many_kernels_go_by_an_indirect_buffer(

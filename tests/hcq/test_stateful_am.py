@@ -89,11 +89,11 @@ class Devices(RuleBasedStateMachine):
         self.model[origin][:8] = k
         self.model[to] = self.model[origin] + np.int32(k)
 
-    @rule(home=st.integers(0, 1), commands=st.lists(
-        st.tuples(st.sampled_from(["kernel", "copy", "fill"]), numbers, numbers), min_size=1, max_size=6))
-    def record(self, home: int, commands: list[tuple[str, int, int]]) -> None:
+    @rule(home=st.integers(0, 1), aql=st.booleans(), commands=st.lists(
+        st.tuples(st.sampled_from(["kernel", "copy", "fill"]), numbers, numbers), min_size=1, max_size=12))
+    def record(self, home: int, aql: bool, commands: list[tuple[str, int, int]]) -> None:
         plain: list[tuple[str, int, int]] = []
-        with self.pair[home].graph() as graph:
+        with self.pair[home].graph(kind="aql" if aql else "compute") as graph:
             k = graph.input("k", np.int32(1))
             for kind, to, origin in commands:
                 if kind == "kernel":
