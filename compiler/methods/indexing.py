@@ -307,7 +307,7 @@ def _set_basic(x: Any, parts: list[Any], value: Any) -> Any:
         if isinstance(p, slice) and not any(isinstance(v, Size) for v in (n, count, p.start, p.stop)):
             start, _, step = p.indices(n)
         else:
-            start, step = ((p.start or 0) if isinstance(p, slice) else p), 1
+            start, step = ((0 if p.start is None else p.start) if isinstance(p, slice) else p), 1
         if step < 0:
             value, mask = value.flip(a), mask.flip(a)
             start, step = start + (count - 1) * step, -step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compiler.nn import functional
 from compiler.nn.activations import (
     CELU,
     ELU,
@@ -273,6 +274,7 @@ __all__ = [
     "ZeroPad1d",
     "ZeroPad2d",
     "ZeroPad3d",
+    "functional",
     "get_parameters",
     "get_state_dict",
     "load_state_dict",
