@@ -25,6 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from compiler import Tensor, jit, nn, no_grad, optim
+from examples.progress import Progress
 
 DATA = Path(__file__).resolve().parent / "data" / "digits.csv.gz"
 WANTED = 0.95           # share of the held-out images that must be right
@@ -36,27 +37,6 @@ def load() -> tuple[np.ndarray, np.ndarray]:
     with gzip.open(DATA, "rt") as text:
         table = np.loadtxt(text, delimiter=",", dtype=np.float32)
     return table[:, :64] / 16, table[:, 64].astype(np.int32)
-
-
-class Progress:
-    """A bar that redraws itself on a terminal, and a line an epoch elsewhere."""
-
-    def __init__(self, total: int, quiet: bool) -> None:
-        self.total, self.quiet, self.done = total, quiet, 0
-        self.live = sys.stdout.isatty() and not quiet
-        self.start = time.perf_counter()
-
-    def step(self, note: str) -> None:
-        self.done += 1
-        if self.live:
-            filled = 30 * self.done // self.total
-            rate = self.done / (time.perf_counter() - self.start)
-            print(f"\r  [{'█' * filled}{'·' * (30 - filled)}] {self.done}/{self.total}  {note}  {rate:.1f} steps/s ",
-                  end="", flush=True)
-
-    def line(self, text: str) -> None:
-        if not self.quiet:
-            print(f"\r{text:<78}" if self.live else text, flush=True)
 
 
 def batches(count: int, size: int, epochs: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:

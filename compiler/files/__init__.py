@@ -11,13 +11,16 @@ What is malformed is one :class:`FileFormatError`, which names the file, the pla
 
 from compiler.files.archives import tar_extract, zip_extract
 from compiler.files.gguf import gguf_load
+from compiler.files.quants import Quantized, quantize
 from compiler.files.safetensors import safe_load, safe_load_metadata, safe_save
 from compiler.files.source import FileFormatError
 from compiler.files.torchfile import torch_load
 
 __all__ = [
     "FileFormatError",
+    "Quantized",
     "gguf_load",
+    "quantize",
     "safe_load",
     "safe_load_metadata",
     "safe_save",

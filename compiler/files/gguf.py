@@ -19,7 +19,7 @@ import numpy as np
 
 from compiler import dtypes
 from compiler.dtypes import DType
-from compiler.files.quants import BLOCKS, dequantize
+from compiler.files.quants import BLOCKS, Quantized
 from compiler.files.source import File, Source, open_source
 from compiler.tensor import Tensor
 
@@ -48,26 +48,30 @@ class _Info:
     offset: int
 
 
-def gguf_load(file: File, device: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def gguf_load(file: File, device: str | None = None,
+              keep_quantized: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """(metadata, {name: tensor}). Quantised tensors become float32, unpacked on the device when they are used.
 
     Metadata values are Python's bool, int, float, str, and lists of them (arrays of numbers: NumPy arrays).
+
+    :param keep_quantized: give those as :class:`Quantized`, for layers that keep them packed.
 
     :raises FileFormatError: the file breaks a rule of the format, or has a type of quantisation that is not known here.
     """
     source = open_source(file)
     reader = _Reader(source)
     metadata, infos, begin = reader.run()
-    return metadata, {info.name: _tensor(source, begin, info, device) for info in infos}
+    return metadata, {info.name: _tensor(source, begin, info, device, keep_quantized) for info in infos}
 
 
-def _tensor(source: Source, begin: int, info: _Info, device: str | None) -> Tensor:
+def _tensor(source: Source, begin: int, info: _Info, device: str | None, keep: bool) -> Tensor | Quantized:
     count = math.prod(info.shape)
     if info.type in PLAIN:
         return source.tensor(begin + info.offset, PLAIN[info.type], info.shape, device)
     per_block, block_bytes = BLOCKS[info.type]
     blocks = source.tensor(begin + info.offset, dtypes.uint8, (count // per_block, block_bytes), device)
-    return dequantize(blocks, info.type).reshape(*info.shape)
+    packed = Quantized(blocks, info.type, info.shape)
+    return packed if keep else packed.dequantize()
 
 
 class _Reader:

@@ -6,7 +6,9 @@ float16 scale, small integers, and in the newer kinds a scale of its own for eac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from compiler import dtypes
 from compiler.files.source import from_bytes
 from compiler.tensor import Tensor
 
-__all__ = ["BLOCKS", "dequantize"]
+__all__ = ["BLOCKS", "Quantized", "dequantize", "quantize"]
 
 # kind -> (elements, bytes) of a block
 BLOCKS = {"Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34), "Q2_K": (256, 84),
@@ -23,6 +25,56 @@ BLOCKS = {"Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24)
 # ggml-common.h, kvalues_iq4nl and kvalues_mxfp4 (twice the values of OCP's E2M1)
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 MXFP4_VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tensor as a file has it: packed blocks, uint8[n, bytes of a block], of ``shape`` when they are unpacked."""
+
+    blocks: Tensor
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the blocks."""
+        return self.blocks.nbytes
+
+    def dequantize(self) -> Tensor:
+        """float32, lazily: a kernel that needs the numbers unpacks them."""
+        return dequantize(self.blocks, self.kind).reshape(*self.shape)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Some of the rows (by the first axis) unpacked: (*index.shape, *rest)."""
+        per_block, nbytes = BLOCKS[self.kind]
+        each = math.prod(self.shape[1:]) // per_block
+        picked = self.blocks.reshape(self.shape[0], each * nbytes)[index.reshape(-1)]
+        return dequantize(picked.reshape(-1, nbytes), self.kind).reshape(*index.shape, *self.shape[1:])
+
+
+def quantize(array: np.ndarray, kind: str, device: str | None = None) -> Quantized:
+    """Pack numbers on the host: Q8_0, or Q4_0 (ggml-quants.c, quantize_row_q8_0_ref and quantize_row_q4_0_ref).
+
+    :raises ValueError: another kind, or rows that are no multiple of 32.
+    """
+    if kind not in ("Q4_0", "Q8_0"):
+        raise ValueError(f"numbers are packed as Q4_0 and Q8_0 here, not as {kind!r}")
+    if not array.ndim or array.shape[-1] % 32:
+        raise ValueError(f"{kind} is in blocks of 32, and rows have {array.shape[-1] if array.ndim else 'no'} elements")
+    x = np.ascontiguousarray(array, np.float32).reshape(-1, 32)
+    if kind == "Q8_0":
+        d = np.abs(x).max(1, keepdims=True) / np.float32(127)
+    else:       # the one farthest from 0 becomes -8
+        d = np.take_along_axis(x, np.abs(x).argmax(1)[:, None], 1) / np.float32(-8)
+    with np.errstate(divide="ignore"):
+        scaled = x * np.where(d == 0, np.float32(0), np.float32(1) / d)
+    if kind == "Q8_0":      # halves away from 0
+        codes = (np.sign(scaled) * np.floor(np.abs(scaled) + np.float32(0.5))).astype(np.int8).view(np.uint8)
+    else:
+        codes = np.clip(scaled + np.float32(8.5), 0, 15).astype(np.uint8)
+        codes = codes[:, :16] | codes[:, 16:] << 4
+    blocks = np.concatenate([d.astype(np.float16).view(np.uint8), codes], 1)
+    return Quantized(Tensor(blocks, device=device), kind, array.shape)
 
 
 def dequantize(blocks: Tensor, kind: str) -> Tensor:

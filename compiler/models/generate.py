@@ -30,9 +30,9 @@ def sample(logits: np.ndarray, rng: np.random.Generator, temperature: float = 1.
     shares = np.exp(scores[order] - scores[order[0]])
     shares /= shares.sum()
     if top_p < 1:
-        keep = np.searchsorted(shares.cumsum(), top_p) + 1
+        keep = int(np.searchsorted(shares.cumsum(), top_p)) + 1
         order, shares = order[:keep], shares[:keep] / shares[:keep].sum()
-    return int(order[min(np.searchsorted(shares.cumsum(), rng.random(), side="right"), len(order) - 1)])
+    return int(order[min(int(np.searchsorted(shares.cumsum(), rng.random(), side="right")), len(order) - 1)])
 
 
 class Generator:

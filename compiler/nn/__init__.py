@@ -141,6 +141,11 @@ from compiler.nn.pooling import (
     MaxPool3d,
     Upsample,
 )
+from compiler.nn.quantized import (
+    Int8Linear,
+    QuantizedEmbedding,
+    QuantizedLinear,
+)
 from compiler.nn.recurrent import (
     GRU,
     LSTM,
@@ -206,6 +211,7 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "Int8Linear",
     "KLDivLoss",
     "L1Loss",
     "LPPool1d",
@@ -236,6 +242,8 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "PoissonNLLLoss",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
     "RMSNorm",
     "RNN",
     "RNNCell",
