@@ -72,17 +72,18 @@ def floors() -> Canvas:
         ("the driver: device.py boots ip/, backend.py serves hcq",),
         fill=YELLOW,
     )
-    for n, (name, what) in enumerate(
-        (
-            ("amdrv.ip", "one file a block"),
-            ("amdrv.mmu", "page tables"),
-            ("amdrv.pm4", "compute packets"),
-            ("amdrv.sdma", "copy packets"),
-            ("amdrv.firmware", "images"),
-            ("amdrv.vfio", "the VFIO API"),
-        )
-    ):
-        c.box(32 + n % 3 * 152, 314 + n // 3 * 56, 144, 48, python(name, name.removeprefix("amdrv.") + "/"), (what,))
+    rooms = (
+        ("amdrv.ip", "the blocks"),
+        ("amdrv.mmu", "page tables"),
+        ("amdrv.firmware", "images"),
+        ("amdrv.vfio", "VFIO's API"),
+        ("amdrv.pm4", "PM4 packets"),
+        ("amdrv.sdma", "SDMA packets"),
+        ("amdrv.aql", "AQL packets"),
+    )
+    for n, (name, what) in enumerate(rooms):
+        place = (32 + n % 4 * 114, 314 + n // 4 * 56)
+        c.box(*place, 106, 48, python(name, name.removeprefix("amdrv.") + "/"), (what,))
     c.box(
         20,
         456,
