@@ -34,6 +34,6 @@ setup(
         "console_scripts": ["amdrv=amdrv.__main__:main",
                             "amdrv-info=tools.amdrv_info.__main__:main",
                             "ioctl-sniff=tools.ioctl_sniff.__main__:main"],
-        "hcq.backends": ["AM=amdrv.backend:open_backend"],
+        "hcq.backends": ["AM=amdrv.backend:open_backend", "KFD=amdrv.kfd.backend:open_backend"],
     },
 )

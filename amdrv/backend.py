@@ -10,7 +10,7 @@ store. And the scratch slots of the waves share one buffer a queue (``amdrv.scra
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from hcq.backend import Memory, Properties, QueueKind
 if TYPE_CHECKING:
     from amdrv.device import Allocation, Device
     from amdrv.recovery import Recovery
+    from amdrv.ring import Ring
 
 __all__ = ["AmBackend", "AqlEncoder", "ComputeEncoder", "CopyEncoder", "SDMA_LARGEST", "Scratch", "open_backend"]
 
@@ -42,9 +43,11 @@ LDS_BYTES = 65536                       # of a workgroup
 class AmBackend(MovingSide):
     """One booted card behind hcq's contract (:class:`hcq.backend.Backend`). Owns ``device``."""
 
+    kind = "AM"
+
     def __init__(self, device: Device, index: int = 0) -> None:
         self.device = device
-        self.name = f"AM:{index}"
+        self.name = f"{self.kind}:{index}"
         self.properties = Properties(
             arch=device.arch, name=device.marketing_name, compute_units=device.compute_units, wave_sizes=(32, 64),
             max_workgroup=MAX_WORKGROUP, lds_bytes=LDS_BYTES, vram_bytes=device.vram_size,
@@ -52,8 +55,7 @@ class AmBackend(MovingSide):
             shared_aperture=device.shared_aperture, private_aperture=device.private_aperture,
             simds_per_cu=SIMDS_PER_CU, waves_per_simd=WAVES_PER_SIMD, vgprs_per_simd=VGPRS_PER_SIMD,
             vgpr_granule=VGPR_GRANULE)
-        self.compute = ComputeEncoder(lambda name: device.regs[name].address, device.gfx.wgp_masks)
-        self.copy = CopyEncoder()
+        self.compute, self.copy = self._compute_encoder(), self._copy_encoder()
         self._queues: dict[str, list[Queue]] = {
             "compute": [Queue(ring, "compute", f"{self.name} compute {number}", device.statistics)
                         for number, ring in enumerate(device.compute_rings)],
@@ -65,6 +67,12 @@ class AmBackend(MovingSide):
         self._scratches: list[Memory] = []              # older launches may still use all but the last
         for queue in self._queues["compute"]:
             queue.submit(np.array(self.compute.preamble(), np.uint32))
+
+    def _compute_encoder(self, grow: Callable[[Scratch, int], Scratch] | None = None) -> ComputeEncoder:
+        return ComputeEncoder(self._register, self.device.gfx.wgp_masks, grow)
+
+    def _copy_encoder(self) -> CopyEncoder:
+        return CopyEncoder()
 
     # --- memory
 
@@ -141,13 +149,15 @@ class AmBackend(MovingSide):
             ring = self.device.gfx.add_ring(priority, aql=kind == "aql")
         except PacketError as error:
             return str(error)
+        return self._added(ring, kind, number)
+
+    def _added(self, ring: Ring, kind: QueueKind, number: int) -> Queue:
         queue = Queue(ring, kind, f"{self.name} {kind} {number}", self.device.statistics)
         if isinstance(ring, AqlRing):
             ring.more_scratch = self._more_scratch
             queue.encoder = AqlEncoder(self.compute, ring, self._more_scratch)
         else:
-            queue.encoder = ComputeEncoder(lambda name: self.device.regs[name].address, self.device.gfx.wgp_masks,
-                                           self._more_scratch)
+            queue.encoder = self._compute_encoder(self._more_scratch)
             queue.submit(np.array(self.compute.preamble(), np.uint32))
         self._queues[kind].append(queue)
         return queue

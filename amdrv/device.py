@@ -370,6 +370,11 @@ class Device:
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
+    @property
+    def fence(self) -> Callable[[], None]:
+        """Earlier stores are in memory before later ones."""
+        return self.pci.fence
+
     def require_memory(self) -> Memory:
         """The card's memory. :raises AmdrvError: the device is closed, or its boot has not come to memory yet."""
         if self.memory is None:

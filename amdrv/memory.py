@@ -9,9 +9,8 @@ What is allocated holds: in VRAM anything (whatever was there before), in host m
 
 from __future__ import annotations
 
-import bisect
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from amdrv.errors import BootError, MappingError, OutOfMemoryError
 from amdrv.hal import DmaMapping, PciDevice, Region, Segment
+from amdrv.ledger import Ledger
 from amdrv.mmu import PAGE_SIZE, BuddyAllocator, PageTables, leaf_flags, shared_addresses
 from amdrv.mmu.pte import WRITEABLE
 
@@ -36,7 +36,6 @@ TABLE_POOL = 2 * MIB        # tables are taken from VRAM in blocks of this size
 
 ADDRESS_BASE = 0x2000_0000_0000     # above what FB_LOCATION of any known board covers, below the hole at 47 bits
 ADDRESS_SIZE = 0x1000_0000_0000     # 16 TiB
-REMEMBERED = 64                     # freed buffers that a fault's message can still name
 
 Kind = Literal["vram", "system", "peer"]
 
@@ -101,9 +100,8 @@ class Memory:
         self.tables = PageTables(self, base=table_base)
         self.lock, self._depth = threading.RLock(), 0
         self._freed_inside: list[Allocation] = []
-        self._starts: list[int] = []
-        self._live: dict[int, Allocation] = {}
-        self._freed: deque[Allocation] = deque(maxlen=REMEMBERED)
+        self._ledger: Ledger[Allocation] = Ledger()
+        self._live = self._ledger.live
 
     @property
     def _boot_start(self) -> int:
@@ -221,6 +219,23 @@ class Memory:
         view = None if memory.view is None else memory.view[:nbytes]
         return self._remember(Allocation(address, nbytes, view, memory.segments, kind, name, size, memory, owned))
 
+    @property
+    def page_size(self) -> int:
+        """Bytes, of the host: the granule of :meth:`map_pages`."""
+        return self.pci.page_size
+
+    def map_pages(self, start: int, size: int, *, name: str, writable: bool) -> Allocation:
+        """Pin pages of this process and map them for all engines.
+
+        :raises MappingError: the machine cannot. :raises OutOfMemoryError: they cannot be pinned.
+        """
+        mapping = self.pci.map_dma(start, size)
+        try:
+            return self.map(mapping, name=name, owned=True, writable=writable)
+        except BaseException:
+            mapping.close()
+            raise
+
     def _enter(self, segments: Sequence[Segment], flags: int, align: int) -> tuple[int, int]:
         """Find an address, fill the tables, make it known to the GPU: (address, bytes)."""
         size = sum(length for _, length in segments)
@@ -260,9 +275,7 @@ class Memory:
             self._flush_hdp()
             self._flush_tlb()
         for allocation in allocations:
-            del self._live[allocation.address]
-            self._starts.pop(bisect.bisect_left(self._starts, allocation.address))
-            self._freed.append(allocation)
+            self._ledger.remove(allocation)
             self.addresses.release(allocation.address)
             allocation.window = allocation.keeps = None
             if allocation.kind == "vram":
@@ -272,13 +285,12 @@ class Memory:
 
     def _remember(self, allocation: Allocation) -> Allocation:
         allocation.driver = self.of_the_driver
-        bisect.insort(self._starts, allocation.address)
-        self._live[allocation.address] = allocation
+        self._ledger.add(allocation)
         return allocation
 
     def holds(self, allocation: Allocation) -> bool:
         """Is this an allocation that is alive?"""
-        return self._live.get(allocation.address) is allocation
+        return self._ledger.holds(allocation)
 
     # -- flushes ---------------------------------------------------------------------------------------------------
 
@@ -297,26 +309,13 @@ class Memory:
 
     def nearest(self, address: int) -> str:
         """What lies at or next to an address, in words: for the message of a fault."""
-        at = bisect.bisect_right(self._starts, address)
-        around = [self._live[start] for start in self._starts[max(at - 1, 0):at + 1]]
-        for allocation in around:
-            if allocation.address <= address < allocation.end:
-                return f"inside {allocation}"
-        for old in reversed(self._freed):
-            if old.address <= address < old.end:
-                return f"inside {old}, which was freed"
-        if not around:
-            return "no buffer is allocated"
-        near = min(around, key=lambda a: a.address - address if address < a.address else address - a.end)
-        where = (f"{near.address - address:#x} bytes before" if address < near.address
-                 else f"{address - near.end:#x} bytes past the end of")
-        return f"{where} {near}"
+        return self._ledger.nearest(address)
 
     @property
     def alive(self) -> list[Allocation]:
         """Every allocation that was not freed, by address."""
         with self.lock:
-            return [self._live[start] for start in self._starts]
+            return self._ledger.all()
 
     @property
     def allocated(self) -> dict[str, int]:
@@ -334,5 +333,4 @@ class Memory:
             allocation.window = allocation.keeps = None
             if allocation.owned and allocation.mapping is not None:
                 allocation.mapping.close()
-        self._live.clear()
-        self._starts.clear()
+        self._ledger.clear()

@@ -37,7 +37,7 @@ class MovingSide(PeerSide):
         """See :func:`amdrv.profile.instrument`."""
         from amdrv.profile import instrument
         out, stretches = instrument(kind, words, indirect, stamp)
-        low = self.device.regs["COMPUTE_PGM_LO"].address
+        low = self._register("COMPUTE_PGM_LO")
         for stretch in stretches:
             registers = stretch.facts.pop("registers", None)
             if registers is not None and low in registers:          # the kernel's first instruction: hcq knows its name

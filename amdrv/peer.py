@@ -107,6 +107,10 @@ class PeerSide:
 
     device: Device
 
+    def _register(self, name: str) -> int:
+        """A register's dword address."""
+        return self.device.regs[name].address
+
     @cached_property
     def peers(self) -> Peers:
         return Peers(self.device)
@@ -114,7 +118,7 @@ class PeerSide:
     @cached_property
     def _arrival(self) -> list[int]:
         mask = HDP_FLUSH_CP2            # pipe 0 of MEC 1: amdrv.ip.gfx.QUEUES
-        request, done = (self.device.regs[f"BIF_BX_PF0_GPU_HDP_FLUSH_{name}"].address for name in ("REQ", "DONE"))
+        request, done = (self._register(f"BIF_BX_PF0_GPU_HDP_FLUSH_{name}") for name in ("REQ", "DONE"))
         return pm4.build("WAIT_REG_MEM", FUNCTION="EQUAL", MEM_SPACE="REGISTER", OPERATION="WR_WAIT_WR_REG",
                          ADDRESS=request | done << 32, REFERENCE=mask, MASK=mask, POLL_INTERVAL=HDP_FLUSH_POLL)
 

@@ -10,16 +10,28 @@ lies there: those bytes stay the process's own, and a kernel that stays within t
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
 from amdrv.errors import MappingError
 
-if TYPE_CHECKING:
-    from amdrv.memory import Allocation, Memory
+__all__ = ["PageMapper", "Registration", "register"]
 
-__all__ = ["Registration", "register"]
+
+class PageMapper(Protocol):
+    """The memory of a card, as far as registering needs it: ``Memory`` of amdrv.memory and of amdrv.kfd.memory; what
+    they give and take has an ``address``, and keeps alive what its ``keeps`` holds."""
+
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def map_pages(self) -> Callable[..., Any]: ...
+    @property
+    def holds(self) -> Callable[[Any], bool]: ...
+    @property
+    def free(self) -> Callable[[Any], None]: ...
 
 
 class Registration:
@@ -30,10 +42,10 @@ class Registration:
     :ivar view: these bytes (uint8), read-only where the array is.
     """
 
-    def __init__(self, memory: Memory, array: np.ndarray, allocation: Allocation, low: int, nbytes: int) -> None:
+    def __init__(self, memory: PageMapper, array: np.ndarray, allocation: Any, low: int, nbytes: int) -> None:
         self.array, self.allocation, self.nbytes = array, allocation, nbytes
         self._memory = memory
-        self.address = allocation.address + low % memory.pci.page_size
+        self.address = allocation.address + low % memory.page_size
         self.view: np.ndarray = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(low))
         self.view.flags.writeable = array.flags.writeable
 
@@ -52,7 +64,7 @@ class Registration:
         return f"<Registration of {self.array.dtype}{list(self.array.shape)} at {self.address:#x}>"
 
 
-def register(memory: Memory, array: np.ndarray, *, name: str = "") -> Registration:
+def register(memory: PageMapper, array: np.ndarray, *, name: str = "") -> Registration:
     """Pin an array's pages and map them for every engine; what is read-only here is read-only for the card.
 
     :raises TypeError: no array. :raises MappingError: without bytes, of Python objects, or memory that the machine
@@ -66,14 +78,10 @@ def register(memory: Memory, array: np.ndarray, *, name: str = "") -> Registrati
     if not array.size or not array.itemsize:
         raise MappingError(f"an array of shape {array.shape} has no bytes to register")
     low, high = _extent(array)
-    page = memory.pci.page_size
+    page = memory.page_size
     start = low & -page
-    mapping = memory.pci.map_dma(start, (high + page - 1 & -page) - start)
-    try:
-        allocation = memory.map(mapping, name=name or "registered array", owned=True, writable=array.flags.writeable)
-    except BaseException:
-        mapping.close()
-        raise
+    allocation = memory.map_pages(start, (high + page - 1 & -page) - start, name=name or "registered array",
+                                  writable=array.flags.writeable)
     allocation.keeps = array        # its memory lives as long as the card may reach it
     return Registration(memory, array, allocation, low, high - low)
 

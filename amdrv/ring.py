@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -16,12 +16,30 @@ from amdrv import pm4, sdma
 from amdrv.errors import GpuHang, PacketError, WaitTimeout
 from amdrv.wait import wait_until
 
-if TYPE_CHECKING:
-    from amdrv.device import Device
-
-__all__ = ["Ring", "RingKind"]
+__all__ = ["Ring", "RingKind", "RingOwner"]
 
 RingKind = Literal["compute", "copy", "aql"]
+
+
+class RingOwner(Protocol):
+    """What a ring asks of its card: :class:`amdrv.device.Device`, or one of the kernel's (:mod:`amdrv.kfd`)."""
+
+    shared_aperture: Any
+    private_aperture: Any
+    compute_units: Any
+    shader_engines: Any
+
+    @property
+    def fence(self) -> Callable[[], None]:
+        """Earlier stores are in memory before later ones."""
+    @property
+    def doorbells(self) -> Any:
+        """An :class:`amdrv.hal.Region`."""
+    def require_memory(self) -> Any:
+        """What allocates: ``alloc(nbytes, kind="system", name=...)``, as :class:`amdrv.memory.Memory`."""
+    def check(self) -> None:
+        """Raise what the card reported."""
+
 
 FULL_TIMEOUT = 30.0             # seconds that a submission waits for room
 POINTERS_BYTES = 4096           # one page a ring: rptr in the first cache line, wptr in the next
@@ -42,7 +60,7 @@ class Ring:
     units = "words"             # that pointers count, for people
     test_value = TEST_VALUE
 
-    def __init__(self, device: Device, name: str, kind: RingKind, *, words: int, unit: int, doorbell: int) -> None:
+    def __init__(self, device: RingOwner, name: str, kind: RingKind, *, words: int, unit: int, doorbell: int) -> None:
         if words <= 0 or words & (words - 1):
             raise ValueError(f"a ring's size must be a power of two, not {words} words")
         self.device, self.name, self.kind, self.words = device, name, kind, words
@@ -65,7 +83,16 @@ class Ring:
         self._test_word = self.pointers.view.data[TEST_OFFSET:TEST_OFFSET + 4].cast("B").cast("I")
         self.wptr = 0           # words, ever written
         self._limit = 0         # as far as wptr may go by the read pointer that was seen last
-        self._fence, self._ring_doorbell = self.device.pci.fence, self.device.doorbells.write64
+        self._fence, self._ring_doorbell = self.device.fence, self.device.doorbells.write64
+
+    @property
+    def memory(self) -> list[Any]:
+        """What :meth:`place` allocated."""
+        return [self.buffer, self.pointers]
+
+    def connect(self, doorbells: Any, number: int) -> None:
+        """The queue's doorbell, where it is known only once the queue is there."""
+        self.doorbell, self._ring_doorbell = number, doorbells.write64
 
     def restart(self) -> int:
         """Forget what was submitted: the queue begins anew, empty. Returns the words that the engine never read.

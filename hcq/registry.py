@@ -21,7 +21,7 @@ from hcq.errors import UnknownDeviceError
 
 __all__ = ["backends", "forget", "open"]
 
-_BUILT_IN = {"AM": "amdrv.backend:open_backend"}
+_BUILT_IN = {"AM": "amdrv.backend:open_backend", "KFD": "amdrv.kfd.backend:open_backend"}
 _NAME = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?::(\d{1,4}))?")
 
 _open: dict[str, Device] = {}

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from amdrv import aql, pm4
 from amdrv.aql import queue
 from amdrv.errors import PacketError
-from amdrv.ring import Ring
+from amdrv.ring import Ring, RingOwner
 from amdrv.scratch import Scratch
-
-if TYPE_CHECKING:
-    from amdrv.device import Device
 
 __all__ = ["AqlRing"]
 
@@ -41,7 +38,7 @@ class AqlRing(Ring):
 
     units = "packets"
 
-    def __init__(self, device: Device, name: str, *, slots: int, doorbell: int) -> None:
+    def __init__(self, device: RingOwner, name: str, *, slots: int, doorbell: int) -> None:
         self.slots = slots
         self.scratch = Scratch()
         self.more_scratch: Callable[[Scratch, int], Scratch] | None = None
@@ -68,7 +65,7 @@ class AqlRing(Ring):
             self._read_id, self._write_id = self._word(queue.READ_ID), self._word(queue.WRITE_ID)
             self._told = self._word(SIGNAL_OFFSET + queue.SIGNAL_VALUE)
             self._test_word = self._block[TEST_OFFSET:TEST_OFFSET + 4].cast("B").cast("I")
-            self._fence, self._ring_doorbell = self.device.pci.fence, self.device.doorbells.write64
+            self._fence, self._ring_doorbell = self.device.fence, self.device.doorbells.write64
         self._begin()
 
     def _word(self, offset: int) -> memoryview[int]:
@@ -130,6 +127,10 @@ class AqlRing(Ring):
     def pending(self) -> int:
         """Packets that are not complete."""
         return self.wptr - int(self._read_id[0])
+
+    @property
+    def memory(self) -> list[Any]:
+        return [self.buffer, self.pointers, self._pm4]
 
     def restart(self) -> int:
         with self._lock:

@@ -296,9 +296,15 @@ class MockHal:
         """The process's machine as ``AMDRV_MOCK`` describes it; its threads end with the process."""
         with cls._lock:
             if cls._shared is None:
-                cls._shared = cls(_import_mock().Machine.from_environment())
-                atexit.register(cls._shared.machine.close)
+                cls._shared = cls.separate()
             return cls._shared
+
+    @classmethod
+    def separate(cls) -> MockHal:
+        """A machine as ``AMDRV_MOCK`` describes it, that is nobody else's; its threads end with the process."""
+        hal = cls(_import_mock().Machine.from_environment())
+        atexit.register(hal.machine.close)
+        return hal
 
     @cached_property
     def firmware(self) -> Sequence[Path]:

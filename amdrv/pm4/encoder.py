@@ -148,16 +148,18 @@ class ComputeEncoder:
     def preamble(self) -> list[int]:
         """Words for the beginning of a queue: what stays the same for all launches (Mesa, ac_cmdbuf.c,
         gfx10_init_compute_preamble_state)."""
-        at, masks = self._register, self._cu_masks
         words: list[int] = []
-        management = "COMPUTE_STATIC_THREAD_MGMT_SE"
-        for first, values in ((f"{management}0", masks[0:2]), (f"{management}2", masks[2:4]),
-                              (f"{management}4", masks[4:8]),
+        for first, values in (*self._thread_management(),
                               ("COMPUTE_DISPATCH_INTERLEAVE", [DISPATCH_INTERLEAVE]),
                               ("COMPUTE_RESOURCE_LIMITS", [0]), ("COMPUTE_START_X", [0, 0, 0]),
                               ("COMPUTE_USER_ACCUM_0", [0, 0, 0, 0]), ("COMPUTE_DISPATCH_TUNNEL", [0])):
-            words += pm4.set_registers(at(first), values, SHADER_TYPE=1)
+            words += pm4.set_registers(self._register(first), values, SHADER_TYPE=1)
         return words
+
+    def _thread_management(self) -> tuple[tuple[str, list[int]], ...]:
+        """The CUs that waves may run on."""
+        name, masks = "COMPUTE_STATIC_THREAD_MGMT_SE", self._cu_masks
+        return (f"{name}0", masks[0:2]), (f"{name}2", masks[2:4]), (f"{name}4", masks[4:8])
 
     def wait(self, words: list[int], address: int, value: int) -> None:
         if value > LOW_WORD:

@@ -77,8 +77,12 @@ def canonical(device: str) -> str:
 
 
 def default_device() -> str:
-    """AM if the environment has ``AM=1``, else CPU."""
-    return "AM" if os.environ.get("AM", "0") not in ("", "0") else "CPU"
+    """AM or KFD if the environment has ``AM=1`` or ``KFD=1``, else CPU. :raises ValueError: it has both."""
+    wanted = [name for name in ("AM", "KFD") if os.environ.get(name, "0") not in ("", "0")]
+    if len(wanted) > 1:
+        raise ValueError("AM=1 and KFD=1 are both set; which is to be the default device? AM takes the card itself, "
+                         "KFD is a card that the kernel's driver keeps")
+    return wanted[0] if wanted else "CPU"
 
 
 def runtime(device: str) -> Runtime:

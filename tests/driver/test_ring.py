@@ -35,7 +35,7 @@ class Engine:
         self.next_address = 0x1000
         device: Any = SimpleNamespace(
             require_memory=lambda: SimpleNamespace(alloc=self.alloc), statistics=Counter(),
-            pci=SimpleNamespace(fence=lambda: self.events.append("fence")),
+            fence=lambda: self.events.append("fence"),
             doorbells=SimpleNamespace(write64=self.doorbell), check=self.check)
         self.ring = Ring(device, "AM:9 compute 3", "compute", words=words, unit=unit, doorbell=6)
 

@@ -31,10 +31,10 @@ def code() -> bytes:
 
 @pytest.fixture(scope="session")
 def am() -> Iterator[hcq.Device]:
-    """The AM backend on the software card, booted once for all tests."""
+    """The AM backend on the software card, booted once for all tests; KFD's with ``HCQ_TEST_DEVICE=KFD``."""
     before = os.environ.get("AMDRV_HAL")
     os.environ["AMDRV_HAL"] = "mock"
-    device = hcq.open("AM")
+    device = hcq.open(os.environ.get("HCQ_TEST_DEVICE", "AM"))
     yield device
     device.close()
     if before is None:

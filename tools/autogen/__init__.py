@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["GENERATORS", "Sources", "SourceError"]
 
-GENERATORS: tuple[str, ...] = ("registers", "sdma6", "structures", "identifiers", "uapi", "pm4")
+GENERATORS: tuple[str, ...] = ("registers", "sdma6", "structures", "identifiers", "uapi", "kfd", "pm4")
 """Modules of this package, in the order in which they run."""
 
 

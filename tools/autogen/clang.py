@@ -109,6 +109,10 @@ class Declarations:
         """Names of the records that match, in the order of the source."""
         return [name for name in self._names if re.fullmatch(pattern, name)]
 
+    def size(self, name: str) -> int:
+        """Bytes of a structure."""
+        return ctypes.sizeof(self._namespace[f"struct_{name}"])
+
     def source(self, names: Iterable[str]) -> str:
         """The classes of these records and of what they hold, each before its first use."""
         self._lines = []
