@@ -24,11 +24,14 @@ RingKind = Literal["compute", "copy", "aql"]
 class RingOwner(Protocol):
     """What a ring asks of its card: :class:`amdrv.device.Device`, or one of the kernel's (:mod:`amdrv.kfd`)."""
 
-    shared_aperture: Any
-    private_aperture: Any
-    compute_units: Any
-    shader_engines: Any
-
+    @property
+    def shared_aperture(self) -> int: ...
+    @property
+    def private_aperture(self) -> int: ...
+    @property
+    def compute_units(self) -> int: ...
+    @property
+    def shader_engines(self) -> int: ...
     @property
     def fence(self) -> Callable[[], None]:
         """Earlier stores are in memory before later ones."""

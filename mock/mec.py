@@ -32,6 +32,7 @@ MES, PIPES, QUEUES = (1, 2), 4, 8           # GRBM_GFX_CNTL.MEID of the compute 
 FIRMWARE = ("RS64_MEC",)
 START = ("CP_MEC_RS64_PRGRM_CNTR_START", "CP_MEC_RS64_PRGRM_CNTR_START_HI")
 M32 = 0xFFFFFFFF
+OWN_DOORBELLS = 0x2000              # bytes, before the first process's slice: two pages each (kfd_doorbell.c)
 
 
 register("dequeue-ignored", "a queue does not leave the hardware on request (CP_HQD_DEQUEUE_REQUEST); a reset of its "
@@ -227,6 +228,10 @@ class Mec(Block):
     def doorbell(self, offset: int, value: int, width: int) -> None:
         """A doorbell that NBIO leads to CP; ``offset`` in bytes of BAR2, ``value`` the write pointer in dwords."""
         inside = {kind: self._doorbell_range(kind) for kind in ("MEC", "RB")}
+        if offset >= OWN_DOORBELLS:
+            # A process's slice. Linux leaves the range at its own queues' (gfx_v11_0_cp_set_doorbell_range) while KFD's
+            # lie in pages beyond (kfd_doorbell.c), and they work on silicon: there CP looks at no range.
+            inside = dict.fromkeys(inside, (offset, offset))
         if not any(low <= offset <= high for low, high in inside.values()):
             low, high = inside["MEC"]
             self.board.note("doorbell-range", f"doorbell at byte {offset:#x} is outside of CP_MEC_DOORBELL_RANGE "

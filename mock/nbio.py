@@ -34,6 +34,7 @@ __all__ = ["Nbio"]
 
 ALL_ONES = 0xFFFFFFFF
 MIB = 1 << 20
+IN_PAGE = 0x3FF                     # dwords of a page of doorbells
 ASIC_INIT_COMPLETE = 1 << 9
 """BIOS scratch 7 (Linux 6.1, atombios.h, ATOM_S7_ASIC_INIT_COMPLETE_MASK): the card was posted."""
 FIRMWARE_READY = 1 << 31
@@ -230,10 +231,13 @@ class Nbio(Block):
         return self.board.lost or self.board.faults.strike("doorbell-lost", client=client) is not None
 
     def doorbell_client(self, dword: int) -> str | None:
-        """Where the S2A entries lead a doorbell: "cp", "ih", "sdma" or nowhere."""
+        """Where the S2A entries lead a doorbell: "cp", "ih", "sdma" or nowhere. The place in its page decides, so that
+        processes' pages are divided as the card's own is (Linux, amdgpu_amdkfd.c,
+        amdgpu_amdkfd_device_init: BIF routes by the lower 12 bits of an address)."""
         if self._routes is None:
             self._routes = self._decode_routes()
         ranges, rest = self._routes
+        dword &= IN_PAGE
         for first, end, client in ranges:
             if first <= dword < end:
                 return client

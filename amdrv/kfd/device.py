@@ -231,10 +231,10 @@ class KfdDevice:
             try:
                 queue.ring.test()
             except WaitTimeout as error:
+                reported = f". It had reported: {'; '.join(found.faults)}" if found.faults else ""
                 raise GpuHang(f"{self.name}: {queue.ring.name} was ended and made anew, and still does nothing: "
                               f"{error}. After a memory fault the kernel keeps a process's queues off the card: start "
-                              "a new process" + (f". It had reported: {'; '.join(found.faults)}" if found.faults else "")
-                              ) from error
+                              f"a new process{reported}") from error
             steps.append(Step(queue.ring.name))
         self.card.faults.clear()
         return Recovery(found, tuple(steps), lost)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import errno
-import mmap
 import os
 import tempfile
 import threading
@@ -77,7 +76,7 @@ class SimulatedKernel:
     _shared: ClassVar[SimulatedKernel | None] = None
 
     def __init__(self, hal: Hal, *, version: tuple[int, int] = VERSION) -> None:
-        self.version, self.page_size = version, mmap.PAGESIZE
+        self.version, self.page_size = version, PAGE
         self.lock = threading.RLock()
         self.events = Events()
         self.fds: dict[int, str | Gpu] = {}             # "kfd", or the card of a render node
@@ -95,6 +94,7 @@ class SimulatedKernel:
         except BaseException:
             self.shutdown()
             raise
+        self.page_size = max([PAGE, *(gpu.device.pci.page_size for gpu in self.gpus)])
         self.files = files(self.gpus, MEMORY_BYTES)
         for gpu in self.gpus:
             self._threads.append(threading.Thread(target=self._watch, args=(gpu,), daemon=True, name="kfd interrupts"))
