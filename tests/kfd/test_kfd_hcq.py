@@ -30,8 +30,12 @@ from test_am_mock import (  # noqa: F401
     test_waves_of_64,
     test_wrong_launches_leave_everything_as_it_was,
 )
-from test_aql import test_any_program_on_three_kinds_of_queues, test_launches_signals_and_barriers  # noqa: F401
-from test_aql import test_one_of_several_signals_is_enough, test_the_ring_runs_full_and_around  # noqa: F401
+from test_aql import (  # noqa: F401  # noqa: F401
+    test_any_program_on_three_kinds_of_queues,
+    test_launches_signals_and_barriers,
+    test_one_of_several_signals_is_enough,
+    test_the_ring_runs_full_and_around,
+)
 from test_queues_am import (  # noqa: F401
     test_long_submissions_go_by_an_indirect_buffer,
     test_rings_run_full_and_around,
