@@ -278,7 +278,8 @@ def test_both_copy_engines(am: hcq.Device) -> None:
 def test_a_queue_that_waits_for_nothing_is_named(am: hcq.Device) -> None:
     gate = am.signal()
     point = hcq.CopyQueue(am).wait(gate, 1).submit()
-    with pytest.raises(hcq.DeviceTimeout, match=rf"{am.name} copy 0 to complete submission \d+. Incomplete: {am.name} copy 0: "
+    queue = f"{am.name} copy 0"
+    with pytest.raises(hcq.DeviceTimeout, match=rf"{queue} to complete submission \d+. Incomplete: {queue}: "
                                                 r"submission \d+ \(1 commands: wait\) is not complete"):
         point.wait(0.05)
     gate.value = 1
