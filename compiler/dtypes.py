@@ -189,6 +189,8 @@ _BY_NAME: dict[Any, DType] = {t.name: t for t in all_types} | {bool: bool_, int:
                                                                "half": float16, "float": float32, "double": float64,
                                                                "float8_e4m3fn": float8_e4m3, "short": int16,
                                                                "long": int64, "int": int32, "byte": uint8}
+_OTHER_NAMES = {"fp8e4m3": "float8_e4m3", "fp8e5m2": "float8_e5m2", "char": "int8", "uchar": "uint8",
+                "ushort": "uint16", "uint": "uint32", "ulong": "uint64"}
 # each type's nearest wider ones; two types promote to the least type that both reach
 _WIDER = {bool_: (int8, uint8), int8: (int16,), uint8: (int16, uint16), int16: (int32,), uint16: (int32, uint32),
           int32: (int64,), uint32: (int64, uint64), int64: (float8_e4m3, float8_e5m2),
@@ -235,7 +237,31 @@ def sum_type(t: DType) -> DType:
     return int32 if t is bool_ else promote(t, uint32 if t.kind == "u" else int32) if t.is_int else t
 
 
+def is_float(t: DType) -> bool:
+    return t.is_float
+
+
+def is_int(t: DType) -> bool:
+    return t.is_int
+
+
+def is_unsigned(t: DType) -> bool:
+    return t.kind == "u"
+
+
+def min(t: DType) -> Any:
+    """The least value of a type: -inf for floats."""
+    return t.min
+
+
+def max(t: DType) -> Any:
+    """The greatest value of a type: inf for floats."""
+    return t.max
+
+
 def __getattr__(name: str) -> DType:
+    if name in _OTHER_NAMES:
+        return _BY_NAME[_OTHER_NAMES[name]]
     if name in ("bool", "half", "float", "double", "float8_e4m3fn", "short", "long", "int", "byte"):
         return _BY_NAME[name]
     raise AttributeError(f"dtypes has no {name!r}")

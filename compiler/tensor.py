@@ -28,6 +28,7 @@ from compiler.methods.diagonals import Diagonals
 from compiler.methods.elementwise import Elementwise
 from compiler.methods.exchange import Exchange
 from compiler.methods.functions import Functions
+from compiler.methods.images import Images
 from compiler.methods.indexing import Indexing
 from compiler.methods.inplace import InPlace
 from compiler.methods.interpolation import Interpolation
@@ -44,6 +45,7 @@ from compiler.methods.random import Random
 from compiler.methods.reduce import Reduce
 from compiler.methods.scan import Scan
 from compiler.methods.scatter import Scatter
+from compiler.methods.spellings import Spellings
 from compiler.places import mark
 from compiler.runtime import canonical, default_device
 from compiler.uop import Ops, UOp
@@ -86,7 +88,7 @@ class _Count(int):
 
 class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Joining, Padding, Indexing, Scatter,
              Diagonals, Reduce, Scan, Ordering, Products, Convolution, Pooling, Interpolation, Normalization,
-             Losses, Linalg, InPlace, Exchange):
+             Losses, Linalg, Images, InPlace, Exchange, Spellings):
     """An array of one type on one device.
 
     :param data: a Python number, nested lists of them, a NumPy array, bytes of a buffer, or another tensor.
@@ -208,8 +210,15 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
 
     @property
     def data(self) -> Tensor:
-        """:meth:`detach`."""
-        return self.detach()
+        """:meth:`detach`, as PyTorch has it; called, as tinygrad has it, the values' bytes. May be assigned to."""
+        out = self.detach()
+        out.__class__ = _Data
+        return out
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        with no_grad():
+            self.assign(value)
 
     def __len__(self) -> int:
         if not self.shape:
@@ -459,6 +468,15 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         return tuple(self._axis(d) for d in ((dim,) if isinstance(dim, int) else dim)) if self.ndim else ()
 
 
+class _Data(Tensor):
+    """What ``x.data`` is: a tensor that may be called."""
+
+    __slots__ = ()
+
+    def __call__(self) -> memoryview:
+        return self.numpy().data
+
+
 def _upload(data: Any, want: DType | None, device: str) -> UOp:
     if sharding.JOIN in device:
         return graph.copy(_upload(data, want, sharding.devices_of(device)[0]), device)
@@ -469,7 +487,7 @@ def _upload(data: Any, want: DType | None, device: str) -> UOp:
             array = np.asarray(data)
         except ValueError:
             raise TypeError(f"a tensor needs numbers in lists of equal length, not {data!r:.80}") from None
-        if not isinstance(data, np.ndarray) and not isinstance(data, np.generic):
+        if not isinstance(data, np.ndarray | np.generic) and not hasattr(data, "__array__"):
             if array.dtype == object or array.dtype.kind in "US":
                 raise TypeError(f"a tensor needs numbers in lists of equal length, not {data!r:.80}")
             if array.dtype in (np.int64, np.float64) and want is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.methods import special
 from compiler.methods.base import Methods
 from compiler.methods.functions import precisely
+from compiler.methods.names import numpy_names
 
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
@@ -133,6 +134,7 @@ class Activations(Methods):
         """x above ``threshold``, else ``value``."""
         return (self <= threshold).where(value, self)
 
+    @numpy_names
     def glu(self, dim: int = -1) -> Tensor:
         """The first half of an axis, times the sigmoid of the second."""
         a = self._axis(dim)
@@ -141,6 +143,7 @@ class Activations(Methods):
         first, second = self.split(self.shape[a] // 2, a)
         return first * second.sigmoid()  # type: ignore[no-any-return]
 
+    @numpy_names
     @precisely
     def softmax(self, dim: int = -1, dtype: Any = None) -> Tensor:
         """exp(x) / sum(exp(x)) along ``dim``, the greatest subtracted first."""
@@ -148,6 +151,7 @@ class Activations(Methods):
         e = (x - x.amax(dim, True).detach()).exp()
         return e / e.sum(dim, True)
 
+    @numpy_names
     @precisely
     def log_softmax(self, dim: int = -1, dtype: Any = None) -> Tensor:
         """x - logsumexp(x) along ``dim``"""
@@ -155,10 +159,12 @@ class Activations(Methods):
         away = x - x.amax(dim, True).detach()
         return away - away.exp().sum(dim, True).log()
 
+    @numpy_names
     def softmin(self, dim: int = -1) -> Tensor:
         """softmax(-x)"""
         return (-self).softmax(dim)
 
+    @numpy_names
     def gumbel_softmax(self, tau: float = 1.0, hard: bool = False, dim: int = -1) -> Tensor:
         """A sample of the relaxed categorical distribution; ``hard``: one-hot, with the soft one's gradient."""
         from compiler.tensor import Tensor

@@ -14,6 +14,7 @@ import numpy as np
 from compiler import dtypes, graph
 from compiler.methods.base import Methods
 from compiler.methods.elementwise import broadcast_shapes
+from compiler.methods.names import numpy_names
 from compiler.uop import Ops
 from compiler.variable import Size
 
@@ -60,10 +61,12 @@ class Indexing(Methods):
         """Elements of the flattened tensor."""
         return self.flatten()[index]  # type: ignore[no-any-return]
 
+    @numpy_names
     def index_select(self, dim: int, index: Any) -> Tensor:
         """The slices along ``dim`` whose numbers ``index`` (one axis) holds."""
         return self[(slice(None),) * self._axis(dim) + (index,)]
 
+    @numpy_names
     def gather(self, dim: int, index: Any) -> Tensor:
         """``out[i][j] = self[index[i][j]][j]`` for dim 0, and so on."""
         a = self._axis(dim)
@@ -76,6 +79,7 @@ class Indexing(Methods):
         x: Any = self.shrink([None if i == a else (0, s) for i, s in enumerate(index.shape)])
         return pick(x, a, wrap(index, self.shape[a]))  # type: ignore[no-any-return]
 
+    @numpy_names
     def take_along_dim(self, index: Any, dim: int | None = None) -> Tensor:
         """:meth:`gather`, with the other axes broadcast; NumPy's take_along_axis."""
         if dim is None:

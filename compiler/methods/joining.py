@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compiler import dtypes, graph
 from compiler.methods.base import Methods
 from compiler.methods.elementwise import broadcast_shapes
+from compiler.methods.names import numpy_names
 
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
@@ -25,6 +26,7 @@ class Joining(Methods):
 
     __slots__ = ()
 
+    @numpy_names
     def cat(self: Any, *others: Any, dim: int = 0) -> Tensor:
         """This and ``others`` one after the other along ``dim``. Also ``Tensor.cat([a, b], dim)``."""
         if isinstance(self, list | tuple):
@@ -61,6 +63,7 @@ class Joining(Methods):
 
     concat = concatenate = cat
 
+    @numpy_names
     def stack(self: Any, *others: Any, dim: int = 0) -> Tensor:
         """Along a new axis. Also ``Tensor.stack([a, b], dim)``."""
         if isinstance(self, list | tuple):
@@ -139,6 +142,7 @@ class Joining(Methods):
         first, *rest = (g.flatten() for g in Joining.meshgrid(*tensors))
         return first.stack(*rest, dim=1)  # type: ignore[no-any-return]
 
+    @numpy_names
     def split(self, split_size: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
         """Into parts of a size (the last may be smaller), or of these sizes."""
         a = self._axis(dim)
@@ -155,12 +159,14 @@ class Joining(Methods):
             at += size
         return tuple(out)
 
+    @numpy_names
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
         """At most so many parts of equal size, but for the last."""
         if chunks < 1:
             raise ValueError(f"chunk: at least one part, not {chunks}")
         return self.split(max(1, -(-self.shape[self._axis(dim)] // chunks)), dim)
 
+    @numpy_names
     def tensor_split(self, indices_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
         """Into so many parts, the first ones one longer; or at these places."""
         a = self._axis(dim)

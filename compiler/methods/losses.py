@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from compiler import dtypes
+import numpy as np
+
+from compiler import dtypes, graph
 from compiler.methods.base import Methods
 
 if TYPE_CHECKING:
@@ -124,6 +126,55 @@ class Losses(Methods):
         loss = target.exp() * (target - self) if log_target else target.xlogy(target) - target * self
         if reduction == "batchmean":
             return loss.sum() / self.shape[0]  # type: ignore[no-any-return]
+        return _reduced(loss, reduction)  # type: ignore[no-any-return]
+
+    def multilabel_margin_loss(self, target: Any, reduction: str = "mean") -> Tensor:
+        """Of (batch, classes) and class numbers in rows that end with -1: each class named above each that is not."""
+        x, t = (self, target) if self.ndim == 2 else (self.unsqueeze(0), target.unsqueeze(0))
+        valid = (t < 0).cast(dtypes.int32).cumsum(1).eq(0)
+        hit = (t.unsqueeze(-1).eq(x._new(graph.iota(x.shape[1], t.dtype))) & valid.unsqueeze(-1)).any(1)
+        terms = (1 - x.gather(1, t.clamp(min=0)).unsqueeze(2) + x.unsqueeze(1)).relu()
+        kept = valid.unsqueeze(2) & ~hit.unsqueeze(1)
+        loss = kept.where(terms, 0).sum((1, 2)) / x.shape[1]
+        return _reduced(loss if self.ndim == 2 else loss.squeeze(0), reduction)  # type: ignore[no-any-return]
+
+    def ctc_loss(self, targets: Any, input_lengths: Any, target_lengths: Any, blank: int = 0, reduction: str = "mean",
+                 zero_infinity: bool = False) -> Tensor:
+        """Connectionist temporal classification (Graves et al., 2006): of log-probabilities (time, batch, classes) and
+        class numbers (batch, length), or all in a row. Lengths may be tensors, arrays or lists."""
+        if self.ndim == 2:
+            return self.unsqueeze(1).ctc_loss(targets.reshape(1, -1), [input_lengths], [target_lengths], blank,  # type: ignore[no-any-return]
+                                              reduction, zero_infinity)
+        steps, batch, _ = self.shape
+        times, counts = (np.asarray(v.numpy() if hasattr(v, "numpy") else v).reshape(batch).astype(np.int32)
+                         for v in (input_lengths, target_lengths))
+        names = targets.numpy().astype(np.int32)
+        if names.ndim == 1:
+            rows = np.split(names, np.cumsum(counts)[:-1])
+            names = np.stack([np.pad(r, (0, int(counts.max()) - len(r))) for r in rows])
+        wide = np.full((batch, 2 * names.shape[1] + 1), blank, np.int32)        # a blank around each
+        wide[:, 1::2] = names
+        skips = np.zeros(wide.shape, bool)
+        skips[:, 2:] = (wide[:, 2:] != blank) & (wide[:, 2:] != wide[:, :-2])
+        make = lambda a: type(self)(a, device=self.device)      # type: ignore[call-arg]
+        states, skip = make(wide), make(skips)
+        starts = make(np.arange(wide.shape[1]) < 2)
+        emitted: Any = self.gather(2, states.unsqueeze(0).expand(steps, *wide.shape)).contiguous()
+        never = -1e30       # its exponential is 0, and differences of such numbers are numbers
+        alpha = starts.where(emitted[0], never)
+        long = make(times).unsqueeze(1)
+        for step in range(1, steps):
+            one = alpha.pad((1, 0), value=never)[:, :-1]
+            two = skip.where(alpha.pad((2, 0), value=never)[:, :-2], never)
+            after = type(self).stack([alpha, one, two]).logsumexp(0) + emitted[step]        # type: ignore[attr-defined]
+            alpha = (long > step).where(after.maximum(never), alpha).contiguous()
+        last = make(np.stack([2 * counts, np.maximum(2 * counts - 1, 0)], 1))
+        ends = make(np.stack([counts >= 0, counts > 0], 1)).where(alpha.gather(1, last), never)
+        loss = -ends.logsumexp(1)
+        impossible = loss > -never / 2
+        loss = impossible.where(0.0 if zero_infinity else math.inf, loss)
+        if reduction == "mean":
+            return (loss / make(np.maximum(counts, 1).astype(np.float32))).mean()  # type: ignore[no-any-return]
         return _reduced(loss, reduction)  # type: ignore[no-any-return]
 
     def poisson_nll_loss(self, target: Any, log_input: bool = True, full: bool = False, eps: float = 1e-8,

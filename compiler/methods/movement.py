@@ -11,6 +11,7 @@ import numpy as np
 from compiler import graph
 from compiler.dtypes import DType
 from compiler.methods.base import Methods
+from compiler.methods.names import numpy_names
 from compiler.variable import Size
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class Movement(Methods):
 
     def reshape(self, *shape: Any) -> Tensor:
         """Another shape of the same number of elements; one size may be -1."""
+        if any(s is None for s in (shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape)):
+            given = shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
+            shape = tuple(self.shape[a] if s is None else s for a, s in enumerate(given))       # None: as it is
         sizes = _ints(shape)
         if sizes.count(-1) > 1 or any(s < -1 for s in sizes):
             raise ValueError(f"reshape to {sizes}: one size may be -1, none may be less")
@@ -125,6 +129,7 @@ class Movement(Methods):
         a = self._axis(dim)
         return self.reshape(*self.shape[:a], *sizes, *self.shape[a + 1:])
 
+    @numpy_names
     def squeeze(self, dim: int | Sequence[int] | None = None) -> Tensor:
         """Without axes of size 1: all, or those of ``dim`` that are."""
         if dim is None:
@@ -132,6 +137,7 @@ class Movement(Methods):
         axes = self._axes(dim)
         return self.reshape(tuple(s for a, s in enumerate(self.shape) if a not in axes or s != 1))
 
+    @numpy_names
     def unsqueeze(self, dim: int) -> Tensor:
         """A new axis of size 1 before ``dim``, which may be one behind the last."""
         a = self._axis(dim, 1)
@@ -171,6 +177,7 @@ class Movement(Methods):
             graph.shrink(self._node, [(0, n) if b is None else b for b, n in zip(bounds, self.shape, strict=True)])
         )
 
+    @numpy_names
     def narrow(self, dim: int, start: int, length: int) -> Tensor:
         """``length`` elements of an axis from ``start``."""
         a = self._axis(dim)
@@ -184,6 +191,7 @@ class Movement(Methods):
         """One place of an axis, which goes."""
         return self[(slice(None),) * self._axis(dim) + (int(index),)]  # type: ignore[no-any-return]
 
+    @numpy_names
     def unbind(self, dim: int = 0) -> tuple[Tensor, ...]:
         """The slices along an axis, as a tuple; the axis is gone."""
         return tuple(self.select(dim, i) for i in range(self.shape[self._axis(dim)]))
@@ -213,6 +221,7 @@ class Movement(Methods):
         counts = _ints(repeats)
         return self.repeat((1,) * (self.ndim - len(counts)) + counts)
 
+    @numpy_names
     def repeat_interleave(self, repeats: Any, dim: int | None = None) -> Tensor:
         """Each element several times, neighbours together; ``repeats`` may be a number for each."""
         x = self.flatten() if dim is None else self

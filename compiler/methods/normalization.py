@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.methods.base import Methods
 from compiler.methods.functions import precisely
+from compiler.methods.names import numpy_names
 
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
@@ -110,6 +111,7 @@ class Normalization(Methods):
         mean = squares.unfold(-1, size, 1).mean(-1).movedim(-1, 1)
         return self / (mean * alpha + k) ** beta  # type: ignore[no-any-return]
 
+    @numpy_names
     def normalize(self, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
         """Divided by its norm along an axis."""
         return self / self.norm(p, dim, True).clamp(min=eps)  # type: ignore[no-any-return]

@@ -124,10 +124,10 @@ class Products(Methods):
         return wide.reshape([x * y for x, y in zip(a.shape, b.shape, strict=True)])  # type: ignore[no-any-return]
 
     @numpy_names
-    def cross(self, other: Tensor, dim: int = -1) -> Tensor:
-        """The vector product, of axes of 3 elements."""
+    def cross(self, other: Tensor, dim: int | None = None) -> Tensor:
+        """The vector product, of axes of 3 elements; without ``dim`` the first such axis, as PyTorch has it."""
         x, y = self.broadcast_tensors(self, other)
-        a = x._axis(dim)
+        a = x._axis(dim if dim is not None else x.shape.index(3) if 3 in x.shape else -1)
         if x.shape[a] != 3:
             raise ValueError(f"cross is of vectors of 3 elements, not {x.shape[a]}")
         return x.roll(-1, a) * y.roll(1, a) - x.roll(1, a) * y.roll(-1, a)  # type: ignore[no-any-return]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Random", "RandomState", "random_state", "threefry"]
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_RANKED = 1024        # numbers that are compared with each other; more are sorted
 _PARITY = 0x1BD11BDA        # of the Skein key schedule, in 32 bits
 
 
@@ -133,9 +134,18 @@ class Random(Methods):
         return out.requires_grad_() if requires_grad else out
 
     @classmethod
-    def randint(cls, low: int, high: int, shape: Sequence[int], *, dtype: DTypeLike = dtypes.int32,
-                device: str | None = None) -> Tensor:
-        """Integers in [low, high)."""
+    def randint(cls, *args: Any, low: int | None = None, high: int | None = None, size: Any = None,
+                dtype: DTypeLike = dtypes.int32, device: str | None = None) -> Tensor:
+        """Integers in [low, high): ``randint(low, high, shape)``, ``randint(high, shape)``, or the shape alone in
+        front, and ``low`` (0) and ``high`` (10) by name."""
+        given = list(args)
+        if size is not None or (given and isinstance(given[-1], Sequence) and low is high is None):
+            shape = tuple(size if size is not None else given.pop())
+            if len(given) not in (1, 2):
+                raise TypeError("randint takes (low, high, shape) or (high, shape)")
+            low, high = given if len(given) == 2 else (0, given[0])
+        else:
+            shape, low, high = shape_of(args), 0 if low is None else low, 10 if high is None else high
         if high <= low:
             raise ValueError(f"randint: no integers in [{low}, {high})")
         bits = cls._bits(max(1, math.prod(shape)), device)[:math.prod(shape)]
@@ -143,9 +153,11 @@ class Random(Methods):
 
     @classmethod
     def randperm(cls, n: int, *, device: str | None = None) -> Tensor:
-        """A permutation of 0..n-1: each number's rank among random numbers (quadratic in n, one kernel)."""
-        u = cls._bits(max(n, 1), device)[:n]
+        """A permutation of 0..n-1: each number's rank among random numbers."""
+        u: Any = cls._bits(max(n, 1), device)[:n]
         at = cls.arange(n, device=device)
+        if n > _RANKED:
+            return at.zeros_like().scatter(0, u.argsort(), at)
         before = (u.unsqueeze(0) < u.unsqueeze(1)) | (
             u.unsqueeze(0).eq(u.unsqueeze(1)) & (at.unsqueeze(0) < at.unsqueeze(1))
         )

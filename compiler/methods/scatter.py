@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from compiler import dtypes, graph
 from compiler.methods.base import Methods
 from compiler.methods.indexing import flat_places, wrap
+from compiler.methods.names import numpy_names
 from compiler.uop import Ops
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Scatter(Methods):
 
     __slots__ = ()
 
+    @numpy_names
     def scatter(self, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Tensor:
         """``out[index[i][j]][j] = src[i][j]`` for dim 0, and so on; of several the last stays. ``reduce`` "add" or
         "multiply" combines with what is there instead."""
@@ -31,10 +33,12 @@ class Scatter(Methods):
             return self.scatter_reduce(dim, index, source, reduce)
         return _scattered(self, dim, index, source, None, True)  # type: ignore[no-any-return]
 
+    @numpy_names
     def scatter_add(self, dim: int, index: Any, src: Any) -> Tensor:
         """:meth:`scatter_reduce` by sums."""
         return self.scatter_reduce(dim, index, src, "sum")
 
+    @numpy_names
     def scatter_reduce(self, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True) -> Tensor:
         """All that goes to a place, and what is there with ``include_self``: "sum", "prod", "mean", "amax", "amin"."""
         if reduce not in _REDUCTIONS:
@@ -50,15 +54,18 @@ class Scatter(Methods):
         source = self._operand(source, self.dtype)
         return a, places, source.expand(shape) if source.ndim != self.ndim or source.shape != tuple(shape) else source
 
+    @numpy_names
     def index_add(self, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Tensor:
         """A copy to whose slices along ``dim``, by number, ``alpha * source`` is added; the same one may come again."""
         a, places, source = self._rows(dim, index, source)
         return self.scatter_add(a, places, source if alpha == 1 else source * alpha)
 
+    @numpy_names
     def index_copy(self, dim: int, index: Any, source: Any) -> Tensor:
         """A copy whose slices along ``dim``, by number, are ``source``."""
         return self.scatter(*self._rows(dim, index, source))
 
+    @numpy_names
     def index_fill(self, dim: int, index: Any, value: Any) -> Tensor:
         """A copy whose slices along ``dim``, by number, are ``value``."""
         return self.scatter(*self._rows(dim, index, value))

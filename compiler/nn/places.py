@@ -136,13 +136,7 @@ class PixelShuffle(Module):
         self.factor = upscale_factor
 
     def forward(self, x: Tensor) -> Tensor:
-        *outer, c, h, w = x.shape
-        r = self.factor
-        if c % (r * r):
-            raise ValueError(f"PixelShuffle({r}): {c} channels are no multiple of {r * r}")
-        n = len(outer)
-        x = x.reshape(*outer, c // (r * r), r, r, h, w).permute(*range(n + 1), n + 3, n + 1, n + 4, n + 2)
-        return x.reshape(*outer, c // (r * r), h * r, w * r)
+        return x.pixel_shuffle(self.factor)
 
 
 class PixelUnshuffle(Module):
@@ -152,13 +146,7 @@ class PixelUnshuffle(Module):
         self.factor = downscale_factor
 
     def forward(self, x: Tensor) -> Tensor:
-        *outer, c, h, w = x.shape
-        r = self.factor
-        if h % r or w % r:
-            raise ValueError(f"PixelUnshuffle({r}): {h} x {w} places are no multiple of {r}")
-        n = len(outer)
-        x = x.reshape(*outer, c, h // r, r, w // r, r).permute(*range(n + 1), n + 2, n + 4, n + 1, n + 3)
-        return x.reshape(*outer, c * r * r, h // r, w // r)
+        return x.pixel_unshuffle(self.factor)
 
 
 class Fold(_Method):
