@@ -142,6 +142,9 @@ class Schedule:
             slot.load_mqd(slot.read_mqd(entry.frame.mqd_addr, 0))
             if entry.legacy is None:
                 slot.set_hqd("VMID", vmid)
+                # KFD's MQDs name the doorbell and leave it off (kfd_mqd_manager_v11.c, update_mqd): whoever loads them
+                # switches it on, hqd_load_v11 or MES
+                self.board.regs.set_fields(("CP_HQD_PQ_DOORBELL_CONTROL", slot.bank), DOORBELL_EN=1)
             slot.set_hqd("ACTIVE", 1)
             slot.activate()
         self._take_pointer(entry)

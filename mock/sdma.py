@@ -352,6 +352,10 @@ class Sdma(Block):
             name = queue.prefix + field.upper().removeprefix("SDMAX_RLCX_")
             if field.startswith("sdmax_rlcx_") and name in self.names and not name.endswith(("RB_CNTL", "_STATUS")):
                 regs[name] = getattr(mqd, field)
+        # KFD's MQDs have neither bit (update_mqd_sdma): the firmware that loads them sets both, hqd_sdma_load_v11 the
+        # first
+        regs.set_fields(queue.prefix + "DOORBELL", ENABLE=1)
+        regs.set_fields(queue.prefix + "IB_CNTL", IB_ENABLE=1)
         queue.set_read()
         queue.write = queue.wide("RB_WPTR", "RB_WPTR_HI")
         queue.left = self.left.pop(address, None)
