@@ -165,6 +165,50 @@ def test_counters_count_what_was_launched_inside(pair: list[hcq.Device]) -> None
         one.profile(counters=["GRBM_COUNT", "GRBM_GUI_ACTIVE", "GRBM_CP_BUSY"])
 
 
+def test_counters_of_the_caches_and_copy_engines(pair: list[hcq.Device]) -> None:
+    """Lines that a copy asks for, of every channel of GL2 together; packets and lines of one engine and the other."""
+    one, _ = pair
+    nbytes = 1 << 18
+    source, target = one.alloc(nbytes).fill(1), one.alloc(nbytes)
+    lines, words = nbytes // 128, nbytes // 64
+    found: dict[str, int] = {}
+    for names in (["GL2C_REQ", "GL2C_READ", "GL2C_WRITE", "GL2C_HIT"],
+                  ["GL2C_MISS", "GL2C_UC_REQ", "GL2C_MC_RDREQ", "GL2C_MC_WRREQ"],
+                  ["GL2C_WRITEBACK", "GL2C_CYCLE", "CPC_ALWAYS_COUNT", "GRBM_SPI_BUSY"],
+                  ["SDMA0_MC_RD_COUNT", "SDMA0_MC_WR_COUNT", "SDMA1_MC_RD_COUNT", "SDMA1_NUM_PACKET"],
+                  ["SDMA0_NUM_PACKET", "SDMA0_DOORBELL", "SDMA1_DOORBELL", "SDMA1_INT_REQ_COUNT"]):
+        one.synchronize()
+        with one.profile(counters=names) as profile:
+            hcq.CopyQueue(one, 0).copy(target, source).submit()
+            hcq.CopyQueue(one, 1).fill(target[:64], 7).submit()
+        assert list(profile.counters["AM:0"]) == names
+        found |= profile.counters["AM:0"]
+    assert found["GL2C_READ"] >= lines and found["GL2C_WRITE"] >= lines
+    assert abs(found["GL2C_READ"] + found["GL2C_WRITE"] - found["GL2C_REQ"]) == 0
+    # the same work was done twice: what was asked for was there, was not, or is kept out of GL2
+    asked = found["GL2C_HIT"] + found["GL2C_MISS"] + found["GL2C_UC_REQ"]
+    assert 0.9 * found["GL2C_REQ"] <= asked <= 1.1 * found["GL2C_REQ"]
+    assert found["GL2C_MC_RDREQ"] + found["GL2C_HIT"] >= lines and found["GL2C_CYCLE"] == found["CPC_ALWAYS_COUNT"] > 0
+    assert found["SDMA0_MC_RD_COUNT"] >= words and found["SDMA0_MC_WR_COUNT"] >= words > found["SDMA1_MC_RD_COUNT"]
+    assert found["SDMA0_NUM_PACKET"] >= 2 and found["SDMA1_NUM_PACKET"] >= 2
+    assert found["SDMA0_DOORBELL"] == 2 == found["SDMA1_DOORBELL"]      # ours, and the end of the profile's
+    assert "AM:0 SDMA1_DOORBELL" in profile.summary() and not notes(one)
+    with pytest.raises(hcq.HcqError, match="GL2C counts 4 events at a time; GL2C_MISS is one more"):
+        one.profile(counters=["GL2C_REQ", "GL2C_READ", "GL2C_WRITE", "GL2C_HIT", "GL2C_MISS"])
+
+
+def test_the_events_of_the_counters_are_the_ones_of_the_card() -> None:
+    """What the driver selects and what the card counts were written apart, from one header."""
+    from amdrv.counters import COUNTERS, SLOTS
+    from mock.perfcounters import COUNTERS as BUILT
+    from mock.perfcounters import EVENTS
+    assert SLOTS == BUILT
+    for name, (block, number) in COUNTERS.items():
+        assert number in EVENTS[block[:4]], name
+    assert {(block[:4], number) for block, number in COUNTERS.values()} == {
+        (block, number) for block, events in EVENTS.items() for number in events}       # and nothing is left out
+
+
 # ---- any backend
 
 
