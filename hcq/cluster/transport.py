@@ -46,7 +46,9 @@ class RayTransport:
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
             except Exception as error:
                 raise ClusterError(f"no Ray cluster at {address!r}: {error}. Start one with: ray start --head "
-                                   f"--resources='{{\"{RESOURCE}\": 1}}', or name it in RAY_ADDRESS") from error
+                                   f"--resources='{{\"{RESOURCE}\": 1}}', or name it in RAY_ADDRESS. One with a token "
+                                   "or TLS asks for the same settings here: RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH, "
+                                   "RAY_USE_TLS, RAY_TLS_*") from error
         cards = ray.cluster_resources().get(RESOURCE, 0)
         if not cards:
             raise ClusterError(f"no machine of the Ray cluster offers {RESOURCE}; start its nodes with "

@@ -295,6 +295,22 @@ def test_between_here_and_there(far: RemoteDevice) -> None:
 
 
 @pytest.mark.slow
+def test_a_token_and_tls() -> None:
+    """A Ray cluster with both switched on as docs/hcq.md says: who has neither, or others', is not let in."""
+    import shutil
+    pytest.importorskip("ray")
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make certificates with")
+    environment = {**os.environ, "AMDRV_HAL": "mock", "AMDRV_MOCK": "gfx1100:vram=128M", "RAY_USAGE_STATS_ENABLED": "0",
+                   "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "HCQ_CLUSTER_TIMEOUT": "60",
+                   "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "hcq")])}
+    done = subprocess.run([sys.executable, str(ROOT / "tests" / "hcq" / "ray_secure.py")], capture_output=True,
+                          text=True, timeout=290, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert done.stdout.splitlines()[-1] == "all is well"
+
+
+@pytest.mark.slow
 def test_two_nodes_and_one_dies() -> None:
     """A Ray cluster of three nodes on this machine, two with a mock card; one of them is killed in the middle."""
     pytest.importorskip("ray")

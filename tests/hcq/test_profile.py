@@ -13,55 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeBackend
+from trace_format import Malformed, check_trace
 from two_cards import cards, compiled, notes
 
 import hcq
 from hcq.profile import Profile
 
 ITEMS = 64 * 16
-SLACK = 1e-3            # microseconds: rounding of the trace's floats
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[list[hcq.Device]]:
     with cards() as both:
         yield both
-
-
-def check_trace(trace: dict[str, Any], uncertainty_us: float) -> None:
-    """The rules of the Trace Event Format ("Trace Event Format", Google, 2016: Complete, Flow, Metadata, Counter)."""
-    events = trace["traceEvents"]
-    assert json.loads(json.dumps(trace)) == trace
-    rows: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    named: set[tuple[str, int, int]] = set()
-    flows: dict[int, dict[str, dict[str, Any]]] = {}
-    for event in events:
-        assert isinstance(event["pid"], int) and isinstance(event["tid"], int) and isinstance(event["name"], str)
-        assert event["ph"] in "XMCsf"
-        if event["ph"] == "M":
-            if event["name"] in ("process_name", "thread_name"):
-                assert event["args"]["name"]
-                named.add((event["name"], event["pid"], event["tid"]))
-            continue
-        assert isinstance(event["ts"], float)
-        if event["ph"] == "X":
-            assert event["dur"] >= 0 and event["cat"]
-            rows.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"]))
-        elif event["ph"] == "C":
-            assert all(isinstance(value, (int, float)) for value in event["args"].values())
-        else:
-            assert event["ph"] not in flows.setdefault(event["id"], {})
-            flows[event["id"]][event["ph"]] = event
-    for process, thread in rows:
-        assert ("process_name", process, 0) in named and ("thread_name", process, thread) in named
-    for row in rows.values():                       # slices of a row follow each other, or one lies within the other
-        for (begin, end), (later, last) in pairwise(sorted(row, key=lambda span: (span[0], -span[1]))):
-            assert later >= end - SLACK or last <= end + SLACK, (begin, end, later, last)
-    for flow in flows.values():
-        assert set(flow) == {"s", "f"} and flow["f"]["bp"] == "e" and flow["s"]["ts"] <= flow["f"]["ts"]
-        for event in flow.values():
-            assert any(begin - uncertainty_us - SLACK <= event["ts"] <= end + uncertainty_us + SLACK
-                       for begin, end in rows[event["pid"], event["tid"]]), event
 
 
 def test_every_packet_on_both_cards(pair: list[hcq.Device], tmp_path: Path) -> None:
@@ -207,6 +171,65 @@ def test_the_events_of_the_counters_are_the_ones_of_the_card() -> None:
         assert number in EVENTS[block[:4]], name
     assert {(block[:4], number) for block, number in COUNTERS.values()} == {
         (block, number) for block, events in EVENTS.items() for number in events}       # and nothing is left out
+
+
+def break_(trace: dict[str, Any], how: str) -> None:
+    """One fault, of the kind that a viewer stumbles over."""
+    events = trace["traceEvents"]
+    slices = [event for event in events if event["ph"] == "X"]
+    flow = next(event for event in events if event["ph"] == "f")
+    if how == "overlap":
+        row = [each for each in slices if (each["pid"], each["tid"]) == (slices[0]["pid"], slices[0]["tid"])]
+        row.sort(key=lambda each: each["ts"])
+        row[0]["dur"] = row[1]["ts"] - row[0]["ts"] + row[1]["dur"] / 2
+    elif how == "no duration":
+        del slices[0]["dur"]
+    elif how == "negative":
+        slices[0]["dur"] = -1.0
+    elif how == "text for time":
+        slices[0]["ts"] = "12.5"
+    elif how == "not a number":
+        slices[0]["ts"] = float("inf")
+    elif how == "no name":
+        events.remove(next(event for event in events if event["name"] == "thread_name"))
+    elif how == "two names":
+        events.append(next(event for event in events if event["name"] == "thread_name"))
+    elif how == "half a flow":
+        events.remove(flow)
+    elif how == "backwards":
+        flow["ts"] = -1e9
+    elif how == "beside the slices":
+        flow["ts"] += 1e9
+    elif how == "two ends":
+        events.append(flow)
+    elif how == "unknown phase":
+        slices[0]["ph"] = "Q"
+    elif how == "unknown field":
+        slices[0]["duration"] = 1
+    elif how == "counter of text":
+        next(event for event in events if event["ph"] == "C")["args"]["value"] = "many"
+    elif how == "counter back in time":
+        events.append({**next(event for event in events if event["ph"] == "C"), "ts": -5.0})
+
+
+def test_the_reader_of_traces_is_strict(pair: list[hcq.Device]) -> None:
+    one, _ = pair
+    add = one.program(compiled(), "add")
+    a = one.alloc(4 * ITEMS).fill(0)
+    with one.profile(counters=["SQ_WAVES"]) as profile:
+        for _ in range(3):
+            add(a, a, np.uint32(1), grid=16, block=64)
+        a.copyout()
+    limit = profile.uncertainty * 1e6
+    check_trace(profile.trace(), limit)
+    for how in ("overlap", "no duration", "negative", "text for time", "not a number", "no name", "two names",
+                "half a flow", "backwards", "beside the slices", "two ends", "unknown phase", "unknown field",
+                "counter of text", "counter back in time"):
+        broken = json.loads(json.dumps(profile.trace()))
+        break_(broken, how)
+        with pytest.raises((Malformed, ValueError)):
+            check_trace(broken, limit)
+            pytest.fail(f"nothing was found: {how}")
 
 
 # ---- any backend
