@@ -134,11 +134,16 @@ class Device(Transfers, Watchdog, Moving):
 
         :param code_object: the file's bytes, its path, or a parsed :class:`CodeObject`.
         :param name: of the kernel; may be left out where the code object has one only.
-        :raises CodeObjectError: bytes that are no code object, one for another card, or no such kernel.
+        :raises CodeObjectError: a file that cannot be read, bytes that are no code object, one for another card, or no
+            such kernel.
         """
         self._check_open()
         if isinstance(code_object, (str, os.PathLike)):
-            code_object = Path(code_object).read_bytes()
+            try:
+                code_object = Path(code_object).read_bytes()
+            except OSError as error:
+                raise CodeObjectError(f"the code object at {Path(code_object)} cannot be read: {error.strerror}; "
+                                      f"it was looked for from {Path.cwd()}") from error
         if isinstance(code_object, CodeObject):
             code, digest = code_object, code_object.digest
         else:

@@ -20,8 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hcq.access import Access, of_arguments
-from hcq.errors import GraphError
+from hcq.errors import ArgumentTypeError, GraphError
 from hcq.memory import Buffer
 from hcq.queue import CopyQueue
 from hcq.recording import RECORDING
@@ -112,6 +114,7 @@ class Graph:
         self._choice = Choice(kind=kind) if queues is None else Choice(queues, kind)
         self.nodes: list[Node] = []
         self.inputs: dict[str, Input] = {}
+        self._scalars: dict[str, np.dtype] = {}         # types of the inputs that are NumPy scalars
         self._state = "new"
         self._plan: Plan | None = None
         self._bound: dict[tuple[Any, ...], Plan] = {}
@@ -137,13 +140,16 @@ class Graph:
     def input(self, name: str, default: Any) -> Any:
         """A value that ``replay`` may change by this name. Use the result in place of ``default`` while recording.
 
-        :param default: a buffer, a scalar, or a size in ``grid`` or ``block``.
+        :param default: a buffer, a scalar, or a size in ``grid`` or ``block``. Where it is a NumPy scalar, a replay may
+            give a Python number, which becomes one of its type.
         """
         if self._state != "recording":
             raise GraphError("inputs are named while the graph is recorded, inside its `with` block")
         if name in self.inputs:
             raise GraphError(f"the graph has an input {name!r} already")
         self.inputs[name] = Input(name, default)
+        if isinstance(default, np.generic):
+            self._scalars[name] = default.dtype
         return self.inputs[name]
 
     def copy(self, destination: Any, source: Any) -> None:
@@ -172,6 +178,9 @@ class Graph:
         :raises GraphError: a name that is no input, or a graph whose recording did not end well.
         :raises LaunchError, QueueError: a value that the command it belongs to cannot take.
         """
+        if self._scalars and not self._scalars.keys().isdisjoint(changed):
+            changed = {name: _like(name, self._scalars[name], value) if name in self._scalars else value
+                       for name, value in changed.items()}
         plan = self._plan
         if plan is None:
             raise GraphError(f"the graph cannot be replayed: its recording has state {self._state!r}, not 'ready'")
@@ -257,6 +266,19 @@ def resolve(value: Any, changed: Mapping[str, Any]) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(resolve(part, changed) for part in value)
     return value
+
+
+def _like(name: str, dtype: np.dtype, value: Any) -> Any:
+    """A Python number as a scalar of the default's type. :raises ArgumentTypeError: the type cannot hold it."""
+    if not isinstance(value, (bool, int, float)) or isinstance(value, np.generic):
+        return value
+    try:
+        found = dtype.type(value)
+    except (OverflowError, ValueError):
+        found = None
+    if found is None or (dtype.kind in "iub" and found != value):
+        raise ArgumentTypeError(f"input {name!r} is recorded as {dtype}, which cannot hold {value!r}")
+    return found
 
 
 def _rebind(value: Any, buffers: Mapping[str, Buffer]) -> Any:

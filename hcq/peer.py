@@ -72,7 +72,7 @@ def can_reach(device: Device, other: Device) -> str:
 
 
 def _checked(pairs: Iterable[Pair]) -> list[Pair]:
-    wanted = [tuple(pair) for pair in pairs]
+    wanted = [tuple(pair) if isinstance(pair, Sequence) else (pair,) for pair in pairs]
     spans: list[tuple[int, int, int, bool, Buffer]] = []
     for pair in wanted:
         if len(pair) != 2 or not all(isinstance(buffer, Buffer) for buffer in pair):

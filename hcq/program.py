@@ -274,7 +274,7 @@ def _dims(size: Size) -> int:
 
 
 def _size3(program: Program, what: str, size: Size) -> tuple[int, int, int]:
-    sizes = (size,) if isinstance(size, (int, np.integer)) else tuple(size)
+    sizes = tuple(size) if isinstance(size, Sequence | np.ndarray) else (size,)
     if not 1 <= len(sizes) <= 3 or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool)
                                            and 1 <= n <= _GRID_LIMIT for n in sizes):
         raise LaunchError(f"kernel {program.name!r}: {what} is one to three sizes of at least 1, not {size!r}")

@@ -52,10 +52,10 @@ def open(name: str | None = None) -> Device:
     :raises UnknownDeviceError: listing the backends. What the backend raises passes through.
     """
     name = name or os.environ.get("HCQ_DEVICE") or "AM"
-    if "@" in name:
+    if isinstance(name, str) and "@" in name:
         from hcq.cluster import open as open_far
         return cast(Device, open_far(name))         # the same methods, on another machine
-    match = _NAME.fullmatch(name)
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         raise UnknownDeviceError(f"{name!r} is no device name; write a backend's name and perhaps a number, as in "
                                  f"'AM' or 'AM:1'. Backends: {', '.join(sorted(backends()))}")

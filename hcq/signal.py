@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from hcq.backend import HardwareQueue, Memory
 from hcq.errors import QueueError, SubmissionFailedError
 
@@ -79,9 +81,9 @@ class Signal:
 
     def _checked(self, value: int) -> int:
         bits = self.device.properties.signal_bits
-        if not isinstance(value, int) or not 0 <= value < 1 << bits:
+        if not isinstance(value, (int, np.integer)) or not 0 <= value < 1 << bits:
             raise QueueError(f"a signal of {self.device.name} holds 0 to 2**{bits}-1, not {value!r}")
-        return value
+        return int(value)
 
     def __del__(self) -> None:
         if slot := getattr(self, "_slot", None):

@@ -283,6 +283,25 @@ def test_other_buffers_that_overlap(pair: list[hcq.Device], add: dict[hcq.Device
     assert np.array_equal(ints(f), np.arange(N) + 8)
 
 
+def test_a_replay_takes_python_numbers(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program]) -> None:
+    """They become what the recorded NumPy scalar is, though the code object does not name the type."""
+    one = pair[0]
+    a, b = filled(one, 0), one.alloc(4 * N)
+    with one.graph() as g:
+        add[one](b, g.input("x", a), g.input("n", np.int32(1)), grid=GRID, block=BLOCK)
+    g.replay(x=a, n=17)
+    assert np.array_equal(ints(b), np.arange(N) + 17)
+    g.replay(n=-3)
+    assert np.array_equal(ints(b), np.arange(N) - 3)
+    g.replay(n=5.0)
+    assert np.array_equal(ints(b), np.arange(N) + 5)
+    for wrong in (1.5, 1 << 31, -(1 << 40), float("nan"), float("inf")):
+        with pytest.raises(hcq.ArgumentTypeError, match=r"input 'n' is recorded as int32, which cannot hold "):
+            g.replay(n=wrong)
+    g.replay()
+    assert np.array_equal(ints(b), np.arange(N) + 1)
+
+
 def test_what_a_replay_refuses(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program]) -> None:
     one, other = pair
     a, b, c = filled(one, 0), filled(one, 0), filled(one, 0)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,6 +291,7 @@ def test_launch_bounds(dev: hcq.Device, code: bytes) -> None:
         (r"block is one to three sizes of at least 1, not \(\)", lambda: add(a, a, 1, block=())),
         (r"grid is one to three sizes of at least 1, not \(1, 1, 1, 1\)", lambda: add(a, a, 1, grid=(1,) * 4)),
         ("grid is one to three sizes of at least 1, not 'ab'", lambda: add(a, a, 1, grid="ab")),  # type: ignore[arg-type]
+        ("grid is one to three sizes of at least 1, not 1.5", lambda: add(a, a, 1, grid=1.5)),  # type: ignore[arg-type]
         ("more than 4294967295 work-items", lambda: add(a, a, 1, grid=1 << 31, block=2)),
         ("100 bytes of its own local memory and 65500 dynamic ones; a workgroup of FAKE:0 has 65536",
          lambda: shape(a, 1.0, np.int64(1), lds=65500)),
@@ -300,6 +302,24 @@ def test_launch_bounds(dev: hcq.Device, code: bytes) -> None:
             call()
     strict(block=(64, 2))
     dev.synchronize()
+
+
+def test_a_code_object_that_cannot_be_read(dev: hcq.Device, tmp_path: Path) -> None:
+    with pytest.raises(hcq.CodeObjectError, match=r"nothing\.co cannot be read: No such file or directory; it was looked"):
+        dev.program(tmp_path / "nothing.co")
+    with pytest.raises(hcq.CodeObjectError, match="cannot be read: Is a directory"):
+        dev.program(str(tmp_path))
+
+
+def test_signals_take_numpy_integers(dev: hcq.Device) -> None:
+    signal = dev.signal(np.int64(2))            # type: ignore[arg-type]
+    signal.value = np.uint32(3)                 # type: ignore[assignment]
+    hcq.ComputeQueue(dev).wait(signal, np.int64(3)).signal(signal, np.uint64(9)).submit()  # type: ignore[arg-type]
+    signal.wait(9)
+    assert type(signal.value) is int
+    for wrong in (-1, 1.5, np.float32(2), "3", 1 << 64):
+        with pytest.raises(hcq.QueueError, match=r"holds 0 to 2\*\*64-1, not"):
+            signal.wait(wrong)                  # type: ignore[arg-type]
 
 
 def test_program_errors(dev: hcq.Device, code: bytes) -> None:
@@ -560,6 +580,8 @@ def test_open(fake_module: types.ModuleType, monkeypatch: pytest.MonkeyPatch) ->
 def test_unknown_names() -> None:
     with pytest.raises(hcq.UnknownDeviceError, match=r"no backend is called 'CUDA'; there are: .*AM"):
         hcq.open("CUDA:1")
+    with pytest.raises(hcq.UnknownDeviceError, match="3 is no device name"):
+        hcq.open(3)                             # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'AM:x' is no device name; write a backend's name .* Backends: .*AM"):
         hcq.open("AM:x")
 
