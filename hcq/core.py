@@ -6,6 +6,7 @@ A device is made of parts, a file each: :mod:`hcq.submitting` encodes commands a
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, cast
@@ -91,6 +92,16 @@ class Core:
     def _pending(self) -> str:
         """The first submission of each queue that is not complete."""
         return "; ".join(text for timeline in self._all if (text := timeline.pending()))
+
+    def _with_names(self, text: str) -> str:
+        """A driver's report, which knows addresses of code, with the names of the kernels there."""
+        names = {image.address + info.entry: info.name for image in list(self._images.values())
+                 for info in image.code.kernels.values()}
+
+        def named(found: re.Match[str]) -> str:
+            name = names.get(int(found[1], 16))
+            return found[0] if name is None else f"{found[0]} (kernel {name!r})"
+        return re.sub(r"\bcode at (0x[0-9a-f]+)", named, text)
 
     def _owner(self, signal: Signal) -> Timeline | None:
         return next((timeline for timeline in self._all if timeline.signal is signal), None)

@@ -139,10 +139,11 @@ class Device(Transfers, Watchdog, Moving):
         """
         self._check_open()
         if isinstance(code_object, (str, os.PathLike)):
+            path = Path(code_object)
             try:
-                code_object = Path(code_object).read_bytes()
+                code_object = path.read_bytes()
             except OSError as error:
-                raise CodeObjectError(f"the code object at {Path(code_object)} cannot be read: {error.strerror}; "
+                raise CodeObjectError(f"the code object at {path} cannot be read: {error.strerror}; "
                                       f"it was looked for from {Path.cwd()}") from error
         if isinstance(code_object, CodeObject):
             code, digest = code_object, code_object.digest

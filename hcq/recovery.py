@@ -36,7 +36,7 @@ def recover(device: Device) -> str:
         except Exception as error:
             device._failure = error
             raise
-        why = str(done)
+        why = device._with_names(str(done))
         for timeline in busy:
             timeline.fail(why)
         for image in list(device._images.values()):

@@ -27,6 +27,8 @@ class Watchdog(Core):
     def _wait(self, signal: Signal, value: int, timeout: float | None = None) -> None:
         self._await(signal, value, timeout)
         signal.check(value)
+        if not self._closed:
+            self._check_backend()       # an engine may go on after a fault
         if self._debug is not None:
             self._debug.waited(signal, value)
 
@@ -72,7 +74,7 @@ class Watchdog(Core):
         pending = self._pending()
         state = f"Incomplete: {pending}" if pending else "Nothing submitted is incomplete, so nothing will signal it"
         if look := getattr(self.backend, "diagnose", None):
-            state += f". The driver sees: {look()}"
+            state += f". The driver sees: {self._with_names(look())}"
         from hcq.deadlock import explain
         why = explain(self._device)
         raise DeviceTimeout(f"waited {limit:g} s for {what}. {state}. HCQ_TIMEOUT or Device.timeout sets the limit"

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from hcq.errors import BufferError, GraphError, LoadError
 from hcq.load import content
@@ -77,6 +77,8 @@ def digest(text: bytes | str) -> bytes:
 def load_files_async(parts: Sequence[Part], devices: Sequence[Device] = (), *, progress: Report | None = None,
                      via: Via = "auto") -> Transfer[list[Buffer]]:
     """See :func:`load_files`. What can be wrong with the request is raised here, what happens later by ``wait``."""
+    if via not in get_args(Via):
+        raise LoadError(f"files are loaded via {', '.join(get_args(Via))}, not via {via!r}")
     parts = [_found(part) for part in parts]
     with ExitStack() as stack:
         jobs, fresh = [], []

@@ -305,7 +305,7 @@ def test_launch_bounds(dev: hcq.Device, code: bytes) -> None:
 
 
 def test_a_code_object_that_cannot_be_read(dev: hcq.Device, tmp_path: Path) -> None:
-    with pytest.raises(hcq.CodeObjectError, match=r"nothing\.co cannot be read: No such file or directory; it was looked"):
+    with pytest.raises(hcq.CodeObjectError, match=r"nothing\.co cannot be read: No such file or directory; it was"):
         dev.program(tmp_path / "nothing.co")
     with pytest.raises(hcq.CodeObjectError, match="cannot be read: Is a directory"):
         dev.program(str(tmp_path))

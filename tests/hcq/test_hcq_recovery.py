@@ -43,6 +43,40 @@ def dev(machine: mock.Machine) -> Iterator[hcq.Device]:
         yield dev
 
 
+def test_a_wait_tells_of_a_fault_though_the_engine_went_on(dev: hcq.Device) -> None:
+    """The copy engine passes over the page that is not there, and stores the signal behind it."""
+    target, gone = dev.alloc(4096), dev.alloc(1 << 22)
+    dev.synchronize()
+    queue = hcq.CopyQueue(dev).copy(target, gone[:4096])
+    queue._storages.clear()
+    gone.free()
+    dev.trim()                                              # the pages are no one's now
+    point = queue.submit()
+    with pytest.raises(GpuFault, match=r"page fault at .* which was freed"):
+        point.wait()
+    with pytest.raises(hcq.DeviceFailedError, match="page fault"):
+        dev.alloc(64)
+    dev.recover()
+    assert list(dev.alloc(64).fill(3).copyout(np.empty(2, np.uint32))) == [3, 3]
+    point = dev.alloc(64).fill(1) and hcq.CopyQueue(dev).submit()
+    dev.close()
+    point.wait()                                            # it was complete before
+
+
+def test_a_hang_names_the_kernel(dev: hcq.Device, machine: mock.Machine, code: bytes) -> None:
+    """Also where the submission is a graph of many."""
+    work, board = Work(dev, code), machine.gpus[0]
+    with dev.graph() as graph:
+        for _ in range(10):
+            work.add(work.b, work.a, np.int32(1), grid=64, block=64)
+    board.faults.inject("hung-wave", count=1)
+    graph.replay()
+    with pytest.raises(hcq.DeviceTimeout, match=r"its last launch ran the code at 0x\w+ \(kernel 'add'\)"):
+        dev.synchronize(timeout=0.3)
+    assert "(kernel 'add')" in dev.recover()
+    work.check(copyin=True)
+
+
 class Work:
     """A kernel and buffers that are used before and after an accident."""
 
@@ -95,7 +129,8 @@ def test_waves_that_never_end_are_named_with_their_kernel(dev: hcq.Device, machi
     machine.gpus[0].faults.inject("hung-wave", count=1)
     work.add(work.b, work.a, 1, grid=3, block=64)
     message = (r"AM:0 compute 0: \d+ words pending, next is [A-Z_]+ .*; its last launch ran the code at "
-               r"(0x\w+), inside vram buffer .*; wave \d+ of SIMD \d, WGP \d, SA \d, SE \d runs at PC (0x\w+)")
+               r"(0x\w+) \(kernel 'add'\), inside vram buffer .*; "
+               r"wave \d+ of SIMD \d, WGP \d, SA \d, SE \d runs at PC (0x\w+)")
     with pytest.raises(hcq.DeviceTimeout, match=message) as caught:
         dev.synchronize()
     found = re.search(message, str(caught.value))

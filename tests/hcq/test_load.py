@@ -469,3 +469,9 @@ def test_whatever_the_disk_does_it_is_the_bytes_or_one_error(
         assert (hit and error.errno == errno.EIO) or ("aligned" in moods and "shrank" in str(error))
     else:
         assert np.array_equal(found.copyout(), data[offset:])
+
+
+def test_a_way_that_there_is_not(dev: hcq.Device, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abcd")
+    with pytest.raises(hcq.LoadError, match="files are loaded via auto, staging, window, not via 'dma'"):
+        dev.load(tmp_path / "x", via="dma")         # type: ignore[arg-type]
