@@ -19,7 +19,7 @@ from compiler.linearize import Instruction, linearize
 from compiler.match import graph_rewrite
 from compiler.memory import share_memory
 from compiler.optimize import merge_ranges
-from compiler.places import Place, below, point
+from compiler.places import Place, below, fill, point
 from compiler.render.addresses import divide_addresses
 from compiler.render.legalize import legalizer
 from compiler.render.llvm import Source, Target, render
@@ -158,6 +158,7 @@ def _plan(normal: Sequence[UOp], device: str) -> Schedule:
     plan = _schedules.get(key)
     if plan is None:
         watch.begin()
+        fill(normal)
         watch.scheduling(normal, device)
         plan = _schedules[key] = share_memory(schedule(normal, device))
         watch.scheduled(normal, device, plan)
@@ -182,12 +183,12 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
     """
     normal, inputs = normalize(roots)
     values = variables(roots)
-    lines = _Lines(roots)
     try:
         plan = _plan(normal, device)
     except Exception as error:
-        lines.explain(error, None, "to be scheduled")
+        _Lines(roots).explain(error, None, "to be scheduled")
         raise
+    lines = _Lines(roots) if watch.watchers else None
     slots: list[Buffer | None] = [*inputs, *(Buffer(s.device, s.dtype, s.size) for s in plan.made)]  # type: ignore[list-item]
     last = {
         s: n for n, item in enumerate(plan.items) for s in (item.slots if isinstance(item, KernelItem) else (item.src,))
@@ -198,7 +199,7 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
         try:
             _run(item, slots, values, lines)
         except Exception as error:
-            lines.explain(error, item, "a copy" if isinstance(item, CopyItem) else f"a kernel on {item.device}")
+            _Lines(roots).explain(error, item, "a copy" if isinstance(item, CopyItem) else f"a kernel on {item.device}")
             raise
         for s in used:
             if last.get(s) == n and s not in keep:
@@ -209,7 +210,7 @@ def realize(roots: Sequence[UOp], device: str) -> list[Buffer]:
 
 
 def _run(item: KernelItem | CopyItem, slots: Sequence[Buffer | None], values: Mapping[str, int],
-         lines: _Lines) -> None:
+         lines: _Lines | None) -> None:
     """One item of a schedule, on the memory in ``slots``."""
     used: tuple[int, ...]
     program: Program | None = None
@@ -220,7 +221,7 @@ def _run(item: KernelItem | CopyItem, slots: Sequence[Buffer | None], values: Ma
         program = program_for(item.sink, item.device, [b.nbytes for s in used if (b := slots[s]) is not None], values)
     buffers = [b for s in used if (b := slots[s]) is not None]
     launch = program.launch if program is not None else None
-    if watch.watchers:
+    if lines is not None:
         watched_step(Step(launch, buffers, writes, values, program, lines.of(item)))
     else:
         run_step(launch, buffers, values)
@@ -261,7 +262,7 @@ class _Lines:
             normalize(self.roots, done)
             self._now = {}
             for node, normal in done.items():
-                if node.place is not None and normal.place is not None:
+                if node is not normal and node.place is not None and normal.place is not None:
                     self._now.setdefault(normal.place, node.place)
         return [self._now.get(p, p) for p in item.places]
 

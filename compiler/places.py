@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from compiler.uop import UOp
 
-__all__ = ["Place", "below", "called", "line_of", "located", "mark", "point", "source_of", "text_of"]
+__all__ = ["Place", "below", "called", "fill", "line_of", "located", "mark", "point", "source_of", "text_of"]
 
 Place = tuple[CodeType, int, CodeType]
 """The user's code, the instruction in it (``f_lasti``), and what of ours it called."""
@@ -123,6 +123,16 @@ def below(roots: Iterable[UOp], stop: Callable[[UOp], bool] = lambda n: False) -
                 yield node.place
             after += node.src
         front = after
+
+
+def fill(roots: Iterable[UOp]) -> None:
+    """Give nodes that a method made on its way the place of what it made of them."""
+    for root in roots:
+        for node in reversed(root.toposort()):
+            if node.place is not None:
+                for s in node.src:
+                    if s.place is None and s.src:
+                        s.place = node.place
 
 
 def point(error: BaseException, places: Iterable[Place], what: str = "what failed") -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from compiler import graph
+from compiler import graph, watch
 from compiler.dtypes import DType
 from compiler.lower import Output, lower, lower_scatter, squeezed
 from compiler.places import Place, below, point
@@ -265,14 +265,16 @@ def schedule(roots: Sequence[UOp], device: str) -> Schedule:
     # a root whose memory is overwritten in this same schedule gets memory of its own
     roots = [UOp(Ops.CONTIGUOUS, r.dtype, (r,)) if base(r) in targets else r for r in roots]
     if not device.startswith("CPU"):
-        roots = _split_reductions(roots)
+        given, roots = roots, _split_reductions(roots)
+        watch.step("split long reductions", given, roots)
     forced: list[UOp] = []
     while True:
         cutter = _Cutter([*roots, *forced], device.startswith("CPU"))
         cut = cutter.cut
         order = _ordered(cut)
         if order is None:       # something must be read before and after it is overwritten: copy it first
-            roots = _snapshot(roots)
+            given, roots = roots, _snapshot(roots)
+            watch.step("copy what is overwritten", given, roots)
             continue
         result, again = _kernels(roots, cut, order, device)
         if again is None:
@@ -435,6 +437,8 @@ def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], devic
                 if leaf not in group:
                     leaves[leaf] = params.setdefault(slot_of(leaf), len(params))
         sink = lower([Output(n, params[slots[n]]) for n in group], leaves)
+        if watch.watchers:
+            watch.step("lower", [_alone(n, leaves) for n in group], sink)
         if _reads_elsewhere(sink, {params[slots[n]] for n in group}):
             return Schedule(0, [], [], []), next(
                 b for n in group if n.op is Ops.ASSIGN and (b := base(n.src[1])) not in cut
@@ -466,6 +470,13 @@ def _scatter_items(node: UOp, device: str, slot: int, cut: dict[UOp, None],
 def _any_order(node: UOp) -> bool:
     """Is the result of a SCATTER the same in every order, bit for bit, and has memory an operation for it?"""
     return node.dtype.is_int and node.dtype.bits >= 32 and node.arg[0] in (Ops.ADD, Ops.MAX)
+
+
+def _alone(node: UOp, leaves: dict[UOp, int]) -> UOp:
+    """What a kernel computes, on its parameters instead of what they hold: for those who watch."""
+    held = {leaf: UOp(Ops.RESHAPE, leaf.dtype, (UOp(Ops.BUFFER, leaf.dtype, (), (param, 0, leaf.size), leaf.device),),
+                      leaf.shape) for leaf, param in leaves.items() if leaf is not node}
+    return node.replace(tuple(s.substitute(held) for s in node.src))
 
 
 def _drop_unused(sink: UOp, slots: list[int]) -> tuple[UOp, list[int]]:

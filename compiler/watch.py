@@ -51,8 +51,8 @@ class Watcher:
     def rewrote(self, root: UOp, result: UOp, fired: Sequence[Firing]) -> None:
         """``graph_rewrite`` is through: which rules fired, in order. Not called if none did."""
 
-    def step(self, name: str, before: UOp, after: UOp) -> None:
-        """A rewrite of a whole kernel that is no rule's."""
+    def step(self, name: str, before: Sequence[UOp], after: Sequence[UOp]) -> None:
+        """A rewrite of whole graphs that is no rule's."""
 
     def scheduling(self, roots: Sequence[UOp], device: str) -> None:
         """A graph (normalised) is about to be scheduled."""
@@ -96,10 +96,11 @@ def rewrote(root: UOp, result: UOp, fired: Sequence[Firing]) -> None:
         w.rewrote(root, result, fired)
 
 
-def step(name: object, before: UOp, after: UOp) -> None:
+def step(name: str, before: UOp | Sequence[UOp], after: UOp | Sequence[UOp]) -> None:
     if watchers and after is not before:
-        for w in watchers:
-            w.step(str(name), before, after)
+        graphs = [list(g) if isinstance(g, list | tuple) else [g] for g in (before, after)]
+        for w in watchers if graphs[0] != graphs[1] else ():
+            w.step(name, *graphs)       # type: ignore[arg-type]
 
 
 def scheduling(roots: Sequence[UOp], device: str) -> None:

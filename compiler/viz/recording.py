@@ -109,6 +109,9 @@ class Recorder(watch.Watcher):
             return numbers[0] if -1 not in numbers else -1
         key = ("VALUES", "", "", tuple(numbers))
         if key not in self._by_content:
+            if len(self.nodes) >= self.limits["nodes"]:
+                self.left_out["nodes"] += 1
+                return -1
             self._by_content[key] = len(self.nodes)
             self.nodes.append(["VALUES", "", "", [], numbers, -1])
         return self._by_content[key]
@@ -145,19 +148,20 @@ class Recorder(watch.Watcher):
                 names = [n for n in watch.callers(3) if not n.startswith(_OURS) and not n.endswith(">")]
                 name = "legalize" if names[:1] == ["engine.build_program"] else \
                     f"{names[0].rpartition('.')[2] if names else 'graph_rewrite'}"
-                self._pass(name, names[:_CONTEXT], root, result, fired)
+                self._pass(name, names[:_CONTEXT], [root], [result], fired)
 
-    def step(self, name: str, before: UOp, after: UOp) -> None:
+    def step(self, name: str, before: Sequence[UOp], after: Sequence[UOp]) -> None:
         if not self._trying:
             with self._lock:
                 self._pass(name, [], before, after, ())
 
-    def _pass(self, name: str, path: list[str], before: UOp, after: UOp, fired: Sequence[watch.Firing]) -> None:
+    def _pass(self, name: str, path: list[str], before: Sequence[UOp], after: Sequence[UOp],
+              fired: Sequence[watch.Firing]) -> None:
         if len(self.passes) >= self.limits["passes"]:
             self.left_out["passes"] += 1
             return
         kept = fired[:self.limits["steps"]]
-        numbers = [self.node(before), self.node(after)]
+        numbers = [self.together(before), self.together(after)]
         steps = [[self.node(old), self.node(new), self.rule(f)] for old, new, f in kept]
         if -1 in numbers or any(-1 in s[:2] for s in steps):
             self.left_out["passes"] += 1

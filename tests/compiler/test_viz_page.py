@@ -38,7 +38,9 @@ def opened(chromium: Chromium, directory: Path, text: str, at: str = "", dark: b
 
 
 @pytest.fixture
-def page(chromium: Chromium, tmp_path: Path, device: str) -> Iterator[Page]:
+def page(chromium: Chromium, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """Of a recording on the CPU, or on ``device`` where a test asks for that."""
+    device = request.getfixturevalue("device") if "device" in request.fixturenames else "CPU"
     found = opened(chromium, tmp_path, recorded(device))
     assert found.run("document.body.dataset.ready") == "yes"
     yield found
@@ -88,8 +90,8 @@ def longest(data: dict[str, Any]) -> int:
     return max(range(len(data["passes"])), key=lambda n: len(data["passes"][n]["steps"]))
 
 
-def test_stepping_shows_the_rule_and_what_it_changed(page: Page, device: str) -> None:
-    data = recording(device)
+def test_stepping_shows_the_rule_and_what_it_changed(page: Page) -> None:
+    data = recording("CPU")
     number = longest(data)
     steps = data["passes"][number]["steps"]
     go(page, f"rewrites/{number}")
@@ -166,7 +168,7 @@ def test_dragging_and_the_wheel_move_and_zoom(page: Page) -> None:
     assert page.run(f"{VIEW}.scale") == pytest.approx(before[2], rel=0.6)
 
 
-def test_search_finds_marks_and_walks(page: Page) -> None:
+def test_search_finds_marks_and_walks(page: Page, device: str) -> None:
     for at, words, kind in (("schedule/0/graph", "reduce_axis", "graph"), ("kernels/0/uops", "load", "listing"),
                             ("kernels/0/asm", "s_load" if page.run("app.r.kernels[0].gpu") else "mov", "listing")):
         go(page, at)
@@ -197,11 +199,11 @@ def test_listings_are_the_recordings(page: Page, device: str) -> None:
     assert data["kernels"][1]["name"] in details and "your lines, nearest first" in details
 
 
-def test_lists_filter_and_lead_on(page: Page, device: str) -> None:
+def test_lists_filter_and_lead_on(page: Page) -> None:
     page.key("3")
     page.wait("app.tab === 'kernels'")
     every = page.run("document.querySelectorAll('#items a').length")
-    assert every == len(recording(device)["kernels"])
+    assert every == len(recording("CPU")["kernels"])
     page.run("document.getElementById('filter').focus()")
     page.write("matmul")
     few = page.run("[...document.querySelectorAll('#items a')].map(a => a.textContent)")
@@ -214,18 +216,18 @@ def test_lists_filter_and_lead_on(page: Page, device: str) -> None:
         page.wait("document.querySelectorAll('#items a')[1].classList.contains('on')")
 
 
-def test_the_schedules_table_leads_to_kernels(page: Page, device: str) -> None:
+def test_the_schedules_table_leads_to_kernels(page: Page) -> None:
     go(page, "schedule/0")
     rows = page.run("[...document.querySelectorAll('.table tbody tr')].map(r => r.cells[1].textContent)")
-    assert rows == [i["name"] for i in recording(device)["schedules"][0]["items"]]
+    assert rows == [i["name"] for i in recording("CPU")["schedules"][0]["items"]]
     page.run("document.querySelector('.table tbody tr').click()")
     assert "x @ w.T" in page.run("document.getElementById('details').textContent")
     page.run("document.querySelector('#details a').click()")
     page.wait("app.tab === 'kernels'")
-    assert page.run("app.current") == recording(device)["schedules"][0]["items"][0]["kernel"]
+    assert page.run("app.current") == recording("CPU")["schedules"][0]["items"][0]["kernel"]
 
 
-def test_the_time_line_zooms_moves_and_tells(page: Page) -> None:
+def test_the_time_line_zooms_moves_and_tells(page: Page, device: str) -> None:
     go(page, "timeline")
     whole = page.run(f"{VIEW}.to - {VIEW}.from")
     for _ in range(3):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from viz_program import attention, recorded, recording
 
@@ -82,6 +82,7 @@ def test_rules_have_their_name_and_text() -> None:
     assert [data["nodes"][i][0] for i in only["steps"][0][:2]] == ["ADD", "MUL"]
 
 
+@settings(max_examples=50)
 @given(st.recursive(
     st.sampled_from(["x", "y"]) | st.integers(-3, 9),
     lambda inner: st.tuples(st.sampled_from(["+", "*", "//", "%"]), inner, inner), max_leaves=14))
@@ -233,6 +234,7 @@ def test_a_file_that_is_not_there() -> None:
         viz.read("nowhere.html")
 
 
+@settings(max_examples=60)
 @given(st.data())
 def test_a_damaged_recording_is_refused_or_can_be_drawn(draw: st.DataObject) -> None:
     """Any value of a recording replaced by another: one clear error, or what is left makes sense to the page."""

@@ -16,7 +16,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const number = n => n >= 1e12 ? (n / 1e12).toFixed(2) + " T" : n >= 1e9 ? (n / 1e9).toFixed(2) + " G" : n >= 1e6 ? (n / 1e6).toFixed(2) + " M" : n >= 1e4 ? (n / 1e3).toFixed(1) + " k" : String(n);
-const rate = x => x >= 100 ? x.toFixed(0) : x >= 1 ? x.toFixed(2) : x.toPrecision(2);
+const rate = x => x >= 100 ? x.toFixed(0) : x >= 1 ? x.toFixed(2) : x >= 0.001 ? x.toPrecision(2) : x.toExponential(1);
 const TABS = [["rewrites", "Rewrites"], ["schedule", "Schedule"], ["kernels", "Kernels"], ["timeline", "Timeline"], ["about", "About"]];
 const KERNEL_VIEWS = [["uops", "UOps"], ["graph", "Graph"], ["before", "Graph before"], ["ir", "LLVM IR"], ["asm", "Disassembly"]];
 
@@ -161,7 +161,7 @@ class App {
         const q = r.rules[fired[2]];
         rule.append(make("b", { id: "rule" }, q.name === "rule" ? "" : q.name + "  "), make("span", { id: "where" }, `${q.file}:${q.line}`), "   ", make("span", { class: "dim" }, `${this.brief(fired[0])} → ${this.brief(fired[1])}`));
         if (q.text) rule.append(make("pre", {}, q.text));
-      } else rule.append(make("b", { id: "rule" }, pass.name), make("span", { class: "dim" }, "  a rewrite of the whole kernel, by no rule"));
+      } else rule.append(make("b", { id: "rule" }, pass.name), make("span", { class: "dim" }, "  a rewrite of the whole graph, by no rule"));
       this.views.forEach((v, i) => {
         const side = this.views.length === 2 ? i : 1, marks = new Map();
         const changed = side ? come : gone;
@@ -335,10 +335,17 @@ class App {
   item(s, n) {
     const r = this.r, item = s.items[n], t = this.times.get(item.kernel);
     const row = (name, ...value) => [make("dt", {}, name), make("dd", {}, ...value)];
-    const lines = [...new Set(item.places)].map(p => r.place(p)).filter(Boolean);
+    const lines = this.lines(item.places);
     $("details").replaceChildren(make("h2", {}, item.name), make("dl", {}, ...row("device", item.device || "between devices"), ...row("reads", item.reads.map(b => "b" + b).join(" ") || "nothing"), ...row("writes", item.writes.map(b => "b" + b).join(" ")), ...(t ? row("ran", `${t.count}×, ${time(t.total / t.count)} each`) : [])),
       item.kernel >= 0 ? make("p", {}, make("a", { href: `#kernels/${item.kernel}/uops` }, `open kernel ${item.kernel}`)) : make("p", { class: "dim" }, item.kind === "copy" ? "a copy between devices" : "not built while this was recorded"),
       make("h3", {}, lines.length ? "your lines, nearest first" : ""), ...lines.flatMap(p => [make("div", {}, `${p.file}:${p.line} in ${p.name}`), make("pre", { class: "dim" }, p.text || p.called)]));
+  }
+
+  // Places, each line once.
+  lines(places) {
+    const seen = new Map();
+    for (const p of places.map(n => this.r.place(n)).filter(Boolean)) if (!seen.has(p.file + ":" + p.line)) seen.set(p.file + ":" + p.line, p);
+    return [...seen.values()];
   }
 
   buffer(s, slot) {
@@ -371,7 +378,7 @@ class App {
 
   about_kernel(k) {
     const r = this.r, t = this.times.get(this.current), row = (name, ...value) => [make("dt", {}, name), make("dd", {}, ...value)];
-    const lines = [...new Set(k.places)].map(p => r.place(p)).filter(Boolean);
+    const lines = this.lines(k.places);
     const speed = t && t.operations ? [...row("operations", number(t.operations)), ...row("rate", `${rate(t.operations / (t.total / t.count))} GFLOP/s, ${rate(t.bytes / (t.total / t.count))} GB/s`)] : [];
     $("details").replaceChildren(make("h2", {}, k.label), make("dl", {}, ...row("device", k.device), ...row("target", k.target), ...row("name", make("code", {}, k.name)),
       ...row(k.gpu ? "grid" : "iterations", k.gpu ? `${k.grid.join("×")} workgroups of ${k.block.join("×")}` : `${k.outer}, shared by threads`), ...row("choices", k.choices.length ? k.choices.join(", ") : "none", make("span", { class: "dim" }, ` by ${k.by}`)), ...row("object", `${number(k.bytes)} bytes`),
@@ -421,7 +428,7 @@ class App {
     }
     const ns = s.end - s.begin;
     $("details").replaceChildren(make("h2", { id: "span" }, s.name), make("dl", {}, ...row("row", `${s.row.group}, ${s.row.name}`), ...row("begin", time(s.begin - this.views[0].first, 3)), ...row("took", time(ns, 3)),
-      ...(s.facts.operations && ns ? row("rate", `${rate(s.facts.operations / ns)} GFLOP/s`) : []), ...(s.facts.bytes && ns ? row("memory", `${rate(s.facts.bytes / ns)} GB/s`) : []), ...Object.entries(s.facts).flatMap(([k, v]) => row(k, typeof v === "number" ? number(v) : String(v)))),
+      ...(s.facts.operations && ns ? row("rate", `${rate(s.facts.operations / ns)} GFLOP/s`) : []), ...(s.facts.bytes && ns ? row("memory", `${rate(s.facts.bytes / ns)} GB/s`) : []), ...Object.entries(s.facts).flatMap(([k, v]) => row(k, k === "entry" || k === "address" ? "0x" + Number(v).toString(16) : typeof v === "number" ? number(v) : String(v)))),
       ...(s.kernel >= 0 ? [make("p", {}, make("a", { href: `#kernels/${s.kernel}/uops` }, `open kernel ${s.kernel}`))] : []));
   }
 
