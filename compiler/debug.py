@@ -160,13 +160,16 @@ class Debug(watch.Watcher):
         self._before = (disk_cache().hits, disk_cache().misses)
 
     def paint(self, text: str, *codes: int) -> str:
+        """The text in a colour, where there are colours."""
         return f"\x1b[{';'.join(map(str, codes))}m{text}\x1b[0m" if self.colour else text
 
     def say(self, text: str) -> None:
+        """A line, or several."""
         with contextlib.suppress(OSError, ValueError):      # the terminal may be gone; the work goes on
             print(text, file=self.file, flush=True)
 
     def title(self, text: str) -> None:
+        """What comes next."""
         self.say(self.paint(f"--- {text}", _MAGENTA))
 
     def device(self, name: str) -> None:

@@ -62,6 +62,7 @@ def mark(node: UOp) -> None:
 
 
 def line_of(place: Place) -> int:
+    """Its number in the file."""
     code, at, _ = place
     for start, end, line in code.co_lines():
         if line is not None and start <= at < end:

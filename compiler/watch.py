@@ -57,19 +57,23 @@ class Watcher:
     def scheduling(self, roots: Sequence[UOp], device: str) -> None:
         """A graph (normalised) is about to be scheduled."""
 
-    def scheduled(self, roots: Sequence[UOp], device: str, plan: Schedule) -> None: ...
+    def scheduled(self, roots: Sequence[UOp], device: str, plan: Schedule) -> None:
+        """... and that is how."""
 
     def searching(self, sink: UOp, device: str, on: bool) -> None:
         """``BEAM`` begins or ends: what is built meanwhile only is a trial."""
 
-    def building(self, sink: UOp, device: str) -> None: ...
+    def building(self, sink: UOp, device: str) -> None:
+        """A kernel is about to be built."""
 
-    def built(self, sink: UOp, device: str, program: Program, choices: Sequence[Choice] | None) -> None: ...
+    def built(self, sink: UOp, device: str, program: Program, choices: Sequence[Choice] | None) -> None:
+        """... and is; without ``choices``, by heuristics."""
 
     def failed(self, error: BaseException) -> None:
         """Scheduling or building ended with an error."""
 
-    def ran(self, what: Ran) -> None: ...
+    def ran(self, ran: Ran) -> None:
+        """Something ran, or was launched."""
 
 
 watchers: list[Watcher] = []

@@ -47,6 +47,10 @@ VARIABLES = {
     "RAY_ADDRESS": "the cluster that `hcq.open(\"AM@ray\")` joins; default: the one of this machine",
     "RAY_USAGE_STATS_ENABLED": "`hcq` sets it to 0, unless you set it",
     "XDG_CACHE_HOME": "where caches are; default: `~/.cache`",
+    "VIZ": "`1`: a page that shows what the compiler did, served until Ctrl-C; `out.html`, `out.json`: a file "
+           "([looking inside](viz.md))",
+    "VIZ_PORT": "port to serve it at; default: 8765, or the next that is free",
+    "VIZ_PROFILE": "`0`: no profile of GPUs for it",
 }
 SYSTEM = {"LD_PRELOAD", "LOGNAME", "TERM", "USER", "PATH", "HOME"}      # of the system, and not ours to explain
 
@@ -68,6 +72,7 @@ COMMANDS = {
     "ioctl-sniff": "shows every ioctl of a program, decoded ([tools](tools.md#ioctl-sniff))",
     "python -m amdrv.dump": "walks page tables, rings and registers of a dump ([the mock](mock.md#looking-into-it))",
     "python -m compiler.debug": "lists the levels of `DEBUG`",
+    "python -m compiler.viz": "opens what `VIZ` recorded ([looking inside](viz.md))",
     "python -m mock.catalogue": "the tables of rules and faults on the mock's page",
     "python -m mock.firmware": "writes a synthetic set of firmware files",
     "python -m mock.isa": "disassembles, traces, times code objects ([the ISA](isa.md#for-people))",

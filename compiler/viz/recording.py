@@ -117,6 +117,7 @@ class Recorder(watch.Watcher):
         return self._by_content[key]
 
     def place(self, place: Place | None) -> int:
+        """The number of a line of the user's; -1 for none."""
         if place is None:
             return -1
         key = (file_of(place), line_of(place), called(place))
@@ -127,6 +128,7 @@ class Recorder(watch.Watcher):
         return self._place_ids[key]
 
     def rule(self, function: Callable[..., Any]) -> int:
+        """The number of a rule, by its function's place."""
         code = function.__code__        # type: ignore[attr-defined]
         key = (code.co_filename, code.co_firstlineno, code.co_name)
         if key not in self._rule_ids:
@@ -345,6 +347,7 @@ class Recorder(watch.Watcher):
                     "schedules": self.schedules, "kernels": self.kernels, "spans": spans}
 
     def json(self) -> str:
+        """:meth:`data` as text."""
         with self._lock:
             return json.dumps(self.data(), separators=(",", ":"), default=str)
 

@@ -21,7 +21,7 @@ class Server:
     """
 
     def __init__(self, make_page: Callable[[], str], make_json: Callable[[], str], port: int | None = None) -> None:
-        """:param port: 0 for any; by default ``VIZ_PORT``, else :data:`PORT` or one of the next.
+        """:param port: 0 for any; by default ``VIZ_PORT``, else 8765 or one of the next.
         :raises OSError: if none is free. :raises ValueError: for a ``VIZ_PORT`` that is no port."""
         wanted = os.environ.get("VIZ_PORT", "")
         if port is None and wanted and not (wanted.isascii() and wanted.isdigit() and int(wanted) < 1 << 16):
@@ -41,6 +41,7 @@ class Server:
         self._thread = threading.Thread(target=self._http.serve_forever, name="viz", daemon=True)
 
     def start(self) -> None:
+        """Answer from now on."""
         self._thread.start()
 
     def wait(self) -> None:
@@ -52,6 +53,7 @@ class Server:
             pass
 
     def close(self) -> None:
+        """Answer no more; the port is free."""
         if self._thread.is_alive():
             self._http.shutdown()
             self._thread.join()
