@@ -306,7 +306,7 @@ def _walk(thing: Any, prefix: str, kind: type, passing: bool = False,
         return
     hidden = () if passing else getattr(thing, "_passing", ())
     for name, value in _items(thing):
-        if isinstance(value, Tensor | Module | dict | list | tuple) or hasattr(value, "__dict__"):
+        if isinstance(value, kind | Tensor | Module | dict | list | tuple) or hasattr(value, "__dict__"):
             if name in hidden:
                 continue
             yield from _walk(value, f"{prefix}.{name}" if prefix else name, kind, passing, (*above, id(thing)))
