@@ -24,6 +24,7 @@ from amdrv.hal import Region
 __all__ = ["Kernel", "LinuxKernel"]
 
 MAP_FAILED = (1 << 64) - 1          # mmap(2)
+MAP_FIXED_NOREPLACE = 0x10_0000     # asm-generic/mman-common.h
 
 
 class Kernel(Protocol):
@@ -40,8 +41,11 @@ class Kernel(Protocol):
     def close(self, fd: int) -> None: ...
     def ioctl(self, fd: int, request: int, argument: ctypes.Structure) -> None:
         """The structure is read and written in place."""
-    def map(self, fd: int, offset: int, size: int) -> np.ndarray:
-        """Memory behind a descriptor: uint8, live, mapped as long as the array is there."""
+    def map(self, fd: int, offset: int, size: int, address: int = 0) -> np.ndarray:
+        """Memory behind a descriptor: uint8, live, mapped as long as the array is there.
+
+        :param address: where it should be, if nothing is there; 0: anywhere.
+        """
     def registers(self, fd: int, offset: int, size: int) -> Region:
         """The same, of what is no memory: doorbells, a page of registers."""
     def fence(self) -> None:
@@ -83,15 +87,17 @@ class LinuxKernel:
             if number != errno.EINTR:
                 raise OSError(number, os.strerror(number))
 
-    def map(self, fd: int, offset: int, size: int) -> np.ndarray:
+    def map(self, fd: int, offset: int, size: int, address: int = 0) -> np.ndarray:
         # not Python's mmap: offsets of /dev/kfd use all 64 bits, and it takes no negative ones
-        signed = ctypes.c_int64(offset).value
-        address = self._mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, signed)
-        if address in (None, MAP_FAILED):
+        signed, both = ctypes.c_int64(offset).value, mmap.PROT_READ | mmap.PROT_WRITE
+        found = self._mmap(address, size, both, mmap.MAP_SHARED | MAP_FIXED_NOREPLACE, fd, signed) if address else None
+        if found in (None, MAP_FAILED):
+            found = self._mmap(None, size, both, mmap.MAP_SHARED, fd, signed)
+        if found in (None, MAP_FAILED):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        memory = (ctypes.c_uint8 * size).from_address(address)
-        weakref.finalize(memory, self._munmap, address, size).atexit = False    # arrays of it keep it alive
+        memory = (ctypes.c_uint8 * size).from_address(found)
+        weakref.finalize(memory, self._munmap, found, size).atexit = False    # arrays of it keep it alive
         return np.ctypeslib.as_array(memory)
 
     def registers(self, fd: int, offset: int, size: int) -> Region:

@@ -243,7 +243,7 @@ class Memory:
                                                (buffer.kind == "vram" and self.card.node.large_bar))
 
     def map_view(self, buffer: Buffer) -> np.ndarray:
-        return self.process.map(self.card, buffer.offset, buffer.size)[:buffer.nbytes]
+        return self.process.map(self.card, buffer.offset, buffer.size, buffer.address)[:buffer.nbytes]
 
     # -- giving it back -----------------------------------------------------------------------------------------------
 

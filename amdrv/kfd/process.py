@@ -137,7 +137,7 @@ class Process:
                                   "AMDRV_HAL=mock gives a software card")
             node = cards[index]
             if node.target not in TARGETS:
-                known = ", ".join("gfx" + "".join(f"{part:x}" for part in target) for target in TARGETS)
+                known = ", ".join("gfx{}{:x}{:x}".format(*target) for target in TARGETS)
                 raise NoCardError(f"KFD: card {index} is {node.name}, {node.arch}; this driver knows {known}")
             if node.gpu_id not in self._cards:
                 self._cards[node.gpu_id] = self._acquire(node)
@@ -184,10 +184,14 @@ class Process:
         except OSError as error:
             raise HalError(f"the doorbells cannot be mapped: {error.strerror} (errno {error.errno})") from error
 
-    def map(self, card: Card, offset: int, nbytes: int) -> np.ndarray:
-        """The CPU's view of a buffer, by what allocating it returned."""
+    def map(self, card: Card, offset: int, nbytes: int, address: int) -> np.ndarray:
+        """The CPU's view of a buffer, by what allocating it returned; at the card's address where that is free here.
+
+        The kernel reads a queue's pointers at the addresses that the card has for them (kfd_device_queue_manager.c,
+        read_sdma_queue_counter; amdgpu_amdkfd.h, read_user_wptr).
+        """
         try:
-            return self.kernel.map(card.drm, offset, nbytes)
+            return self.kernel.map(card.drm, offset, nbytes, address)
         except OSError as error:
             raise OutOfMemoryError(f"{nbytes:,} bytes of the card cannot be mapped for the CPU: {error.strerror} "
                                    f"(errno {error.errno})") from error
@@ -215,7 +219,7 @@ class Process:
                 card.signal_address = self._event_page[1] + EVENT_SLOT * made.event_slot_index
             if not self._memory_event:
                 self._memory_event, self._hardware_event = (
-                    self.call("CREATE_EVENT", "an event", event_type=kind).event_id
+                    self.call("CREATE_EVENT", "an event", event_type=kind, auto_reset=1).event_id   # nobody else can
                     for kind in (kfd.KFD_IOC_EVENT_MEMORY, kfd.KFD_IOC_EVENT_HW_EXCEPTION))
 
     def wait(self, card: Card, timeout: float) -> bool:
@@ -234,10 +238,8 @@ class Process:
     def _take(self, memory: Any, hardware: Any) -> None:
         """What the two events carry, where they were raised: the kernel fills in a card's number."""
         if memory.gpu_id:
-            self.call("RESET_EVENT", "to reset an event", event_id=self._memory_event)
             self._report(memory.gpu_id, _memory_fault(memory))
         if hardware.gpu_id:
-            self.call("RESET_EVENT", "to reset an event", event_id=self._hardware_event)
             self._report(hardware.gpu_id, _hardware_fault(hardware))
 
     def _report(self, gpu_id: int, fault: Fault) -> None:

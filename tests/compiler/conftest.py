@@ -1,4 +1,7 @@
-"""The devices that the compiler's tests run on: the CPU, and the mock card booted by the driver."""
+"""The devices that the compiler's tests run on: the CPU, and the mock card booted by the driver.
+
+With ``HCQ_TEST_DEVICE=KFD`` the card is the kernel driver's, simulated.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+GPU = os.environ.get("HCQ_TEST_DEVICE", "AM")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def kernel_cache(cache_directory: Path) -> Iterator[Path]:
     """A cache of these tests' own, so that they neither use nor fill the user's; other tests keep theirs."""
@@ -25,20 +31,20 @@ def kernel_cache(cache_directory: Path) -> Iterator[Path]:
 
 @cache
 def _boots() -> str:
-    """Empty if AM is there, else why not."""
+    """Empty if the card is there, else why not."""
     os.environ.setdefault("AMDRV_HAL", "mock")
     try:
         import hcq
-        hcq.open("AM")
+        hcq.open(GPU)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-@pytest.fixture(params=["CPU", "AM"])
+@pytest.fixture(params=["CPU", GPU])
 def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "AM" and (reason := _boots()):
-        pytest.skip(f"no AM device: {reason}")
+    if request.param == GPU and (reason := _boots()):
+        pytest.skip(f"no {GPU} device: {reason}")
     return str(request.param)
 
 
@@ -46,5 +52,5 @@ def device(request: pytest.FixtureRequest) -> str:
 def am() -> str:
     """The mock card alone."""
     if reason := _boots():
-        pytest.skip(f"no AM device: {reason}")
-    return "AM"
+        pytest.skip(f"no {GPU} device: {reason}")
+    return GPU

@@ -67,13 +67,16 @@ class Events:
             del self._events[number]
             self._changed.notify_all()
 
-    def set(self, number: int) -> None:
+    def change(self, number: int, raised: bool) -> None:
+        """Raise it, or reset it, by hand: signals only (event_can_be_cpu_signaled)."""
         with self._changed:
-            self._raise(self._find(number))
-
-    def reset(self, number: int) -> None:
-        with self._changed:
-            self._find(number).raised = False
+            event = self._find(number)
+            if event.kind != kfd.KFD_IOC_EVENT_SIGNAL:
+                raise fail(errno.EINVAL)
+            if raised:
+                self._raise(event)
+            else:
+                event.raised = False
 
     def _raise(self, event: _Event) -> None:
         """set_event: an event that resets itself stays raised only when nobody waits."""

@@ -150,7 +150,7 @@ class SimulatedKernel:
         for gpu in self.gpus:
             gpu.device.pci.fence()
 
-    def map(self, fd: int, offset: int, size: int) -> np.ndarray:
+    def map(self, fd: int, offset: int, size: int, address: int = 0) -> np.ndarray:
         """kfd_mmap knows doorbells and registers only; a render node maps what allocating returned."""
         bo = self._offsets.get(offset)
         if not isinstance(self.fds.get(fd), Gpu) or bo is None or size > bo.size:
@@ -335,7 +335,7 @@ class SimulatedKernel:
     def _dmabuf(self, fd: int) -> Bo:
         try:
             inode = os.fstat(fd).st_ino
-        except OSError:
+        except (OSError, OverflowError):
             raise fail(errno.EBADF) from None
         if inode not in self._dmabufs:
             raise fail(errno.EINVAL)
@@ -432,10 +432,10 @@ class SimulatedKernel:
         self.events.destroy(a.event_id)
 
     def set_event(self, a: Any) -> None:
-        self.events.set(a.event_id)
+        self.events.change(a.event_id, True)
 
     def reset_event(self, a: Any) -> None:
-        self.events.reset(a.event_id)
+        self.events.change(a.event_id, False)
 
     def wait_events(self, a: Any) -> None:
         a.wait_result = self.events.wait(a.events_ptr, a.num_events, bool(a.wait_for_all), a.timeout)
