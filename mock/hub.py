@@ -48,6 +48,8 @@ PA_ONLY, USE_SYS_MAP, IN_SYS, NOT_IN_SYS = range(4)         # SYSTEM_ACCESS_MODE
 PERM_VALID, PERM_READ, PERM_WRITE, PERM_EXECUTE = 1, 2, 4, 8
 PERMISSION_KINDS = ((PERM_VALID, "VALID"), (PERM_READ, "READ"), (PERM_WRITE, "WRITE"), (PERM_EXECUTE, "EXECUTE"))
 RETRY = "RETRY_PERMISSION_OR_INVALID_PAGE_FAULT"
+# What the ring id of a fault says (Linux, kfd_int_process_v11.c, event_interrupt_wq_v11: prot_valid, _read, _write)
+RING_VALID, RING_READ, RING_WRITE = 0x08, 0x10, 0x20
 IV_WRITE, IV_RETRY = 0x20, 0x80         # in the second word of a fault's IH entry (Linux 6.1, gmc_v10_0.c)
 
 
@@ -476,7 +478,7 @@ class Hub:
             gc = self.name == "gc"
             self.gmc.interrupt(ih.SOC21_IH_CLIENTID_GFX if gc else ih.SOC21_IH_CLIENTID_VMC,
                                ih.UTCL2_1_0__SRCID__FAULT if gc else ih.VMC_1_0__SRCID__VM_FAULT, vmid=error.vmid,
-                               vmid_src=0 if gc else 1,
+                               vmid_src=0 if gc else 1, ring_id=RING_VALID | (RING_WRITE if error.write else RING_READ),
                                data=(page & 0xFFFFFFFF, page >> 32 & 0xF | IV_WRITE * error.write | IV_RETRY * retried,
                                      0, 0))
         return error

@@ -254,7 +254,9 @@ def _memory_fault(data: kfd.kfd_hsa_memory_exception_data) -> Fault:
         (data.ErrorType == kfd.KFD_MEM_ERR_SRAM_ECC, "an uncorrectable error of the card's memory (ECC)"),
         (data.ErrorType == kfd.KFD_MEM_ERR_POISON_CONSUMED, "poisoned data were used (ECC)"),
         (data.ErrorType == kfd.KFD_MEM_ERR_GPU_HANG, "the GPU hung"),
-        (failure.NotPresent, "no such page"), (failure.ReadOnly, "a store to a page that may only be read"),
+        # of gfx11 the kernel says NotPresent of every fault, and ReadOnly of every store (event_interrupt_wq_v11)
+        (failure.ReadOnly, "a store to no page, or to one that may only be read"),
+        (failure.NotPresent and not failure.ReadOnly, "a load from no page"),
         (failure.NoExecute, "code in a page that may not be executed")) if flag]
     inexact = ", the address is not exact" if failure.imprecise else ""
     return Fault(f"page fault at {data.va:#x}: {', '.join(causes) or 'access refused'}{inexact}", data.va)

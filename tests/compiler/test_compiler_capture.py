@@ -12,7 +12,7 @@ from compiler import Tensor, jit
 
 @pytest.fixture
 def am(device: str) -> str:
-    if device != "AM":
+    if device == "CPU":
         pytest.skip("copies need a device beside the host")
     return device
 

@@ -106,6 +106,31 @@ def test_a_healthy_machine(tree: Tree) -> None:
     assert json.loads(json.dumps(doctor.document(list(found.values()), "amdrv-info/1")))["worst"] == "ok"
 
 
+def test_a_card_that_amdgpu_keeps_can_compute_over_kfd(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    driver = tree.device(CARD) / "driver"
+    driver.unlink()
+    amdgpu = tmp_path / "sys/bus/pci/drivers/amdgpu"
+    amdgpu.mkdir(parents=True)
+    driver.symlink_to(amdgpu)
+
+    def finding() -> Finding:
+        found = {each.check: each for each in examine(Host(tmp_path), locked_limit=-1)}
+        return found[f"{CARD} KFD"]
+    assert finding().state == "note" and "CONFIG_HSA_AMD" in finding().cause
+    tree.write("sys/class/kfd/kfd/topology/generation_id", "1")
+    (tree.device(CARD) / "drm/renderD128").mkdir(parents=True)
+    tree.write("dev/kfd", "")
+    assert finding().state == "bad" and "/dev/dri/renderD128" in finding().evidence
+    assert "--device=/dev/kfd" in finding().fix
+    tree.write("dev/dri/renderD128", "")
+    assert finding().state == "ok" and "hcq.open('KFD') uses the card where it is" in finding().evidence
+    for name in ("dev/kfd", "dev/dri/renderD128"):
+        (tmp_path / name).chmod(0)
+    if not os.access(tmp_path / "dev/kfd", os.R_OK):        # root may open everything
+        assert finding().state == "bad" and finding().fix.startswith("usermod -aG render,video")
+
+
 def test_no_card(tmp_path: Path) -> None:
     (tmp_path / "sys/bus/pci/devices").mkdir(parents=True)
     found = {f.check: f for f in examine(Host(tmp_path), locked_limit=-1)}

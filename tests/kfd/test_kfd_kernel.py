@@ -121,7 +121,7 @@ def test_a_topology_that_never_stands_still(kernel: SimulatedKernel) -> None:
 
 
 def test_sizes_of_what_waves_are_saved_to(kernel: SimulatedKernel) -> None:
-    """As a kernel that tells them says, and as one that does not is reckoned. The figures are Linux 7.3's, for 96 CUs."""
+    """As a kernel that tells them says, and as one that does not is reckoned. Linux 7.3's figures, for 96 CUs."""
     node = read_topology(kernel)[1]
     told = SaveArea.of(node)
     older = type(node)(node.number, node.gpu_id, node.name, {name: value for name, value in node.properties.items()
@@ -372,7 +372,7 @@ def test_events_of_the_process(kernel: SimulatedKernel, device: KfdDevice) -> No
     later.join()
     process.call("RESET_EVENT", "to reset", event_id=made[0])
     assert wait(False) == kfd.KFD_IOC_WAIT_RESULT_TIMEOUT
-    with pytest.raises(HalError, match=r"to reset \(RESET_EVENT\): Invalid argument"):      # of a fault: the kernel alone
+    with pytest.raises(HalError, match=r"to reset \(RESET_EVENT\): Invalid argument"):      # a fault's
         process.call("RESET_EVENT", "to reset", event_id=process._memory_event)
     for number in made:
         process.call("DESTROY_EVENT", "to destroy", event_id=number)

@@ -120,7 +120,8 @@ def test_fault_interrupt(raw: RawBoard, tables: Tables, monkeypatch: pytest.Monk
     monkeypatch.setattr(raw.board.memory, "interrupt", lambda c, s, **rest: seen.append((c, s, rest)))
     with pytest.raises(Fault):
         host(raw, VA, hub=hub)
-    assert seen == [(client, 0, {"vmid": 1, "vmid_src": source, "data": (VA >> 12 & 0xFFFFFFFF, VA >> 44, 0, 0)})]
+    assert seen == [(client, 0, {"vmid": 1, "vmid_src": source, "ring_id": 0x18,
+                                 "data": (VA >> 12 & 0xFFFFFFFF, VA >> 44, 0, 0)})]
     raw.context(hub.upper(), 1, tables.root, interrupts=False)
     with pytest.raises(Fault):
         host(raw, VA, hub=hub)

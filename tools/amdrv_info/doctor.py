@@ -90,7 +90,7 @@ def examine(host: Host, firmware_directories: Sequence[Path] = (), *, locked_lim
     if cards:
         found.append(_vfio_container(host))
     for card in cards:
-        for check in (_driver, _group, _device_file, _ways, _bar, _link, _atomics, _peers, _reset):
+        for check in (_driver, _kfd, _group, _device_file, _ways, _bar, _link, _atomics, _peers, _reset):
             found += check(host, card)
     return found
 
@@ -194,6 +194,33 @@ def _driver(host: Host, card: PciFunction) -> Iterator[Finding]:
     else:
         yield Finding(name, "bad", card.driver, f"{card.driver} drives the card; two drivers cannot",
                       f"amdrv-info bind {card.address}    # undone by amdrv-info unbind {card.address}")
+
+
+def _kfd(host: Host, card: PciFunction) -> Iterator[Finding]:
+    """A card that its kernel driver keeps can still compute: ``hcq.open("KFD")``."""
+    if card.driver != "amdgpu":
+        return
+    name = f"{card.address} KFD"
+    if not host.path("/sys/class/kfd/kfd/topology").is_dir():
+        yield Finding(name, "note", "no /sys/class/kfd: this amdgpu has no KFD",
+                      "hcq.open('KFD') would use the card where it is; this kernel was built without CONFIG_HSA_AMD, "
+                      "or amdgpu refused the card (dmesg says why)", "dmesg | grep -i -e amdgpu -e kfd")
+        return
+    folder = host.device(card.address) / "drm"
+    nodes = sorted(each.name for each in folder.glob("renderD*")) if folder.is_dir() else []
+    files = ["/dev/kfd", *(f"/dev/dri/{node}" for node in nodes)]
+    absent = [path for path in files if not host.path(path).exists()]
+    closed = [path for path in files if path not in absent and not host.may_use(path)]
+    if absent or not nodes:
+        yield Finding(name, "bad", f"not there: {', '.join(absent) or 'a render node'}",
+                      "hcq.open('KFD') needs both; a container has only the devices that it is given",
+                      "docker run --device=/dev/kfd --device=/dev/dri ...")
+    elif closed:
+        yield Finding(name, "bad", f"{', '.join(closed)}: no permission for this user",
+                      "hcq.open('KFD') needs read and write; the groups are render and video",
+                      "usermod -aG render,video $USER    # and log in again")
+    else:
+        yield Finding(name, "ok", f"{', '.join(files)} can be opened: hcq.open('KFD') uses the card where it is")
 
 
 def _members(host: Host, card: PciFunction) -> list[PciFunction]:
