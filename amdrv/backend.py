@@ -170,6 +170,10 @@ class AmBackend(MovingSide):
         self.device.interrupts.drain()
         self.device.check()
 
+    def suspicious(self) -> bool:
+        """Has the card told anything that nobody has looked at? By host memory alone."""
+        return self.device.interrupts.suspicious or any(ring.told() for ring in self.device.gfx.rings)
+
     def fileno(self) -> int | None:
         """Readable when the card has interrupted."""
         return self.device.interrupts.fileno()

@@ -95,6 +95,11 @@ class Interrupts:
         """Call ``handler`` for every such entry, on whichever thread drains."""
         self._handlers.setdefault((client, source), []).append(handler)
 
+    @property
+    def suspicious(self) -> bool:
+        """Are there entries of errors that nobody has taken, or faults that nobody has raised? No register is read."""
+        return bool(self._faults) or self.device.ih.suspicious
+
     def drain(self) -> int:
         """Take what has arrived, dispatch it; returns the number of entries."""
         with self._lock:

@@ -153,6 +153,7 @@ class Backend(Protocol):
     engine's reach until ``free``; ``diagnose() -> str``: what stands still, and at what;
     ``recover(queues: Sequence[HardwareQueue])``: reset what stands still, give up the work of ``queues``, and return
     what was done (``str`` of it is for people, its ``vram_lost`` says whether device memory lost its content);
+    ``suspicious() -> bool``: may ``check`` find something? Asked at the end of every wait, so it costs next to nothing;
     ``fileno() -> int | None`` and ``poll()``: a descriptor that is readable when something may have happened, and what
     takes it without sleeping.
     ``add_queue(kind, priority: str) -> HardwareQueue | str``: one more, with an ``encoder`` of its own where it needs

@@ -27,7 +27,7 @@ class Watchdog(Core):
     def _wait(self, signal: Signal, value: int, timeout: float | None = None) -> None:
         self._await(signal, value, timeout)
         signal.check(value)
-        if not self._closed:
+        if not self._closed and getattr(self.backend, "suspicious", lambda: True)():
             self._check_backend()       # an engine may go on after a fault
         if self._debug is not None:
             self._debug.waited(signal, value)

@@ -24,6 +24,11 @@ MC_SPACE_GPU = 4            # ih_v6_0_rb_cntl: the ring is at a GPU address, not
 SELF_WPTR_TIMEOUT = 8       # ih_v6_0_irq_init, force_update_wptr_for_self_int
 MSI_STORM_DELAY = 3         # ih_v6_0_irq_init: page faults in a row raise one MSI
 
+KIND_MASK = 0xFFFF          # of an entry's first word: client in bits 7:0, source in bits 15:8
+ENDS_OF_WORK = frozenset(client | source << 8 for client, source in (
+    (facts.SOC21_IH_CLIENTID_GRBM_CP, facts.GFX_11_0_0__SRCID__CP_EOP_INTERRUPT),
+    (facts.SOC21_IH_CLIENTID_GRBM_CP, facts.GFX_11_0_0__SRCID__SDMA_TRAP),
+    (facts.SOC21_IH_CLIENTID_GFX, facts.GFX_11_0_0__SRCID__SDMA_TRAP)))
 CLIENTS = {number: name.removeprefix("SOC21_IH_CLIENTID_") for name, number in facts.ENUMS["client"].items()}
 GFX_SOURCES = {number: name.removeprefix("GFX_11_0_0__SRCID__") for name, number in facts.ENUMS["gfx"].items()}
 
@@ -63,6 +68,7 @@ class Ih:
         self.booted = False
         self.overflows = 0
         self._rptr = 0                                  # bytes
+        self._seen = 0                                  # up to here nobody need look
 
     def boot(self) -> None:
         """ih_v6_0_irq_init"""
@@ -92,7 +98,7 @@ class Ih:
 
     def _place_ring(self) -> None:
         """ih_v6_0_enable_ring"""
-        self._rptr = 0
+        self._rptr = self._seen = 0
         self.regs.IH_RB_BASE.write(self._ring.address >> 8 & 0xFFFF_FFFF)
         self.regs.IH_RB_BASE_HI.write(self._ring.address >> 40 & 0xFF)
         self.regs.IH_RB_CNTL.update(mc_space=MC_SPACE_GPU, wptr_overflow_clear=1, wptr_overflow_enable=1,
@@ -133,6 +139,23 @@ class Ih:
             self.device.pci.fence()
             self.device.doorbells.write32(4 * 2 * DOORBELL_IH, wptr)
         return found
+
+    @property
+    def suspicious(self) -> bool:
+        """Are there entries beside the ends of work, or has the ring run over? As far as host memory says; nothing is
+        taken."""
+        wptr = int(self._wptr_word[0]) if self.booted else self._seen
+        if wptr == self._seen:
+            return False
+        if wptr >= RING_BYTES:                          # RB_OVERFLOW
+            return True
+        first, last = self._rptr // facts.IV_ENTRY_BYTES, wptr // facts.IV_ENTRY_BYTES
+        kinds = self._entries[first:last, 0] if first <= last else \
+            np.concatenate((self._entries[first:, 0], self._entries[:last, 0]))
+        if not ENDS_OF_WORK.issuperset((kinds & KIND_MASK).tolist()):
+            return True
+        self._seen = wptr
+        return False
 
     def rearm(self) -> None:
         """Tell the card again how far we have read: an MSI that found nothing must not be the last one."""

@@ -14,6 +14,7 @@ import hcq
 import mock
 from amdrv.backend import AmBackend, open_backend
 from amdrv.errors import AmdrvError, GpuFault
+from amdrv.facts import ih
 from amdrv.hal.mock import MockHal
 from amdrv.ip import gfx, psp, smu
 from amdrv.ip import sdma as sdma_block
@@ -61,6 +62,21 @@ def test_a_wait_tells_of_a_fault_though_the_engine_went_on(dev: hcq.Device) -> N
     point = dev.alloc(64).fill(1) and hcq.CopyQueue(dev).submit()
     dev.close()
     point.wait()                                            # it was complete before
+
+
+def test_ends_of_work_are_nothing_to_look_into(dev: hcq.Device) -> None:
+    """A wait asks the card's registers only when something else was told."""
+    for _ in range(30):                                     # each ends with an interrupt
+        hcq.ComputeQueue(dev).submit().wait()
+        hcq.CopyQueue(dev).submit().wait()
+        assert not dev.backend.suspicious()                 # type: ignore[attr-defined]
+    device = dev.backend.device                             # type: ignore[attr-defined]
+    device.pci.board.ih.post(ih.SOC21_IH_CLIENTID_GRBM_CP, ih.GFX_11_0_0__SRCID__CP_BAD_OPCODE_ERROR)
+    assert dev.backend.suspicious()                         # type: ignore[attr-defined]
+    with pytest.raises(GpuFault, match="a PM4 packet with an unknown opcode"):
+        hcq.ComputeQueue(dev).submit().wait()
+    dev.recover()
+    assert not dev.backend.suspicious()                     # type: ignore[attr-defined]
 
 
 def test_a_hang_names_the_kernel(dev: hcq.Device, machine: mock.Machine, code: bytes) -> None:
