@@ -53,6 +53,7 @@ attributes #0 = { "amdgpu-no-implicitarg-ptr" "amdgpu-no-dispatch-ptr" "amdgpu-n
                   "amdgpu-no-workgroup-id-y" "amdgpu-no-workgroup-id-z" }
 """
 KERNELS = 1000                  # of the graph
+LIVE = 20_000                   # buffers that are there, where it is asked whether they cost anything
 ARGUMENTS = 3                   # pointers of a kernel; one in ten of all is an input
 PEER_TIMEOUT = 600
 
@@ -189,12 +190,12 @@ def measure(rounds: int = 12) -> list[Row]:
         store = bench.held(bench.ring_doorbell, 800)
         rows.append(Row("launch: program(3 buffers, a scalar), grid, block", us * (many - store), "us", 5.0, None,
                         f"without {us * store:.2f} us of the mock's, for the fence and the doorbell's store"))
-        keep = [device.alloc(4096) for _ in range(20_000)]
+        keep = [device.alloc(4096) for _ in range(LIVE)]
         crowded, crowded_alloc = bench.held(bench.launch, 400), bench.held(bench.allocation, 1000)
         del keep
         alloc = bench.held(bench.allocation, 1000)
         rows.append(Row("the same, 50 launches in a row over 800", few / many, "x", None, None, "linear: about 1"))
-        rows.append(Row("the same, with 20,000 live buffers over none", crowded / many, "x", None, None, "about 1"))
+        rows.append(Row(f"the same, with {LIVE:,} live buffers over none", crowded / many, "x", None, None, "about 1"))
         recorded, changed, same = bench.graph(KERNELS)
         rows.append(Row(f"graph of {KERNELS} kernels: replay, 10 % of arguments changed, a kernel",
                         us * changed / KERNELS, "us", 0.2, None, f"recorded in {1e3 * recorded:.0f} ms"))
@@ -214,7 +215,7 @@ def measure(rounds: int = 12) -> list[Row]:
             seconds = bench.held(lambda make=make: bench.by_hand(make), 100)      # type: ignore[misc]
             rows.append(Row(f"a launch by hand in {language}: barrier, exec, submit", us * (seconds - store), "us"))
         rows.append(Row("allocation from the cache, freed again", us * alloc, "us", 2.0))
-        rows.append(Row("the same, with 20,000 live buffers over none", crowded_alloc / alloc, "x", None, None,
+        rows.append(Row(f"the same, with {LIVE:,} live buffers over none", crowded_alloc / alloc, "x", None, None,
                         "about 1"))
         rows.append(Row("doorbell round trip: launch, synchronize (median)",
                         us * bench.trips(bench.round_trip, 40 * rounds), "us", 200.0))

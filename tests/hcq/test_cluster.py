@@ -274,6 +274,15 @@ def test_a_card_over_there_runs_machine_code() -> None:
             add(a, a, np.uint32(1), grid=16, block=64)
         assert "kernel add" in profile.summary() and profile.counters == {"AM:0": {"SQ_WAVES": 32}}
         assert any(event["name"] == "add" for event in profile.trace()["traceEvents"])
+        left = far.signal(1)
+        queue: Any = hcq.AqlQueue(far)                      # type: ignore[arg-type]
+        queue.memory_barrier().exec(add, (a, a, np.uint32(3)), 16, 64, completion=left).barrier_and(left)
+        assert "KERNEL_DISPATCH" in queue.dump() and "BARRIER_AND" in queue.dump()
+        queue.submit().wait()
+        with far.graph(queues=2, kind="aql") as graph:
+            add(a, a, np.uint32(4), grid=16, block=64)
+        graph.replay()
+        assert (a.copyout().view(np.uint32) == 19).all() and left.value == 0
         far.close()
 
 
