@@ -60,7 +60,7 @@ class Ring:
     :param doorbell: number of the queue's 32-bit doorbell; a queue takes two of them, for one 64-bit store.
     """
 
-    units = "words"             # that pointers count, for people
+    units, unit_words = "words", 1      # what pointers count: for people, and in words of the ring
     test_value = TEST_VALUE
 
     def __init__(self, device: RingOwner, name: str, kind: RingKind, *, words: int, unit: int, doorbell: int) -> None:

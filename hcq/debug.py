@@ -120,7 +120,7 @@ class Debug:
                 self.pending.remove(each)
                 races += self._look(each)
         if races:
-            raise RaceError("; ".join(races))
+            raise RaceError("; ".join(dict.fromkeys(races)))
 
     def waited(self, signal: Signal, value: int) -> None:
         """The host has seen the signal at the value."""

@@ -133,9 +133,18 @@ class Graph:
         del RECORDING[threading.get_ident()]
         self._state = "failed"
         if kind is None:
-            from hcq.plan import Plan
-            self._plan = Plan(self.nodes, self._choice)
+            self._plan = self._build(self.nodes)
             self._state = "ready"
+
+    def _build(self, nodes: Sequence[Node]) -> Plan:
+        """Each further queue has scratch of its own: where there is no room for that, one queue has to do."""
+        from hcq.plan import Plan
+        try:
+            return Plan(nodes, self._choice)
+        except MemoryError:
+            if self._choice.most == 1:
+                raise
+            return Plan(nodes, self._choice._replace(most=1))
 
     def input(self, name: str, default: Any) -> Any:
         """A value that ``replay`` may change by this name. Use the result in place of ``default`` while recording.
@@ -198,14 +207,13 @@ class Graph:
 
     def _bind(self, changed: Mapping[str, Any]) -> Plan:
         """A plan of its own for buffers that overlap otherwise, or that other engines reach."""
-        from hcq.plan import Plan
         key = tuple((name, value.device.name, value.address, value.nbytes) for name, value in sorted(changed.items())
                     if isinstance(value, Buffer))
         plan = self._bound.pop(key, None)
         if plan is None:
             values = {name: value for name, value in changed.items() if isinstance(value, Buffer)}
             nodes = [Node(node.number, node.kind, _rebind(node.operands, values)) for node in self.nodes]
-            plan = Plan(nodes, self._choice)
+            plan = self._build(nodes)
         while len(self._bound) >= _BOUND:
             del self._bound[next(iter(self._bound))]
         self._bound[key] = plan

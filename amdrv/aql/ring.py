@@ -36,7 +36,7 @@ class AqlRing(Ring):
         says that it has too little.
     """
 
-    units = "packets"
+    units, unit_words = "packets", aql.PACKET_WORDS
 
     def __init__(self, device: RingOwner, name: str, *, slots: int, doorbell: int) -> None:
         self.slots = slots

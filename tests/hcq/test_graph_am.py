@@ -166,6 +166,26 @@ def test_one_queue_where_others_gain_nothing(pair: list[hcq.Device], add: dict[h
             one.graph(**options)
 
 
+def test_queues_that_there_is_no_scratch_for() -> None:
+    """The second queue's scratch does not fit: the first one does all of it."""
+    from test_aql import KERNELS
+    with cards(1, "256M") as (card,):
+        scratch, add = card.program(compiled(KERNELS), "scratch"), card.program(compiled(), "add")
+        index = np.arange(N, dtype=np.int32) % 200
+        branches = [card.alloc(4 * N).copyin(index) for _ in range(3)]
+        keep = card.alloc(64 << 20)
+        with card.graph() as g:
+            for branch in branches:
+                scratch(branch, np.int32(2), grid=GRID, block=BLOCK)
+                for _ in range(6):
+                    add(branch, branch, np.int32(1), grid=GRID, block=BLOCK)
+        assert [name for name, _ in lanes(g)] == ["AM:0 compute 0"]
+        g.replay()
+        for branch in branches:
+            assert np.array_equal(ints(branch), 2 * index + np.arange(N) + 6)
+        del keep
+
+
 def test_an_aql_graph_longer_than_its_ring(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program]) -> None:
     one = pair[1]
     a = filled(one, 0)

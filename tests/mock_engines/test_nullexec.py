@@ -66,3 +66,42 @@ def test_held_engines_stand_still(card: tuple[mock.board.Board, hcq.Device]) -> 
                 signal.wait(1, timeout=0.05)
         signal.wait(1)
     dev._stuck = False
+
+
+def test_aql_queues(card: tuple[mock.board.Board, hcq.Device]) -> None:
+    """Barriers, waits for values, completion signals, PM4 behind packets; around the ring; and the card after it."""
+    board, dev = card
+    program = dev.program(compiled(), "k")
+    out, a, b = (dev.alloc(4096).copyin(np.full(1024, value, np.float32)) for value in (1, 2, 3))
+    dev.synchronize()
+    arguments = out, a, b, np.float32(10)
+    hcq.AqlQueue(dev).memory_barrier().exec(program, arguments, 1, 64).submit().wait()
+    kernels = board.counters["kernels"]
+    slots = dev._timelines["aql"][0].queue.ring.slots       # type: ignore[attr-defined]
+    with NullExecution(board) as null:
+        gate, done, left, begin = dev.signal(), dev.signal(), dev.signal(3), dev.signal()
+        hcq.AqlQueue(dev).wait(gate, 2).timestamp(begin).exec(program, arguments, 1, 64, completion=left).exec(
+            program, arguments, 1, 64, completion=left).signal(done, 5).submit()
+        assert done.value == 0 and left.value == 3
+        held = hcq.AqlQueue(dev).barrier_and(left).submit()
+        gate.value = 2
+        done.wait(5)
+        assert left.value == 1 and begin.value and not held.done
+        left.value = 0
+        held.wait()
+        for _ in range(slots // 100 + 3):
+            queue = hcq.AqlQueue(dev)
+            for _ in range(98):
+                queue.memory_barrier()
+            queue.submit()
+        dev.synchronize()
+        with null.held():
+            late = hcq.AqlQueue(dev).signal(done, 6).submit()
+            assert not late.done
+        late.wait()
+        assert board.counters["kernels"] == kernels
+    assert out.copyout(np.empty(1, np.float32))[0] == 23
+    out.fill(0)
+    dev.synchronize()
+    hcq.AqlQueue(dev).memory_barrier().exec(program, arguments, 1, 64).submit().wait()
+    assert out.copyout(np.empty(1, np.float32))[0] == 23 and not board.notes

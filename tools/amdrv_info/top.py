@@ -87,7 +87,8 @@ class _Sampler:
         device = self.source.device
         if device is None:
             return []
-        return [{"name": ring.name, "pending_words": ring.pending, "written_words": ring.wptr, "ring_words": ring.words}
+        return [{"name": ring.name, "pending_words": ring.pending * ring.unit_words,
+                 "written_words": ring.wptr * ring.unit_words, "ring_words": ring.words}
                 for ring in (*device.compute_rings, *device.sdma_rings)]
 
     def _memory(self, missing: list[str]) -> dict[str, Any]:
