@@ -39,6 +39,7 @@ class Arch:
     rbs_per_engine: int
     gc_info: dict[str, int] = field(default_factory=dict, compare=False, hash=False)
     """Fields of the discovery table's gc_info."""
+    mall_bytes: int = 0             # of the Infinity Cache
 
     @property
     def compute_units(self) -> int:
@@ -68,7 +69,7 @@ def _archs() -> dict[str, Arch]:
         revision=navi31.REVISION_ID, subsystem=(navi31.VENDOR_ID, 0x0E3B), class_code=0x030000, ips=ips, gc_info=info,
         shader_engines=info["gc_num_se"], arrays_per_engine=info["gc_num_sa_per_se"],
         wgps_per_array=info["gc_num_wgp0_per_sa"] + info["gc_num_wgp1_per_sa"],
-        rbs_per_engine=info["gc_num_rb_per_se"])}
+        rbs_per_engine=info["gc_num_rb_per_se"], mall_bytes=navi31.MALL_BYTES)}
 
 
 def known_archs() -> list[str]:

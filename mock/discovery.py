@@ -40,10 +40,10 @@ def _ip_discovery(gpu: Gpu) -> bytes:
 
 def _gc_info(gpu: Gpu) -> bytes:
     arch = arch_of(gpu.arch)
-    info = facts.gc_info_v1_0()
+    info = facts.gc_info_v1_2()
     for name, value in arch.gc_info.items():
         setattr(info, name, value)
-    info.header.table_id, info.header.version_major = facts.GC_TABLE_ID, 1
+    info.header.table_id, info.header.version_major, info.header.version_minor = facts.GC_TABLE_ID, 1, 2
     info.header.size = ctypes.sizeof(info)
     return bytes(info)
 
@@ -53,6 +53,14 @@ def _harvest(gpu: Gpu) -> bytes:
     CC_GC_SHADER_ARRAY_CONFIG, not here."""
     table = facts.harvest_table()
     table.header.signature, table.header.version = facts.HARVEST_TABLE_SIGNATURE, 0
+    return bytes(table)
+
+
+def _mall(gpu: Gpu) -> bytes:
+    """The Infinity Cache, all of it behind the one memory controller that the table has."""
+    table = facts.mall_info_v1_0(mall_size_per_m=arch_of(gpu.arch).mall_bytes)
+    table.header.table_id, table.header.version_major = facts.MALL_INFO_TABLE_ID, 1
+    table.header.size_bytes = ctypes.sizeof(table)
     return bytes(table)
 
 
@@ -66,7 +74,7 @@ def build(gpu: Gpu) -> bytes:
     header = facts.binary_header(binary_signature=facts.BINARY_SIGNATURE, version_major=1, version_minor=0)
     body = b""
     for number, table in ((facts.IP_DISCOVERY, bytes(ips)), (facts.GC, _gc_info(gpu)),
-                          (facts.HARVEST_INFO, _harvest(gpu))):
+                          (facts.HARVEST_INFO, _harvest(gpu)), (facts.MALL_INFO, _mall(gpu))):
         entry = header.table_list[number]
         entry.offset, entry.size, entry.checksum = start + len(body), len(table), sum(table) & 0xFFFF
         body += table

@@ -133,6 +133,11 @@ class GfxRing(Block):
         self.queues = {(0, pipe, n): GfxQueue(board.mec, (0, pipe, n))
                        for pipe in range(GFX_PIPES) for n in range(GFX_QUEUES)}
         board.mec.others.update(self.queues)
+        self.context: dict[int, int] = {}
+        """Context registers by dword, as packets set them: nothing here draws by them."""
+
+    def reset(self) -> None:
+        self.context.clear()
 
     @property
     def running(self) -> bool:

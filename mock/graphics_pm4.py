@@ -49,6 +49,17 @@ class GfxExecutor(Pm4Executor):
 
     # ---- state
 
+    def write_register(self, dword: int, value: int, *, free: bool = False) -> None:
+        low, high = pm4.REGISTER_SPACES["SET_CONTEXT_REG"]
+        if free and low <= dword < high:        # the context's, of which drivers clear also those that have no name
+            self.board.gfxring.context[dword] = value
+        else:
+            super().write_register(dword, value, free=free)
+
+    def read_register(self, dword: int) -> int:
+        context: dict[int, int] = self.board.gfxring.context
+        return context[dword] if dword in context else super().read_register(dword)
+
     def op_set_context_reg(self, packet: Decoded) -> None:
         self._set_registers(packet, "SET_CONTEXT_REG")
 

@@ -305,6 +305,8 @@ class Pm4Executor:
         if packet["OPERATION"] == E["WAIT_OPERATION"]["WR_WAIT_WR_REG"]:
             self.write_register(packet["ADDRESS_LO"], reference)
             dword = packet["ADDRESS_HI"]
+            reference &= mask       # it is a request as a whole, of which the acknowledge repeats a part (amdgpu_gmc.c,
+                                    # amdgpu_gmc_emit_flush_gpu_tlb)
 
             def look() -> int:
                 return self.read_register(dword)
@@ -413,6 +415,8 @@ class Pm4Executor:
         nbytes = packet["BYTE_COUNT"]
         source, sources = packet["SRC_SEL"], E["CP_DMA_WORD1__SRC_SEL"]
         destination, destinations = packet["DST_SEL"], E["CP_DMA_WORD1__DST_SEL"]
+        if destination == destinations["NOWHERE"]:      # into GL2 only, in advance (Mesa 25.0, radv_cp_dma.c)
+            return
         register = E["COMMAND__SAS"]["REGISTER"]
         if packet["SAS"] == register or packet["DAS"] == register or source == sources["GDS"] \
                 or destination not in (destinations["DST_ADDR"], destinations["DST_ADDR_TC_L2"]):

@@ -51,9 +51,17 @@ def test_gc_info(card: Any) -> None:
     data = table(card)
     at, = struct.unpack_from("<H", data, 12 + 8)
     table_id, major, minor, size = struct.unpack_from("<IHHI", data, at)
-    assert (table_id, major, minor, size) == (0x4347, 1, 0, 88)
-    info = struct.unpack_from("<19I", data, at + 12)
+    assert (table_id, major, minor, size) == (0x4347, 1, 2, 132)
+    info = struct.unpack_from("<30I", data, at + 12)
     assert info[0] == 6 and info[1] + info[2] == 4 and info[16] == 2 and info[11] == 32
+    assert info[23] == 32 and info[28] == 256 and info[29] == 6144          # KiB of GL0, GL1 and GL2
+
+
+def test_infinity_cache(card: Any) -> None:
+    data = table(card)
+    at, _checksum, size = struct.unpack_from("<3H", data, 12 + 4 * 8)
+    table_id, major, minor, table_size, mib = struct.unpack_from("<IHHII", data, at)
+    assert (table_id, major, minor, table_size, size) == (0x4D414C4C, 1, 0, 48, 48) and mib == 96 << 20
 
 
 def test_it_is_seen_through_mm_index_too(card: Any) -> None:

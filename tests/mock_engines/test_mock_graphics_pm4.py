@@ -94,6 +94,13 @@ class TestFrames:
             assert g.word[0] == 0x11 * turn
         assert kernel.fence[5] == 7 and len(posted) == 2
 
+    def test_a_vm_flush_waits_for_its_vmid_alone(self, graphics: Graphics) -> None:
+        """amdgpu_gmc_emit_flush_gpu_tlb: the request has bits that the acknowledge has not."""
+        g = graphics
+        request, acknowledge = (g.raw.board.regs.dword(f"GCVM_INVALIDATE_ENG0_{end}") for end in ("REQ", "ACK"))
+        g.run(packet(0x3C, 3 | 1 << 6 | 1 << 8, request, acknowledge, 0x00F80008, 1 << 3, 0x20) + packet(0x42, 0))
+        assert g.raw.peek("GCVM_INVALIDATE_ENG0_ACK") == 1 << 3
+
     def test_chained_and_nested_buffers(self, graphics: Graphics) -> None:
         g = graphics
         last = g.buffer(write_data(WORD + 8, 3), BUFFER + 0x2000, flags=1 << 20 | 1 << 23)
@@ -129,8 +136,10 @@ class TestState:
                    + packet(0xBD, 2, user - SH + 4 | user - SH + 5 << 16, 5, 6)     # .._PACKED_N
                    + packet(0x9B, user - SH + 6 | 3 << 28, 7))                      # SET_SH_REG_INDEX
         g.run(packets + packet(0xB9, 2, first - CONTEXT + 1 | first - CONTEXT + 2 << 16, 0x21, 0x31))
-        names = ("CB_BLEND_RED", "CB_BLEND_GREEN", "CB_BLEND_BLUE", "CB_BLEND_ALPHA")
-        assert [g.raw.peek(name) for name in names] == [0x70, 0x21, 0x31, 0x40]
+        context = g.raw.board.gfxring.context
+        assert [context[first + n] for n in range(4)] == [0x70, 0x21, 0x31, 0x40]
+        g.run(packet(0x69, 0x2A9, 0x12345678))              # one without a name, as the clear state has many
+        assert context[CONTEXT + 0x2A9] == 0x12345678 and "unnamed-register" not in g.raw.rules
         assert [regs[f"COMPUTE_USER_DATA_{n}", (0, 0, 0)] for n in range(7)] == [1, 2, 3, 4, 5, 6, 7]
         assert regs["COMPUTE_USER_DATA_0", (1, 0, 0)] == 0
 
@@ -142,6 +151,10 @@ class TestState:
                  + packet(0xD2, 0) + packet(0x63, 0, 0, 0, 0) + packet(0x46, 0x1E | 2 << 8, 0, 0))
         g.run(g.buffer(words + write_data(WORD, 5)))
         assert g.word[0] == 5
+
+    def test_prefetches_move_nothing(self, graphics: Graphics) -> None:
+        graphics.run(graphics.buffer(packet(0x50, 2 << 20, *lohi(WORD), *lohi(WORD), 64) + write_data(WORD + 4, 3)))
+        assert list(graphics.word[:2]) == [0, 3]
 
     @pytest.mark.parametrize(("words", "why"), [
         (packet(0xB9, 9, 0, 0, 0), "do not hold 9 packed registers"), (packet(0xBA, 1, 2, 3), "half a pair"),

@@ -74,9 +74,9 @@ Acquire::Languages "none";
         self.run("apt-get", "-q", "download", *(f"{name}/{BACKPORTS}" for name in packages), cwd=work)
         self._into(work, root)
 
-    def unpack_closure(self, packages: Sequence[str], root: Path) -> None:
-        """These packages, and all that they depend on."""
-        self.run("apt-get", "-q", "install", "-y", "-d", "-t", BACKPORTS, *packages)
+    def unpack_closure(self, packages: Sequence[str], root: Path, suite: str = BACKPORTS) -> None:
+        """These packages of a suite, and all that they depend on."""
+        self.run("apt-get", "-q", "install", "-y", "-d", "-t", suite, *packages)
         self._into(self.folder / "archives", root)
 
     def _into(self, folder: Path, root: Path) -> None:
