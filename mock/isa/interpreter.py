@@ -19,7 +19,7 @@ import numpy as np
 from mock.isa import bind, control, hazards, memory
 from mock.isa.access import Accessor
 from mock.isa.buffers import bind_buffer
-from mock.isa.decode import Instruction, in_wave
+from mock.isa.decode import NULL, Instruction, Operand, in_wave
 from mock.isa.dispatch import (
     SCALAR_LOAD,
     TRAP_EN,
@@ -50,6 +50,19 @@ Trace = Callable[[int, Instruction, State], None]
 _FAIR_TURN = 1024           # blocks between turns for the longest waiting
 _LOOK = 64                  # blocks between looks at the clock
 _WATCHDOG = 300.0           # seconds for a batch of workgroups
+
+
+def _registers_used(instruction: Instruction, operand: Operand) -> int:
+    """How many registers an operand names; addresses that are switched off may name any (ACO of Mesa 25.0 leaves v128
+    where neither offen nor idxen is on)."""
+    f = instruction.fields
+    if operand.field == "vaddr" and instruction.encoding in ("MUBUF", "MTBUF"):
+        return int(f["offen"] + f["idxen"])
+    if operand.field == "addr" and instruction.encoding == "SCRATCH":
+        return int(f["sve"])
+    if operand.field == "addr" and instruction.encoding == "GLOBAL" and f["saddr"] != NULL:
+        return 1
+    return operand.width
 
 
 class _Bound:
@@ -164,8 +177,9 @@ class Machine:
             first = operand.code - 256
             if first >= 128 and is_half(instruction, operand):
                 first -= 128            # the upper half of a register
-            if first + operand.width > count and first >= 0:
-                raise ValueError(f"v{first + operand.width - 1} is beyond the wave's {count} VGPRs")
+            width = _registers_used(instruction, operand)
+            if width and first + width > count and first >= 0:
+                raise ValueError(f"v{first + width - 1} is beyond the wave's {count} VGPRs")
 
     def _find_step(self, instruction: Instruction, pc: int) -> Step | None:
         if instruction.pair is not None:

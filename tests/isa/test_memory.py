@@ -227,6 +227,24 @@ def test_buffers_check_their_range(assembler: Assembler) -> None:
     np.testing.assert_array_equal(source, [1, 2, 3, 4, *range(1, 17), *range(21, 33)])
 
 
+@pytest.mark.parametrize("executor", ["interpreter", "auto"])
+def test_addresses_that_are_off_may_name_any_register(assembler: Assembler, executor: str) -> None:
+    """ACO (Mesa 25.0) leaves v128 in the field where a buffer access has neither offen nor idxen; a wave of few
+    registers runs it."""
+    source, out = np.arange(1, 33, dtype=np.uint32), np.full(LANES, 7, np.uint32)
+    code = bytearray(assembler("""buffer_load_b32 v2, off, s[0:3], 0 offset:8
+                                  s_waitcnt vmcnt(0)
+                                  v_lshlrev_b32_e32 v1, 2, v0
+                                  global_store_b32 v1, v2, s[4:5]
+                                  s_endpgm"""))
+    assert code[4] == 0
+    code[4] = 128
+    user = [*(int(w) for w in srd(source, records=128)), out.ctypes.data & 0xffffffff, out.ctypes.data >> 32]
+    isa.run(bytes(code), executor=executor, grid=(1,), block=(LANES,), user_sgprs=user, rsrc1=RSRC1 & ~0x3F,
+            rsrc2=6 << 1)
+    np.testing.assert_array_equal(out, 3)
+
+
 def test_structured_buffers_and_formats(assembler: Assembler) -> None:
     source, out = np.arange(64, dtype=np.uint8), np.zeros((4, LANES), np.float32)
     code = assembler("""v_lshlrev_b32_e32 v1, 2, v0

@@ -9,7 +9,7 @@ void main() {
     uint i = gl_GlobalInvocationID.x, at = 12 * i;
     float16_t x = a[i].x, y = a[i].y;
     precise float16_t sum = x + y, difference = x - y, product = x * y;
-    b[at] = sum; b[at + 1] = difference; b[at + 2] = product; b[at + 3] = fma(x, y, float16_t(1.5));
+    b[at] = sum; b[at + 1] = difference; b[at + 2] = product; b[at + 3] = x > y ? x : -y;
     b[at + 4] = floor(x); b[at + 5] = trunc(x); b[at + 6] = roundEven(x); b[at + 7] = abs(x); b[at + 8] = min(x, y);
     b[at + 9] = max(x, y); b[at + 10] = float16_t(int16_t(x)); b[at + 11] = float16_t(float(x) * 0.5);
 }

@@ -6,7 +6,7 @@ void main() {
     uint i = gl_GlobalInvocationID.x, at = 24 * i;
     float x = a[i].x, y = a[i].y;
     precise float sum = x + y, difference = x - y, product = x * y;
-    b[at] = sum; b[at + 1] = difference; b[at + 2] = product; b[at + 3] = fma(x, y, 1.5);
+    b[at] = sum; b[at + 1] = difference; b[at + 2] = product; b[at + 3] = x > y ? x : -y;
     b[at + 4] = floor(x); b[at + 5] = ceil(x); b[at + 6] = trunc(x); b[at + 7] = roundEven(x);
     b[at + 8] = fract(x); b[at + 9] = abs(x); b[at + 10] = sign(x); b[at + 11] = min(x, y); b[at + 12] = max(x, y);
     b[at + 13] = clamp(x, -1.0, 1.0); b[at + 14] = float(int(x)); b[at + 15] = float(uint(abs(x) * 16.0));

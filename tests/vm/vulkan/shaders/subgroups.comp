@@ -34,7 +34,8 @@ void main() {
     b[at + 6] = subgroupClusteredAdd(x, 4u); b[at + 7] = subgroupClusteredMax(x, 2u);
     b[at + 8] = subgroupQuadBroadcast(x, 2u); b[at + 9] = subgroupQuadSwapHorizontal(x);
     b[at + 10] = subgroupQuadSwapVertical(x) + subgroupQuadSwapDiagonal(x);
+    uint up = subgroupShuffleUp(x, 1u), other = subgroupShuffleXor(x, 1u);
     b[at + 11] = uint(subgroupAll(x <= most)) | uint(subgroupAny(x == least)) << 1 | uint(subgroupAllEqual(both)) << 2
                | uint(subgroupBroadcastFirst(x) == subgroupShuffle(x, subgroupBallotFindLSB(subgroupBallot(true)))) << 3
-               | uint((gl_SubgroupInvocationID & 1u) == 0u || subgroupShuffleUp(x, 1u) == subgroupShuffleXor(x, 1u)) << 4;
+               | uint((gl_SubgroupInvocationID & 1u) == 0u || up == other) << 4;
 }
