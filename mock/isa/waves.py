@@ -79,9 +79,11 @@ class Batch:
                 sgpr[position] = self.ids[workgroup, axis].astype(np.uint32)
                 position += 1
         if rsrc2.workgroup_info:
-            # First wave, ordered append term, wave count (RDNA3 ISA, "TG_SIZE").
+            # First wave, wave within the workgroup, wave count (RDNA3 ISA, "TG_SIZE"; Mesa 25.0,
+            # ac_nir_lower_intrinsics_to_args.c, load_subgroup_id_lowered: bits 24:20 from GFX10.3 on).
             waves = self.waves_of_workgroup[workgroup]
-            sgpr[position] = ((wave == 0).astype(np.uint32) << np.uint32(31) | waves.astype(np.uint32) & np.uint32(63))
+            sgpr[position] = ((wave == 0).astype(np.uint32) << np.uint32(31) | waves.astype(np.uint32) & np.uint32(63)
+                              | (wave.astype(np.uint32) & np.uint32(31)) << np.uint32(20))
 
 
 def vgpr_count(dispatch: Dispatch) -> int:

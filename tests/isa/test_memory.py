@@ -245,6 +245,24 @@ def test_addresses_that_are_off_may_name_any_register(assembler: Assembler, exec
     np.testing.assert_array_equal(out, 3)
 
 
+@pytest.mark.parametrize("executor", ["interpreter", "auto"])
+def test_waves_know_their_number(assembler: Assembler, executor: str) -> None:
+    """TG_SIZE: how many waves the workgroup has, which one this is, and whether it is the first."""
+    out = np.zeros((2, 4), np.uint32)
+    code = assembler("""s_bfe_u32 s5, s3, 0x50014
+                        s_lshl_b32 s5, s5, 2
+                        s_lshl_b32 s6, s2, 4
+                        s_add_u32 s5, s5, s6
+                        v_mov_b32_e32 v1, s5
+                        v_mov_b32_e32 v2, s3
+                        global_store_b32 v1, v2, s[0:1]
+                        s_endpgm""")
+    user = [out.ctypes.data & 0xffffffff, out.ctypes.data >> 32]
+    isa.run(code, executor=executor, grid=(2,), block=(4 * LANES,), user_sgprs=user, rsrc1=RSRC1,
+            rsrc2=2 << 1 | 1 << 7 | 1 << 10)
+    np.testing.assert_array_equal(out, [[1 << 31 | 4, 1 << 20 | 4, 2 << 20 | 4, 3 << 20 | 4]] * 2)
+
+
 def test_structured_buffers_and_formats(assembler: Assembler) -> None:
     source, out = np.arange(64, dtype=np.uint8), np.zeros((4, LANES), np.float32)
     code = assembler("""v_lshlrev_b32_e32 v1, 2, v0
