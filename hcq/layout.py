@@ -149,9 +149,10 @@ class Layout:
         for step in self.schedule.steps:
             self._emit(step, words[step.lane], pending)
             ends[step.lane].append(len(words[step.lane]))
-        for lane in self.lanes:
+        for lane in self.lanes:     # what goes into a ring as it is must not wait there for what is submitted after it
             largest = getattr(lane.timeline.queue, "largest", None)
-            if largest is not None and not hasattr(lane.encoder, "indirect") and len(words[lane]) > largest:
+            direct = not hasattr(lane.encoder, "indirect") or (lane.kind == "copy" and len(_cut(ends[lane])) > 2)
+            if largest is not None and direct and len(words[lane]) > largest:
                 raise GraphError(f"the graph's packets for {lane.name} are {len(words[lane])} words; a submission to "
                                  f"it has at most {largest}: record several graphs, or one of another kind")
         for block in self.blocks:

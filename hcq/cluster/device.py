@@ -1,4 +1,4 @@
-"""The near side: a device, buffers, programs, signals, queues and graphs that stand for those of a far machine.
+"""The near side: a device that stands for one of a far machine (its buffers: ``memory.py``; the rest: ``handles.py``).
 
 Calls are written down and go over together: when something has to come back (``copyout``, ``synchronize``, a signal's
 value), when there are many of them, or by ``dev.flush()``. What can be wrong with a call is found here and at once,
@@ -9,35 +9,30 @@ the call.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from hcq.backend import Properties, QueueKind
+from hcq.cluster.handles import Handle, RemoteGraph, RemoteProfile, RemoteProgram, RemoteQueue, RemoteSignal
+from hcq.cluster.memory import FarStorage, RemoteBuffer
 from hcq.cluster.worker import DEVICE, Far, Given, Outcome, Part
 from hcq.elf import CodeObject
 from hcq.errors import (
     BufferError,
     CodeObjectError,
     DeviceClosedError,
-    GraphError,
     HcqError,
-    UseAfterFreeError,
 )
 from hcq.memory import Buffer
-from hcq.program import Program, Size
 
-__all__ = ["RemoteBuffer", "RemoteDevice", "RemoteGraph", "RemotePoint", "RemoteProfile", "RemoteProgram",
-           "RemoteQueue", "RemoteSignal", "Transport"]
+__all__ = ["RemoteDevice", "Transport"]
 
 INLINE = 64 << 10           # bytes of an array that travel within the batch; larger ones through the object store
 BATCH_COMMANDS = 512        # as many go over without being asked
@@ -56,253 +51,6 @@ class Transport(Protocol):
     def receive(self, sent: Any) -> Outcome:
         """What became of it. :raises NodeLostError: nobody will ever know."""
     def close(self) -> None: ...
-
-
-class _Storage:
-    """Stands for a far allocation; views share it."""
-
-    host: bool
-    ready: tuple[()] = ()
-
-    def __init__(self, device: RemoteDevice, number: int, nbytes: int, host: bool) -> None:
-        self.device, self.number, self.nbytes, self.host = device, number, nbytes, host
-        self.memory: object | None = self
-
-    def check(self) -> Any:
-        if self.memory is None:
-            raise UseAfterFreeError("the buffer was freed; its memory may be someone else's by now")
-        return self
-
-    @property
-    def address(self) -> int:
-        self.check()
-        return 0
-
-    def release(self) -> None:
-        if self.memory is not None:
-            self.memory = None
-            self.device._dropped.append(self.number)
-
-    def __del__(self) -> None:
-        if getattr(self, "memory", None) is not None:
-            self.release()
-
-
-class RemoteBuffer(Buffer):
-    """A buffer of a far device; :class:`hcq.Buffer`'s methods. ``address`` is not told (0)."""
-
-    __slots__ = ()
-
-    @property
-    def view(self) -> np.ndarray:
-        raise BufferError("the buffer is on another machine; use copyin and copyout")
-
-    def __getitem__(self, part: slice) -> RemoteBuffer:
-        near = super().__getitem__(part)
-        return RemoteBuffer(self.device, near._storage, near._offset, near.nbytes)
-
-    @property
-    def _part(self) -> Part:
-        storage: Any = self._storage.check()
-        return Part(storage.number, self._offset, self._offset + self.nbytes)
-
-    def copyin(self, array: npt.ArrayLike) -> RemoteBuffer:
-        source = np.asarray(array)
-        self._check_array(source, "copyin")
-        if source.nbytes:
-            remote: Any = self.device
-            remote._method(self._part, "copyin", np.array(source, order="C"))     # a copy: the array stays the caller's
-        return self
-
-    def copyout(self, out: np.ndarray | None = None) -> np.ndarray:
-        if out is None:
-            out = np.empty(self.nbytes, np.uint8)
-        elif not isinstance(out, np.ndarray):
-            raise BufferError(f"copyout fills a NumPy array, not a {type(out).__name__}")
-        self._check_array(out, "copyout")
-        if not out.flags.writeable:
-            raise BufferError("copyout into an array that is read-only")
-        if out.nbytes:
-            remote: Any = self.device
-            part = self._part
-            bytes_ = remote._method(part._replace(stop=part.start + out.nbytes), "copyout", wanted=True)
-            out[...] = np.frombuffer(bytes_, np.uint8).view(out.dtype).reshape(out.shape)
-        return out
-
-    def copy_from(self, source: Buffer) -> RemoteBuffer:
-        if not isinstance(source, Buffer):
-            raise BufferError(f"the source is a {type(source).__name__}, expected a Buffer")
-        if source.nbytes != self.nbytes:
-            raise BufferError(f"copy of {source.nbytes} bytes to a buffer of {self.nbytes}; take a view of the same "
-                              "size, buf[a:b]")
-        remote: Any = self.device
-        if source.device is self.device:
-            remote._method(self._part, "copy_from", source)
-        else:
-            self.copyin(source.copyout())               # another machine's: through this one
-        return self
-
-    def fill(self, value: int) -> RemoteBuffer:
-        if not isinstance(value, int) or not 0 <= value < 1 << 32:
-            raise BufferError(f"a fill pattern is 0 to 2**32-1, not {value!r}")
-        if self._offset % 4 or self.nbytes % 4:
-            raise BufferError(f"fill of {self.nbytes} bytes at byte {self._offset}: both must be multiples of 4")
-        remote: Any = self.device
-        remote._method(self._part, "fill", value)
-        return self
-
-    def __repr__(self) -> str:
-        freed = ", freed" if self._storage.memory is None else ""
-        return f"RemoteBuffer({self.nbytes} bytes{freed} on {self.device.name})"
-
-
-class _Image:
-    """What a program needs to know of a code object that is loaded elsewhere."""
-
-    address = 0
-
-    def __init__(self, code: CodeObject) -> None:
-        self.code = code
-
-
-class RemoteProgram(Program):
-    """A kernel of a far device. Launches are checked here, against the code object, and run there."""
-
-    def __init__(self, device: RemoteDevice, code: CodeObject, name: str | None, number: int) -> None:
-        super().__init__(device, _Image(code), code.kernel(name))       # type: ignore[arg-type]
-        self.number = number
-
-    def __call__(self, *args: Any, grid: Size = 1, block: Size = 1, lds: int = 0) -> None:
-        device: Any = self.device
-        if not any(isinstance(each, _Handle) for each in _leaves((args, grid, block))):     # a graph's input
-            self.bind(args, grid, block, lds)
-        device._method(Far(self.number), "__call__", *args, grid=grid, block=block, lds=lds)
-
-
-class _Handle:
-    """Something of the far side that has a number."""
-
-    def __init__(self, device: RemoteDevice, number: int) -> None:
-        self.device, self.number = device, number
-
-    def __del__(self) -> None:
-        device = getattr(self, "device", None)
-        if device is not None:
-            device._dropped.append(self.number)
-
-
-class RemoteSignal(_Handle):
-    """See :class:`hcq.Signal`."""
-
-    @property
-    def value(self) -> int:
-        return int(self.device._ask(("get", self.number, "value")))
-
-    @value.setter
-    def value(self, value: int) -> None:
-        self.device._add(("set", self.number, "value", value))
-        self.device.flush()
-
-    def wait(self, value: int, timeout: float | None = None) -> None:
-        self.device._method(Far(self.number), "wait", value, timeout, waits=True)
-
-
-class RemotePoint(_Handle):
-    """The end of a submission: see :class:`hcq.Point`."""
-
-    @property
-    def done(self) -> bool:
-        return bool(self.device._ask(("get", self.number, "done")))
-
-    def wait(self, timeout: float | None = None) -> None:
-        self.device._method(Far(self.number), "wait", timeout, waits=True)
-
-
-class RemoteQueue(_Handle):
-    """A queue filled by hand: every method of :class:`hcq.ComputeQueue` or :class:`hcq.CopyQueue`."""
-
-    def __init__(self, device: RemoteDevice, number: int, kind: QueueKind) -> None:
-        super().__init__(device, number)
-        self.kind = kind
-
-    def submit(self) -> RemotePoint:
-        device = self.device
-        return RemotePoint(device, device._new(Far(self.number), "submit"))
-
-    def dump(self) -> str:
-        return str(self.device._method(Far(self.number), "dump", wanted=True))
-
-    def __len__(self) -> int:
-        return int(self.device._method(Far(self.number), "__len__", wanted=True))
-
-    def __getattr__(self, name: str) -> Callable[..., RemoteQueue]:
-        import hcq
-        kinds = {"compute": hcq.ComputeQueue, "copy": hcq.CopyQueue, "aql": hcq.AqlQueue}
-        if name.startswith("_") or not hasattr(kinds[self.kind], name):
-            raise AttributeError(f"a {self.kind} queue has no {name!r}")
-
-        def command(*arguments: Any, **keywords: Any) -> RemoteQueue:
-            for buffer in _leaves(arguments):
-                if isinstance(buffer, Buffer) and buffer.device is not self.device:
-                    raise HcqError(f"a buffer belongs to {buffer.device.name}, the queue to {self.device.name}")
-            self.device._method(Far(self.number), name, *arguments, **keywords)
-            return self
-        return command
-
-
-class RemoteGraph(_Handle):
-    """See :class:`hcq.Graph`: recorded there; a replay is one command."""
-
-    def __enter__(self) -> RemoteGraph:
-        self.device._method(Far(self.number), "__enter__")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.device._method(Far(self.number), "__exit__", GraphError if kind is not None else None, None, None)
-
-    def input(self, name: str, default: Any) -> Any:
-        return _Handle(self.device, self.device._new(Far(self.number), "input", name, default))
-
-    def copy(self, destination: Any, source: Any) -> None:
-        self.device._method(Far(self.number), "copy", destination, source)
-
-    def fill(self, destination: Any, value: Any) -> None:
-        self.device._method(Far(self.number), "fill", destination, value)
-
-    def replay(self, **changed: Any) -> RemotePoint:
-        return RemotePoint(self.device, self.device._new(Far(self.number), "replay", **changed))
-
-    def __len__(self) -> int:
-        return int(self.device._method(Far(self.number), "__len__", wanted=True))
-
-
-class RemoteProfile(_Handle):
-    """See :class:`hcq.profile.Profile`: taken there, on that machine's clock."""
-
-    def __enter__(self) -> RemoteProfile:
-        self.device._method(Far(self.number), "__enter__")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.device._method(Far(self.number), "__exit__", HcqError if kind is not None else None, None, None)
-
-    def summary(self) -> str:
-        return str(self.device._method(Far(self.number), "summary", wanted=True))
-
-    def trace(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.device._method(Far(self.number), "trace", wanted=True)
-        return found
-
-    @property
-    def counters(self) -> dict[str, dict[str, int]]:
-        found: dict[str, dict[str, int]] = self.device._ask(("get", self.number, "counters"))
-        return found
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trace to a file here."""
-        Path(path).write_text(json.dumps(self.trace()), encoding="utf-8")
 
 
 class RemoteDevice:
@@ -333,7 +81,7 @@ class RemoteDevice:
         return self._buffer(self._new(Far(DEVICE), "alloc", int(nbytes), host=host), int(nbytes), host)
 
     def _buffer(self, number: int, nbytes: int, host: bool = False) -> RemoteBuffer:
-        storage: Any = _Storage(self, number, nbytes, host)
+        storage: Any = FarStorage(self, number, nbytes, host)
         device: Any = self
         return RemoteBuffer(device, storage, 0, nbytes)
 
@@ -476,7 +224,7 @@ class RemoteDevice:
                 raise HcqError(f"a buffer of {value.device.name} is no buffer of {self.name}; copy_from copies between "
                                "machines")
             return value._part                          # type: ignore[attr-defined]
-        if isinstance(value, (_Handle, RemoteProgram)):
+        if isinstance(value, (Handle, RemoteProgram)):
             if value.device is not self:                # type: ignore[comparison-overlap]
                 raise HcqError(f"something of {value.device.name} was given to {self.name}")
             return Far(value.number)
@@ -571,10 +319,3 @@ class RemoteDevice:
             from hcq.cluster import forget
             forget(self)
             raise
-
-
-def _leaves(value: Any) -> list[Any]:
-    if isinstance(value, (tuple, list)):
-        return [leaf for part in value for leaf in _leaves(part)]
-    return [value]
-
