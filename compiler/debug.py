@@ -94,6 +94,12 @@ def _time(seconds: float) -> str:
         else f"{seconds:8.3f} s "
 
 
+def _rate(amount: float, seconds: float) -> str:
+    """Thousands of millions a second."""
+    rate = amount / max(seconds, 1e-9) / 1e9
+    return f"{rate:8.2f}" if rate >= 0.01 or not rate else f"{rate:8.1e}"
+
+
 def _size(nbytes: float) -> str:
     for unit in ("B", "kB", "MB"):
         if nbytes < 1000:
@@ -281,13 +287,13 @@ class Debug(watch.Watcher):
         where = self.paint(located(ran.places[0]), _GREY) if ran.places else ""
         if ran.kind == "copy":
             nbytes = ran.sizes[0]
-            self.say(f"{device}      {'copy ' + _size(nbytes):<34} {time} {'':>15} "
-                     f"{nbytes / max(seconds, 1e-9) / 1e9:9.2f} GB/s  mem {memory:>8}  {where}")
+            self.say(f"{device}      {'copy ' + _size(nbytes):<34} {time} {'':>16}"
+                     f" {_rate(nbytes, seconds)} GB/s  mem {memory:>8}  {where}")
             return
         parts = ran.parts or [ran]
         done = [work(p.program.sink, p.sizes, p.values) for p in parts if p.program is not None]
-        rate = f"{sum(w.operations for w in done) / max(seconds, 1e-9) / 1e9:8.2f} GFLOP/s " \
-               f"{sum(w.bytes for w in done) / max(seconds, 1e-9) / 1e9:8.2f} GB/s"
+        rate = f"{_rate(sum(w.operations for w in done), seconds)} GFLOP/s " \
+               f"{_rate(sum(w.bytes for w in done), seconds)} GB/s"
         if ran.program is not None:
             number = self.numbers.setdefault(ran.program.source.name, len(self.numbers))
             text = f"{number:4}  {label(ran.program.sink, ran.places):<34}"

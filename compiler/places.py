@@ -47,7 +47,7 @@ def mark(node: UOp) -> None:
     if node.place is not None or not node.src:
         return
     frame: FrameType | None = sys._getframe(1)
-    inner = within = None
+    inner = None
     while frame is not None:        # half a microsecond a tensor operation: measure before you change it
         code = frame.f_code
         ours = _ours.get(code.co_filename)
@@ -55,9 +55,10 @@ def mark(node: UOp) -> None:
             ours = _learn(code.co_filename)
         if not ours:
             if inner is not None:
-                node.place = code, frame.f_lasti, within if inner.co_name in _BETWEEN and within else inner
+                node.place = code, frame.f_lasti, inner
             return
-        within, inner = inner, code
+        if code.co_name not in _BETWEEN:
+            inner = code
         frame = frame.f_back
 
 

@@ -327,13 +327,13 @@ class Recorder(watch.Watcher):
                     text = f"; no listing: {type(error).__name__}: {error}"
                 self.kernels[number]["asm"] = self._listing(text)
                 del self._programs[number]
-            spans, names = list(self.spans), {k["name"]: n for n, k in enumerate(self.kernels)}
+            spans = list(self.spans)
             if self.engines is not None:
                 room = max(self.limits["spans"] - len(spans), 0)
                 found = self.engines.spans(self.begin)
                 self.left_out["spans"] += max(len(found) - room, 0) if len(found) > room else 0
                 for group, row, begin, end, name, facts in found[:room]:
-                    number = names.get(name, -1)
+                    number = self._kernel_ids.get((group, name), -1)
                     spans.append([group, row, begin, end, self.kernels[number]["label"] if number >= 0 else name,
                                   number, facts])
             for schedule in self.schedules:

@@ -56,7 +56,7 @@ def test_each_level_shows_its_own_and_all_below(device: str, level: int) -> None
 
 def test_a_kernels_line_has_its_figures_and_the_users_line(device: str) -> None:
     (line,) = [ln for ln in shown(2, device).splitlines() if ln.startswith(f"{device:<5}")]
-    found = re.search(r"matmul\+relu 4x8 of 6 +([\d.]+) (us|ms|s ) +([\d.]+) GFLOP/s +([\d.]+) GB/s +"
+    found = re.search(r"matmul\+relu 4x8 of 6 +([\d.]+) (us|ms|s ) +([\d.e-]+) GFLOP/s +([\d.e-]+) GB/s +"
                       r"mem +[\d.]+ [kMG]?B +\S*test_debug_levels\.py:\d+$", line)
     assert found and float(found[1]) > 0
 

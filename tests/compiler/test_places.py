@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import linecache
+import os
 import subprocess
 import sys
 import traceback
@@ -165,6 +166,38 @@ def test_a_kernel_that_fails_later_is_found_by_its_name(am: str, monkeypatch: py
     with pytest.raises(RuntimeError, match="memory fault") as caught:
         y.numpy()
     assert f"kernel {name}" in notes(caught.value) and f"test_places.py:{made}: in test_a_kernel" in notes(caught.value)
+
+
+HUNG = """
+import os, sys, traceback
+import numpy as np
+from amdrv.hal.mock import MockHal
+from compiler import Tensor
+from compiler.runtime import runtime
+
+def scaled(x):
+    return x * 3.5 + 1
+
+x = Tensor(np.ones(64, np.float32), device="AM").realize()
+runtime("AM").device.timeout = 0.5
+MockHal.shared().machine.gpus[0].faults.inject("hung-wave", count=1)
+y = scaled(x)
+try:
+    y.numpy()
+except Exception:
+    traceback.print_exc()
+sys.stderr.flush()
+os._exit(0)
+"""
+
+
+def test_a_kernel_that_hangs_names_the_line(am: str, tmp_path: Path) -> None:
+    """The launch returned long ago; the copy that waits for it is what fails."""
+    (tmp_path / "my.py").write_text(HUNG)
+    done = subprocess.run([sys.executable, "my.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(HERE.parents[2]), "AMDRV_HAL": "mock"})
+    assert "DeviceTimeout" in done.stderr
+    assert "\n  my.py:9: in scaled: return x * 3.5 + 1\n" in done.stderr, done.stderr
 
 
 def test_a_program_that_fails_prints_the_line(tmp_path: Path) -> None:
