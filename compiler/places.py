@@ -26,17 +26,21 @@ Place = tuple[CodeType, int, CodeType]
 _SHOWN = 4              # lines that one exception names
 _LOOKED_AT = 2000       # nodes that are searched for them
 
-_BETWEEN = ("wrapped", "__call__")      # decorators of ours, and calls of modules: what they call says more
+_MODELS = ("models", "bench")           # written as a user would
+_BETWEEN = ("wrapped", "call", "__call__")      # decorators of ours, and calls of modules: what they call says more
 
 _ours: dict[str, bool] = {}     # by file name
 
 
 def _learn(file: str) -> bool:
     """Is a file of the compiler, or of Python's library (which may stand between: contextlib, functools)?"""
-    library = os.path.dirname(os.__file__)
+    library, here = os.path.dirname(os.__file__), os.path.dirname(__file__) + os.sep
     full = os.path.abspath(file)
-    found = full.startswith(os.path.dirname(__file__) + os.sep) or file.startswith("<frozen ") or (
-        full.startswith(library + os.sep) and "-packages" not in full[len(library):])
+    if full.startswith(here):
+        found = full[len(here):].partition(os.sep)[0] not in _MODELS
+    else:
+        found = file.startswith("<frozen ") or (
+            full.startswith(library + os.sep) and "-packages" not in full[len(library):])
     _ours[file] = found
     return found
 

@@ -52,6 +52,14 @@ def test_modules_of_ours_are_not_the_users_lines() -> None:
     assert places.line_of(found[0]) == made and made - 1 in lines_of(y)     # the weights' line, too
 
 
+def test_our_models_are_read_as_programs_are() -> None:
+    """Unlike layers: their own lines say more than the one that called the model."""
+    from compiler.models.gpt2 import MLP, GPT2Config
+    y = MLP(GPT2Config(1, 8, 2, 16, 8))(Tensor(np.ones((3, 8), np.float32)))
+    place = next(places.below([y.uop]))
+    assert place[0].co_filename.endswith("gpt2.py") and places.called(place) == "Linear"
+
+
 def test_frames_of_the_library_between_are_passed_over() -> None:
     def double(x: Tensor) -> Tensor:
         return x * 3.5
