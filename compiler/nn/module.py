@@ -16,6 +16,7 @@ __all__ = ["Module", "ModuleDict", "ModuleList", "Parameter", "Unmatched", "get_
            "load_state_dict"]
 
 _CONTAINERS = (dict, list, tuple)
+_AT_ONCE = 32 << 20                 # bytes that are loaded in one schedule
 _COUNT = "num_batches_tracked"      # PyTorch writes it since 0.4.1; checkpoints may lack it
 
 
@@ -347,6 +348,7 @@ def load_state_dict(module: Any, state: Mapping[str, Any], strict: bool = True) 
     for name, tensor in fitting:
         if tuple(state[name].shape) != tensor.shape:
             raise ValueError(f"{name}: the state has shape {tuple(state[name].shape)}, the module {tensor.shape}")
+    waiting: list[Tensor] = []
     with no_grad():
         for name, tensor in fitting:
             value = state[name]
@@ -356,6 +358,9 @@ def load_state_dict(module: Any, state: Mapping[str, Any], strict: bool = True) 
                 value = Tensor.from_dlpack(value.detach().cpu().contiguous()).to(tensor.device)
             else:
                 value = np.asarray(value)
-            tensor.assign(value)
-    realize_all([tensor for _, tensor in fitting])
+            waiting.append(tensor.assign(value))
+            if sum(t.nbytes for t in waiting) > _AT_ONCE:       # or all would be there twice
+                realize_all(waiting)
+                waiting.clear()
+    realize_all(waiting)
     return Unmatched(missing, unexpected)

@@ -18,7 +18,7 @@ __all__ = ["Model", "Scope", "compute", "load"]
 
 assert _operators               # imported for its table
 STANDARD = ("", "ai.onnx")
-KNOWN = (*STANDARD, "ai.onnx.ml")       # domains whose operators are in the table
+KNOWN = (*STANDARD, "ai.onnx.ml", "ai.onnx.preview.training")       # domains whose operators are in the table
 DEEPEST = 64                    # functions in functions
 
 

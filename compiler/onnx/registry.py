@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compiler.onnx.values import Packed, to_host, to_tensor
+from compiler.onnx.values import Packed, is_strings, to_host, to_tensor
 from compiler.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Node:
     def tensor(self, value: Any) -> Tensor:
         if isinstance(value, Packed):
             raise self.error(f"{value.kind} is not computed with; cast it first")
+        if is_strings(value):
+            raise self.error("strings are not computed with")
         return to_tensor(value, self.device)
 
     def axes(self, value: Any, rank: int) -> list[int]:

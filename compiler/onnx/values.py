@@ -14,7 +14,7 @@ from compiler import dtypes
 from compiler.dtypes import DType
 from compiler.tensor import Tensor
 
-__all__ = ["DTYPES", "Packed", "from_tensor", "numpy_type", "to_host", "to_tensor"]
+__all__ = ["DTYPES", "Packed", "from_tensor", "is_strings", "numpy_type", "to_host", "to_tensor"]
 
 # onnx.proto, TensorProto.DataType
 DTYPES: dict[int, DType] = {
@@ -62,13 +62,21 @@ def to_tensor(value: Any, device: str | None = None) -> Tensor:
 
 def from_array(array: np.ndarray, device: str | None) -> Any:
     """A model's input or constant as a value."""
-    if array.dtype == object or array.dtype.kind in "USO":
-        raise TypeError("string tensors are not known here")
+    if is_strings(array):
+        return array
+    if array.dtype == object:
+        raise TypeError("an array of objects that are neither numbers nor strings")
     if array.dtype.name in _CODED or (array.dtype.kind in "biuf" and array.dtype.isbuiltin):
         return to_tensor(array, device)
     if array.dtype.kind == "c":
         raise TypeError("complex tensors are not known here")
     return Packed(array, kind_of(array))
+
+
+def is_strings(value: Any) -> bool:
+    """Strings stay on the host, in arrays."""
+    return isinstance(value, np.ndarray) and (value.dtype.kind in "US" or (
+        value.dtype == object and all(isinstance(s, str) for s in value.reshape(-1))))
 
 
 def to_host(value: Any) -> np.ndarray:

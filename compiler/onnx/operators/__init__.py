@@ -11,9 +11,11 @@ from compiler.onnx.operators import (
     reductions,
     shapes,
     signals,
+    strings,
+    training,
     types,
     windows,
 )
 
 __all__ = ["control", "elementwise", "images", "indexing", "layers", "quantize", "recurrent", "reductions", "shapes",
-           "signals", "types", "windows"]
+           "signals", "strings", "training", "types", "windows"]

@@ -29,8 +29,10 @@ def constant(node: Node) -> Any:
                        ("value_floats", np.float32)):
         if name in node.attributes:
             return small(np.array(node(name), kind), node.device)
+    if "value_string" in node.attributes or "value_strings" in node.attributes:
+        return np.array(node("value_strings", node("value_string")), object)
     if "value" not in node.attributes:
-        raise node.error("strings and sparse tensors are not known here")
+        raise node.error("sparse tensors are not known here")
     return small(np.asarray(node("value")), node.device)
 
 
