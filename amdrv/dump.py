@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -258,6 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(*map(repr, found.values()), sep="\n")
     except AmdrvError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:                     # ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 

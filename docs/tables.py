@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "reference.md"
 PACKAGES = ("amdrv", "compiler", "hcq", "mock", "tools", "examples")
 
 VARIABLES = {
-    "AM": "`1`: tensors are on the GPU (`AM`) unless a device is named; otherwise on the CPU",
+    "AM": "`1`: tensors are on a GPU that this process boots (`AM`) unless a device is named; otherwise on the CPU",
     "AMDRV_CACHE": "folder of kernels that the mock compiled, and of ioctl-sniff's recorder; default: "
                    "`$XDG_CACHE_HOME/amdrv` or `~/.cache/amdrv`",
     "AMDRV_FIRMWARE": "folders with firmware files, divided by `:`, before the HAL's own",
@@ -43,6 +43,7 @@ VARIABLES = {
     "HCQ_IO": "how files are read: `auto` (default), `uring`, `threads`",
     "HCQ_STORE": "folders in which files are found by their content, divided by `:`",
     "HCQ_TIMEOUT": "seconds that a wait lasts while no queue completes anything; default: 30",
+    "KFD": "`1`: likewise on a GPU that stays with its kernel driver (`KFD`)",
     "NO_COLOR": "`1`: no colours",
     "RAY_ADDRESS": "the cluster that `hcq.open(\"AM@ray\")` joins; default: the one of this machine",
     "RAY_USAGE_STATS_ENABLED": "`hcq` sets it to 0, unless you set it",
@@ -101,6 +102,11 @@ def variables_read() -> dict[str, set[str]]:
 
 
 def _names(tree: ast.AST) -> Iterator[str]:
+    loops: dict[str, list[ast.expr]] = {}       # {loop variable: what it goes through}, where that stands there
+    for node in ast.walk(tree):
+        if (isinstance(node, (ast.For, ast.comprehension)) and isinstance(node.target, ast.Name)
+                and isinstance(node.iter, (ast.Tuple, ast.List))):
+            loops.setdefault(node.target.id, []).extend(node.iter.elts)
     for node in ast.walk(tree):
         arguments: list[ast.expr] = []
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -113,7 +119,7 @@ def _names(tree: ast.AST) -> Iterator[str]:
             arguments = [node.slice]
         elif isinstance(node, ast.Compare) and ast.unparse(node.comparators[0]) == "os.environ":
             arguments = [node.left]
-        for argument in arguments:
+        for argument in [*arguments, *(e for a in arguments if isinstance(a, ast.Name) for e in loops.get(a.id, ()))]:
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                 yield argument.value
 

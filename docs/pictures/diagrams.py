@@ -80,6 +80,7 @@ def floors() -> Canvas:
         ("amdrv.pm4", "PM4 packets"),
         ("amdrv.sdma", "SDMA packets"),
         ("amdrv.aql", "AQL packets"),
+        ("amdrv.kfd", "Linux's KFD"),
     )
     for n, (name, what) in enumerate(rooms):
         place = (32 + n % 4 * 114, 314 + n // 4 * 56)
