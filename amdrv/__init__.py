@@ -1,4 +1,4 @@
-"""The driver: an AMD GPU owned from user space. ``amdrv.device`` boots a card, ``amdrv.hal`` is the door to the machine.
+"""The driver: an AMD GPU owned from user space. ``amdrv.device`` boots a card, ``amdrv.hal`` is the door to it.
 
     from amdrv.device import Device
 

@@ -25,13 +25,17 @@ class PageMapper(Protocol):
     they give and take has an ``address``, and keeps alive what its ``keeps`` holds."""
 
     @property
-    def page_size(self) -> int: ...
+    def page_size(self) -> int:
+        """Of the host, bytes."""
     @property
-    def map_pages(self) -> Callable[..., Any]: ...
+    def map_pages(self) -> Callable[..., Any]:
+        """Pins and maps pages of this process; gives what has an ``address``."""
     @property
-    def holds(self) -> Callable[[Any], bool]: ...
+    def holds(self) -> Callable[[Any], bool]:
+        """Whether what ``map_pages`` gave is mapped still."""
     @property
-    def free(self) -> Callable[[Any], None]: ...
+    def free(self) -> Callable[[Any], None]:
+        """Takes what ``map_pages`` gave."""
 
 
 class Registration:

@@ -25,9 +25,11 @@ class Spellings(Methods):
     """tinygrad's switch; layers here have their own (``Module.train``)."""
 
     def bfloat16(self) -> Tensor:
+        """As bfloat16."""
         return self.cast(dtypes.bfloat16)  # type: ignore[no-any-return]
 
     def short(self) -> Tensor:
+        """As int16."""
         return self.cast(dtypes.int16)  # type: ignore[no-any-return]
 
     def char(self) -> Tensor:
@@ -39,12 +41,15 @@ class Spellings(Methods):
         return self.cast(dtypes.uint8)  # type: ignore[no-any-return]
 
     def type_as(self, other: Any) -> Tensor:
+        """With the other's type."""
         return self.cast(other.dtype)  # type: ignore[no-any-return]
 
     def nelement(self) -> int:
+        """How many elements there are."""
         return self.numel()
 
     def ndimension(self) -> int:
+        """How many axes there are."""
         return self.ndim
 
     def is_contiguous(self) -> bool:
@@ -52,6 +57,7 @@ class Spellings(Methods):
         return True
 
     def storage_offset(self) -> int:
+        """0: every tensor begins where its memory does."""
         return 0
 
     def get_device(self) -> int:
@@ -60,16 +66,20 @@ class Spellings(Methods):
 
     @property
     def is_cuda(self) -> bool:
+        """False: no device is CUDA's."""
         return False
 
     @property
     def is_sparse(self) -> bool:
+        """False: every tensor is dense."""
         return False
 
     def is_complex(self) -> bool:
+        """False: there are no complex types."""
         return False
 
     def is_signed(self) -> bool:
+        """Whether the type has negative values."""
         return self.dtype.kind in "if"
 
     def __format__(self, spec: str) -> str:
@@ -84,6 +94,7 @@ class Spellings(Methods):
     # PyTorch's functions of the same arguments
 
     def pinverse(self, rcond: float | None = None) -> Tensor:
+        """:meth:`pinv`"""
         return self.pinv(rcond)  # type: ignore[no-any-return]
 
     def embedding(self, weight: Any, padding_idx: int | None = None) -> Tensor:
@@ -95,6 +106,7 @@ class Spellings(Methods):
 
     def upsample(self, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
                  align_corners: bool | None = None) -> Tensor:
+        """:meth:`interpolate`"""
         return self.interpolate(size, scale_factor, mode, align_corners)  # type: ignore[no-any-return]
 
     def rrelu(self, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Tensor:
@@ -160,6 +172,7 @@ class Spellings(Methods):
         return x  # type: ignore[no-any-return]
 
     def xor(self, other: Any) -> Tensor:
+        """self ^ other"""
         return self ^ other  # type: ignore[no-any-return]
 
     def idiv(self, other: Any) -> Tensor:
@@ -171,13 +184,16 @@ class Spellings(Methods):
         return self._standardized(self._axes(axis), eps)  # type: ignore[no-any-return]
 
     def binary_crossentropy(self, Y: Any, reduction: str = "mean") -> Tensor:
+        """:meth:`binary_cross_entropy`, by tinygrad's name."""
         return self.binary_cross_entropy(Y, reduction=reduction)  # type: ignore[no-any-return]
 
     def binary_crossentropy_logits(self, Y: Any, reduction: str = "mean", pos_weight: Any = None) -> Tensor:
+        """:meth:`binary_cross_entropy_with_logits`, by tinygrad's name."""
         return self.binary_cross_entropy_with_logits(Y, reduction=reduction, pos_weight=pos_weight)  # type: ignore[no-any-return]
 
     def sparse_categorical_crossentropy(self, Y: Any, ignore_index: int = -1, label_smoothing: float = 0.0,
                                         reduction: str = "mean") -> Tensor:
+        """:meth:`cross_entropy` with class numbers, by tinygrad's name."""
         return self.cross_entropy(Y, ignore_index=ignore_index, label_smoothing=label_smoothing,  # type: ignore[no-any-return]
                                   reduction=reduction)
 

@@ -1,4 +1,4 @@
-"""What is installed: every file that the packages need is in the wheel, by setup.py's own words; names and extras fit."""
+"""What is installed: every file that the packages need is in the wheel, by setup.py's own words."""
 
 from __future__ import annotations
 
