@@ -45,7 +45,7 @@ class Quantized:
         return dequantize(self.blocks, self.kind).reshape(*self.shape)
 
     def rows(self, index: Tensor) -> Tensor:
-        """Some of the rows (by the first axis) unpacked: (*index.shape, *rest)."""
+        """Some of the rows (by the first axis) unpacked: the shape of ``index``, then that of a row."""
         per_block, nbytes = BLOCKS[self.kind]
         each = math.prod(self.shape[1:]) // per_block
         picked = self.blocks.reshape(self.shape[0], each * nbytes)[index.reshape(-1)]
