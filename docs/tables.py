@@ -72,6 +72,7 @@ COMMANDS = {
     "amdrv-info": "looks at cards, checks the machine, binds and resizes ([tools](tools.md))",
     "ioctl-sniff": "shows every ioctl of a program, decoded ([tools](tools.md#ioctl-sniff))",
     "python -m amdrv.dump": "walks page tables, rings and registers of a dump ([the mock](mock.md#looking-into-it))",
+    "python -m compiler.bench": "times models: tokens or images a second, phases, memory ([models](models.md))",
     "python -m compiler.debug": "lists the levels of `DEBUG`",
     "python -m compiler.viz": "opens what `VIZ` recorded ([looking inside](viz.md))",
     "python -m mock.catalogue": "the tables of rules and faults on the mock's page",
@@ -206,7 +207,7 @@ def commands_there() -> set[str]:
             if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
                 parts = path.relative_to(ROOT).with_suffix("").parts
                 scripts.add("python -m " + ".".join(part for part in parts if part != "__main__"))
-    return scripts - {"python -m amdrv"}        # the script amdrv
+    return scripts - {"python -m amdrv", "python -m compiler.bench.worker"}     # the script amdrv; a process of bench
 
 
 TABLES = {
