@@ -18,7 +18,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -179,23 +180,42 @@ class _Bench:
         self.dev.alloc(8192)
 
 
-def measure(rounds: int = 12) -> list[Row]:
-    """Our figures."""
+@contextmanager
+def _opened(name: str, machine: mock.Machine) -> Iterator[hcq.Device]:
+    """AM on the machine's card, or KFD on a simulated kernel that drives it."""
+    if name == "AM":
+        with hcq.Device(open_backend(hal=MockHal(machine))) as device:
+            yield device
+        return
+    from amdrv.kfd.backend import open_backend as open_kfd
+    from amdrv.kfd.process import connect
+    from amdrv.kfd.simulated import SimulatedKernel
+    kernel = SimulatedKernel(MockHal(machine))
+    try:
+        with hcq.Device(open_kfd(process=connect(kernel))) as device:
+            yield device
+    finally:
+        kernel.shutdown()
+
+
+def measure(rounds: int = 12, name: str = "AM") -> list[Row]:
+    """Our figures. :param name: of the backend: "AM", "KFD"."""
     rows: list[Row] = []
-    with mock.Machine([mock.Gpu("gfx1100", vram="512M")]) as machine, \
-            hcq.Device(open_backend(hal=MockHal(machine))) as device, NullExecution(machine.gpus[0]) as null:
+    with mock.Machine([mock.Gpu("gfx1100", vram="512M")]) as machine, _opened(name, machine) as device, \
+            NullExecution(machine.gpus[0]) as null:
         bench = _Bench(device, null, rounds)
+        live = LIVE if name == "AM" else 1_000        # a simulated kernel takes milliseconds a buffer
         us = 1e6
         few, many = bench.held(bench.launch, 50), bench.held(bench.launch, 800)
         store = bench.held(bench.ring_doorbell, 800)
         rows.append(Row("launch: program(3 buffers, a scalar), grid, block", us * (many - store), "us", 5.0, None,
                         f"without {us * store:.2f} us of the mock's, for the fence and the doorbell's store"))
-        keep = [device.alloc(4096) for _ in range(LIVE)]
+        keep = [device.alloc(4096) for _ in range(live)]
         crowded, crowded_alloc = bench.held(bench.launch, 400), bench.held(bench.allocation, 1000)
         del keep
         alloc = bench.held(bench.allocation, 1000)
         rows.append(Row("the same, 50 launches in a row over 800", few / many, "x", None, None, "linear: about 1"))
-        rows.append(Row(f"the same, with {LIVE:,} live buffers over none", crowded / many, "x", None, None, "about 1"))
+        rows.append(Row(f"the same, with {live:,} live buffers over none", crowded / many, "x", None, None, "about 1"))
         recorded, changed, same = bench.graph(KERNELS)
         rows.append(Row(f"graph of {KERNELS} kernels: replay, 10 % of arguments changed, a kernel",
                         us * changed / KERNELS, "us", 0.2, None, f"recorded in {1e3 * recorded:.0f} ms"))
@@ -215,7 +235,7 @@ def measure(rounds: int = 12) -> list[Row]:
             seconds = bench.held(lambda make=make: bench.by_hand(make), 100)      # type: ignore[misc]
             rows.append(Row(f"a launch by hand in {language}: barrier, exec, submit", us * (seconds - store), "us"))
         rows.append(Row("allocation from the cache, freed again", us * alloc, "us", 2.0))
-        rows.append(Row(f"the same, with {LIVE:,} live buffers over none", crowded_alloc / alloc, "x", None, None,
+        rows.append(Row(f"the same, with {live:,} live buffers over none", crowded_alloc / alloc, "x", None, None,
                         "about 1"))
         rows.append(Row("doorbell round trip: launch, synchronize (median)",
                         us * bench.trips(bench.round_trip, 40 * rounds), "us", 200.0))
@@ -343,13 +363,17 @@ def _write_docs(rows: list[Row], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rounds")
+    parser.add_argument("--device", choices=("AM", "KFD"), default="AM",
+                        help="KFD: over the kernel's driver, simulated (default: AM)")
     parser.add_argument("--no-peer", action="store_true", help="without tinygrad")
     parser.add_argument("--docs", action="store_true", help="write the figures into docs/performance.md, too")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too; - is the standard output")
     options = parser.parse_args()
     rounds = 3 if options.quick else 12
-    rows = measure(rounds)
-    if not options.no_peer:
+    rows = measure(rounds, options.device)
+    if options.device == "KFD" and options.docs:
+        parser.error("docs/performance.md has AM's figures")
+    if not options.no_peer and options.device == "AM":
         _with_peer(rows, peer(rounds))
     for row in rows:
         print(row, flush=True)

@@ -121,6 +121,13 @@ class KfdBackend(AmBackend):
     def window(self, memory: Memory) -> np.ndarray | None:
         return super().window(memory) if memory.host or self.kfd.flushes else None
 
+    def _more_scratch(self, scratch: Scratch, bytes_per_wave: int) -> Scratch:
+        """Launches and the queues' blocks name the memory; the kernel is told, too, of what is newest."""
+        more = super()._more_scratch(scratch, bytes_per_wave)
+        self.kfd.process.call("SET_SCRATCH_BACKING_VA", f"scratch memory at {more.address:#x}", va_addr=more.address,
+                              gpu_id=self.kfd.card.gpu_id)
+        return more
+
     # --- queues
 
     def add_queue(self, kind: QueueKind, priority: str) -> Queue | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -26,6 +27,11 @@ def kernel_with(count: int = 1, vram: str = "128M", **more: object) -> Iterator[
 
 @contextmanager
 def kfd_cards(count: int = 2, vram: str = "512M") -> Iterator[list[hcq.Device]]:
+    """With ``KFD_TEST_KERNEL=real`` the first card of this machine's own kernel, alone."""
+    if os.environ.get("KFD_TEST_KERNEL") == "real":
+        with hcq.open("KFD") as device:
+            yield [device]
+        return
     with kernel_with(count, vram) as kernel, ExitStack() as stack:
         devices = []
         for number, gpu in enumerate(kernel.gpus):

@@ -412,6 +412,29 @@ def test_a_memory_fault_is_told_with_address_and_buffer() -> None:
         gc.collect()
 
 
+def test_a_reset_of_the_card_is_told(kernel: SimulatedKernel) -> None:
+    """kfd_signal_reset_event: the process's queues are gone, and whoever waits hears of it."""
+    with KfdDevice.open(1, connect(kernel)) as device:
+        reset = kfd.kfd_hsa_hw_exception_data(
+            reset_type=kfd.KFD_HW_EXCEPTION_WHOLE_GPU_RESET, reset_cause=kfd.KFD_HW_EXCEPTION_ECC, memory_lost=1,
+            gpu_id=device.card.gpu_id)
+        threading.Timer(0.05, kernel.events.tell, (kfd.KFD_IOC_EVENT_HW_EXCEPTION, reset)).start()
+        assert device.wait(10)
+        with pytest.raises(GpuFault, match=r"KFD:1: the kernel reset the whole GPU because of an uncorrectable ECC "
+                                           r"error, and video memory is lost; this process's queues are gone"):
+            device.check()
+        device.check()          # told once
+
+
+def test_scratch_is_told_to_the_kernel(kernel: SimulatedKernel) -> None:
+    backend = open_backend(1, process=connect(kernel))
+    try:
+        backend.ensure_scratch(4096)
+        assert kernel.gpus[1].scratch_address == backend.compute.scratch.address != 0
+    finally:
+        backend.close()
+
+
 def test_a_queue_that_hangs_is_made_anew(kernel: SimulatedKernel) -> None:
     """The kernel kills what a destroyed queue is at; the work is lost, the rest goes on."""
     with hcq.Device(open_backend(0, process=connect(kernel))) as dev:

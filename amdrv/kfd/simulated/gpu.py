@@ -75,6 +75,7 @@ class Gpu:
         major, minor, step = device.discovery.require("GC").version
         self.target = 10000 * major + 100 * minor + step
         self.compute_queues, self.copy_queues = len(COMPUTE_SLOTS), len(SDMA_SLOTS)
+        self.scratch_address = 0
         self.vm: int | None = None                      # the render node's descriptor whose VM the process has
         self.queues: list[HardwareQueue] = []
         pages = device.require_memory().boot_pages

@@ -260,7 +260,7 @@ class SimulatedKernel:
         a.available = self._gpu(a.gpu_id).device.require_memory().pages.free_bytes
 
     def set_scratch_backing_va(self, a: Any) -> None:
-        self._gpu(a.gpu_id)
+        self._bound(a.gpu_id).scratch_address = a.va_addr
 
     def alloc_memory_of_gpu(self, a: Any) -> None:
         if not a.size:

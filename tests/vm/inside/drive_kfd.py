@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -151,7 +152,19 @@ def fault(dev: hcq.Device) -> None:
     raise AssertionError("the kernel reported no fault")
 
 
+def read(path: str) -> int:
+    """What ioctl-sniff wrote of all this, in one line."""
+    calls = [call for line in Path(path).read_text().splitlines() if line.startswith("{")
+             if (call := json.loads(line))["name"].startswith(("AMDKFD", "DRM_IOCTL_AMDGPU")) or not call["interface"]]
+    queues = {call["before"]["queue_type"]["means"] for call in calls if call["name"] == "AMDKFD_IOC_CREATE_QUEUE"}
+    print("SNIFFED " + json.dumps({"names": sorted({call["name"] for call in calls}), "queues": sorted(queues),
+                                   "unknown": [call["name"] for call in calls if not call["interface"]]}))
+    return 0
+
+
 def main() -> int:
+    if sys.argv[1:2] == ["--read"]:
+        return read(sys.argv[2])
     ring.TEST_TIMEOUT = 30.0
     topology()
     with KfdDevice.open() as device:
