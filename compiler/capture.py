@@ -215,6 +215,8 @@ def _stand_for(tensor: Tensor, buffer: Buffer) -> None:
     tensor.uop = graph.reshape(buffer.uop(), tensor.shape)
     if tensor._names:
         tensor._names = [buffer.uop()]
+    if tensor._store is not None and not tensor._steps:
+        tensor._store.refresh(tensor.uop, tensor.requires_grad)
 
 
 def jit(function: Callable[..., Any]) -> Any:

@@ -16,6 +16,8 @@ from compiler.uop import COMPARE, Ops, UOp
 
 __all__ = ["derivatives", "gradients", "rules"]
 
+_FEW = 4        # values for each element of a table's axis, up to which their places are searched for all over the axis
+
 Grads = tuple[UOp | None, ...]
 derivatives: dict[str, Callable[[UOp, UOp], Grads]] = {}
 """Of DERIVED nodes, by their names; :mod:`compiler.methods.derived` fills it."""
@@ -93,7 +95,24 @@ def _reduce(n: UOp, ctx: UOp) -> Grads:
 
 def _gather(n: UOp, ctx: UOp) -> Grads:
     x, places = n.src[1:]
+    axis = n.arg[1]
+    if places.shape[axis] in range(1, _FEW + 1):
+        return (None, _one_hot(ctx, axis, places, x.shape[axis]), None)
     return (None, graph.scatter(_like(x, 0.0), Ops.ADD, n.arg[1], places, ctx), None)
+
+
+def _one_hot(values: UOp, axis: int, places: UOp, n: int) -> UOp:
+    """Few values to their places among ``n``: a sum over all that may be there, which fuses with what follows."""
+    axes = [*(a for a in range(len(values.shape)) if a != axis), axis]
+    wide = (*values.shape[:axis], n, *values.shape[axis + 1:], values.shape[axis])
+
+    def spread(t: UOp) -> UOp:
+        t = graph.permute(t, axes)
+        return graph.expand(graph.reshape(t, (*t.shape[:axis], 1, *t.shape[axis:])), wide)
+    at = graph.reshape(graph.iota(n, places.dtype), tuple(n if a == axis else 1 for a in range(len(wide))))
+    hit = alu(Ops.CMPEQ, spread(places), graph.expand(at, wide))
+    picked = graph.reduce(_where(hit, spread(values), full(wide, values.dtype, 0)), Ops.ADD, [len(wide) - 1])
+    return graph.reshape(picked, wide[:-1])
 
 
 derivatives["gather"] = _gather

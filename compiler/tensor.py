@@ -50,6 +50,7 @@ from compiler.places import mark
 from compiler.runtime import canonical, default_device
 from compiler.uop import Ops, UOp
 from compiler.variable import Size, number
+from compiler.views import Step, Store, written
 
 __all__ = ["Tensor", "is_grad_enabled", "no_grad"]
 
@@ -96,7 +97,7 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
     :param device: "CPU", "AM", "AM:1" ...; default: CPU, or AM with ``AM=1`` in the environment.
     """
 
-    __slots__ = ("uop", "_device", "requires_grad", "grad", "_names", "__weakref__")
+    __slots__ = ("uop", "_device", "requires_grad", "grad", "_names", "_store", "_steps", "__weakref__")
     __array_priority__ = 100        # so that NumPy arrays and scalars on the left leave the operation to us
 
     _live: ClassVar[weakref.WeakSet[Tensor]] = weakref.WeakSet()
@@ -112,6 +113,8 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         self._device = canonical(device) if device is not None else default_device()
         self.requires_grad = False
         self.grad = None
+        self._store: Store | None = None        # of which this is a view, by these steps; the owner's has none
+        self._steps: tuple[Step, ...] = ()
         self._names: list[UOp] = []     # a leaf's nodes: what graphs know it by, since it was last assigned
         want = dtypes.of(dtype) if dtype is not None else None
         if isinstance(data, UOp):
@@ -138,11 +141,27 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         if uop.place is None:
             mark(uop)
         out.uop, out._device = uop, uop.device or self._device
-        out.requires_grad, out.grad, out._names = False, None, []
+        out.requires_grad, out.grad, out._names, out._store, out._steps = False, None, [], None, ()
         Tensor._live.add(out)
         if _grad_enabled and uop.dtype.is_float and (self.requires_grad or any(t.requires_grad for t in others)):
             out.requires_grad = True
         return out
+
+    def _viewed(self, uop: UOp, step: Step) -> Tensor:
+        """A view of this tensor, one step away."""
+        out = self._new(uop)
+        if self._store is None:
+            self._store = Store(self)
+        steps = (*self._steps, step)
+        if self.requires_grad and not _grad_enabled:
+            steps = (*self._steps, ("detach",), step)
+        out._store, out._steps = self._store, steps
+        self._store.add(out)
+        return out
+
+    def _copied(self) -> Tensor:
+        """This value as one that is no view, of something that a method must not give away."""
+        return self._new(self.uop, self)
 
     @property
     def _node(self) -> UOp:
@@ -382,8 +401,12 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         return self.to(device)
 
     def detach(self) -> Tensor:
-        """The same value, constant to differentiation."""
-        return Tensor(UOp(Ops.DETACH, self.dtype, (self.uop,)) if self.requires_grad else self.uop, device=self._device)
+        """The same value, constant to differentiation; a view."""
+        if not self.requires_grad:
+            return self._viewed(self.uop, ("reshape", self.shape))
+        out = self._viewed(UOp(Ops.DETACH, self.dtype, (self.uop,)), ("detach",))
+        out.requires_grad = False
+        return out
 
     def backward(self, gradient: Tensor | None = None) -> None:
         """Add the derivative of this value to ``grad`` of every leaf that it depends on."""
@@ -426,10 +449,40 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
     # assignment
 
     def assign(self, value: Any) -> Tensor:
-        """Take on a new value of the same shape and type, in the same memory. Lazy; earlier readers keep the old."""
+        """Take on a new value of the same shape and type, in the same memory. Lazy; earlier readers keep the old, but
+        views of this tensor, and what this is a view of, take on the new one, too."""
         value = value if isinstance(value, Tensor) else Tensor(value, self.dtype, self._device)
         if value.shape != self.shape:
             value = value.expand(self.shape)
+        if self._steps and self._put(value):
+            return self
+        self._take(value)
+        if self._store is not None:
+            self._store.refresh(self.uop, self.requires_grad)
+        return self
+
+    def _put(self, value: Tensor) -> bool:
+        """Assign to a view: to what it is a view of. False if nobody else sees that."""
+        store, steps = self._store, self._steps
+        assert store is not None
+        if not store.shows(self):
+            return False
+        owner = store.owner()
+        if owner is None:
+            if all((v := ref()) is None or v is self for ref in store.views):
+                self._store, self._steps = None, ()
+                return False
+            owner = self._new(store.uop)
+            owner.requires_grad = self.requires_grad
+        with contextlib.nullcontext() if ("detach",) not in steps else no_grad():
+            node = owner._node
+            new = graph.copy(graph.cast(value._node, self.dtype), self._device)
+            owner._take(owner._new(written(node, steps, new), owner, value))
+        store.refresh(owner.uop, owner.requires_grad)
+        return True
+
+    def _take(self, value: Tensor) -> None:
+        """:meth:`assign` to this tensor alone."""
         new = graph.copy(graph.cast(value._node, self.dtype), self._device)
         if _grad_enabled and self.requires_grad and self._names:
             raise RuntimeError("a leaf that requires grad is assigned to outside of no_grad()")
@@ -453,7 +506,6 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         if self._names:
             self._names = [_under(self.uop)]
         Tensor._assigned[id(self)] = self
-        return self
 
     def _axis(self, dim: int, extra: int = 0) -> int:
         """An axis number in range, from one that may be negative."""

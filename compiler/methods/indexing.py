@@ -122,13 +122,10 @@ def _slice(x: Any, a: int, s: slice) -> Any:
     low, high = (start, start + (count - 1) * step + 1) if step > 0 else (start + (count - 1) * step, start + 1)
     x = x.shrink([(low, high) if i == a else None for i in range(x.ndim)])
     if step < 0:
-        x = x.flip(a)
+        x = x._turned(a)
     step = abs(step)
     if step > 1:
-        x = x.pad([(0, count * step - x.shape[a]) if i == a else (0, 0) for i in range(x.ndim)])
-        x = x.reshape(*x.shape[:a], count, step, *x.shape[a + 1:])
-        x = x.shrink([(0, 1) if i == a + 1 else None for i in range(x.ndim)])
-        x = x.reshape(*x.shape[:a + 1], *x.shape[a + 2:])
+        x = x._every(a, count, step)
     return x
 
 
@@ -268,8 +265,16 @@ def _fitted(value: Any, shape: tuple[int, ...]) -> Any:
     return value.expand(shape)
 
 
+def _looks(key: Any) -> bool:
+    """Is there an array in an index?"""
+    return any(_is_array(p) or isinstance(p, list | range | bool) for p in (key if isinstance(key, tuple) else (key,)))
+
+
 def _set_index(x: Any, key: Any, value: Any) -> None:
     from compiler.tensor import Tensor
+    if isinstance(value, Tensor) and value._store is not None and value._store is x._store \
+            and not _looks(key) and _index(x, key).uop is value.uop:
+        return          # what x[key] += 1 ends with: the view has assigned already
     value = value if isinstance(value, Tensor) else Tensor(value, x.dtype, x.device)
     value = value.cast(x.dtype)
     if value.device != x.device:

@@ -13,6 +13,7 @@ from compiler.dtypes import DType
 from compiler.methods.base import Methods
 from compiler.methods.names import numpy_names
 from compiler.variable import Size
+from compiler.views import through
 
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
@@ -44,7 +45,7 @@ class Movement(Methods):
             if rest == 0 or self.numel() % rest:
                 raise ValueError(f"cannot reshape {self.shape} to {sizes}: {self.numel()} is no multiple of {rest}")
             sizes = tuple(self.numel() // rest if s == -1 else s for s in sizes)
-        return self._new(graph.reshape(self._node, sizes))
+        return self._viewed(graph.reshape(self._node, sizes), ("reshape", sizes))
 
     def view(self, *shape: Any) -> Tensor:
         """:meth:`reshape`; with an element type, :meth:`bitcast`."""
@@ -64,7 +65,8 @@ class Movement(Methods):
         if len(sizes) < self.ndim:
             raise ValueError(f"cannot expand {self.shape} to {sizes}: that has fewer axes")
         own = (1,) * (len(sizes) - self.ndim) + self.shape
-        return self._new(graph.expand(self._node, tuple(o if s == -1 else s for s, o in zip(sizes, own, strict=True))))
+        wide = tuple(o if s == -1 else s for s, o in zip(sizes, own, strict=True))
+        return self._viewed(graph.expand(self._node, wide), ("expand", wide))
 
     broadcast_to = expand
 
@@ -77,14 +79,14 @@ class Movement(Methods):
         order = tuple(self._axis(a) for a in _ints(axes))
         if sorted(order) != list(range(self.ndim)):
             raise ValueError(f"permute{order} does not name each of {self.ndim} axes once")
-        return self._new(graph.permute(self._node, order))
+        return self._viewed(graph.permute(self._node, tuple(order)), ("permute", tuple(order)))
 
     def transpose(self, dim0: int = 0, dim1: int = 1) -> Tensor:
         """Two axes exchanged; ``swapaxes`` and ``swapdims`` are other names of it."""
         order = list(range(self.ndim))
         a, b = self._axis(dim0), self._axis(dim1)
         order[a], order[b] = order[b], order[a]
-        return self._new(graph.permute(self._node, order))
+        return self._viewed(graph.permute(self._node, tuple(order)), ("permute", tuple(order)))
 
     swapaxes = swapdims = transpose
 
@@ -110,7 +112,7 @@ class Movement(Methods):
     @property
     def T(self) -> Tensor:
         """All axes in reverse order; of a matrix, its transpose."""
-        return self._new(graph.permute(self._node, tuple(reversed(range(self.ndim)))))
+        return self.permute(*reversed(range(self.ndim)))
 
     @property
     def mT(self) -> Tensor:
@@ -168,14 +170,21 @@ class Movement(Methods):
         if k == 2:
             return self.flip(a, b)
         if k == 0:
-            return self.reshape(self.shape)
+            return self._copied()
         return self.flip(b).transpose(a, b) if k == 1 else self.transpose(a, b).flip(b)
 
     def shrink(self, bounds: Sequence[tuple[int, int] | None]) -> Tensor:
         """The part from start to stop of each axis (None: all of it)."""
-        return self._new(
-            graph.shrink(self._node, [(0, n) if b is None else b for b, n in zip(bounds, self.shape, strict=True)])
-        )
+        cuts = tuple((0, n) if b is None else b for b, n in zip(bounds, self.shape, strict=True))
+        return self._viewed(graph.shrink(self._node, cuts), ("shrink", cuts))
+
+    def _every(self, axis: int, count: int, step: int) -> Tensor:
+        """The first ``count`` of every ``step``-th element of an axis."""
+        return self._viewed(through(self._node, (how := ("every", axis, count, step),)), how)
+
+    def _turned(self, axis: int) -> Tensor:
+        """An axis from its end, as an index with a negative step has it: a view, which :meth:`flip` is not."""
+        return self._viewed(graph.flip(self._node, [axis]), ("flip", (axis,)))
 
     @numpy_names
     def narrow(self, dim: int, start: int, length: int) -> Tensor:
@@ -214,7 +223,7 @@ class Movement(Methods):
         x = self.reshape((1,) * (len(counts) - self.ndim) + self.shape)
         wide = x.reshape([s for n in x.shape for s in (1, n)]).expand([s for c, n in zip(counts, x.shape, strict=True)
                                                                        for s in (c, n)])
-        return wide.reshape([c * n for c, n in zip(counts, x.shape, strict=True)])
+        return wide.reshape([c * n for c, n in zip(counts, x.shape, strict=True)])._copied()
 
     def tile(self, *repeats: Any) -> Tensor:
         """As :meth:`repeat`; missing numbers are 1."""
@@ -231,12 +240,12 @@ class Movement(Methods):
             places = np.repeat(np.arange(x.shape[a]), np.broadcast_to(counts, (x.shape[a],)))
             return x[(slice(None),) * a + (places,)]  # type: ignore[no-any-return]
         wide = x.unsqueeze(a + 1).expand(*x.shape[:a + 1], repeats, *x.shape[a + 1:])
-        return wide.reshape(*x.shape[:a], x.shape[a] * repeats, *x.shape[a + 1:])
+        return wide.reshape(*x.shape[:a], x.shape[a] * repeats, *x.shape[a + 1:])._copied()
 
     def roll(self, shifts: Any, dims: Any = None) -> Tensor:
         """Along axes, round and round; without ``dims`` in the flattened tensor."""
         if dims is None:
-            return self.flatten().roll(shifts, 0).reshape(self.shape)
+            return self.flatten().roll(shifts, 0).reshape(self.shape)._copied()
         amounts, axes = _ints((shifts,)), _ints((dims,))
         if len(amounts) != len(axes):
             raise ValueError(f"roll by {amounts} along axes {axes}: as many of both are needed")
@@ -247,7 +256,7 @@ class Movement(Methods):
             k = shift % n if n else 0
             if k:
                 x = x.narrow(a, n - k, k).cat(x.narrow(a, 0, n - k), dim=a)
-        return x  # type: ignore[no-any-return]
+        return x._copied()  # type: ignore[no-any-return]
 
     def unfold(self, dimension: int, size: int, step: int) -> Tensor:
         """Windows of ``size`` elements every ``step``, as a new last axis."""

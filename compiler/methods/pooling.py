@@ -183,4 +183,4 @@ def _adaptive(x: Any, n: int, output_size: Any, how: str) -> Any:
         cuts = [(k * size // want, -(-(k + 1) * size // want)) for k in range(want)]
         parts = [getattr(x.narrow(a, low, high - low), how)(a, keepdim=True) for low, high in cuts]
         x = parts[0].cat(*parts[1:], dim=a)
-    return x
+    return x._copied()

@@ -21,7 +21,7 @@ def _softmax(a: np.ndarray) -> np.ndarray:
 
 def _total(axis: int) -> Callable[[Pair, Pair], Pair]:
     return lambda p, q: (np.broadcast_to(p[0].sum(axis, keepdims=True) * 0.3, p[0].shape),
-                         (p[1].sum(axis, keepdim=True) * 0.3).expand(*p[0].shape))
+                         (p[1].sum(axis, keepdim=True) * 0.3).expand(*p[0].shape).clone())
 
 
 # each makes a new matrix of the same size from two others
@@ -29,7 +29,7 @@ MAKE: list[Callable[[Pair, Pair], Pair]] = [
     lambda p, q: (p[0] * 0.7 + q[0], p[1] * 0.7 + q[1]),
     lambda p, q: (p[0] @ q[0] * 0.2, p[1] @ q[1] * 0.2),
     lambda p, q: (_softmax(p[0]), p[1].softmax(1)),
-    lambda p, q: (p[0].T, p[1].T),
+    lambda p, q: (p[0].T, p[1].T.clone()),        # views are another test's matter
     lambda p, q: (p[0][::-1], p[1].flip(0)),
     lambda p, q: (np.pad(p[0], ((1, 0), (0, 0)))[:-1], p[1].pad([(1, 0), (0, 0)])[:-1]),
     lambda p, q: (np.concatenate([p[0], q[0]])[1:len(p[0]) + 1], p[1].cat(q[1])[1:len(p[0]) + 1]),

@@ -100,9 +100,9 @@ def test_assignments_that_cross() -> None:
     a.realize(b)
     assert a.tolist() == [3, 4] and b.tolist() == [1, 2]
     c = Tensor([1.0, 2.0])
-    d = c.detach()              # the same memory
+    d, v = c.clone(), c.detach()            # the same memory, of which one is a view
     c.assign([5.0, 6.0]).realize()
-    assert d.tolist() == [1, 2] and c.tolist() == [5, 6]
+    assert d.tolist() == [1, 2] and c.tolist() == v.tolist() == [5, 6]
     e = Tensor([0.0, 0.0])
     f = (e + 1).sum()
     e.assign(e + f).assign(e * 2 + f)
