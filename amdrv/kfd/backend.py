@@ -151,6 +151,10 @@ class KfdBackend(AmBackend):
         self._count()
         self.kfd.check()
 
+    def suspicious(self) -> bool:
+        """Always: only the kernel knows of faults, and asking it is what :meth:`check` does."""
+        return True
+
     def fileno(self) -> int | None:
         """None: the kernel's events are waited for by a call; no descriptor tells of them."""
         return None
