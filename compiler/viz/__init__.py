@@ -16,6 +16,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from multiprocessing.process import parent_process
 from pathlib import Path
 
 from compiler import watch
@@ -49,11 +50,13 @@ def write(recorder: Recorder, path: str) -> None:
 
 def from_environment() -> None:
     """Record from now on, as ``VIZ`` says; ``VIZ_PROFILE=0`` leaves profiles of GPUs to the program."""
+    if parent_process() is not None:        # a worker of a program that is recorded itself: the page is its parent's
+        return
     target = os.environ["VIZ"]
     recorder = Recorder(profile=os.environ.get("VIZ_PROFILE") != "0")
     watch.watchers.append(recorder)
     if target.endswith((".html", ".json")):
-        atexit.register(_write_at_exit, recorder, os.path.abspath(target))
+        atexit.register(_write_at_exit, recorder, os.path.abspath(target), os.getpid())
         return
     if target != "1":
         print(f"compiler: VIZ={target}: 1 to serve, or a file ending in .html or .json to write; serving",
@@ -61,10 +64,12 @@ def from_environment() -> None:
     server = Server(lambda: page(recorder.json()), recorder.json)
     print(f"compiler: VIZ is at {server.url}", file=sys.stderr)
     server.start()
-    atexit.register(_serve_at_exit, recorder, server)
+    atexit.register(_serve_at_exit, recorder, server, os.getpid())
 
 
-def _write_at_exit(recorder: Recorder, path: str) -> None:
+def _write_at_exit(recorder: Recorder, path: str, owner: int) -> None:
+    if os.getpid() != owner:        # of a fork
+        return
     recorder.stop()
     try:
         write(recorder, path)
@@ -74,7 +79,9 @@ def _write_at_exit(recorder: Recorder, path: str) -> None:
     print(f"compiler: VIZ wrote {path}", file=sys.stderr)
 
 
-def _serve_at_exit(recorder: Recorder, server: Server) -> None:
+def _serve_at_exit(recorder: Recorder, server: Server, owner: int) -> None:
+    if os.getpid() != owner:
+        return
     recorder.stop()
     print(f"compiler: the program is through; VIZ serves {server.url} until Ctrl-C", file=sys.stderr, flush=True)
     server.wait()

@@ -315,6 +315,63 @@ def test_a_file_at_the_end_of_a_program(tmp_path: Path, name: str, capsys: pytes
     assert viz.read(str(tmp_path / "again.html")) == viz.read(str(file))
 
 
+WORKERS = """
+import multiprocessing, os
+from compiler import Tensor
+
+def work(n):
+    return (Tensor([1., 2.]) * n).numpy().tolist()
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.map(work, [3]), work(2))
+    if os.fork() == 0:
+        raise SystemExit(0)     # with what a process does at its end
+    os.wait()
+"""
+
+
+@pytest.mark.parametrize("target", ["out.json", "1"])
+def test_workers_leave_the_page_to_the_program(tmp_path: Path, target: str) -> None:
+    """They neither write over its file nor wait for somebody's Ctrl-C."""
+    (tmp_path / "my.py").write_text(WORKERS)
+    program = subprocess.Popen([sys.executable, "my.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               cwd=tmp_path, env=environment(tmp_path, VIZ=target, VIZ_PORT="0"))
+    try:
+        assert program.stdout is not None and program.stderr is not None
+        assert program.stdout.readline() == "[[3.0, 6.0]] [2.0, 4.0]\n"
+        said = [program.stderr.readline()]
+        if target == "1":
+            said.append(program.stderr.readline())
+            assert "until Ctrl-C" in said[1]
+            program.send_signal(signal.SIGINT)
+        out, err = program.communicate(timeout=60)
+        assert program.returncode == 0 and (out, err) == ("", "")
+    finally:
+        if program.poll() is None:
+            program.kill()
+            program.wait()
+    if target != "1":
+        assert "VIZ wrote" in said[0]
+        assert [k["label"] for k in viz.read(str(tmp_path / target))["kernels"]] == ["mul 2"]
+
+
+def test_a_page_is_served_while_the_program_runs(tmp_path: Path) -> None:
+    program = subprocess.Popen([sys.executable, "-c", PROGRAM + "input()"],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               cwd=tmp_path, env=environment(tmp_path, VIZ="1", VIZ_PORT="0"))
+    try:
+        assert program.stdout is not None and program.stderr is not None and program.stdin is not None
+        found = re.search(r"http://\S+", program.stderr.readline())
+        assert found and json.loads(fetch(found[0] + "recording.json")[1])["format"] == "compiler recording"
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert "until Ctrl-C" in program.stderr.readline()
+    finally:
+        program.kill()
+        program.communicate()
+
+
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, cwd=tmp_path,
                           env=environment(tmp_path, VIZ="no/such/out.html"))

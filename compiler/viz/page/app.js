@@ -370,7 +370,7 @@ class App {
       $("main").append(views);
       const graph = r.graph(root), view = new GraphView(views, kind === "graph" ? "after every rewrite" : "as scheduled", id => this.node(graph, id, () => this.about_kernel(k)));
       const toggle = (name, text) => make("label", {}, make("input", { type: "checkbox", onchange: e => { this.options[name] = e.target.checked; view.folded.clear(); view.show(this.drawing(graph)); }, ...(this.options[name] ? { checked: true } : {}) }), text);
-      bar.append(toggle("constants", "constants in labels"), toggle("indices", "indices in labels"), make("button", { onclick: () => { view.fit(); view.draw(); } }, "fit"));
+      views.before(make("div", { class: "bar" }, make("span", { class: "dim" }, "double click: fold what only a node needs"), make("span", { class: "push" }), toggle("constants", "constants in labels"), toggle("indices", "indices in labels"), make("button", { title: "fit   f", onclick: () => { view.fit(); view.draw(); } }, "fit")));
       this.views = [view];
       view.show(this.drawing(graph));
     } else this.views = [new Listing($("main"), k[kind], kind)];
