@@ -33,6 +33,8 @@ HERE = Path(__file__).parent / "vulkan"
 PACKAGES = ("mesa-vulkan-drivers", "libvulkan1", "libvulkan-dev", "glslang-tools", "vulkan-tools")
 SUITE = "trixie"
 LOAD = "amdgpu_load lockup_timeout=60000\n"       # milliseconds: the guest's processor is interpreted, and shared
+VARIANTS = {"": {}, "wave32": {"RADV_PERFTEST": "cswave32"}, "noopt": {"ACO_DEBUG": "noopt,nosched,novn"}}
+"""How RADV is asked to compile: waves of 64 lanes as it does by itself, of 32, and without ACO's optimizer."""
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
@@ -262,26 +264,35 @@ class Vulkan:
                           **self.environment("lvp"))
         return outcomes(text, {path.name: path.read_bytes() for path in output.iterdir()})
 
-    def guest_script(self, chosen: Sequence[Program]) -> str:
+    def guest_script(self, chosen: Sequence[Program], variants: Sequence[str] = tuple(VARIANTS)) -> str:
         """Runs the programs on RADV in the guest, and prints results as text: the guest's disk is read-only."""
         plan = self.write_plan(chosen, lambda program: int(program.name.startswith("compute_queue")))
         exports = "".join(f"export {key}={value}\n" for key, value in self.environment("radeon").items())
-        return f"""{exports}mkdir /tmp/out
-{' '.join(self.start)} {self.runner} RADV {plan} /tmp/out; code=$?
+        runs = ""
+        for name in variants:
+            label, settings = name or "default", " ".join(f"{key}={value}" for key, value in VARIANTS[name].items())
+            runs += (f"mkdir /tmp/out/{label}\n"
+                     f"{settings} {' '.join(self.start)} {self.runner} RADV {plan} /tmp/out/{label} > /tmp/said 2>&1\n"
+                     f"code=$((code + $?)); sed 's/^/{label}:/' /tmp/said\n")
+        return f"""{exports}mkdir /tmp/out; code=0
+{runs}
 echo RESULTS; cd /tmp/out; tar cz . | base64; echo END
 exit $code
 """
 
 
-def outcomes(text: str, files: dict[str, bytes]) -> dict[str, Outcome]:
+def outcomes(text: str, files: dict[str, bytes], variant: str = "") -> dict[str, Outcome]:
+    """The runner's lines and files, of the guest's runs those of a variant."""
     found = {}
+    prefix = f"{variant or 'default'}:"
+    folder = f"{variant or 'default'}/" if any("/" in name for name in files) else ""
     for line in text.splitlines():
-        parts = line.split()
+        parts = line.removeprefix(prefix).split()
         if len(parts) == 3 and parts[0] in PROGRAMS:
             name = parts[0]
             count = len(PROGRAMS[name].buffers)
-            found[name] = Outcome(float(parts[1]), int(parts[2]), [files[f"{name}.{n}"] for n in range(count)
-                                                                   if f"{name}.{n}" in files])
+            found[name] = Outcome(float(parts[1]), int(parts[2]), [
+                files[f"{folder}{name}.{n}"] for n in range(count) if f"{folder}{name}.{n}" in files])
     return found
 
 
@@ -295,7 +306,7 @@ def unpack(text: str) -> dict[str, bytes]:
         return {}
     data = base64.b64decode("".join(text[begin + 8:end].split()))
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        return {Path(member.name).name: archive.extractfile(member).read()        # type: ignore[union-attr]
+        return {member.name.removeprefix("./"): archive.extractfile(member).read()        # type: ignore[union-attr]
                 for member in archive if member.isfile()}
 
 
@@ -317,15 +328,21 @@ def main() -> int:
     except Missing as error:
         print(f"radv: {error}", file=sys.stderr)
         return 2
-    ours = outcomes(result.output, unpack(result.output))
-    print("| shader | result | RADV on the mock, s | lavapipe, s |\n|---|---|---|---|")
+    files = unpack(result.output)
+    ours = {variant: outcomes(result.output, files, variant) for variant in VARIANTS}
     bad = 0
+    heads = " | ".join(f"{variant or 'RADV'}, s" for variant in VARIANTS)
+    lines = [f"| shader | result | {heads} | lavapipe, s |", "|---" * (3 + len(VARIANTS)) + "|"]
     for program in chosen:
-        a, b = ours.get(program.name), theirs.get(program.name)
-        why = "no result" if a is None or b is None else compare(program, a, b)
+        results = [ours[variant].get(program.name) for variant in VARIANTS]
+        whys = ["no result" if result is None or program.name not in theirs
+                else compare(program, result, theirs[program.name]) for result in results]
+        why = "; ".join(f"{variant or 'RADV'}: {why}" for variant, why in zip(VARIANTS, whys, strict=True) if why)
         bad += bool(why)
-        print(f"| {program.name} | {why or 'equal'} | {a.seconds if a else float('nan'):.3f} | "
-              f"{b.seconds if b else float('nan'):.4f} |")
+        times = " | ".join(f"{result.seconds:.3f}" if result else "" for result in results)
+        known = theirs.get(program.name)
+        lines.append(f"| {program.name} | {why or 'equal'} | {times} | {f'{known.seconds:.3f}' if known else ''} |")
+    print("\n".join(lines))
     if bad:
         print(result.output[max(result.output.find("GUEST UP"), 0):][:6000], *notes[-40:], sep="\n")
     return int(bool(bad))
