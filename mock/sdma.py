@@ -202,10 +202,11 @@ class SdmaQueue:
         if not self.field("RB_CNTL", "F32_WPTR_POLL_ENABLE"):
             return
         address = self.wide("RB_WPTR_POLL_ADDR_LO", "RB_WPTR_POLL_ADDR_HI") & ~3
+        rung = self.write       # as it is before memory is looked at: the driver may ring again meanwhile
         shadow = int.from_bytes(self.board.memory.read("gc", self.vmid, address, 8, client=self.client, poll=True),
                                 "little")
-        if shadow < self.write:
-            self.board.note("sdma-wptr-shadow", f"{self.name}: the write pointer {self.write:#x} was rung, but at the "
+        if shadow < rung:
+            self.board.note("sdma-wptr-shadow", f"{self.name}: the write pointer {rung:#x} was rung, but at the "
                                                 f"poll address {address:#x} it is {shadow:#x}")
 
     def _fetch(self, wanted: int) -> list[int]:
