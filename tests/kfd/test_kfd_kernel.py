@@ -165,7 +165,7 @@ def test_versions_and_cards_that_are_not_known() -> None:
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMDRV_HAL", "vfio")
     with pytest.raises(HalError, match=r"AMDRV_HAL='vfio': KFD is a card that its kernel driver keeps"):
-        hcq.open("KFD")
+        connect()
     from compiler.runtime import default_device
     monkeypatch.delenv("AM", raising=False)
     monkeypatch.setenv("KFD", "1")
