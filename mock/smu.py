@@ -111,7 +111,7 @@ class Smu(Block):
         self._clear()
 
     def _clear(self) -> None:
-        self.alive = False
+        self.alive = self.loaded = False
         self.gfxoff_allowed = False
         self.settings: dict[str, int] = {}
         self.running = 0
@@ -129,7 +129,7 @@ class Smu(Block):
     def start(self) -> None:
         """The PSP loaded PMFW: it starts anew."""
         self._clear()
-        self.alive = True
+        self.alive = self.loaded = True
 
     @property
     def gfx_off(self) -> bool:
@@ -162,8 +162,10 @@ class Smu(Block):
     @on_write("MP1_SMN_C2PMSG_75")
     def debug_message(self, number: int) -> None:
         """The debug mailbox: message here, argument in C2PMSG_53, result in C2PMSG_54 (Linux 6.1,
-        smu_v13_0_0_ppt.c, smu_v13_0_0_set_smu_mailbox_registers). Only mode-1 reset is known of it."""
-        if self.alive:
+        smu_v13_0_0_ppt.c, smu_v13_0_0_set_smu_mailbox_registers). Only mode-1 reset is known of it, and that it
+        answers after PrepareMp1ForUnload: so a reloaded driver resets a card on which the secure OS runs (Linux 7.3,
+        amdgpu_device.c, amdgpu_device_init)."""
+        if self.loaded:
             self._engine.post(self._debug, number)
         else:
             self.board.note("smu-dead", f"debug message {number:#x} to the SMU, whose firmware does not run")
@@ -343,7 +345,7 @@ class Smu(Block):
         return argument
 
     def _do_PrepareMp1ForUnload(self, argument: int) -> int:
-        """PMFW stops after this answer."""
+        """PMFW takes no more messages after this answer."""
         self.alive = False
         self.running = 0
         return argument

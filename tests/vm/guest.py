@@ -108,8 +108,9 @@ class Guest:
 
     def __init__(self, kernel: Kernel, *, devices: Sequence[str] = (), append: str = "", memory: str = "1G",
                  machine: str = "kernel-irqchip=split", trace: str | None = None, qemu: str | None = None,
-                 modules: Sequence[str] = STOCK_MODULES, late: Sequence[str] = ()) -> None:
-        self._modules, self._late = modules, late
+                 modules: Sequence[str] = STOCK_MODULES, late: Sequence[str] = (),
+                 instead: Sequence[Path] = ()) -> None:
+        self._modules, self._late, self._instead = modules, late, instead
         self._kernel, self._devices, self._append, self._memory = kernel, devices, append, memory
         self._machine, self._trace = machine, trace
         self._qemu = qemu or os.environ.get("AMDRV_QEMU") or shutil.which("qemu-system-x86_64")
@@ -120,7 +121,8 @@ class Guest:
             raise Missing("a static busybox is not here: apt-get install busybox-static")
         self._busybox = Path(busybox)
 
-    def run(self, command: str, directory: Path, *, environment: dict[str, str] | None = None) -> Result:
+    def run(self, command: str, directory: Path, *, environment: dict[str, str] | None = None,
+            timeout: float = TIMEOUT) -> Result:
         """Run a shell command in the guest, in the repository. A guest that does not boot is started again."""
         exports = "".join(f"export {k}={shlex.quote(v)}\n" for k, v in
                           {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "HOME": "/tmp", "PATH": os.environ["PATH"],
@@ -129,7 +131,7 @@ class Guest:
         image = directory / "initramfs.img"
         kept = [path for path in {ROOT, Path(sys.prefix), Path(sys.base_prefix)} if path.is_relative_to("/tmp")]
         image.write_bytes(initramfs.build(self._busybox, script, self._kernel.modules, self._modules, sorted(kept),
-                                            self._late))
+                                            self._late, self._instead))
         arguments = [self._qemu, "-machine", f"q35,accel=tcg,{self._machine}", "-cpu", "max", "-m", self._memory,
                      "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
                      "-no-reboot",
@@ -143,13 +145,14 @@ class Guest:
             arguments += ["-trace", self._trace, "-D", str(directory / "trace.log")]
         output, begun = "", time.monotonic()
         for number in range(1, BOOT_TRIES + 1):
-            try:
-                done = subprocess.run([str(a) for a in arguments], stdin=subprocess.DEVNULL, capture_output=True,
-                                      timeout=TIMEOUT)
-                output = (done.stdout + done.stderr).decode(errors="replace").replace("\r", "")
-            except subprocess.TimeoutExpired as error:
-                output = (error.stdout or b"").decode(errors="replace").replace("\r", "") + "\nTIMEOUT\n"
-            (directory / f"console-{number}.log").write_text(output)
+            console = directory / f"console-{number}.log"      # there also for whoever waits no longer
+            with console.open("wb") as file:
+                try:
+                    subprocess.run([str(a) for a in arguments], stdin=subprocess.DEVNULL, stdout=file,
+                                   stderr=subprocess.STDOUT, timeout=timeout)
+                except subprocess.TimeoutExpired:
+                    file.write(b"\nTIMEOUT\n")
+            output = console.read_bytes().decode(errors="replace").replace("\r", "")
             up = re.search(r"GUEST UP (\S*)", output)
             status = re.search(r"GUEST RC=(\d+)", output)
             if up:              # it booted: what happened then is the test's result, not the machine's

@@ -70,9 +70,9 @@ def _depends(module: bytes) -> list[str]:
     return []
 
 
-def _modules(tree: Path, wanted: Iterable[str]) -> list[tuple[str, bytes]]:
+def _modules(tree: Path, wanted: Iterable[str], instead: Iterable[Path] = ()) -> list[tuple[str, bytes]]:
     """(name, contents) of modules and what they depend on, in loading order; built-in ones are passed over."""
-    files = {re.sub(r"\.ko(\.xz)?$", "", p.name).replace("-", "_"): p for p in tree.rglob("*.ko*")}
+    files = {re.sub(r"\.ko(\.xz)?$", "", p.name).replace("-", "_"): p for p in (*tree.rglob("*.ko*"), *instead)}
     ordered: dict[str, bytes] = {}
 
     def need(name: str) -> None:
@@ -91,11 +91,13 @@ def _modules(tree: Path, wanted: Iterable[str]) -> list[tuple[str, bytes]]:
 
 
 def build(busybox: Path, script: str, modules: Path | None = None, wanted: Iterable[str] = (),
-          kept: Iterable[Path] = (), late: Iterable[str] = ()) -> bytes:
+          kept: Iterable[Path] = (), late: Iterable[str] = (),
+          instead: Iterable[Path] = ()) -> bytes:
     """The image. ``script`` is run by the host's /bin/sh, inside the host's root file system (read-only, over 9p).
 
     The guest has a /tmp of its own; of the host's, it sees the directories ``kept``. Modules ``wanted`` are loaded;
-    those that only ``late`` ones need lie in the script's /tmp/late, numbered in the order in which they load.
+    those that only ``late`` ones need lie in the script's /tmp/late, numbered in the order in which they load. Files of
+    ``instead`` take the place of the kernel's modules of their names.
     """
     image = _Cpio()
     for name in ("dev", "proc", "sys", "tmp", "run", "host", "late"):
@@ -107,7 +109,7 @@ def build(busybox: Path, script: str, modules: Path | None = None, wanted: Itera
     for number, (name, data) in enumerate(early):
         image.add(f"mods/{number:03}_{name}.ko", stat.S_IFREG | 0o644, data)
     loaded = {name for name, _ in early}
-    for number, (name, data) in enumerate(_modules(modules, late) if modules else []):
+    for number, (name, data) in enumerate(_modules(modules, late, instead) if modules else []):
         if name not in loaded:
             image.add(f"late/{number:03}_{name}.ko", stat.S_IFREG | 0o644, data)
     image.add("kept", stat.S_IFREG | 0o644, "".join(f"{path}\n" for path in kept).encode())
