@@ -138,6 +138,8 @@ class Mes(Block):
                 if queue.posted:
                     queue.engine.abort()
                 queue.reset()
+                for register in ("ACTIVE", "PQ_RPTR", "PQ_WPTR_LO", "PQ_WPTR_HI"):      # a driver that resumes without
+                    queue.set_hqd(register, 0)      # power loss activates the KIQ again and writes none of them
             elif {(name, pipe) for name in START} <= self._told:
                 self._started.add(pipe)
                 self.board.regs["CP_MES_GP3_LO", (ME, pipe)] = self._version(pipe)
