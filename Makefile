@@ -5,13 +5,14 @@ RUN = $(VENV)/bin/python
 JOBS ?= 2
 VM_JOBS ?= 2
 
-.PHONY: help setup demo test test-slow test-vm vm-kernel vm-table test-all lint bench docs autogen clean
+.PHONY: help setup demo test test-slow test-vm test-amdgpu vm-kernel vm-table test-all lint bench docs autogen clean
 
 help:
 	@echo "make demo       train a network on a GPU that we boot ourselves (the mock card; no hardware needed)"
 	@echo "make test       the test suite (a few minutes)"
 	@echo "make test-slow  the long suites"
 	@echo "make test-vm    our HALs on a real Linux kernel in QEMU, and a table of what ran on which kernel"
+	@echo "make test-amdgpu  Linux's own amdgpu driver on the mock card, in QEMU"
 	@echo "make vm-kernel  build the guests' kernel with iommufd and no-IOMMU, once (test-vm does it when it is missing)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks, each against a baseline in the same run"
@@ -37,7 +38,10 @@ test-slow: setup
 
 test-vm: setup
 	-$(RUN) tests/vm/build_kernel.py
-	$(RUN) -m pytest -q -n $(VM_JOBS) -m vm tests/vm
+	$(RUN) -m pytest -q -n $(VM_JOBS) -m "vm and not amdgpu" tests/vm
+
+test-amdgpu: setup
+	$(RUN) -m pytest -q -n $(VM_JOBS) -m amdgpu tests/vm
 
 vm-kernel: setup
 	$(RUN) tests/vm/build_kernel.py

@@ -184,6 +184,8 @@ class ConfigSpace:
         wanted = 1 << (self._get(REBAR_CONTROL, 4) >> 8 & 0x3F)
         supported = self._get(REBAR_CAPABILITY, 4) >> 4
         current = self._sizes[BAR_VRAM]
+        if wanted * MIB == current:
+            return                      # put back with the rest of the state, as Linux's pci_restore_rebar_state does
         if self.memory_enabled:
             self._board.note("resizable-bar", "BAR0's size was written while memory decode is on; it stays "
                                               f"{current // MIB} MiB (PCI Express 4.0, 7.8.6.3)")

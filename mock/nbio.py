@@ -125,6 +125,10 @@ class Nbio(Block):
 
     @on_read("RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE")
     def memory_size(self) -> int:
+        """All ones while the chip is in reset, which Linux waits for the end of (Linux 6.1, amdgpu_device.c,
+        amdgpu_device_mode1_reset)."""
+        if self.board.resetting:
+            return ALL_ONES
         return self.board.vram.size // MIB if self.ready else 0
 
     # ---- indirect access

@@ -220,6 +220,8 @@ class Psp(Block):
     @on_write("MP0_SMN_C2PMSG_64")
     def mailbox(self, value: int) -> None:
         if self.sos_alive:
+            if value & facts.GFX_CMD_ID_MASK == facts.GFX_CTRL_CMD_ID_MODE1_RST:
+                self.board.resetting = True
             self._engine.post(self._mailbox, value)
         else:
             self.board.note("psp-mailbox", f"mailbox command {value:#x} before the secure OS is alive")
@@ -300,19 +302,21 @@ class Psp(Block):
         if self.board.faults.strike("psp-silent"):
             return True
         ctypes.memset(ctypes.addressof(command.resp), 0, ctypes.sizeof(command.resp))
-        fault = self.board.faults.strike("psp-status", command=command.cmd_id)
-        work = self._commands.get(command.cmd_id)
-        if fault is not None:
-            status = fault.settings.get("status", TEE_ERROR_SECURITY)
-        elif work is None:
-            self.board.note("psp-command", f"command {command.cmd_id:#x} is not known")
-            status = facts.PSP_ERR_UNKNOWN_COMMAND
-        else:
-            status = work(command)
-        command.resp.status = status
+        command.resp.status = self.perform(command)
         response = bytes(command)[RESPONSE_OFFSET:RESPONSE_OFFSET + ctypes.sizeof(facts.psp_gfx_resp)]
         return (self._write(where + RESPONSE_OFFSET, response)
                 and self._write(fence, int(frame.fence_value).to_bytes(4, "little")))
+
+    def perform(self, command: facts.psp_gfx_cmd_resp) -> int:
+        """A command's status; what it answers beside goes into its response."""
+        fault = self.board.faults.strike("psp-status", command=command.cmd_id)
+        work = self._commands.get(command.cmd_id)
+        if fault is not None:
+            return int(fault.settings.get("status", TEE_ERROR_SECURITY))
+        if work is None:
+            self.board.note("psp-command", f"command {command.cmd_id:#x} is not known")
+            return int(facts.PSP_ERR_UNKNOWN_COMMAND)
+        return work(command)
 
     # ---- memory
 

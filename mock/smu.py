@@ -166,6 +166,8 @@ class Smu(Block):
         answers after PrepareMp1ForUnload: so a reloaded driver resets a card on which the secure OS runs (Linux 7.3,
         amdgpu_device.c, amdgpu_device_init)."""
         if self.loaded:
+            if number == DEBUG_MODE1_RESET:
+                self.board.resetting = True         # from here on; a slow machine must not show the card as it was
             self._engine.post(self._debug, number)
         else:
             self.board.note("smu-dead", f"debug message {number:#x} to the SMU, whose firmware does not run")
@@ -351,6 +353,7 @@ class Smu(Block):
         return argument
 
     def _do_Mode1Reset(self, argument: int) -> int:
+        self.board.resetting = True
         self._engine.post(self.board.mode1_reset)
         return argument
 

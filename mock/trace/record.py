@@ -29,6 +29,7 @@ FORMAT, VERSION = "amdrv mock trace", 1
 BUFFER = 256 << 10
 RUNS = 16                       # stretches of the CPU's stores that are kept of one flush
 TAIL = 32                       # words of a packet's tail that are kept
+PSP_WORDS = 8                   # of a command to the PSP
 _numbers: dict[str, itertools.count[int]] = {}      # of the machines of this process that write to a path
 
 
@@ -89,7 +90,7 @@ class Trace:
             if (hook := self._flushes.pop(id(board), None)) is not None:
                 board.vram.on_flush.remove(hook)
             for holder in (board, board.vram, board.log, board.ih, getattr(board, "mes", None),
-                           *board.memory.hubs.values()):
+                           getattr(board, "psp", None), *board.memory.hubs.values()):
                 for name in vars(holder).pop("_traced", ()) if holder is not None else ():
                     vars(holder).pop(name, None)
             board.trace = None
@@ -117,6 +118,9 @@ class Trace:
         mes = getattr(board, "mes", None)
         if mes is not None:
             self._replace(mes, "frame", partial(self._frame, mes.frame))
+        psp = getattr(board, "psp", None)
+        if psp is not None:
+            self._replace(psp, "perform", partial(self._command, psp.perform, board))
         for hub in board.memory.hubs.values():
             self._replace(hub, "_walk_tables", partial(self._walk, hub._walk_tables, card, hub))
             self._replace(hub, "report", partial(self._fault, hub.report, card))
@@ -204,6 +208,15 @@ class Trace:
         opcode = mes_frames.Header.from_buffer_copy(data).opcode
         name = next((name for name, number in mes_frames.OPCODES.items() if number == opcode), f"{opcode:#x}")
         return self._around(lambda: process(queue, data), queue.board, queue.name, 0, 0, f"MES_{name}", data)
+
+    def _command(self, perform: Callable[[Any], int], board: Board, command: Any) -> int:
+        """The same for commands of the PSP's ring; the words are those of the command itself."""
+        from amdrv.facts import psp
+        name = next((name.removeprefix("GFX_CMD_ID_") for name, number in psp.ENUMS["psp_gfx_cmd_id"].items()
+                     if number == command.cmd_id), f"{command.cmd_id:#x}")
+        at = type(command).cmd.offset
+        return int(self._around(lambda: perform(command), board, "psp", 0, 0, f"PSP_{name}",
+                                bytes(command)[at:at + 4 * PSP_WORDS]))
 
     def _around(self, work: Callable[[], Any], board: Board, engine: str, vmid: int, position: int, name: str,
                 data: bytes) -> Any:

@@ -9,7 +9,8 @@ Beside the host's programs it has:
     amdgpu_load [OPTION=VALUE...]   loads amdgpu and what it depends on; amdgpu alone where those are loaded already
     amdgpu_unload                   unloads amdgpu
     dmesg, insmod, rmmod, lspci     busybox's
-    $CARD                           the card's folder in sysfs; debugfs is mounted
+    /tmp/box/NAME                   all of busybox's, which need no file of the host: after a suspend 9p is dead
+    $CARD, $DEBUG                   the card's folders in sysfs and in debugfs
 
 From Python: ``with AmdgpuMachine() as machine: result = machine.run(script, tmp_path)``; ``machine.board`` is the card,
 whose log says which rules were broken. With ``AMDRV_MOCK_TRACE=file`` every access of the driver is recorded.
@@ -44,13 +45,16 @@ from mock.vfio_user import Server
 __all__ = ["CACHE", "AmdgpuMachine", "errors", "packages"]
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "amdrv" / "amdgpu"
+OLDEST_MAPPER = 0x47        # first version of MES's firmware that maps the kernel's rings
 MODULES = ("virtio_pci", "9pnet_virtio", "9p")
 PRELUDE = """
 mount -t debugfs debug /sys/kernel/debug
-mkdir /tmp/bin; cp {busybox} /tmp/bin/busybox
+mkdir /tmp/bin /tmp/box; cp {busybox} /tmp/bin/busybox
+/tmp/bin/busybox --install -s /tmp/box
 for name in dmesg insmod rmmod lspci; do ln -s busybox /tmp/bin/$name; done
-export PATH=$PATH:/tmp/bin:/sbin:/usr/sbin
+export PATH=/tmp/bin:$PATH:/sbin:/usr/sbin
 CARD=$(grep -lx 0x1002 /sys/bus/pci/devices/*/vendor | head -1); export CARD=${{CARD%/vendor}}
+export DEBUG=/sys/kernel/debug/dri/${{CARD##*/}}
 amdgpu_load() {{
     for module in /tmp/late/*.ko; do
         name=${{module##*/[0-9][0-9][0-9]_}}; name=${{name%.ko}}
@@ -106,10 +110,14 @@ class AmdgpuMachine:
     """A card, its server, and guests that see it one after the other. :raises Missing: something is not here."""
 
     def __init__(self, gpu: mock.Gpu | None = None, *, memory: str = "2G", append: str = "",
-                 strip: bool = False) -> None:
+                 strip: bool = False, kiq: bool = False) -> None:
+        """:param kiq: the scheduler's firmware says that it is too old to map graphics and compute rings, which is the
+        only way in which Linux 7.3 still lets the KIQ map them (mes_v11_0.c, mes_v11_0_kiq_hw_init)."""
         kernel, firmware = packages()
         self._machine = mock.Machine([gpu or mock.Gpu("gfx1100", vram="256M")])
         self.board: Board = self._machine.gpus[0]
+        if kiq:
+            self.board.mes._version = lambda pipe: 14 << 12 | OLDEST_MAPPER - 1
         path = socket_path("amdgpu")
         self._server = Server(self._machine, path)
         self._server.start()
@@ -151,6 +159,7 @@ def main() -> int:
     parser.add_argument("--memory", default="2G", help="of the guest (default: %(default)s)")
     parser.add_argument("--append", default="", help="words for the kernel's command line")
     parser.add_argument("--strip", action="store_true", help="amdgpu without symbols and signature: loads faster")
+    parser.add_argument("--kiq", action="store_true", help="the KIQ maps the rings, not the scheduler")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S", help="seconds (default: %(default)s)")
     parser.add_argument("--log", type=Path, metavar="DIR", help="where the console's log goes")
     given = parser.parse_args()
@@ -158,7 +167,7 @@ def main() -> int:
     from mock.machine import parse
     try:
         with AmdgpuMachine(parse(given.gpu)[0], memory=given.memory, append=given.append,
-                           strip=given.strip) as machine:
+                           strip=given.strip, kiq=given.kiq) as machine:
             folder = given.log or Path(tempfile.mkdtemp(prefix="amdgpu-"))
             folder.mkdir(parents=True, exist_ok=True)
             result = machine.run(script, folder, timeout=given.timeout)

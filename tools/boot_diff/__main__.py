@@ -53,10 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     recording = commands.add_parser("record", help="keep a recording of our boot")
     recording.add_argument("--hal", default="mock", help="the card to boot (default: mock)")
     recording.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: standard output")
-    distilling = commands.add_parser("distill", help="make data/linux.txt from a log of amdgpu's accesses")
-    distilling.add_argument("log", type=Path)
+    distilling = commands.add_parser("distill", help="make data/linux.txt from a recording of amdgpu's boot")
+    distilling.add_argument("log", type=Path, help="the mock's (its name ends in .trace), or a text of accesses")
     distilling.add_argument("--until", type=float, default=float("inf"), metavar="SECONDS",
-                            help="where in the log the boot is over")
+                            help="where in it the boot is over")
     distilling.add_argument("--version", default="of an unknown version", help="of the kernel that made the log")
     distilling.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: standard output")
     return parser
@@ -70,13 +70,16 @@ def _record(options: argparse.Namespace) -> int:
 
 
 def _distill(options: argparse.Namespace) -> int:
-    open_log = gzip.open if options.log.suffix == ".gz" else open
-    with open_log(options.log, "rt", encoding="utf-8") as lines:
-        events = trace.fold(trace.parse_log(lines, options.until))
-    about = [f"What Linux's amdgpu {options.version} did to boot a Navi31 (1002:744c) in KIQ mode, without display.",
-             "Distilled from a log of every access to the register BAR (python -m tools.boot_diff distill). The card",
-             "was a stand-in that answered as one: names, order and what is written are facts about the driver, the",
-             "values of reads are only that stand-in's answers. For the form see tools/boot_diff/trace.py."]
+    if options.log.suffix == ".trace":
+        events = trace.fold(trace.parse_recording(options.log, options.until))
+    else:
+        open_log = gzip.open if options.log.suffix == ".gz" else open
+        with open_log(options.log, "rt", encoding="utf-8") as lines:
+            events = trace.fold(trace.parse_log(lines, options.until))
+    about = [f"What Linux's amdgpu {options.version} did to boot the mock's Navi31 (1002:744c), without display, its",
+             "rings mapped by the KIQ. Distilled from a recording of the mock (python -m tools.boot_diff distill):",
+             "names, order and what is written are facts about the driver, the values of reads are the mock's answers.",
+             "For the form see tools/boot_diff/trace.py; for how to record anew, docs/boot.md."]
     return _put(options.output, trace.dump(events, about))
 
 

@@ -1,6 +1,7 @@
 """What a driver did to a card, as a list of events, and the two forms it is read from.
 
-:func:`parse_log` reads the log of amdgpu's accesses, :func:`load` and :func:`dump` our own compact form:
+:func:`parse_recording` reads what the mock recorded of amdgpu's boot, :func:`parse_log` a log of its accesses in text,
+:func:`load` and :func:`dump` our own compact form:
 
     W IH_RB_CNTL 0xc0310120         a register written
     R IH_RB_CNTL 0x0                a register read
@@ -29,7 +30,8 @@ from amdrv.facts import navi31, psp, smu13
 from amdrv.regs import RegisterFile
 
 __all__ = ["Event", "TraceError", "block_of", "command_name", "dump", "firmware_type", "fold", "load",
-           "message_name", "name_at", "parse_log"]
+           "message_name", "name_at", "parse_log",
+           "parse_recording"]
 
 
 class TraceError(Exception):
@@ -98,6 +100,8 @@ def block_of(name: str) -> str:
 # amdgpu's log ------------------------------------------------------------------------------------------
 
 _ACCESS = re.compile(r"\s*([\d.]+) ([RW]) (0x[0-9a-f]+) \S+\s+(0x[0-9a-f]+)$")
+_VRAM_WINDOW = {"BIF_BX_PF0_MM_INDEX", "BIF_BX_PF0_MM_INDEX_HI", "BIF_BX_PF0_MM_DATA"}
+FIRMWARE_TYPE = 3       # the word of LOAD_IP_FW's arguments that names it
 _REPEATED = re.compile(r"\s*\.\.\. repeated (\d+) times")
 _COMMAND = re.compile(r"\s*[\d.]+ PSP (\w+) args ((?:0x[0-9a-f]+ ?)+)")
 
@@ -119,9 +123,34 @@ def parse_log(lines: Iterable[str], until: float = float("inf")) -> list[Event]:
             events += [latest] * int(match[1]) if latest else []
         elif match := _COMMAND.match(line):
             arguments = [int(word, 16) for word in match[2].split()]
-            events.append(Event("PSP", match[1], arguments[3] if match[1] == "LOAD_IP_FW" else 0))
+            events.append(Event("PSP", match[1], arguments[FIRMWARE_TYPE] if match[1] == "LOAD_IP_FW" else 0))
     if not any(event.kind in "RW" for event in events):
         raise TraceError("no register access in it: lines look like '30.003 W 0x069eac NAME 0x0fe00001'")
+    return events
+
+
+def parse_recording(path: Path, until: float = float("inf")) -> list[Event]:
+    """The same from a recording of the mock (:mod:`mock.trace`) that a driver booted: its register accesses and the
+    PSP's commands. Of reads that polled, the first and the last are kept; the window on video memory by which Linux
+    reads the discovery table is no register's business, and left out.
+
+    :raises TraceError: there is not one access in it.
+    """
+    from mock.trace import events as recording
+    events: list[Event] = []
+    for event in recording.read(str(path)).events:
+        detail = event.detail
+        if event.time > until * 1e9:
+            break
+        if event.kind in ("read", "write"):
+            access = Event(event.kind[0].upper(), name_at(detail["dword"]), detail["value"])
+            if access.name not in _VRAM_WINDOW:
+                events += [access] * min(detail.get("count", 1), 2)
+        elif event.kind == "packet" and detail["engine"] == "psp":
+            name = detail["name"].removeprefix("PSP_")
+            events.append(Event("PSP", name, detail["tail"][FIRMWARE_TYPE] if name == "LOAD_IP_FW" else 0))
+    if not any(event.kind in "RW" for event in events):
+        raise TraceError(f"{path}: no register access in it")
     return events
 
 
