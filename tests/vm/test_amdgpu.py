@@ -54,11 +54,15 @@ amdgpu_load || exit 1
 amdgpu_unload || exit 2
 amdgpu_load || exit 3
 state reloaded
-export PATH=/tmp/box
+cat > /tmp/suspend.sh <<'END OF SCRIPT'
 echo devices > /sys/power/pm_test
 echo mem > /sys/power/state; echo SUSPENDED $?
 echo "STATE resumed"; ls /dev/dri /dev/kfd; cat $DEBUG/amdgpu_test_ib; echo END
-""" + LOG
+""" + LOG + """
+echo GUEST RC=0; poweroff -f
+END OF SCRIPT
+export PATH=/tmp/box; exec sh /tmp/suspend.sh       # nothing of the host's files, which 9p brings no more after this
+"""
 
 
 @pytest.fixture
