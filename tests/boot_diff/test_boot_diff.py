@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import amdrv.regs
+import mock
 from amdrv.facts import psp
+from amdrv.hal.mock import MockHal
 from tools.boot_diff import reasons, report, trace
 from tools.boot_diff.__main__ import LINUX, main
 from tools.boot_diff.compare import Difference, compare
-from tools.boot_diff.record import RecordingHal
+from tools.boot_diff.record import RecordingHal, record
 from tools.boot_diff.trace import Event
 
 LOG = """\
@@ -343,13 +344,22 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "nothing.log" in capsys.readouterr().err
 
 
-def test_linux_is_what_the_log_says(tmp_path: Path) -> None:
-    """The committed file comes out of the log again, byte for byte."""
-    log = os.environ.get("AMDRV_AMDGPU_LOG")
-    if not log:
-        pytest.skip("AMDRV_AMDGPU_LOG names no log of amdgpu's accesses (KIQ mode, the boot over at 30.46 s)")
-    assert main(["distill", log, "--until", "30.46", "--version", "7.3.4", "-o", str(tmp_path / "linux.txt")]) == 0
-    assert (tmp_path / "linux.txt").read_bytes() == LINUX.read_bytes()
+def test_the_mocks_recording_tells_what_ours_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our boot, written down by the HAL that the driver sees and by the card: the same writes, the same commands."""
+    path = tmp_path / "boot.trace"
+    monkeypatch.setenv("AMDRV_MOCK_TRACE", str(path))
+    with mock.Machine() as machine:
+        monkeypatch.setattr(MockHal, "_shared", MockHal(machine))
+        seen = trace.fold(record("mock"))
+    told = trace.fold(trace.parse_recording(path))
+    for kinds in ("W", "PSP", "SMU"):
+        expected = [event for event in seen if event.kind in kinds]
+        assert [event for event in told if event.kind in kinds][:len(expected)] == expected and expected, kinds
+    empty = tmp_path / "empty.trace"
+    monkeypatch.setenv("AMDRV_MOCK_TRACE", str(empty))
+    mock.Machine().close()
+    with pytest.raises(trace.TraceError, match="no register access in it"):
+        trace.parse_recording(empty)
 
 
 def test_distill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

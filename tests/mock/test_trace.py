@@ -133,7 +133,8 @@ def test_everything_is_recorded(watch: Any) -> None:
     assert not file.truncated
     assert {kind: found[kind] for kind in seen} == dict(seen) and set(seen) >= {"read", "write", "bar-write"}
     packets = Counter(event.track.split()[0] for event in file.events if event.kind == "packet")
-    assert packets == {"compute": counters["pm4_packets"], "sdma": counters["sdma_packets"]}
+    assert packets == {"compute": counters["pm4_packets"], "sdma": counters["sdma_packets"],
+                       "psp": counters["psp_commands"]}
     assert sum(event.kind == "interrupt" and event.detail["stored"] for event in file.events) == counters["interrupts"]
     assert found["note"] == notes and found["msi"] >= 1 and found["walk"] > 1 and found["flush"] > 1
     [fault] = [event for event in file.events if event.kind == "fault"]
@@ -165,7 +166,7 @@ def test_aql_packets_are_recorded(watch: Any) -> None:
         driver._until(lambda: driver.read("GRBM_STATUS") + 1 and int(queue.pointers[0]) == 2)
         path = machine.trace.path
     file = events.read(path)
-    found = [event for event in file.events if event.kind == "packet"]
+    found = [event for event in file.events if event.kind == "packet" and event.track != "psp"]
     assert [(event.track, event.detail["name"], event.detail["position"]) for event in found] == [
         ("compute 1.0.0", "AQL_BARRIER_AND", 0), ("compute 1.0.0", "AQL_BARRIER_AND", 1)]
     assert found[0].detail["tail"] == [3, *[0] * 15]
