@@ -467,3 +467,45 @@ def test_damaged_files(kind: str, data: st.DataObject) -> None:
     except FileFormatError as error:
         assert len(str(error)) > 15
     assert not ran
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+def test_packing_is_theirs(kind: str) -> None:
+    """Numbers packed here, bit for bit as by the gguf package; rows of a packed table; a layer of it."""
+    gguf = pytest.importorskip("gguf")
+    from compiler import nn
+    from compiler.files import quantize
+    array = np.random.RandomState(0).standard_normal((6, 64)).astype(np.float32)
+    array[1], array[2, :32] = 0, np.round(array[2, :32])
+    packed = quantize(array, kind)
+    theirs = gguf.quants.quantize(array, gguf.GGMLQuantizationType[kind])
+    assert np.array_equal(packed.blocks.numpy().reshape(-1), theirs.reshape(-1)) and packed.nbytes == theirs.size
+    values = gguf.quants.dequantize(theirs, gguf.GGMLQuantizationType[kind])
+    assert np.array_equal(packed.dequantize().numpy(), values)
+    table = nn.QuantizedEmbedding(packed)
+    assert np.array_equal(table(Tensor([[5, 0], [2, 5]])).numpy(), values[[[5, 0], [2, 5]]])
+    x = np.random.RandomState(1).standard_normal((3, 64)).astype(np.float32)
+    for apart in (True, False):
+        layer = nn.QuantizedLinear(packed, Tensor(np.arange(6, dtype=np.float32)), apart)
+        assert list(layer.state_dict()) == ["blocks", "bias"]
+        np.testing.assert_allclose(layer(Tensor(x)).numpy(), x @ values.T + np.arange(6), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="packed as Q4_0 and Q8_0 here, not as 'Q4_K'"):
+        quantize(array, "Q4_K")
+    with pytest.raises(ValueError, match="blocks of 32, and rows have 33 elements"):
+        quantize(np.zeros((2, 33)), kind)
+    with pytest.raises(ValueError, match=r"two axes, not \[64\]"):
+        nn.QuantizedLinear(quantize(array[0], kind))
+
+
+def test_int8_layers() -> None:
+    from compiler import nn
+    plain = nn.Linear(40, 6)
+    layer = nn.Int8Linear.of(plain)
+    weight = plain.weight.numpy()
+    assert layer.weight.dtype.name == "int8" and abs(layer.weight.numpy().astype(int)).max(1).tolist() == [127] * 6
+    rounded = layer.weight.numpy() * layer.scale.numpy()[:, None]
+    assert np.abs(rounded - weight).max() <= np.abs(weight).max() / 254 * 1.01
+    x = np.random.RandomState(1).standard_normal((3, 40)).astype(np.float32)
+    np.testing.assert_allclose(layer(Tensor(x)).numpy(), x @ rounded.T + plain.bias.numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"int8\[out, in\] with scales \[out\], not float32\[6, 40\]"):
+        nn.Int8Linear(plain.weight, layer.scale)
