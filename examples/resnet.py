@@ -1,6 +1,6 @@
 """Train a ResNet on small pictures that are made here: discs, squares, crosses and rings, tinted and noisy.
 
-    python examples/resnet.py                       # 8 layers of blocks, 32x32 pictures
+    python examples/resnet.py                       # three blocks, 16x16 pictures
     python examples/resnet.py --weights resnet18.pth --layers 18     # begin with torchvision's weights
     AMDRV_HAL=mock python examples/resnet.py --device AM --small
 
@@ -107,12 +107,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--layers", type=int, default=0, help="ResNet-18, 34, 50, 101, 152; 0: one block a stage")
     options.add_argument("--stages", type=int, default=3)
-    options.add_argument("--width", type=int, default=16, help="channels of the first stage; each has twice as many")
-    options.add_argument("--size", type=int, default=32, help="of the pictures' sides")
+    options.add_argument("--width", type=int, default=8, help="channels of the first stage; each has twice as many")
+    options.add_argument("--size", type=int, default=16, help="of the pictures' sides")
     options.add_argument("--images", type=int, default=1000)
-    options.add_argument("--steps", type=int, default=60)
+    options.add_argument("--steps", type=int, default=200)
     options.add_argument("--batch", type=int, default=32)
-    options.add_argument("--lr", type=float, default=0.05)
+    options.add_argument("--lr", type=float, default=0.1)
     options.add_argument("--weights", help="a checkpoint of torchvision's (.pth, .safetensors); all but its last layer")
     args = options.parse_args(argv)
     if args.small:
