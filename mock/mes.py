@@ -114,9 +114,16 @@ class Mes(Block):
         return self.schedule.processes
 
     def rung(self, offset: int) -> bool:
-        """A doorbell that no queue on the hardware has; is it MES's business?"""
-        with self.schedule.lock:
-            return self.schedule.rung(offset)
+        """A doorbell that no queue on the hardware has; is it MES's business? While MES is at work on a frame, which
+        may take as long as a kernel, the answer is yes: the CPU's store does not wait."""
+        schedule = self.schedule
+        if not schedule.lock.acquire(blocking=False):
+            schedule.wake()
+            return True
+        try:
+            return schedule.rung(offset)
+        finally:
+            schedule.lock.release()
 
     # ---- pipes
 

@@ -71,6 +71,10 @@ class Schedule:
     def find(self, doorbell: int) -> Entry | None:
         return next((entry for entry in self.entries() if entry.doorbell == doorbell), None)
 
+    def wake(self) -> None:
+        """Whoever waits has work, perhaps. Needs no lock."""
+        self._wake.set()
+
     def rung(self, offset: int) -> bool:
         """A doorbell (byte of BAR 2) that no hardware queue has: is it of a queue that waits, or an aggregated one?"""
         if self.resources is None or offset % 4:
@@ -81,7 +85,7 @@ class Schedule:
             self.log.new_work(entry.kind, entry.frame.h_queue)
         if entry is None and not aggregated:
             return False
-        self._wake.set()
+        self.wake()
         return True
 
     # ---- queues come and go

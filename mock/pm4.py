@@ -33,6 +33,9 @@ MAX_DEPTH = 3                   # indirect buffers within indirect buffers
 OPEN_REGISTERS = ("BIF_BX_PF0_GPU_HDP_FLUSH_REQ",)
 """What a queue without PRIV_STATE may write beyond those spaces: queues of user processes flush HDP by themselves
 (tinygrad 0.14, ops_amd.py, AMDComputeQueue.memory_barrier, in queues of KFD and of its own)."""
+STATISTICS, CS_INVOCATIONS = 14, 10
+"""Of a sample: how many, and which one counts compute's work-items (Mesa 25.0, radv_query.c,
+pipeline_statistics_indices)."""
 TS_EVENT_INDEX = (5, 6)         # RELEASE_MEM: end-of-pipe and end-of-shader events (nvd.h, PACKET3_RELEASE_MEM)
 
 
@@ -262,9 +265,15 @@ class Pm4Executor:
         """Translations in advance; what is not mapped is not a fault here."""
 
     def op_event_write(self, packet: Decoded) -> None:
-        """CS_PARTIAL_FLUSH waits for the queue's launches; nothing else concerns compute."""
-        if packet["EVENT_TYPE"] == E["VGT_EVENT_TYPE"]["CS_PARTIAL_FLUSH"]:
+        """CS_PARTIAL_FLUSH waits for the queue's launches; SAMPLE_PIPELINESTAT stores the statistics, of which those of
+        compute count; nothing else concerns compute."""
+        kind, kinds = packet["EVENT_TYPE"], E["VGT_EVENT_TYPE"]
+        if kind == kinds["CS_PARTIAL_FLUSH"]:
             self.memory.coherence.launches.finish(self.queue.name)
+        elif kind == kinds["SAMPLE_PIPELINESTAT"] and packet["ADDRESS"]:
+            statistics = np.zeros(STATISTICS, np.uint64)
+            statistics[CS_INVOCATIONS] = self.board.perf.counts["work_items"]
+            self.memory.write("gc", self.vmid, packet["ADDRESS"], statistics.tobytes(), client=Client.CPC)
 
     def op_hdp_flush(self, packet: Decoded) -> None:
         self.board.hdp_flush()

@@ -195,6 +195,16 @@ class TestLaunches:
         g.run(g.buffer(g.launch() + dispatch) + release(g.kernel.fence_at + 40, 1))
         assert g.word[64] == 0xC0FFEE and g.raw.board.counters["kernels"] == 1
 
+    def test_statistics_count_work_items(self, graphics: Graphics) -> None:
+        g = graphics
+        sample = [packet(0x46, 0x1E | 2 << 8, *lohi(WORD + 1024 + 128 * n)) for n in (0, 1)]
+        dispatch = packet(0x15, 3, 1, 1, SHADER_EN | WAVE32 | 1 << 2)
+        g.word[256:320] = 0xFFFFFFFF
+        g.run(g.buffer(g.launch() + sample[0] + dispatch + sample[1]))
+        before, after = (g.word[256 + 32 * n:284 + 32 * n].view("u8") for n in (0, 1))
+        assert [int(b - a) for a, b in zip(before, after, strict=True)] == [0] * 10 + [3] + [0] * 3
+        assert g.word[284] == 0xFFFFFFFF                    # no further than 14 of them
+
     def test_the_compute_pipe_wants_an_address(self, kernel: Kernel) -> None:
         a = ProcessSide(kernel, 0)
         ring = a.queue()
