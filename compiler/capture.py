@@ -13,19 +13,19 @@ all their values, unless a value itself decided something while it was recorded.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from compiler import graph, watch
+from compiler import graph, sharding, watch
 from compiler.buffer import Buffer
 from compiler.engine import Recording, Step, ran, recording, run_step, watched_step
+from compiler.layout import Layout, layout_of
 from compiler.methods.random import random_state
 from compiler.runtime import Replay, runtime
 from compiler.tensor import Tensor, pending, realize_all, shares
 from compiler.uop import Ops, UOp
-from compiler.variable import Size, bindings, bound, in_use, unbound, watched
+from compiler.variable import Size, bindings, in_use, unbound, watched
 
 __all__ = ["Captured", "JitError", "jit"]
 
@@ -89,7 +89,9 @@ class Captured:
     def __init__(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor]
     ) -> None:
-        buffers = [t._buffer() for t in inputs]
+        given_layouts = [layout_of(t) for t in inputs]
+        buffers = [b for layout in given_layouts for b in layout.buffers]
+        held = _spread_state()
         if len(set(buffers)) != len(buffers):
             raise JitError("the same tensor is given to a jitted function twice; clone one")
         self.draws: list[tuple[Buffer, int]] = []
@@ -106,7 +108,8 @@ class Captured:
         finally:
             recording.pop()
             random_state.listeners.remove(self._drew)
-        self.outputs: list[tuple[Buffer, tuple[int, ...]]] = [(t._buffer(), unbound(t.shape)) for t in outputs]
+        self.outputs = [layout_of(t) for t in outputs]
+        returned = {b for layout in self.outputs for b in layout.buffers}
         self.steps: list[Step] = record.steps
         if strange := sorted({name for step in self.steps for name in step.values} - set(given)):
             raise JitError(f"variable {strange[0]} is used but not given: pass the bound size to the jitted function")
@@ -120,10 +123,12 @@ class Captured:
                 written[step.buffers[position]] = None
         self.inputs = buffers
         self.changed_inputs = [n for n, b in enumerate(buffers) if b.version != versions[b]]
-        fresh = {b for b, _ in self.outputs if b in written and b not in buffers and b.version == 0}
+        fresh = {b for b in returned if b in written and b not in buffers and b.version == 0}
+        self.spread = self._brought_back(held, written, set(buffers))
         self.fresh = list(fresh)
         # what the step overwrites in place and others may hold values of: parameters, optimizer state
         self.overwritten = [b for b in written if b.version > 0 and b not in buffers]
+        self.overwritten += [b for _, layout in self.spread for b in layout.buffers]
         self.changing = [*buffers, *self.fresh]
         self.replay: Replay | None = None
         if (device := self._one_device()) is not None:      # one graph of the device, copies included
@@ -132,10 +137,36 @@ class Captured:
         # the tensors that stand for those
         self.state = [(t, b) for t in list(Tensor._live) for b in self.overwritten if shares(t) is b]
 
+    def _brought_back(self, held: list[tuple[Tensor, Layout]], written: dict[Buffer, None],
+                      inputs: set[Buffer]) -> list[tuple[Tensor, Layout]]:
+        """Spread tensors that the step gave a new value: it is brought to where the old one lay, in each step, too.
+
+        :raises JitError: if one of them is an argument.
+        """
+        out = []
+        for tensor, old in held:
+            new = layout_of(tensor)
+            if new.buffers == old.buffers or not any(b in written for b in new.buffers):
+                continue
+            if not inputs.isdisjoint(old.buffers):
+                raise JitError(f"an argument over {tensor.device} is assigned to inside the jitted function; return "
+                               "its new value instead")
+            for target, source in zip(old.buffers, new.buffers, strict=True):
+                step = Step(None, [target, source], frozenset((0,)), {})
+                run_step(None, step.buffers)
+                target.version += 1
+                self.steps.append(step)
+            _stand_spread(tensor, old)
+            out.append((tensor, old))
+        return out
+
     def _one_device(self) -> str | None:
-        """The device that does all the work, if one does, with copies from and to the host at its ends only."""
+        """The device whose graph all the work goes into, if there is one: of the host there are copies from and to it
+        at the ends only, and what the other devices are is the same kind."""
         devices = {b.device for step in self.steps for b in step.buffers} - {"CPU"} or {"CPU"}
-        device = devices.pop()
+        device = min(devices, key=lambda d: (len(d), d))
+        if len({d.partition(":")[0] for d in devices}) > 1:
+            return None
         arrived: set[Buffer] = set()        # on the host, in this step
         for step in self.steps:
             if step.launch is None:
@@ -145,7 +176,7 @@ class Captured:
                 arrived.update({dst} if dst.device == "CPU" else ())
             elif device != "CPU" and any(b.device == "CPU" for b in step.buffers):
                 return None
-        return device if not devices else None
+        return device
 
     def _watched(self, table: dict[Buffer, Buffer], values: dict[str, int]) -> None:
         """The same before the eyes of :mod:`compiler.watch`: on a GPU still as one submission."""
@@ -163,11 +194,13 @@ class Captured:
         self.draws.append((buffer, count))
 
     def __call__(self, inputs: list[Tensor], values: dict[str, int]) -> Any:
-        table: dict[Buffer, Buffer] = dict(zip(self.inputs, (t._buffer() for t in inputs), strict=True))
+        here = [layout_of(t) for t in inputs]
+        table: dict[Buffer, Buffer] = dict(zip(self.inputs, (b for x in here for b in x.buffers), strict=True))
         for b in self.fresh:
             table[b] = Buffer(b.device, b.dtype, b.size)
         changing = set(self.overwritten) | {table[self.inputs[n]] for n in self.changed_inputs}
-        standing = {id(t) for t, _ in self.state} | {id(inputs[n]) for n in self.changed_inputs}
+        owners = [t for t, layout in zip(inputs, here, strict=True) for _ in layout.buffers]
+        standing = {id(t) for t, _ in [*self.state, *self.spread]} | {id(owners[n]) for n in self.changed_inputs}
         _save_readers(changing, standing)
         for buffer, count in self.draws:
             random_state.fill(buffer, count)
@@ -182,13 +215,14 @@ class Captured:
             b.version += 1
         for tensor, b in self.state:
             _stand_for(tensor, b)
+        for tensor, layout in self.spread:
+            _stand_spread(tensor, layout)
         for n in self.changed_inputs:
-            _stand_for(inputs[n], table[self.inputs[n]])
+            _stand_for(owners[n], table[self.inputs[n]])
         outputs = []
-        for b, shape in self.outputs:
-            buffer = table.get(b, b)
-            sizes = bound(shape, values) if values else shape
-            outputs.append(Tensor(graph.reshape(buffer.uop(math.prod(sizes)), sizes), device=buffer.device))
+        for layout in self.outputs:
+            node = layout.node([table.get(b, b) for b in layout.buffers], values)
+            outputs.append(Tensor(node, device=node.device))
         return _rebuild(self.result, outputs)
 
 
@@ -211,12 +245,32 @@ def _save_readers(buffers: set[Buffer], standing: set[int]) -> None:
     realize_all(todo)
 
 
+def _spread_state() -> list[tuple[Tensor, Layout]]:
+    """Tensors over several devices, of before a step, and where they lie."""
+    if not sharding.in_use():
+        return []
+    return [(t, layout_of(t)) for t in list(Tensor._live)
+            if sharding.JOIN in t.device and sharding.stored(t.uop) is not None]
+
+
+def _stand_spread(tensor: Tensor, layout: Layout) -> None:
+    tensor.uop = layout.node(layout.buffers, {})
+    if tensor._names:
+        tensor._names = [tensor.uop]
+    if tensor._store is not None and not tensor._steps:
+        tensor._store.refresh(tensor.uop, tensor.requires_grad)
+
+
 def _stand_for(tensor: Tensor, buffer: Buffer) -> None:
     tensor.uop = graph.reshape(buffer.uop(), tensor.shape)
     if tensor._names:
         tensor._names = [buffer.uop()]
     if tensor._store is not None and not tensor._steps:
         tensor._store.refresh(tensor.uop, tensor.requires_grad)
+
+
+def _axis_of(tensor: Tensor) -> int | None:
+    return sharding.axis_of(tensor.uop) if sharding.JOIN in tensor.device and tensor.numel() else None
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -232,7 +286,8 @@ def jit(function: Callable[..., Any]) -> Any:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         inputs = _tensors((args, kwargs), [])
         realize_all(inputs)
-        signature: Any = (tuple((t.device, t.dtype, unbound(t.shape)) for t in inputs), _scalars((args, kwargs)))
+        signature: Any = (tuple((t.device, _axis_of(t), t.dtype, unbound(t.shape)) for t in inputs),
+                          _scalars((args, kwargs)))
         values = bindings(_given((args, kwargs))) if in_use() else {}
         base, names = signature, decided.get(signature, frozenset())
         if names:

@@ -117,11 +117,15 @@ class CpuRuntime:
                values: Mapping[str, int] = _NONE) -> Replay:
         position = {id(h): n for n, h in enumerate(changing)}
         plan = [(launch, [(position.get(id(h)), h) for h in handles])
-                for launch, handles in steps if launch is not None]
+                for launch, handles in steps]
 
         def replay(new: Sequence[Any], values: Mapping[str, int] = _NONE) -> None:
             for launch, handles in plan:
-                launch([h if n is None else new[n] for n, h in handles], values)
+                arrays = [h if n is None else new[n] for n, h in handles]
+                if launch is not None:
+                    launch(arrays, values)
+                else:
+                    arrays[0][:] = arrays[1]
         return replay
 
     def synchronize(self) -> None:

@@ -98,6 +98,9 @@ class HcqRuntime:
                     launch(mine, given)
                     continue
                 into = isinstance(handles[1], np.ndarray)
+                if not into and not isinstance(handles[0], np.ndarray):     # from card to card, or on one
+                    graph.copy(*mine)
+                    continue
                 array, other = (handles[1], mine[0]) if into else (handles[0], mine[1])
                 memory = self.device.alloc(array.nbytes, host=True)
                 staged.append((memory, array, position.get(id(array)), into))

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler import Tensor, graph, nn, optim, sharding
+from compiler import Tensor, graph, jit, nn, optim, sharding
+from compiler.capture import JitError
 from compiler.uop import Ops
 
 FOUR = ("CPU",) * 4
@@ -146,6 +147,32 @@ left, right = (p.numpy() for p in total._parts())
 assert (left == right).all()
 np.testing.assert_allclose(left, (a * 2).sum(0, keepdims=True), rtol=1e-5, atol=1e-6)
 np.testing.assert_allclose(y.numpy(), np.maximum(a - (a * 2).sum(0, keepdims=True), 0), rtol=1e-4, atol=1e-5)
+from compiler import jit, nn, optim
+def losses(devices, repeat):
+    layer = nn.Linear(6, 300, device="AM")
+    for p in layer.parameters():
+        p.data = Tensor(np.random.RandomState(p.ndim).uniform(-1, 1, p.shape).astype(np.float32), device="AM")
+    layer.shard(devices) if devices else None
+    opt = optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    def step(x):
+        opt.zero_grad()
+        loss = (layer(x) ** 2).mean()
+        loss.backward()
+        opt.step()
+        return loss
+    if repeat:
+        step = jit(step)
+    out = []
+    for n in range(5):
+        x = Tensor(a[:, n * 6:n * 6 + 6], device="AM")
+        out.append(step(x.shard(devices, 0) if devices else x).to("CPU").item())
+    if repeat:      # all of it is one graph of both cards
+        (recorded,) = step.captured.values()
+        assert recorded.replay is not None and {b.device for s in recorded.steps for b in s.buffers} == {"AM", "AM:1"}
+        assert any(s.launch is None and len({b.device for b in s.buffers}) == 2 for s in recorded.steps)
+    return out
+want = losses((), False)
+np.testing.assert_allclose(losses(("AM", "AM:1"), True), want, rtol=1e-4)
 print("cards", *[p.device for p in y._parts()])
 """
 
@@ -156,6 +183,52 @@ def test_two_cards() -> None:
         **os.environ, "AMDRV_HAL": "mock", "AMDRV_MOCK": "gfx1100:vram=128M,count=2"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["cards", "AM", "AM:1"]
+
+
+def test_a_step_that_is_repeated() -> None:
+    """jit: parameters and what an optimizer keeps are spread, arguments are, results too; views see replays."""
+    def run(repeat: bool) -> tuple[list[Any], list[float]]:
+        w = over(np.ones((6, 3), np.float32), None)
+        w.requires_grad_()
+        total, turned = over(np.zeros((8, 3), np.float32), 0), w.T
+        opt = optim.Adam([w], lr=0.1)
+
+        def step(x: Tensor) -> tuple[Tensor, Tensor]:
+            opt.zero_grad()
+            y = x @ w
+            (y ** 2).sum().backward()
+            opt.step()
+            total.assign(total + y.detach())
+            return y * 2, y.sum()
+        call = jit(step) if repeat else step
+        seen = []
+        for n in range(5):
+            y, s = call(over(A + n, 0))
+            seen += [y.to("CPU").numpy(), s.to("CPU").item(), total.to("CPU").numpy(), turned.to("CPU").numpy()]
+        if repeat:
+            (recorded,) = call.captured.values()
+            assert recorded.replay is not None
+        return seen, w.to("CPU").tolist()
+    for (got, want) in zip(run(True)[0], run(False)[0], strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_split_axis_is_part_of_what_is_recorded() -> None:
+    @jit
+    def double(x: Tensor) -> Tensor:
+        return x * 2
+    for axis in (0, 1, 0, 1, 0, 1, None):
+        np.testing.assert_array_equal(double(over(A, axis, ("CPU", "CPU"))).to("CPU").numpy(), A * 2)
+    assert len(double.captured) == 3
+
+
+def test_an_argument_that_is_spread_is_not_assigned_to() -> None:
+    @jit
+    def grow(x: Tensor) -> Tensor:
+        return x.assign(x + 1)
+    grow(over(A, 0))
+    with pytest.raises(JitError, match=r"argument over CPU\+CPU\+CPU\+CPU is assigned to .*; return its new value"):
+        grow(over(A, 0))
 
 
 def test_constants_stay_nobody_s() -> None:
