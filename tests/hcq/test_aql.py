@@ -379,6 +379,25 @@ def test_queues_of_two_cards_wait_for_each_other(pair: list[hcq.Device], add: hc
     assert not notes(one) and not notes(other)
 
 
+def test_signals_that_processes_share(card: hcq.Device, add: hcq.Program) -> None:
+    """They are amd_signal_t, too: waited for, stored, counted down."""
+    here = card.shared_signal(value=1)
+    there = card.shared_signal(here.name)                   # as another process would have it
+    buffer = card.alloc(4 * N).copyin(np.zeros(N, np.int32))
+    card.synchronize()
+    last = hcq.AqlQueue(card).barrier_and(there).submit()
+    assert not last.done
+    hcq.AqlQueue(card, 1).exec(add, (buffer, buffer, np.int32(2)), N // BLOCK, BLOCK, completion=here).submit()
+    last.wait()
+    assert there.value == 0
+    held = hcq.AqlQueue(card).wait(there, 7).submit()
+    hcq.ComputeQueue(card).signal(here, 7).submit()
+    held.wait()
+    assert there.value == 7 and (ints(buffer) == 2).all() and not notes(card)
+    for signal in (there, here):
+        signal.close()
+
+
 # ---- profiles
 
 
