@@ -72,14 +72,16 @@ class Moving:
         from hcq import load
         return load.store(self, path, buffer, progress=progress)
 
-    def profile(self: Any, *others: Any, counters: Sequence[str] = (), live: float = 0) -> Profile:
+    def profile(self: Any, *others: Any, counters: Sequence[str] = (), live: float = 0,
+                yields: bool = False) -> Profile:
         """``with dev.profile() as p:`` accounts for every packet submitted inside, of this and other devices.
 
         :param counters: names of hardware counters, as the backend knows them ("SQ_WAVES", "SQ_INSTS_ALL" ...).
         :param live: seconds between two printings of the summary so far; 0: none.
+        :param yields: end where another profile of one of these devices begins, instead of being in its way.
         """
         from hcq.profile import Profile
-        return Profile([self, *others], counters=counters, live=live)
+        return Profile([self, *others], counters=counters, live=live, yields=yields)
 
     def _leave_peers(self) -> None:
         """This device is about to be closed: who has its memory mapped lets go of it."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -109,6 +109,7 @@ class _Recorder:
         self.spans: list[tuple[str, Submission, str, dict[str, Any], int, int]] = []
         self.clocks: list[tuple[float, int, float]] = []            # (host ns, ticks, half the bracket)
         self.names: dict[int, str] = {}
+        self.give_way: Callable[[], None] | None = None     # ends the profile, if it is one that yields
 
     def watch(self, timeline: Timeline) -> None:
         timeline.queue = _Watched(self, timeline)           # type: ignore[assignment]
@@ -219,9 +220,13 @@ class Profile:
     """A profile of one or several devices. Made by ``dev.profile()``; a context manager. See the module."""
 
     def __init__(self, devices: Sequence[Device], *, counters: Sequence[str] = (), live: float = 0,
-                 file: IO[str] | None = None) -> None:
+                 file: IO[str] | None = None, yields: bool = False) -> None:
+        """:param yields: end where another profile of one of these devices begins, instead of being in its way."""
         self.devices = list(devices)
         self._recorders = [_Recorder(device) for device in self.devices]
+        if yields:
+            for recorder in self._recorders:
+                recorder.give_way = lambda: self.__exit__(None, None, None)
         self._wanted, self._live, self._file = tuple(counters), live, file
         self._counters: dict[Device, Any] = {}
         self._spans: list[Span] | None = None
@@ -245,6 +250,8 @@ class Profile:
         if self._state != "new":
             raise HcqError("a profile is taken once; make another with dev.profile()")
         for device in self.devices:
+            if (other := device._recorder) is not None and other.give_way is not None:
+                other.give_way()
             if any(isinstance(timeline.queue, _Watched) for timeline in device._all):
                 raise HcqError(f"{device.name} is being profiled already; profiles do not nest")
         self._state = "running"
@@ -266,6 +273,8 @@ class Profile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
+        if self._state == "done":       # it has given way to another one
+            return
         self._stop.set()
         if self._printer is not None:
             self._printer.join()
@@ -312,6 +321,11 @@ class Profile:
             return self._spans
         return sorted((span for recorder in self._recorders if recorder.clocks for span in recorder.collect()),
                       key=lambda span: span.begin)
+
+    @property
+    def done(self) -> bool:
+        """Is it over?"""
+        return self._state == "done"
 
     @property
     def recorded(self) -> int:

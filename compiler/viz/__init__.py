@@ -82,6 +82,7 @@ def _write_at_exit(recorder: Recorder, path: str, owner: int) -> None:
 def _serve_at_exit(recorder: Recorder, server: Server, owner: int) -> None:
     if os.getpid() != owner:
         return
-    recorder.stop()
-    print(f"compiler: the program is through; VIZ serves {server.url} until Ctrl-C", file=sys.stderr, flush=True)
-    server.wait()
+    with contextlib.suppress(KeyboardInterrupt):        # at any moment from here on
+        recorder.stop()
+        print(f"compiler: the program is through; VIZ serves {server.url} until Ctrl-C", file=sys.stderr, flush=True)
+        server.wait()

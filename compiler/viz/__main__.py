@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -67,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"no port to serve at: {error}", file=sys.stderr)
             return 1
         server.start()
-        print(f"serving {options.file} at {server.url} until Ctrl-C", flush=True)
-        server.wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            print(f"serving {options.file} at {server.url} until Ctrl-C", flush=True)
+            server.wait()
         server.close()
     return 0
 

@@ -17,54 +17,73 @@ class Engines:
 
     def __init__(self, limit: int, say: Callable[[str], None]) -> None:
         self._limit, self._say = limit, say
-        self._profiles: dict[str, Any] = {}
-        self._ended: set[str] = set()
+        self._profiles: dict[str, list[Any]] = {}       # by device; the last one may be on
+        self._over: set[str] = set()                    # devices of which no more is wanted
+        self._said: set[str] = set()
 
     def watch(self, device: str) -> None:
-        """Begin a device's profile, if it is not on."""
-        if device in self._profiles or device in self._ended:
+        """Begin a device's profile, if none is on.
+
+        A profile that the program takes comes first: ours ends before it and goes on after it."""
+        profiles = self._profiles.setdefault(device, [])
+        if device in self._over or (profiles and not profiles[-1].done):
             return
         from compiler.runtime import runtime
+        if profiles or device in self._said:
+            self._once(device, f"the program took a profile of {device}; its engines are missing in the time line for "
+                               "that long")
         try:
-            profile = runtime(device).device.profile()      # type: ignore[attr-defined]
+            profile = runtime(device).device.profile(yields=True)       # type: ignore[attr-defined]
             profile.__enter__()
-        except Exception as error:      # somebody else profiles; another backend cannot: the program goes on without
-            self._ended.add(device)
-            self._say(f"no time line of {device}'s engines: {error}")
+        except Exception as error:      # somebody else profiles just now, or the backend cannot
+            self._once(device, f"no time line of {device}'s engines for now: {error}")
             return
-        self._profiles[device] = profile
-        atexit.register(self.stop)      # before the device itself goes, which registered earlier
+        if not profiles:
+            atexit.register(self.stop)      # before the device itself goes, which registered earlier
+        profiles.append(profile)
+
+    def _once(self, device: str, text: str) -> None:
+        if device not in self._said:
+            self._said.add(device)
+            self._say(text)
 
     def check(self) -> None:
-        """End what has seen enough."""
-        for device, profile in self._profiles.items():
-            if device not in self._ended and profile.recorded > self._limit:
+        """End what has seen enough; go on where the program's own profile is over."""
+        for device, profiles in list(self._profiles.items()):
+            if device in self._over:
+                continue
+            if sum(p.recorded for p in profiles) > self._limit:
                 self._end(device)
                 self._say(f"the time line of {device}'s engines ends after {self._limit} packets")
+            elif not profiles or profiles[-1].done:
+                self.watch(device)
 
     def _end(self, device: str) -> None:
-        self._ended.add(device)
-        try:
-            self._profiles[device].__exit__(None, None, None)
-        except Exception as error:      # a device that hangs or is closed
-            self._say(f"the profile of {device} did not end well: {error}")
+        self._over.add(device)
+        for profile in self._profiles[device]:
+            if not profile.done:
+                try:
+                    profile.__exit__(None, None, None)
+                except Exception as error:      # a device that hangs or is closed
+                    self._say(f"the profile of {device} did not end well: {error}")
 
     def stop(self) -> None:
+        """End all."""
         for device in self._profiles:
-            if device not in self._ended:
+            if device not in self._over:
                 self._end(device)
 
     @property
     def uncertainty(self) -> float:
         """Seconds that the engines' times may be off on the host's time line."""
-        return max((p.uncertainty for p in self._profiles.values()), default=0.0)
+        return max((p.uncertainty for profiles in self._profiles.values() for p in profiles), default=0.0)
 
     def spans(self, begin: int) -> list[tuple[str, str, float, float, str, dict[str, Any]]]:
         """(device, engine, begin, end, name, facts) with times in ns since ``begin``."""
         found = []
-        for device, profile in self._profiles.items():
+        for device, profiles in self._profiles.items():
             try:
-                spans = profile.spans
+                spans = [s for p in profiles for s in p.spans]
             except Exception as error:
                 self._say(f"the time line of {device} cannot be read: {error}")
                 continue

@@ -141,12 +141,26 @@ def test_engines_are_on_the_time_line(am: str) -> None:
     assert any(s[4].startswith("jit replay of ") for s in data["spans"] if s[0] == "host")
 
 
-def test_a_device_that_is_profiled_already_is_left_alone(am: str, fresh: None) -> None:
+def test_the_programs_own_profiles_come_first(am: str, fresh: None) -> None:
+    """Before the recording begins, and within it; the recording goes on afterwards."""
     import hcq
-    with hcq.open(am).profile(), viz.record() as recorder:
+    device = hcq.open(am)
+    x = Tensor(np.ones(40, np.float32), device=am).realize()
+    with device.profile(), viz.record() as recorder:
         assert abs(attention(am).numpy().sum() - 8) < 1e-4
+    assert not any(s[0] == am for s in recorder.data()["spans"])
+    assert any("profil" in n for n in recorder.data()["notes"])
+    with viz.record() as recorder:
+        (x * 11).realize()
+        with device.profile() as mine:
+            (x * 12).realize()
+        (x * 13).realize()
+        (x * 14).realize()
+    assert len([s for s in mine.spans if s.what == "kernel"]) == 1
     data = recorder.data()
-    assert any("profil" in n for n in data["notes"]) and not any(s[0] == am for s in data["spans"])
+    ran = [s[5] for s in data["spans"] if s[0] == am and s[5] >= 0]
+    assert ran == [0, 2, 3] or ran == [0, 3], "the kernel in the program's own profile is not ours"
+    assert any("took a profile" in n for n in data["notes"])
 
 
 def test_nothing_is_kept_alive(fresh: None) -> None:

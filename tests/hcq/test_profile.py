@@ -265,6 +265,13 @@ def test_nothing_is_left_behind(dev: hcq.Device, backend: FakeBackend) -> None:
         with pytest.raises(hcq.HcqError, match="FAKE:0 is being profiled already; profiles do not nest"):
             dev.profile().__enter__()
     assert [timeline.queue for timeline in dev._all] == queues
+    with dev.profile(yields=True) as polite:
+        dev.alloc(4096).fill(1)
+        with dev.profile() as inner:
+            assert polite.done and polite.recorded
+            dev.alloc(4096).fill(2)
+    assert polite.spans and inner.spans and polite.spans[-1].begin <= inner.spans[0].begin
+    assert [timeline.queue for timeline in dev._all] == queues
     with pytest.raises(hcq.HcqError, match="the driver of FAKE:0 has no hardware counters"):
         dev.profile(counters=["SQ_WAVES"])
 
