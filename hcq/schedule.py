@@ -105,6 +105,7 @@ class Schedule:
             else:
                 lane = self._kernel_lane(node.device, choice.kind, queue_of[number]) if node.kind == "kernel" else None
                 self._add(node, node.kind, lane, tracker)
+        self.lanes = [lane for lane in self.lanes if lane.steps]       # others were looked at only
         for step in self.steps:
             for other in step.waits:
                 other.signals = True

@@ -143,6 +143,35 @@ def test_branches_go_on_several_queues(pair: list[hcq.Device], add: dict[hcq.Dev
     assert np.array_equal(ints(other), np.arange(9000, 9000 + N) + 6) and not notes(one)
 
 
+@pytest.mark.parametrize("kind", ["compute", "aql"])
+def test_a_replay_rings_each_doorbell_once(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program], kind: Any,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = pair
+    branches, far = [filled(one, n) for n in range(2)], other.alloc(4 * N)
+    with one.graph(kind=kind) as g:
+        for branch in branches:
+            for _ in range(40):
+                add[one](branch, branch, g.input(f"k{len(g.nodes)}", np.int32(1)), grid=2, block=BLOCK)
+        far.copy_from(branches[0])
+    rung: list[str] = []
+
+    def counted(ring: Any) -> None:
+        store = ring._ring_doorbell
+        monkeypatch.setattr(ring, "_ring_doorbell", lambda *where: rung.append(ring.name) or store(*where))  # type: ignore[func-returns-value]
+    for device in pair:
+        driver = device.backend.device                      # type: ignore[attr-defined]
+        for ring in (*driver.compute_rings, *driver.sdma_rings):
+            counted(ring)
+    for amount in (1, 5):
+        for device in pair:
+            device.synchronize()
+        rung.clear()
+        g.replay(**{name: amount for name in list(g.inputs)[::3]})
+        used = [lane.timeline.queue.ring.name for lane in g.schedule.lanes]     # type: ignore[attr-defined]
+        assert sorted(rung) == sorted(used) and len(used) == 4
+    assert ints(far)[0] == ints(branches[0])[0] == 2 * 40 + 4 * len(list(g.inputs)[:40:3])
+
+
 def test_one_queue_where_others_gain_nothing(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program]) -> None:
     one = pair[0]
     a, b, *many = (filled(one, n) for n in range(12))
