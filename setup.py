@@ -36,7 +36,7 @@ setup(
                             "jsonschema", "matplotlib"],
                     "onnx": ["onnx>=1.16"],         # compiler.onnx
                     "reference": ["torch"],         # what the compiler's operations are tested against
-                    "plot": ["matplotlib"],         # pictures of amdrv-info bench and vm map
+                    "plot": ["matplotlib"],         # pictures of amdrv-info bench and vm map, compiler.bench
                     "cluster": ["ray>=2.40"],       # hcq.open("AM@ray"): devices of other machines
                     "docs": ["sphinx>=8", "myst-parser>=4", "furo", "sphinx-copybutton", "onnx>=1.16"],     # make docs
                     "lines": ["pyelftools"]},       # source lines in python -m mock.isa
