@@ -1,4 +1,5 @@
-"""Draws the pictures of docs/viz.md: ``python docs/pictures/viz.py``. Needs Chromium; runs on the software card.
+"""Draws the pictures of docs/viz.md, and DEBUG's of docs/compiler.md: ``python docs/pictures/viz.py``. Needs Chromium;
+runs on the software card.
 
 A program is recorded with VIZ=out.html, as anybody would; the page is opened in a headless browser and photographed.
 """
@@ -7,12 +8,15 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from PIL import Image
+from rich.console import Console
+from rich.text import Text
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -59,6 +63,7 @@ def main() -> None:
         subprocess.run([sys.executable, "net.py"], cwd=directory, check=True, env={
             **os.environ, "VIZ": "out.html", "AM": "1", "AMDRV_HAL": "mock", "PYTHONPATH": str(ROOT),
             "XDG_CACHE_HOME": directory})
+        terminal(directory)
         data = read(str(out))
         with Chromium() as browser:
             for name, (at, dark, prepare) in views(data).items():
@@ -68,6 +73,20 @@ def main() -> None:
                 picture = Image.open(io.BytesIO(page.picture())).convert("RGB")
                 picture.quantize(128, dither=Image.Dither.NONE).save(HERE / f"viz-{name}.png", optimize=True)
                 print(f"viz-{name}.png")
+
+
+def terminal(directory: str) -> None:
+    """What DEBUG=2 prints, in its colours."""
+    done = subprocess.run([sys.executable, "net.py"], cwd=directory, check=True, capture_output=True, text=True, env={
+        **os.environ, "DEBUG": "2", "FORCE_COLOR": "1", "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": directory})
+    lines = done.stderr.replace(directory, "~/.cache").splitlines()
+    console = Console(record=True, width=126, file=io.StringIO(), force_terminal=True)
+    for line in [*lines[:13], *lines[-1:]]:
+        console.print(Text.from_ansi(line), no_wrap=True, overflow="crop", crop=True)
+    picture = console.export_svg(title="DEBUG=2 python net.py", unique_id="debug")
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)      # no fonts from elsewhere
+    (HERE / "debug.svg").write_text(picture.replace("Fira Code, monospace", "monospace"), encoding="utf-8")
+    print("debug.svg")
 
 
 def views(data: dict) -> dict:      # type: ignore[type-arg]
