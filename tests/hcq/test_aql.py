@@ -73,7 +73,9 @@ N, BLOCK = 1024, 64
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[list[hcq.Device]]:
-    with cards(2, "512M") as devices:
+    """Their AQL rings are short, so that they are soon full."""
+    with pytest.MonkeyPatch.context() as patch, cards(2, "512M") as devices:
+        patch.setattr(gfx, "AQL_SLOTS", 1024)
         yield devices
 
 
@@ -265,13 +267,50 @@ def test_any_program_on_three_kinds_of_queues(card: hcq.Device, add: hcq.Program
     assert not notes(card)
 
 
+COMMANDS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3), st.integers(0, 3), st.integers(1, 99)), min_size=1,
+                    max_size=20)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(COMMANDS, min_size=1, max_size=4))
+def test_both_languages_say_the_same(card: hcq.Device, add: hcq.Program,
+                                     work: list[list[tuple[int, int, int, int]]]) -> None:
+    """The same commands in PM4 and in AQL: what is in memory at the end, and in the signals, is the same."""
+    results = []
+    for make in (hcq.ComputeQueue, hcq.AqlQueue):
+        buffers = [card.alloc(4 * N).copyin(np.arange(N, dtype=np.int32) * (n + 1)) for n in range(4)]
+        words, signal, value = card.alloc(4096).fill(0), card.signal(), 0
+        card.synchronize()
+        for commands in work:
+            queue = make(card)
+            for kind, to, origin, k in commands:
+                if kind < 3:
+                    queue.memory_barrier().exec(add, (buffers[to], buffers[origin], np.int32(k)), N // BLOCK, BLOCK)
+                elif kind == 3:
+                    queue.write(words[64 * to + 64:], np.arange(k, 2 * k, dtype=np.uint32))
+                elif kind == 4:
+                    queue.atomic(words[:4], ("ADD", "XOR", "UMAX", "SUB")[to], k)
+                elif kind == 5:
+                    value += 1
+                    queue.signal(signal, value).wait(signal, value)
+                elif kind == 6:
+                    queue.poll(words[4:8], 0).atomic(words[8:16], "ADD", k << 33, bits=64)
+                else:
+                    queue.timestamp(card.signal()).interrupt()
+            queue.submit()
+        card.synchronize()
+        results.append([*(buffer.copyout().tobytes() for buffer in (*buffers, words)), signal.value == value])
+    assert results[0] == results[1] and results[0][-1] and not notes(card)
+
+
 def test_the_ring_runs_full_and_around(card: hcq.Device, add: hcq.Program) -> None:
     """More packets than the ring has slots, while its engine stands: the host waits for room, and nothing is lost."""
+    assert ring(hcq.AqlQueue(card)).slots == 1024
     queue = hcq.AqlQueue(card)
     found, gate = ring(queue), card.signal()
     total = card.alloc(4 * BLOCK).copyin(np.zeros(BLOCK, np.int32))
     card.synchronize()
-    before, each, full = found.wptr, 500, threading.Event()
+    before, each, full = found.wptr, 100, threading.Event()
     queue.wait(gate, 1).submit()
 
     def producer() -> None:
