@@ -16,7 +16,8 @@ help:
 	@echo "make vm-kernel  build the guests' kernel with iommufd and no-IOMMU, once (test-vm does it when it is missing)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks, each against a baseline in the same run"
-	@echo "make docs       this site: tutorial, guides, reference, into build/docs; a warning or a broken link is an error"
+	@echo "make docs       the docs as a site, into build/docs; a warning or a broken link is an error"
+	@echo "make setup      only build .venv, which every other target does first; make clean takes it away"
 	@echo "make autogen    regenerate register tables and packet facts and compare them with the repo"
 
 $(VENV)/.ready: setup.py

@@ -375,6 +375,9 @@ def _parser() -> argparse.ArgumentParser:
                                  help="none: take this function alone from its driver, for AMDRV_HAL=sysfs")
         if name == "resize":
             command.add_argument("size", nargs="?", metavar="SIZE", help="such as 16G; default: the largest that works")
+    for choice in commands._choices_actions:        # each command's own --help begins with what it is for
+        command = commands.choices[choice.dest]
+        command.description = command.description or f"{choice.help[0].upper()}{choice.help[1:]}."
     return parser
 
 
