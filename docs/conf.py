@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -33,9 +34,9 @@ copybutton_exclude = ".linenos, .gp, .go"
 STRANGERS = ("object, BaseException, Exception, int, str, tuple, dict, Counter, Mapping, MutableMapping, Enum, "
              "IntEnum, IntFlag, Protocol, Generic, Structure, Union, Thread, BackendRep, Backend, Module, "
              "Optimizer, Schedule")
-autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": True,
-                           "inherited-members": STRANGERS}
+autodoc_default_options = {"members": True, "imported-members": True, "inherited-members": STRANGERS}
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False          # a method that says nothing new is described once, where it comes from
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -117,6 +118,14 @@ def _examples(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
     lines[:] = made
 
 
+def _signature(app: Any, what: str, name: str, obj: Any, options: Any, arguments: str | None, result: str | None
+               ) -> tuple[str | None, str | None]:
+    """Aliases of types by their names alone."""
+    def plain(text: str | None) -> str | None:
+        return text and re.sub(r"(?:[\w.]*\.)?TypeAliasForwardRef\('([\w.]+)'\)", r"\1", text)
+    return plain(arguments), plain(result)
+
+
 def _fields(lines: list[str]) -> list[str]:
     """A sentence of the form ``:raises Error: why`` at the end of a paragraph is a field of its own."""
     made: list[str] = []
@@ -145,5 +154,6 @@ def _language(block: list[str]) -> str:
 def setup(app: Any) -> dict[str, bool]:
     app.connect("missing-reference", _missing)
     app.connect("doctree-read", _owners)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-process-docstring", _examples)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
