@@ -185,8 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _launch_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--args", dest="arguments", nargs="+", default=(), help="the kernel's arguments, in order: buffer:BYTES (zeros), "
-                         "range:N and random:N (float32), i32:, u64:, f32:, f64:VALUE")
+    command.add_argument("--args", dest="arguments", nargs="+", default=(),
+                         help="the kernel's arguments, in order: buffer:BYTES (zeros), range:N and random:N (float32), "
+                         "i32:, u64:, f32:, f64:VALUE")
     command.add_argument("--grid", type=_sizes, default=(1,), help="workgroups, e.g. 4,4")
     command.add_argument("--block", type=_sizes, default=(32,), help="work-items of a workgroup, e.g. 16,16")
     command.add_argument("--watchdog", type=float, help="seconds after which a wave counts as hung")
