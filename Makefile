@@ -5,12 +5,13 @@ RUN = $(VENV)/bin/python
 JOBS ?= 2
 VM_JOBS ?= 2
 
-.PHONY: help setup demo test test-slow test-vm test-amdgpu vm-kernel vm-table test-all lint bench docs autogen clean
+.PHONY: help setup demo test test-slow test-kfd test-vm test-amdgpu vm-kernel vm-table test-all lint bench docs autogen clean
 
 help:
 	@echo "make demo       train a network on a GPU that we boot ourselves (the mock card; no hardware needed)"
 	@echo "make test       the test suite (a few minutes)"
 	@echo "make test-slow  the long suites"
+	@echo "make test-kfd   the suites of hcq and the compiler over the kernel's driver, simulated"
 	@echo "make test-vm    our HALs on a real Linux kernel in QEMU, and a table of what ran on which kernel"
 	@echo "make test-amdgpu  Linux's own amdgpu driver on the mock card, in QEMU"
 	@echo "make vm-kernel  build the guests' kernel with iommufd and no-IOMMU, once (test-vm does it when it is missing)"
@@ -36,6 +37,10 @@ test: setup
 
 test-slow: setup
 	$(RUN) -m pytest -q -n $(JOBS) -m slow
+
+test-kfd: setup
+	HCQ_TEST_DEVICE=KFD $(RUN) -m pytest -q -n $(JOBS) -m "not slow and not vm" tests/hcq/test_am_mock.py tests/kfd
+	HCQ_TEST_DEVICE=KFD $(RUN) -m pytest -q -n $(JOBS) -m "not slow and not vm" -k KFD tests/compiler
 
 test-vm: setup
 	-$(RUN) tests/vm/build_kernel.py

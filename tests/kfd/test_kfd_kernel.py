@@ -38,6 +38,7 @@ from amdrv.kfd.memory import Memory
 from amdrv.kfd.process import Process, connect
 from amdrv.kfd.queues import SaveArea
 from amdrv.kfd.simulated import SimulatedKernel
+from amdrv.kfd.simulated.events import Events
 from amdrv.kfd.topology import TOPOLOGY, read_topology
 
 
@@ -45,6 +46,19 @@ from amdrv.kfd.topology import TOPOLOGY, read_topology
 def kernel() -> Iterator[SimulatedKernel]:
     with kernel_with(2) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def spare() -> Iterator[SimulatedKernel]:
+    with kernel_with() as made:
+        yield made
+
+
+def anew(kernel: SimulatedKernel) -> None:
+    """As for a process that just began: nobody's address spaces, no events."""
+    kernel.events = Events()
+    for gpu in kernel.gpus:
+        gpu.vm = None
 
 
 @pytest.fixture
@@ -144,9 +158,11 @@ def test_sizes_of_what_waves_are_saved_to(kernel: SimulatedKernel) -> None:
     ({"CREATE_QUEUE": errno.ENOMEM}, PacketError, r"no queue or no doorbell left .*close what is not"),
     ({"CREATE_QUEUE": errno.EINVAL}, HalError, r"refuses the queue KFD:0 SDMA 0 \(CREATE_QUEUE\): Invalid argument"),
 ])
-def test_what_cannot_be_opened(fails: dict[str, int], kind: type[Exception], message: str) -> None:
-    with kernel_with() as kernel, pytest.raises(kind, match=message):
-        KfdDevice.open(0, Process(Changed(kernel, fails=fails)))
+def test_what_cannot_be_opened(spare: SimulatedKernel, fails: dict[str, int], kind: type[Exception],
+                               message: str) -> None:
+    anew(spare)
+    with pytest.raises(kind, match=message):
+        KfdDevice.open(0, Process(Changed(spare, fails=fails)))
 
 
 def test_versions_and_cards_that_are_not_known() -> None:
@@ -283,6 +299,41 @@ def test_queues_come_and_go(device: KfdDevice, kernel: SimulatedKernel) -> None:
     assert len(kernel.queues) == boards
     with pytest.raises(PacketError, match="a queue's priority is low, normal, high"):
         device.add_queue("compute", "urgent")
+
+
+def test_what_is_submitted_while_a_queue_is_off_runs_once_when_it_is_on(kernel: SimulatedKernel) -> None:
+    """Where it stopped and what was written stay in memory: nothing is lost, nothing is done twice."""
+    with hcq.Device(open_backend(1, process=connect(kernel))) as dev:
+        counter = dev.alloc(4096, host=True)
+        counter.view[:] = 0
+        backend = dev.backend
+        for kind, encoder in (("compute", backend.compute), ("copy", backend.copy)):
+            queue = next(each for each in backend.kfd.queues if each.kind == kind)       # type: ignore[attr-defined]
+            words: list[int] = []
+            encoder.atomic(words, counter.address, "ADD_RTN_32", 1, 0, False)
+            before = int(counter.view[:4].view(np.uint32)[0])
+            backend.queues(kind)[0].submit(np.array(words, np.uint32))
+            queue.ring.test()
+            queue.queue.update(0, "normal")
+            backend.queues(kind)[0].submit(np.array(words, np.uint32))
+            time.sleep(0.02)
+            assert counter.view[:4].view(np.uint32)[0] == before + 1
+            queue.queue.update(100, "normal")
+            queue.ring.test()
+            assert counter.view[:4].view(np.uint32)[0] == before + 2
+
+
+def test_units_of_a_queue(kernel: SimulatedKernel) -> None:
+    """Bits are dealt to the shader engines in turn, two for a WGP (kfd_mqd_manager.c): the first 12 WGPs of a Navi31
+    are the first ones of its twelve arrays."""
+    with KfdDevice.open(1, connect(kernel)) as device:
+        queue = next(each for each in device.queues if each.kind == "compute")
+        queue.queue.use_units((1 << 24) - 1)
+        inside = next(each for each in kernel.gpus[1].queues if each.compute)
+        assert inside.units == dict.fromkeys(range(6), 0b11 << 16 | 0b11)
+        queue.queue.use_units(0b1100)
+        assert inside.units == {0: 0, 1: 0b11, 2: 0, 3: 0, 4: 0, 5: 0}
+        queue.ring.test()
 
 
 def test_queues_end(kernel: SimulatedKernel) -> None:

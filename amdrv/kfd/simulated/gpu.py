@@ -60,6 +60,13 @@ class HardwareQueue:
         self.mqd = 0                                    # offset in VRAM
         self.units: dict[int, int] = {}                 # shader engine -> its CUs, where they were chosen
 
+        self.read = 0                                   # where it stopped when it left the hardware
+
+    def written(self) -> int:
+        """The write pointer in the process's memory: what was submitted meanwhile (read_user_wptr)."""
+        start = self.arguments.write_pointer_address % PAGE
+        return int.from_bytes(self.buffers[0].bo.view()[start:start + 8].tobytes(), "little")
+
     @property
     def offset(self) -> int:
         """Of the doorbell, in the process's slice: bytes."""
@@ -174,6 +181,21 @@ class Gpu:
                 queue.on = False
                 (self._unload_compute if queue.compute else self._unload_copy)(queue)
 
+    def use_units(self, queue: HardwareQueue, mask: int, count: int) -> None:
+        """mqd_symmetrically_map_cu_mask, where WGPs are chosen whole: bits go to the first WGP of each shader engine's
+        first array, then to those of the second arrays, then to the second WGPs."""
+        gc, active, bit = self.device.discovery.gc, self.device.gfx.wgp_masks, 0
+        queue.units = dict.fromkeys(range(gc.shader_engines), 0)
+        for unit in range(0, 16, 2):
+            for array in range(gc.arrays_per_engine):
+                for engine in range(gc.shader_engines):
+                    if bit < count and 2 * active[engine, array].bit_count() > unit:
+                        if mask >> bit & 0b11:
+                            queue.units[engine] |= 0b11 << unit + 16 * array
+                        bit += 2
+        self.unload(queue)
+        self.load(queue)
+
     def evict(self) -> None:
         """kfd_evict_process_device: every queue leaves the card, for good."""
         with self._lock:
@@ -207,9 +229,8 @@ class Gpu:
             _pair(regs.CP_HQD_EOP_BASE_ADDR, regs.CP_HQD_EOP_BASE_ADDR_HI, arguments.eop_buffer_address >> 8)
             eop = (arguments.eop_buffer_size // 16 & -(arguments.eop_buffer_size // 16)).bit_length()
             regs.CP_HQD_EOP_CONTROL.write(eop_size=min(LARGEST_EOP, eop))
-            regs.CP_HQD_PQ_RPTR.write(0)
-            regs.CP_HQD_PQ_WPTR_LO.write(0)
-            regs.CP_HQD_PQ_WPTR_HI.write(0)
+            regs.CP_HQD_PQ_RPTR.write(queue.read)
+            _pair(regs.CP_HQD_PQ_WPTR_LO, regs.CP_HQD_PQ_WPTR_HI, 0 if aql else queue.written())
             regs.CP_HQD_PQ_DOORBELL_CONTROL.write(doorbell_offset=queue.doorbell, doorbell_en=1,
                                                   doorbell_bif_drop=int(aql))
             regs.CP_HQD_ACTIVE.write(active=1)
@@ -241,6 +262,7 @@ class Gpu:
                     if how == DEQUEUE_RESET:
                         raise fail(errno.ETIME) from None
             regs.CP_HQD_DEQUEUE_REQUEST.write(0)
+            queue.read = int(regs.CP_HQD_PQ_RPTR.read())
 
     def _sdma(self, queue: HardwareQueue, name: str) -> BoundRegister:
         return self.device.regs[f"SDMA{queue.slot[1]}_QUEUE{queue.slot[2]}_{name}"]
@@ -255,11 +277,9 @@ class Gpu:
         reg("RB_CNTL").write(rb_enable=0)
         reg("DOORBELL_OFFSET").write(offset=queue.doorbell)
         reg("DOORBELL").write(enable=1)
-        reg("RB_RPTR").write(0)
-        reg("RB_RPTR_HI").write(0)
+        _pair(reg("RB_RPTR"), reg("RB_RPTR_HI"), queue.read)
         reg("MINOR_PTR_UPDATE").write(enable=1)
-        reg("RB_WPTR").write(0)
-        reg("RB_WPTR_HI").write(0)
+        _pair(reg("RB_WPTR"), reg("RB_WPTR_HI"), queue.written())
         reg("MINOR_PTR_UPDATE").write(enable=0)
         _pair(reg("RB_BASE"), reg("RB_BASE_HI"), arguments.ring_base_address >> 8)
         _pair(reg("RB_RPTR_ADDR_LO"), reg("RB_RPTR_ADDR_HI"), arguments.read_pointer_address)
@@ -277,6 +297,7 @@ class Gpu:
             wait_until(lambda: status.read().idle, STOP_TIMEOUT, "a copy queue to leave its engine")
         except WaitTimeout:
             raise fail(errno.ETIME) from None
+        queue.read = int(self._sdma(queue, "RB_RPTR").read()) | int(self._sdma(queue, "RB_RPTR_HI").read()) << 32
         self._sdma(queue, "DOORBELL").write(0)
 
 

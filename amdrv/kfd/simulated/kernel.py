@@ -414,9 +414,13 @@ class SimulatedKernel:
                 queue.gpu.load(queue)
 
     def set_cu_mask(self, a: Any) -> None:
-        queue = self._queue(a.queue_id)
-        if not a.num_cu_mask or a.num_cu_mask % 32 or not queue.compute:
-            raise fail(errno.EINVAL)
+        with self.lock:
+            queue = self._queue(a.queue_id)
+            if not a.num_cu_mask or a.num_cu_mask % 32 or not queue.compute:
+                raise fail(errno.EINVAL)
+            words = (ctypes.c_uint32 * (a.num_cu_mask // 32)).from_address(a.cu_mask_ptr)
+            mask = sum(word << 32 * number for number, word in enumerate(words))
+            queue.gpu.use_units(queue, mask, min(a.num_cu_mask, queue.gpu.device.compute_units))
 
     # -- events
 
