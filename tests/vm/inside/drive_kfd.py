@@ -101,7 +101,8 @@ def programs(dev: hcq.Device) -> None:
 def events(dev: hcq.Device) -> None:
     """A wait that sleeps in the kernel until the queue's interrupt, and one that nothing ends."""
     device = dev.backend.kfd        # type: ignore[attr-defined]
-    while device.wait(0):
+    dev.synchronize()
+    while device.wait(1):       # what was raised earlier may come late
         pass
     begin = time.monotonic()
     assert not device.wait(0.05) and time.monotonic() - begin > 0.04
@@ -109,7 +110,8 @@ def events(dev: hcq.Device) -> None:
     hcq.ComputeQueue(dev).signal(signal, 3).submit()
     assert device.wait(30), "no interrupt of the compute queue"
     signal.wait(3)
-    while device.wait(0):
+    dev.synchronize()
+    while device.wait(1):
         pass
     hcq.CopyQueue(dev).signal(signal, 4).submit()
     assert device.wait(30), "no interrupt of the copy queue"
