@@ -3,7 +3,8 @@
 What a driver must do here for the rest to work, and what happens without:
 
 * wait for MP0_SMN_C2PMSG_33 bit 31 after a reset (Linux 6.12, amdgpu_discovery.c,
-  amdgpu_discovery_read_binary_from_mem): before it, the memory size reads 0 and the discovery table is not there;
+  amdgpu_discovery_read_binary_from_mem): before it, the memory size reads all ones and the
+  discovery table is not there;
 * RCC_DOORBELL_APER_EN: doorbells are lost;
 * S2A_DOORBELL_ENTRY_0 (compute), _1 (IH) and _2 (SDMA), beyond the register BAR and reached through RSMU_INDEX: the
   doorbells of that client are lost;
@@ -125,11 +126,9 @@ class Nbio(Block):
 
     @on_read("RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE")
     def memory_size(self) -> int:
-        """All ones while the chip is in reset, which Linux waits for the end of (Linux 6.1, amdgpu_device.c,
-        amdgpu_device_mode1_reset)."""
-        if self.board.resetting:
-            return ALL_ONES
-        return self.board.vram.size // MIB if self.ready else 0
+        """All ones in a reset and until the firmware is up: Linux takes anything else for the end of a reset, and then
+        for the size (Linux 6.1, amdgpu_device.c, amdgpu_device_mode1_reset)."""
+        return self.board.vram.size // MIB if self.ready else ALL_ONES
 
     # ---- indirect access
 

@@ -130,7 +130,7 @@ def test_the_firmware_is_waited_for_after_a_reset(card: Any) -> None:
     signature = bytes(card.memory(table, 4))
     card.board.reset()
     card.board.write_config(4, 2, 6)
-    assert card.read("RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE") == 0
+    assert card.read("RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE") == ONES
     assert bytes(card.memory(table, 4)) != signature
     for _ in range(3):
         card.read("MP0_SMN_C2PMSG_33")

@@ -59,7 +59,7 @@ echo devices > /sys/power/pm_test
 echo mem > /sys/power/state; echo SUSPENDED $?
 echo "STATE resumed"; ls /dev/dri /dev/kfd; cat $DEBUG/amdgpu_test_ib; echo END
 """ + LOG + """
-echo GUEST RC=0; poweroff -n -f
+echo GUEST RC=0; echo b > /proc/sysrq-trigger
 END OF SCRIPT
 export PATH=/tmp/box; exec sh /tmp/suspend.sh       # nothing of the host's files, which 9p brings no more after this
 """
