@@ -17,7 +17,7 @@ from guest import Missing, required, unavailable
 
 from tools.ioctl_sniff.build import recorder
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vm, pytest.mark.amdgpu, pytest.mark.timeout(1800)]
 
 PARTS = ("TOPOLOGY", "MEMORY", "QUEUES", "PROGRAMS", "EVENTS", "COMPILER", "FAULT")
 CALLS = {f"AMDKFD_IOC_{name}" for name in (
