@@ -31,7 +31,6 @@ NOT_CLAIMED = {
     "test_bernoulli": RANDOM, "test_bernoulli_": RANDOM, "test_training_dropout": RANDOM,
     "test_training_dropout_default": RANDOM, "test_training_dropout_mask": RANDOM,
     "test_training_dropout_default_mask": RANDOM,
-    "test_ai_onnx_ml_tree_ensemble_": "trees are no tensor operation here",
     "test_loop16_seq_none": "the comparison asks a number in a sequence for its length (see below)",
     "test_dft_inverse": REFERENCE, "test_dft_inverse_opset19": REFERENCE,
     "test_attention_4d_causal_fp16": "two elements of 192 are one float16 step from the reference's order of sums",
@@ -146,6 +145,36 @@ def test_a_loop_over_an_optional_sequence() -> None:
     assert len(found) == len(want) == 6
     for one, other in zip(found, want, strict=True):
         assert one.dtype == other.dtype and np.array_equal(one, other) and np.shape(one) == np.shape(other)
+
+
+def trees(x: list[float], **changed: Any) -> Any:
+    """Two trees for two targets: x0 <= 1 ? 10 : (x1 in {3, 5} ? 20 : 30) for the first, x1 > 4 ? 1 : 2 for the
+    second."""
+    tensor = onnx.numpy_helper.from_array
+    attributes = {
+        "n_targets": 2, "tree_roots": [0, 2], "nodes_featureids": [0, 1, 1],
+        "nodes_modes": tensor(np.array([0, 6, 3], np.uint8)),
+        "nodes_splits": tensor(np.array([1, 0, 4], np.float32)), "nodes_truenodeids": [0, 1, 3],
+        "nodes_trueleafs": [1, 1, 1], "nodes_falsenodeids": [1, 2, 4], "nodes_falseleafs": [0, 1, 1],
+        "leaf_targetids": [0, 0, 0, 1, 1], "leaf_weights": tensor(np.array([10, 20, 30, 1, 2], np.float32)),
+        "membership_values": tensor(np.array([3, 5, np.nan], np.float32))} | changed
+    made = model([helper.make_node("TreeEnsemble", ["x"], ["y"], domain="ai.onnx.ml", **attributes)], ["x"], ["y"])
+    made.opset_import.append(helper.make_opsetid("ai.onnx.ml", 5))
+    return Model(made).run({"x": np.array([x], np.float32)})["y"][0].tolist()
+
+
+def test_trees() -> None:
+    assert trees([1, 9]) == [10, 1] and trees([2, 3]) == [20, 2] and trees([2, 5]) == [20, 1]
+    assert trees([2, 4]) == [30, 2] and trees([np.nan, 5]) == [20, 1]
+    assert trees([np.nan, 5], nodes_missing_value_tracks_true=[1, 0, 0]) == [10, 1]
+    assert trees([2, 4], aggregate_function=0) == [15, 1] and trees([2, 4], aggregate_function=2) == [30, 2]
+    assert np.allclose(trees([2, 4], post_transform=2), 1 / (1 + np.exp([-30, -2])))
+    for changed, message in (({"nodes_falsenodeids": [0, 2, 4]}, "branches lead in a circle"),
+                             ({"nodes_falsenodeids": [9, 2, 4]}, "leads to a node that is not there"),
+                             ({"post_transform": 4}, "post_transform 4 is not known here"),
+                             ({"aggregate_function": 7}, "aggregate_function 7 is none")):
+        with pytest.raises(OnnxError, match=message):
+            trees([2, 4], **changed)
 
 
 # ---- models by hand

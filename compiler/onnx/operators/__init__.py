@@ -13,9 +13,10 @@ from compiler.onnx.operators import (
     signals,
     strings,
     training,
+    trees,
     types,
     windows,
 )
 
 __all__ = ["control", "elementwise", "images", "indexing", "layers", "quantize", "recurrent", "reductions", "shapes",
-           "signals", "strings", "training", "types", "windows"]
+           "signals", "strings", "training", "trees", "types", "windows"]
