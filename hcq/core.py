@@ -41,6 +41,7 @@ class Core:
     _launches: int                                  # encoded one by one, for kernels that ask for a number
     _beside: int                                    # submissions to other queues than the one that launches use
     _timelines: dict[QueueKind, list[Timeline]]
+    _branches: dict[QueueKind, list[Timeline]]      # queues that graphs have made for themselves, without an index
     _all: list[Timeline]
     _compute: Timeline                              # the queues that launches and copies use
     _copies: Timeline

@@ -73,6 +73,7 @@ class Device(Transfers, Watchdog, Moving):
         self._debug = Debug(self) if os.environ.get("HCQ_DEBUG", "0") not in ("", "0") else None
         self._launches = self._beside = 0
         self._timelines = {"compute": [], "copy": [], "aql": []}
+        self._branches = {"compute": [], "aql": []}
         self._all = []
         self._peers = weakref.WeakSet()
         self._recorder = None
@@ -234,8 +235,12 @@ class Device(Transfers, Watchdog, Moving):
         from hcq.recovery import recover
         return recover(self)
 
-    def _add_queue(self, kind: QueueKind, priority: str) -> Timeline:
-        """One more hardware queue. :raises QueueError: there is none."""
+    def _add_queue(self, kind: QueueKind, priority: str, *, branch: bool = False) -> Timeline:
+        """One more hardware queue.
+
+        :param branch: it is for graphs: people do not number it.
+        :raises QueueError: there is none.
+        """
         with self._lock:
             self._check_open()
             add = getattr(self.backend, "add_queue", None)
@@ -247,7 +252,7 @@ class Device(Transfers, Watchdog, Moving):
                 raise QueueError(queue)
             timeline = Timeline(self, queue)
             timeline.priority = priority
-            self._timelines[kind].append(timeline)
+            (self._branches if branch else self._timelines)[kind].append(timeline)
             self._all.append(timeline)
             if self._recorder is not None:
                 self._recorder.watch(timeline)

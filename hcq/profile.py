@@ -301,11 +301,14 @@ class Profile:
 
     def _settle(self, recorder: _Recorder) -> None:
         """The last timestamps come after the last signals: wait for something behind them."""
-        from hcq.queue import AqlQueue, ComputeQueue, CopyQueue
         device = recorder.device
-        for make in (ComputeQueue, CopyQueue, AqlQueue):
-            for index in range(len(device._timelines[make.kind])):
-                make(device, index).timestamp(device.signal()).submit().wait()
+        for timeline in list(device._all):
+            with device._lock:
+                signal, encoder = device.signal(), timeline.encoder
+                words = device._begin(timeline, encoder, in_order=False)
+                encoder.timestamp(words, signal.address)
+                point = device._finish(timeline, encoder, words, "the end of a profile")
+            point.wait()
         if device in self._counters:
             counters = self._counters[device]
             out = device.alloc(8 * counters.read_words, host=True)

@@ -116,25 +116,28 @@ class Schedule:
         return source.storage.pool.device is not destination.storage.pool.device
 
     def _lane(self, device: Device, kind: QueueKind, index: int) -> Lane:
-        timeline = device._timelines[kind][index]
+        return self._lane_of(device, device._timelines[kind][index])
+
+    def _lane_of(self, device: Device, timeline: Timeline) -> Lane:
         if id(timeline) not in self._by_timeline:
             self._by_timeline[id(timeline)] = Lane(device, timeline)
             self.lanes.append(self._by_timeline[id(timeline)])
         return self._by_timeline[id(timeline)]
 
     def _kernel_lane(self, device: Device, kind: QueueKind, index: int) -> Lane:
-        """A queue of normal priority, made where there are too few; the last one, where there are no more."""
-        while True:
-            numbers = [number for number, timeline in enumerate(device._timelines[kind])
-                       if timeline.priority == "normal"]
-            if index < len(numbers):
-                return self._lane(device, kind, numbers[index])
+        """The device's own queue for launches, then queues that are made for graphs, so that those which people number
+        and give a priority stay theirs. Where the hardware has no more: the last one, or one of theirs."""
+        own, branches = device._timelines[kind], device._branches[kind]
+        first = own[:1] if kind == "compute" else []
+        while index >= len(first) + len(branches):
             try:
-                device._add_queue(kind, "normal")
+                device._add_queue(kind, "normal", branch=True)
             except QueueError:
-                if not numbers:
+                found = [*first, *branches, *(each for each in own if each.priority == "normal" and each not in first)]
+                if not found:
                     raise
-                return self._lane(device, kind, numbers[-1])
+                return self._lane_of(device, found[min(index, len(found) - 1)])
+        return self._lane_of(device, [*first, *branches][index])
 
     def _engine(self, device: Device, after: Sequence[Step], nbytes: int) -> Lane:
         """The copy engine for a step: the one that did what it comes after, else the one with the least to do."""

@@ -305,12 +305,11 @@ def test_both_languages_say_the_same(card: hcq.Device, add: hcq.Program,
 
 def test_the_ring_runs_full_and_around(card: hcq.Device, add: hcq.Program) -> None:
     """More packets than the ring has slots, while its engine stands: the host waits for room, and nothing is lost."""
-    assert ring(hcq.AqlQueue(card)).slots == 1024
     queue = hcq.AqlQueue(card)
     found, gate = ring(queue), card.signal()
     total = card.alloc(4 * BLOCK).copyin(np.zeros(BLOCK, np.int32))
     card.synchronize()
-    before, each, full = found.wptr, 100, threading.Event()
+    before, each, full = found.wptr, found.slots // 10, threading.Event()
     queue.wait(gate, 1).submit()
 
     def producer() -> None:

@@ -107,8 +107,6 @@ def lanes(graph: hcq.Graph) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("kind", ["compute", "aql"])
 def test_branches_go_on_several_queues(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program], kind: Any) -> None:
     one = pair[0]
-    if kind == "compute":
-        hcq.ComputeQueue(one, 1, priority="high")           # not for graphs
     branches = [filled(one, 100 * n) for n in range(3)]
     sums = [one.alloc(4 * N) for _ in range(3)]
     expected = [ints(branch) for branch in branches]
@@ -123,7 +121,7 @@ def test_branches_go_on_several_queues(pair: list[hcq.Device], add: dict[hcq.Dev
             add[one](branches[number], branches[(number + 1) % 3], np.int32(0), grid=GRID, block=BLOCK)
     used = lanes(g)
     assert len(used) == 3 and sum(steps for _, steps in used) == 24 and min(steps for _, steps in used) >= 6
-    assert all(f"AM:0 {kind} " in name for name, _ in used) and "AM:0 compute 1" not in dict(used)
+    assert all(f"AM:0 {kind} " in name for name, _ in used)
     across = [step for step in g.schedule.steps if any(other.lane is not step.lane for other in step.waits)]
     assert across and all(step.barrier for step in across)  # what other queues stored is not in the caches
     for amount in (1, 7, 2):
@@ -213,6 +211,36 @@ def test_queues_that_there_is_no_scratch_for() -> None:
         for branch in branches:
             assert np.array_equal(ints(branch), 2 * index + np.arange(N) + 6)
         del keep
+
+
+def test_graphs_leave_the_numbers_of_queues_alone() -> None:
+    with cards(1, "256M") as (card,):
+        add = card.program(compiled(), "add")
+        buffers = [card.alloc(4 * N).copyin(np.zeros(N, np.int32)) for _ in range(4)]
+
+        def record(kind: Any, most: int | None = None) -> hcq.Graph:
+            with card.graph(kind=kind, queues=most) as g:
+                for buffer in buffers:
+                    for _ in range(8):
+                        add(buffer, buffer, np.int32(1), grid=1, block=BLOCK)
+            return g
+        assert len(lanes(record("compute"))) == 4
+        urgent = hcq.ComputeQueue(card, 1, priority="high")     # the first that is asked for by its number
+        assert urgent.timeline.priority == "high"
+        assert urgent.timeline.queue.name not in dict(lanes(record("compute")))
+        aql = record("aql", 2)
+        assert len(lanes(aql)) == 2
+        mine = hcq.AqlQueue(card, priority="high")              # the last of eight
+        with pytest.raises(hcq.QueueError, match="there are no more"):
+            hcq.ComputeQueue(card, 2)
+        assert len(lanes(record("aql", 4))) == 2 and mine.timeline.queue.name not in dict(lanes(record("aql", 4)))
+        for graph in (record("compute"), aql):
+            graph.replay()
+        with card.profile() as profile:
+            record("compute").replay()
+            mine.signal(card.signal(), 1).submit()
+        assert len({span.queue for span in profile.spans if span.what == "kernel"}) == 4
+        assert (ints(buffers[0])[:BLOCK] == 24).all() and not notes(card)
 
 
 def test_an_aql_graph_longer_than_its_ring(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program]) -> None:
