@@ -86,7 +86,7 @@ class Gfx:
         self._doorbell_range()
         self._enable_mec()
         for used in sorted({pipe for _, pipe, _ in QUEUES}):
-            self._enable_interrupts(used)
+            self.enable_interrupts(used)
         for number, (me, pipe, queue) in enumerate(QUEUES):
             self.rings.append(self._make_ring(number, me, pipe, queue))
         for priority, aql in self.device.added_queues:       # after a reset of the whole card
@@ -167,7 +167,7 @@ class Gfx:
         self.regs.CP_MEC_DOORBELL_RANGE_LOWER.write(DOORBELL_KIQ * 2 << 2)
         self.regs.CP_MEC_DOORBELL_RANGE_UPPER.write(DOORBELL_USERQUEUE_END * 2 << 2)
 
-    def _enable_interrupts(self, pipe: int) -> None:
+    def enable_interrupts(self, pipe: int) -> None:
         """gfx_v11_0_set_compute_eop_interrupt_state and the error interrupts, of a pipe that has a ring"""
         self.regs[f"CP_ME1_PIPE{pipe}_INT_CNTL"].update(
             time_stamp_int_enable=1, generic0_int_enable=1, priv_reg_int_enable=1, opcode_error_int_enable=1,
@@ -214,7 +214,7 @@ class Gfx:
     def _add(self, priority: str, aql: bool) -> Ring:
         number = len(self.rings)
         place = MORE_QUEUES[number - 1]
-        self._enable_interrupts(place[1])
+        self.enable_interrupts(place[1])
         self.queues.append(place)
         self._priorities[number] = PRIORITIES[priority]
         self.rings.append(self._make_ring(number, *place, aql))

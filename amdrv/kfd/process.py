@@ -11,12 +11,11 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from amdrv.errors import AmdrvError, CardBusyError, GpuFault, HalError, NoCardError, OutOfMemoryError
+from amdrv.errors import AmdrvError, CardBusyError, HalError, NoCardError, OutOfMemoryError
 from amdrv.facts import kfd
 from amdrv.hal import Region
 from amdrv.hal.kfd import Kernel, LinuxKernel
@@ -300,12 +299,6 @@ def _kernel() -> Kernel:
         if isinstance(known, LinuxKernel):
             return known
     return LinuxKernel()
-
-
-def raise_faults(name: str, faults: Sequence[str]) -> None:
-    """:raises GpuFault: there are some."""
-    if faults:
-        raise GpuFault(f"{name}: " + "\n".join(faults))
 
 
 def refusal(error: AmdrvError) -> int:

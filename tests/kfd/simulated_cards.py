@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 
 import hcq
 import mock
@@ -30,6 +31,8 @@ def kfd_cards(count: int = 2, vram: str = "512M") -> Iterator[list[hcq.Device]]:
     """With ``KFD_TEST_KERNEL=real`` the first card of this machine's own kernel, alone."""
     if os.environ.get("KFD_TEST_KERNEL") == "real":
         with hcq.open("KFD") as device:
+            nowhere = SimpleNamespace(board=SimpleNamespace(notes=[]))      # the card is another process's
+            device.backend.kfd.pci = nowhere        # type: ignore[attr-defined]
             yield [device]
         return
     with kernel_with(count, vram) as kernel, ExitStack() as stack:

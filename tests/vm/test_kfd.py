@@ -34,7 +34,7 @@ $PYTHON tests/vm/inside/drive_kfd.py --read /tmp/sniffed
 TESTS = """
 amdgpu_load mes=1 || exit 9
 KFD_TEST_KERNEL=real HCQ_TIMEOUT=120 $PYTHON -m pytest -q -p no:cacheprovider -p no:xdist tests/kfd/test_kfd_hcq.py \\
-    --timeout 600 -k "bytes or fill or both_copy or llvmlite or waits_for_nothing or words or signals or long"
+    --timeout 600 -k "bytes or fill or both_copy or llvmlite or waits_for_nothing or words or several_signals"
 """
 
 

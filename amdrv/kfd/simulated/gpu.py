@@ -208,7 +208,7 @@ class Gpu:
         """hqd_load_v11, of what init_mqd and update_mqd put into the MQD."""
         regs, arguments = self.device.regs, queue.arguments
         aql = arguments.queue_type == AQL
-        self.device.gfx._enable_interrupts(queue.slot[1])
+        self.device.gfx.enable_interrupts(queue.slot[1])
         self._write_mqd(queue)
         with self.device.gfx.select(*queue.slot):
             regs.CP_HQD_PIPE_PRIORITY.write(PIPE_PRIORITY[arguments.queue_priority])
