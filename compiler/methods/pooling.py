@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compiler import dtypes, graph
+from compiler.gradient import derivatives
 from compiler.methods.base import Methods
 from compiler.methods.convolution import each
 from compiler.methods.pairs import Pair
+from compiler.uop import Ops, UOp
 
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
@@ -125,12 +127,26 @@ def _padded(x: Any, n: int, p: list[int], behind: list[int], value: Any) -> Any:
     return x.pad([(0, 0)] * (x.ndim - n) + list(zip(p, behind, strict=True)), value=value)
 
 
+def _to_the_first(node: UOp, ctx: UOp) -> tuple[UOp | None, ...]:
+    """The derivative of the greatest element of windows, whose axes are the last: of equal ones the first has all."""
+    from compiler.tensor import Tensor
+    windows, gradient = Tensor(node.src[1], device=node.device), Tensor(ctx, device=ctx.device)
+    flat: Any = windows.flatten(-node.arg[1])
+    hit = flat._new(graph.iota(flat.shape[-1])).eq(flat.argmax(-1, True))
+    return None, hit.where(gradient.unsqueeze(-1), 0).reshape(windows.shape).uop
+
+
+derivatives["window_max"] = _to_the_first
+
+
 def _max_pool(x: Any, n: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool,
               return_indices: bool) -> Any:
     k, s, p, d, behind = _geometry(x, n, kernel, stride, padding, dilation, ceil_mode)
     windows = _padded(x, n, p, behind, x.dtype.min)._windows(k, s, d)
     inner = tuple(range(-n, 0))
-    values = windows.amax(inner)
+    values = windows.detach().amax(inner)
+    if windows.requires_grad:
+        values = windows._new(UOp(Ops.DERIVED, x.dtype, (values._node, windows._node), ("window_max", n)), windows)
     if not return_indices:
         return values
     sizes = x.shape[-n:]

@@ -86,9 +86,9 @@ def _bits(value: float, dtype: DType) -> bytes:
 
 
 @lru_cache(None)
-def _pi_parts(dtype: DType) -> list[float]:
+def _pi_parts() -> list[float]:
     """pi as a sum of numbers with so few bits that k * part is exact for the k that :func:`sin` reduces by."""
-    bits = 10 if dtype is dtypes.float32 else 24
+    bits = 24
     # 50 digits are more than four parts hold; Fraction arithmetic keeps them
     rest = Fraction("3.14159265358979323846264338327950288419716939937510")
     parts = []
@@ -102,17 +102,23 @@ def _pi_parts(dtype: DType) -> list[float]:
 
 
 def sin(x: UOp) -> UOp:
-    """x - k*pi in [-pi/2, pi/2] by parts of pi, then a Taylor polynomial, odd k negated.
+    """x - k*pi in [-pi/2, pi/2] by parts of pi, in float64, then a Taylor polynomial, odd k negated.
 
-    Good to a few units in the last place for |x| up to about 2**14 (float32), 2**28 (float64); the absolute error
-    grows with |x| beyond that.
+    Good to a few units in the last place for |x| up to about 2**28; the absolute error grows with |x| beyond that.
     """
-    dtype = x.dtype
-    k = _round(x * (1 / math.pi))
-    r = x
-    for part in _pi_parts(dtype):
-        r = r - k * part
-    return _sine_of(x, r, k)
+    return _reduced(x, 0.0)
+
+
+def _reduced(x: UOp, shift: float) -> UOp:
+    """The sine of x + shift*pi, for a shift of 0 or 1/2: k is the nearest whole number of x/pi + shift."""
+    wide = x.cast(dtypes.float64)
+    k = _round(wide * (1 / math.pi) + shift if shift else wide * (1 / math.pi))
+    halves = k + k - 1.0 if shift else k        # odd multiples of pi/2, or multiples of pi
+    r = wide
+    # three parts leave 2**-72 of pi, which is nothing beside float32's own rounding
+    for part in _pi_parts()[:3 if x.dtype is dtypes.float32 else 4]:
+        r = r - halves * (part / 2 if shift else part)
+    return _sine_of(x, r.cast(x.dtype), k)
 
 
 def _sine_of(x: UOp, r: UOp, k: UOp) -> UOp:
@@ -121,9 +127,8 @@ def _sine_of(x: UOp, r: UOp, k: UOp) -> UOp:
     terms = 7 if dtype is dtypes.float32 else 11
     series = _polynomial(r * r, [(-1) ** i / math.factorial(2 * i + 1) for i in range(terms - 1, -1, -1)])
     value = r * series
-    ints = _LAYOUT[dtype][2]
     finite = x.like(-math.inf).lt(x) & x.lt(math.inf)
-    return finite.where(((k.cast(ints) & 1).ne(0)).where(-value, value), math.nan)
+    return finite.where(((k.cast(dtypes.int64) & 1).ne(0)).where(-value, value), math.nan)
 
 
 def _wide(n: UOp) -> UOp | None:
@@ -221,16 +226,7 @@ def _is_shifted(x: UOp, c: UOp) -> bool:
 
 def cos(x: UOp, c: UOp) -> UOp | None:
     """cos(x), written as sin(pi/2 - x): x itself is reduced, by odd multiples of pi/2, so that no digit is lost."""
-    if not _is_shifted(x, c):
-        return None
-    dtype = x.dtype
-    # cos(x) = sin(x + pi/2): with k the nearest whole number of x/pi + 1/2, the rest x - (k - 1/2)*pi is in reach
-    k = _round(x * (1 / math.pi) + 0.5)
-    odd = k + k - 1.0
-    r = x
-    for part in _pi_parts(dtype):
-        r = r - odd * (part / 2)
-    return _sine_of(x, r, k)
+    return _reduced(x, 0.5) if _is_shifted(x, c) else None
 
 
 def _safe_division(n: UOp, x: UOp, y: UOp) -> UOp | None:

@@ -223,3 +223,17 @@ def test_errors() -> None:
         x.conv_transpose2d(Tensor.ones(4, 2, 3, 3), output_padding=1)
     with pytest.raises(ValueError, match="nothing is left"):
         x.conv_transpose2d(Tensor.ones(4, 2, 1, 1), padding=5)
+
+
+@pytest.mark.parametrize("size,stride,padding", [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
+def test_of_equal_elements_in_a_window_the_first_has_the_derivative(size: int, stride: int, padding: int,
+                                                                    device: str) -> None:
+    torch = pytest.importorskip("torch")
+    a = np.random.RandomState(3).randint(0, 3, (2, 2, 6, 6)).astype(np.float32)
+    x, y = Tensor(a, device=device, requires_grad=True), torch.tensor(a, requires_grad=True)
+    mine, theirs = x.max_pool2d(size, stride, padding), torch.nn.functional.max_pool2d(y, size, stride, padding)
+    weight = np.random.RandomState(4).randint(1, 9, tuple(theirs.shape)).astype(np.float32)
+    (mine * Tensor(weight, device=device)).sum().backward()
+    (theirs * torch.tensor(weight)).sum().backward()
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), y.grad.numpy())

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from against_torch import F, cases, compare
 
 from compiler import Tensor, dtypes
-from tests.compiler.against_torch import F, cases, compare
 
 RNG = np.random.RandomState(9)
 GRID = Tensor(RNG.uniform(-1.4, 1.4, (2, 3, 5, 2)).astype(np.float32))

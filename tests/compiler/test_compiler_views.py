@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_compiler_torch_layers as layers
+import test_compiler_torch_shapes as shapes
+from against_torch import ARRAYS, F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler import Tensor, jit, no_grad, optim
-from tests.compiler import test_compiler_torch_layers as layers
-from tests.compiler import test_compiler_torch_shapes as shapes
-from tests.compiler.against_torch import ARRAYS, F
 
 torch = pytest.importorskip("torch")
 Pair = tuple[Any, Any]
