@@ -72,6 +72,6 @@ def test_hcqs_tests_on_the_real_kernel(tmp_path: Path, record_property: Callable
     """Functions that tests/kfd runs on the simulated kernel, those that take no C compiler and not long."""
     with machine() as card:
         result = card.run(TESTS, tmp_path)
-        card.guest.record(record_property, result, "hcq's tests of launches, queues, AQL and graphs over amdkfd",
+        card.guest.record(record_property, result, "hcq's tests of copies, queues, launches and AQL over amdkfd",
                           "none", "KFD, mes=1", f"{result.passed} tests pass" if not result.status else "FAILED")
         assert result.status == 0 and result.passed >= 10, result.output[-6000:]
