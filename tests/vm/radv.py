@@ -11,6 +11,7 @@ built here and runs the programs of :data:`PROGRAMS` on either. Shaders: ``vulka
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -204,6 +205,8 @@ class Vulkan:
     guest has a /tmp of its own). :raises Missing:"""
 
     def __init__(self) -> None:
+        if shutil.which("cc") is None:
+            raise Missing("a C compiler, for the program that submits the shaders, is not here: apt-get install gcc")
         self.root = CACHE.parent / "vulkan" / "root"
         if not (self.root / "done").exists():
             Apt(CACHE.parent / "vulkan" / "apt").unpack_closure(PACKAGES, self.root, SUITE)
