@@ -85,6 +85,7 @@ class ComputeQueue:
         self.eop_write = 0
         self.indirect_base = 0              # of SET_BASE
         self.left: list[Left] = []          # where it goes on in indirect buffers
+        self.checks = 0                     # how often it found that it may go on
 
     # ---- registers
 
@@ -291,11 +292,12 @@ class ComputeQueue:
             self.report_read()
         finally:
             self.board.perf.worked(self.board.clock() - begin)
-            with self.lock:
+            with self.lock:         # who asks from here on takes the queue off by himself
                 self.posted = False
+                leaves = self.dequeue
         if self.engine.aborted:
             return
-        if self.dequeue and self.active:
+        if leaves and self.active:
             self.deactivate(save=True)
         elif self.read != self.write and not self._stalled and not (self.aql and self.rests_at == self.write):
             self.kick()
@@ -414,6 +416,7 @@ class ComputeQueue:
             raise Aborted
         if self.dequeue and not self.dispatching:
             raise Preempted
+        self.checks += 1
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Poll until true. :raises Aborted, Preempted:"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,7 @@ class Entry:
     leaving: bool = False               # told to go, and not gone
     legacy: Bank | None = None
     since: float = 0.0                  # when it was connected
+    checks: int = 0                     # its slot's, then
     noted: bool = False                 # the log says that it waits
     stopped_at: int | None = None
     """Its read pointer when it was last disconnected."""
@@ -46,6 +48,13 @@ class Entry:
     def hangs(self) -> bool:
         slot = self.slot
         return slot is not None and bool(slot.hung if isinstance(slot, ComputeQueue) else slot.exception)
+
+    @property
+    def had_quantum(self) -> bool:
+        """Its time is over, and it has used it: the host's threads may be late."""
+        slot = self.slot
+        return slot is not None and time.monotonic() - self.since >= self.quantum and (
+            slot.checks != self.checks or not slot.posted)
 
     @property
     def idle(self) -> bool:

@@ -138,7 +138,7 @@ class Schedule:
                 self.board.note("mes-oversubscribed", f"the queue of doorbell {entry.doorbell:#x} waits for a hardware "
                                                       "queue")
             return
-        entry.slot, entry.since, entry.leaving = slot, time.monotonic(), False
+        entry.slot, entry.since, entry.checks, entry.leaving = slot, time.monotonic(), slot.checks, False
         vmid = (process.vmid or 0) if entry.legacy is None else 0
         if isinstance(slot, SdmaQueue):
             self.board.sdma.map_queue(slot, entry.frame.mqd_addr, vmid)
@@ -359,8 +359,8 @@ class Schedule:
         """May the one that runs be preempted for the one that waits?"""
         if runs.hangs:
             return False
-        had_its_turn = yielded or time.monotonic() - runs.since >= runs.quantum
-        return runs.idle or runs.priority < waits.priority or (runs.priority == waits.priority and had_its_turn)
+        return runs.idle or runs.priority < waits.priority or (
+            runs.priority == waits.priority and (yielded or runs.had_quantum))
 
     def _take_vmid(self, process: Process, entry: Entry, runs: list[Entry], yielded: bool) -> None:
         """Another process's VMID, when all its queues may leave."""

@@ -65,6 +65,7 @@ class SdmaQueue:
         self.posted = False
         self.stop_requested = False
         self.exception: str | None = None
+        self.checks = 0                 # how often it found that it may go on
         self.left: tuple[int, int, int] | None = None
         """Where it stopped within an indirect buffer: (ring position of the packet, buffer, word)."""
 
@@ -242,6 +243,7 @@ class SdmaQueue:
             raise Aborted
         if self.stop_requested or (self.attention and not self.sdma.running(self.instance)):
             raise Stopped
+        self.checks += 1
 
     def wait(self, condition: Callable[[], bool], *, looks: int | None = None) -> bool:
         """Poll until true; at most ``looks`` times. False when those are used up."""
