@@ -98,7 +98,7 @@ class TestPageFaults:
         status = raw.board.regs.register(self.STATUS).unpack(raw.peek(self.STATUS))
         assert (status["CID"], status["RW"], status["VMID"], status["PERMISSION_FAULTS"]) == (Client.CPC, 1, 1, 1)
         assert raw.peek(self.ADDRESS) == DATA >> 12 & 0xFFFFFFFF
-        assert posted[0] == (GFX, ih.UTCL2_1_0__SRCID__FAULT, 0, 1,
+        assert posted[0] == (GFX, ih.UTCL2_1_0__SRCID__FAULT, 0x28, 1,        # the ring id: valid, a write
                              (DATA >> 12 & 0xFFFFFFFF, DATA >> 44 | 0x20, 0, 0))
 
     def test_the_entry_carries_the_pasid(self, raw: RawBoard, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
