@@ -50,7 +50,7 @@ from compiler.places import mark
 from compiler.runtime import canonical, default_device
 from compiler.uop import Ops, UOp
 from compiler.variable import Size, number
-from compiler.views import Step, Store, written
+from compiler.views import Step, Store, settled, written
 
 __all__ = ["Tensor", "is_grad_enabled", "no_grad"]
 
@@ -600,6 +600,7 @@ def _undivided(tensors: Sequence[Tensor]) -> tuple[list[Tensor], Callable[[], No
             if t.requires_grad and not t._names and t.uop.device is not None:
                 continue        # its history is still wanted
             t.uop = value
+            settled(t)
             if t._names:
                 t._names.append(_under(value))
     return plain, finish
@@ -658,6 +659,8 @@ def _run(pairs: list[tuple[Tensor, UOp]], device: str) -> None:
                 tensor.uop.realized = flat
             continue        # its history is still wanted
         tensor.uop = leaf
+        if tensor._store is not None:
+            settled(tensor)
         if tensor._names:
             tensor._names.append(flat)
 

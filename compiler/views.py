@@ -19,7 +19,7 @@ from compiler.uop import Ops, UOp
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
 
-__all__ = ["Step", "Store", "through", "written"]
+__all__ = ["Step", "Store", "settled", "through", "written"]
 
 Step = tuple[Any, ...]
 """A kind, and what it takes: ("reshape", shape), ("permute", order), ("shrink", bounds), ("expand", shape),
@@ -60,6 +60,17 @@ class Store:
         if view._store is self and not _is_view(self.shape, view._steps):
             view._store, view._steps = None, ()
         return view._store is self
+
+
+def settled(tensor: Tensor) -> None:
+    """Its value is in memory now: nothing holds any more what that was made from."""
+    store = tensor._store
+    if store is None:
+        return
+    if not tensor._steps:
+        store.uop = tensor.uop
+    elif store.owner() is None and all((v := ref()) is None or v is tensor for ref in store.views):
+        tensor._store, tensor._steps = None, ()
 
 
 def _is_view(shape: tuple[int, ...], steps: tuple[Step, ...]) -> bool:

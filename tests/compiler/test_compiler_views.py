@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler import Tensor, jit, no_grad, optim
+from compiler.buffer import pool
 
 torch = pytest.importorskip("torch")
 Pair = tuple[Any, Any]
@@ -159,6 +161,19 @@ def test_views_that_are_gone_are_forgotten() -> None:
     for _ in range(200):
         assert x.reshape(2, 2).T.shape == (2, 2)
     assert x._store is not None and len(x._store.views) < 40
+
+
+def test_a_view_holds_nothing_of_what_made_it() -> None:
+    gc.collect()
+    before, kept = pool("CPU").used, []
+    for _ in range(5):
+        x = Tensor(np.ones(10_000, np.float32))
+        whole = x * 2
+        kept += [(x + 1).reshape(100, 100)[0].realize(), whole.realize()[:10].T]
+        del x, whole
+    gc.collect()
+    assert pool("CPU").used - before < 5 * (40_000 + 1000)      # whole, of which a view is kept, but no x
+    assert kept[0].tolist() == [2] * 100 and kept[1].tolist() == [2] * 10
 
 
 def _entries() -> list[Any]:
