@@ -422,12 +422,12 @@ class Device:
         :raises GpuFault: the card reported faults.
         :raises CardLostError: it does not answer any more.
         """
-        told = "\n".join(text for ring in self.gfx.rings if (text := ring.told()))
+        told = self._told()
         try:
             self.interrupts.check()
         except GpuFault as error:
             self.suspect = True
-            if told:
+            if told := told or self._told():        # the interrupt may come first
                 error.add_note(told)
             raise
         if told:
@@ -436,6 +436,10 @@ class Device:
         if not self.registers_answer():
             self.suspect = True
             raise CardLostError(f"{self.name}: registers read as all ones; the card has fallen off the bus")
+
+    def _told(self) -> str:
+        """Errors that engines told through the queues' own memory."""
+        return "\n".join(text for ring in self.gfx.rings if (text := ring.told()))
 
     def registers_answer(self) -> bool:
         """A card that is off the bus reads as all ones."""
