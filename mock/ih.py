@@ -70,7 +70,8 @@ class Ih(Block):
         with self._lock:
             if clear and not self._clear[ring]:
                 self.board.regs[self._pointer("WPTR", ring)] &= ~RB_OVERFLOW
-                self._write_back(ring)
+                if self._cntl("RB_ENABLE", ring):       # before that, the address may be the last owner's (Linux 6.1,
+                    self._write_back(ring)              # ih_v6_0.c, ih_v6_0_enable_ring: control first, then address)
             self._clear[ring] = clear
             if ring == 0:
                 self._armed = True

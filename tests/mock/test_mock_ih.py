@@ -110,6 +110,17 @@ def test_overflow(ring: Any) -> None:
     ring.write("IH_RB_CNTL", cntl)
 
 
+def test_a_ring_that_is_off_tells_no_old_address(ring: Any) -> None:
+    """Linux writes the control register, CLEAR_OVERFLOW rising in it, before the write pointer's new address."""
+    ring.write("IH_RB_WPTR_ADDR_HI", 0x12)              # of an owner that is gone: nothing is there
+    ring.write("IH_RB_CNTL", **{**CNTL, "RB_ENABLE": 0, "WPTR_OVERFLOW_CLEAR": 1})
+    assert not ring.rule("ih-fault") and not ring.read("GCVM_L2_PROTECTION_FAULT_STATUS") \
+        and not ring.read("MMVM_L2_PROTECTION_FAULT_STATUS")
+    ring.write("IH_RB_CNTL", **{**CNTL, "WPTR_OVERFLOW_CLEAR": 0})
+    ring.write("IH_RB_CNTL", **{**CNTL, "WPTR_OVERFLOW_CLEAR": 1})
+    assert ring.read("MMVM_L2_PROTECTION_FAULT_STATUS")
+
+
 def test_full_without_overflow_drops(ring: Any) -> None:
     ring.write("IH_RB_CNTL", **{**CNTL, "WPTR_OVERFLOW_ENABLE": 0})
     for _ in range(ENTRIES):
