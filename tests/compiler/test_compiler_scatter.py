@@ -39,6 +39,10 @@ def scattered(data: st.DataObject, device: str) -> None:
     # every value that is written to a place, not for the last alone
     if not index.size or larger or how is None or (how == "prod" and not include):
         return
+    if how in ("amax", "amin") and not include:     # it gives a share to what was there and is equal, though left out
+        touched = torch.zeros(shape).scatter(dim, torch.tensor(index), 1.0).bool()
+        far = torch.where(touched, -100.0 if how == "amax" else 100.0, theirs[0])
+        want = far.scatter_reduce(dim, torch.tensor(index), theirs[1], how)
     weight = rng.randint(1, 4, shape).astype(np.float32)
     (got * Tensor(weight, device=device)).sum().backward()
     (want * torch.tensor(weight)).sum().backward()

@@ -48,7 +48,8 @@ def test_modules_of_ours_are_not_the_users_lines() -> None:
     y = model(Tensor(np.ones((3, 4), np.float32)))
     made = line(-1)
     found = list(places.below([y.uop]))
-    assert {p[0].co_filename for p in found} == {__file__}
+    files = {p[0].co_filename for p in found}       # other tests' too, where a node of theirs is alive and the same
+    assert __file__ in files and not any(Path(f).is_relative_to(Path(nn.__file__).parents[1]) for f in files)
     assert places.line_of(found[0]) == made and made - 1 in lines_of(y)     # the weights' line, too
 
 

@@ -350,7 +350,8 @@ def test_workers_leave_the_page_to_the_program(tmp_path: Path, target: str) -> N
     """They neither write over its file nor wait for somebody's Ctrl-C."""
     (tmp_path / "my.py").write_text(WORKERS)
     program = subprocess.Popen([sys.executable, "my.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               cwd=tmp_path, env=environment(tmp_path, VIZ=target, VIZ_PORT="0"))
+                               cwd=tmp_path, env=environment(tmp_path, VIZ=target, VIZ_PORT="0",
+                                                             PYTHONWARNINGS="ignore"))      # 3.12 warns of any fork
     try:
         assert program.stdout is not None and program.stderr is not None
         assert program.stdout.readline() == "[[3.0, 6.0]] [2.0, 4.0]\n"

@@ -320,7 +320,9 @@ def test_a_bad_address_is_reported_with_the_buffer_next_to_it(boot: Boot, engine
                 rf"this is 0x1000 bytes past the end of victim buffer {victim.address:#x}")
     with pytest.raises(GpuFault, match=expected):
         wait_until(reported, 5, "the fault to be reported")
-    assert device.interrupts.counts["page fault"] >= 1
+    # Its interrupt comes too, later than the fault was found in the hub where the host's threads are slow.
+    wait_until(lambda: device.interrupts.drain() >= 0 and device.interrupts.counts["page fault"] >= 1, 5,
+               "the fault's interrupt")
 
 
 def test_a_freed_buffer_is_named_in_a_fault(boot: Boot) -> None:

@@ -33,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
-from backports import Apt
+from debian_backports import Apt
 from door import socket_path
 from guest import TIMEOUT, Guest, Kernel, Missing, Result
 from modern_qemu import modern_qemu

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from backports import BACKPORTS, Apt
+from debian_backports import BACKPORTS, Apt
 from guest import Missing
 
 __all__ = ["modern_qemu"]

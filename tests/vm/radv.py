@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 from amdgpu_machine import CACHE, AmdgpuMachine
-from backports import Apt
+from debian_backports import Apt
 from guest import Missing
 
 __all__ = ["LOAD", "PROGRAMS", "Outcome", "Program", "Vulkan", "compare"]
