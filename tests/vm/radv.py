@@ -283,6 +283,16 @@ echo RESULTS; cd /tmp/out; tar cz . | base64; echo END
 exit $code
 """
 
+    def sniffed_script(self, program: Program) -> str:
+        """Runs one program under ioctl-sniff in the guest, and prints what it understood."""
+        plan = self.write_plan([program], lambda program: 0)
+        settings = " ".join(f"{key}={value}" for key, value in self.environment("radeon").items())
+        return f"""mkdir /tmp/one
+env PYTHONPATH=. {settings} $PYTHON -m tools.ioctl_sniff -q --calls --json -o /tmp/sniffed \\
+    {' '.join(self.start)} {self.runner} RADV {plan} /tmp/one > /tmp/said 2>&1 || cat /tmp/said
+PYTHONPATH=. $PYTHON tests/vm/inside/drive_kfd.py --read /tmp/sniffed
+"""
+
 
 def outcomes(text: str, files: dict[str, bytes], variant: str = "") -> dict[str, Outcome]:
     """The runner's lines and files, of the guest's runs those of a variant."""

@@ -6,6 +6,8 @@ is started once; what compares its results is tested by itself.
 
 from __future__ import annotations
 
+import json
+import re
 import struct
 import sys
 from fractions import Fraction
@@ -23,6 +25,7 @@ from guest import Missing, unavailable
 
 from mock.rules import RULES
 
+CALLS = {f"DRM_IOCTL_AMDGPU_{name}" for name in ("CTX", "INFO", "GEM_CREATE", "GEM_MMAP", "GEM_VA", "CS")}
 INFO = "{start} {root}/usr/bin/vulkaninfo --summary\n"
 
 
@@ -31,13 +34,14 @@ INFO = "{start} {root}/usr/bin/vulkaninfo --summary\n"
 @pytest.mark.timeout(1800)
 def test_shaders_give_what_lavapipe_gives(tmp_path: Path) -> None:
     """vulkaninfo names the card; every program in every variant is equal; neither the kernel nor the card saw an
-    error."""
+    error; and ioctl-sniff understands all that RADV says to the kernel."""
     chosen = list(radv.PROGRAMS.values())
     try:
         with radv.Vulkan() as vulkan, AmdgpuMachine() as machine:
             theirs = vulkan.lavapipe(chosen)
             exports, run = vulkan.guest_script(chosen).split("mkdir /tmp/out", 1)
             info = INFO.format(start=" ".join(vulkan.start), root=vulkan.root)
+            info += vulkan.sniffed_script(radv.PROGRAMS["saxpy"])
             result = machine.run(f"{radv.LOAD}{exports}{info}mkdir /tmp/out{run}".replace(
                 "exit $code", "dmesg -r | sed 's/^/KERNEL /'; exit $code"), tmp_path)
             notes = [f"{note.rule}: {note.text}" for note in machine.board.log]
@@ -45,6 +49,8 @@ def test_shaders_give_what_lavapipe_gives(tmp_path: Path) -> None:
         unavailable(missing)
     assert "deviceName         = AMD Radeon Graphics (RADV NAVI31)" in result.output
     assert result.status == 0, result.output[-3000:]
+    sniffed = json.loads(*re.findall(r"^SNIFFED (.*)$", result.output, re.M))
+    assert set(sniffed["names"]) >= CALLS and sniffed["unknown"] == [], sniffed
     broken = {"queue-hang", "sdma-hang", "page-fault", "engine-failed", "bus-error", *RULES}
     broken.remove("gfxoff")             # which test_amdgpu.py explains
     assert [note for note in notes if note.split(":")[0] in broken] == []
