@@ -36,7 +36,7 @@ test: setup
 	$(RUN) -m pytest -q -n $(JOBS) -m "not slow and not vm"
 
 test-slow: setup
-	$(RUN) -m pytest -q -n $(JOBS) -m slow
+	$(RUN) -m pytest -q -n $(JOBS) --dist worksteal -m slow
 
 test-kfd: setup
 	HCQ_TEST_DEVICE=KFD $(RUN) -m pytest -q -n $(JOBS) -m "not slow and not vm" tests/hcq/test_am_mock.py tests/kfd
@@ -56,7 +56,7 @@ vm-table: vm-kernel
 	AMDRV_VM_REQUIRED=1 AMDRV_VM_TABLE=docs/kernels.md $(RUN) -m pytest -q -n $(VM_JOBS) -m vm tests/vm
 
 test-all: setup
-	$(RUN) -m pytest -q -n $(JOBS) -m "not vm"
+	$(RUN) -m pytest -q -n $(JOBS) --dist worksteal -m "not vm"
 
 lint: setup
 	$(RUN) -m ruff check .
