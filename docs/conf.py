@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 import sys
 import textwrap
@@ -13,7 +12,9 @@ from typing import Any
 from sphinx import addnodes
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from dotted import exists  # noqa: E402
 
 project = "amdrv"
 author = "the authors of amdrv"
@@ -62,22 +63,6 @@ html_theme_options = {
 }
 
 
-def _exists(dotted: str) -> bool:
-    """Whether a dotted name can be imported: a module, or something in one."""
-    parts = dotted.split(".")
-    for cut in range(len(parts), 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except ImportError:
-            continue
-        for part in parts[cut:]:
-            if not hasattr(found, part) and part not in getattr(found, "__annotations__", {}):
-                return False
-            found = getattr(found, part, None)
-        return True
-    return False
-
-
 def _missing(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     """A name without an entry is plain text, if it is a type in a signature or a thing that is really there."""
     if node.get("refdomain") != "py":
@@ -86,7 +71,7 @@ def _missing(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     if "refwarn" not in node:                   # only roles that somebody wrote have that attribute
         return contnode
     tried = [target, *(f"{prefix}.{target}" for prefix in (module, f"{module}.{owner}") if prefix)]
-    return contnode if any(_exists(name) for name in tried) else None
+    return contnode if any(exists(name) for name in tried) else None
 
 
 def _owners(app: Any, tree: Any) -> None:

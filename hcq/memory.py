@@ -341,13 +341,7 @@ class Buffer:
             uint8[nbytes].
         :raises BufferError: more bytes than the buffer has, or an array that is read-only or of Python objects.
         """
-        if out is None:
-            out = np.empty(self.nbytes, np.uint8)
-        elif not isinstance(out, np.ndarray):
-            raise BufferError(f"copyout fills a NumPy array, not a {type(out).__name__}")
-        self._check_array(out, "copyout")
-        if not out.flags.writeable:
-            raise BufferError("copyout into an array that is read-only")
+        out = self._target(out)
         self._outside_graph("copyout")
         address = self.address
         if out.nbytes:
@@ -385,6 +379,17 @@ class Buffer:
         if array.nbytes > self.nbytes:
             raise BufferError(f"{what} of {array.nbytes} bytes ({array.dtype}{list(array.shape)}) with a buffer of "
                               f"{self.nbytes}")
+
+    def _target(self, out: np.ndarray | None) -> np.ndarray:
+        """What ``copyout`` fills: the caller's array, or a new one."""
+        if out is None:
+            out = np.empty(self.nbytes, np.uint8)
+        elif not isinstance(out, np.ndarray):
+            raise BufferError(f"copyout fills a NumPy array, not a {type(out).__name__}")
+        self._check_array(out, "copyout")
+        if not out.flags.writeable:
+            raise BufferError("copyout into an array that is read-only")
+        return out
 
     def _outside_graph(self, what: str) -> None:
         if self.device._recording is not None:

@@ -74,13 +74,7 @@ class RemoteBuffer(Buffer):
         return self
 
     def copyout(self, out: np.ndarray | None = None) -> np.ndarray:
-        if out is None:
-            out = np.empty(self.nbytes, np.uint8)
-        elif not isinstance(out, np.ndarray):
-            raise BufferError(f"copyout fills a NumPy array, not a {type(out).__name__}")
-        self._check_array(out, "copyout")
-        if not out.flags.writeable:
-            raise BufferError("copyout into an array that is read-only")
+        out = self._target(out)
         if out.nbytes:
             remote: Any = self.device
             part = self._part

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import pytest
 
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
-sys.path.append(str(PICTURES))
+sys.path += [str(PICTURES), str(PICTURES.parent)]
 
 import diagrams  # noqa: E402
+import dotted  # noqa: E402
 import ink  # noqa: E402
 
 
@@ -46,26 +46,11 @@ def exists(name: ink.Name) -> bool:
         from amdrv.facts import vm
         return name.full in vm.FIELDS or hasattr(vm, f"PTE_{name.full}") or hasattr(vm, name.full)
     assert name.kind == "python", name.kind
-    return resolves(name.full)
+    return dotted.exists(name.full)
 
 
 def packets(facts: Any) -> list[dict[str, Any]]:
     return [value for value in vars(facts).values() if isinstance(value, dict)]
-
-
-def resolves(dotted: str) -> bool:
-    parts = dotted.split(".")
-    for cut in range(len(parts), 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except ImportError:
-            continue
-        for part in parts[cut:]:
-            if not hasattr(found, part) and part not in getattr(found, "__annotations__", {}):
-                return False
-            found = getattr(found, part, None)
-        return True
-    return False
 
 
 def test_a_name_that_is_gone_is_seen() -> None:
