@@ -34,12 +34,11 @@ class Functions:
     _OURS = {"unfold": "im2col", "fold": "col2im"}  # noqa: RUF012
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        import torch
-
         def call(x: Any, *args: Any, **kwargs: Any) -> Any:
             if isinstance(x, Tensor):
                 return getattr(x, self._OURS.get(name, name))(*(_like(a, x) for a in args),
                                                               **{k: _like(v, x) for k, v in kwargs.items()})
+            import torch
             function = getattr(torch.nn.functional, name, None) or getattr(torch, name)
             return function(x, *(_foreign(a) for a in args), **{k: _foreign(v) for k, v in kwargs.items()})
         return call
