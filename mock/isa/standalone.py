@@ -54,7 +54,8 @@ class KernelDescriptor:
 
 
 class CodeObject:
-    """An ELF for amdgcn in memory; ``image`` owns the bytes and ``kernels`` are found by name."""
+    """An ELF for amdgcn in memory; ``image`` owns the bytes and ``kernels`` are found by name: their addresses hold as
+    long as the object does."""
 
     def __init__(self, data: bytes) -> None:
         if data[:4] != _ELF_MAGIC or len(data) < 64 or struct.unpack_from("<H", data, 18)[0] != _EM_AMDGPU:

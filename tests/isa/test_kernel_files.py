@@ -312,7 +312,8 @@ def test_conversions(launch: Any, rng: np.random.Generator) -> None:
 def test_matrices_and_rows_of_wide_waves(compile_kernels: Any, rng: np.random.Generator, level: str,
                                          executor: str) -> None:
     code = compile_kernels("wmma64.cl", level, "-mwavefrontsize64")
-    for kernel in CodeObject(code).kernels.values():
+    loaded = CodeObject(code)           # owns the memory that is looked at
+    for kernel in loaded.kernels.values():
         assert not find(Code(Accessor(HostMemory()), kernel.entry), lanes=64), kernel.name
     launch: dict[str, Any] = {"grid": (1,), "block": (64,), "executor": executor}
     a, b = rng.integers(-8, 9, (2, 16, 16)).astype(np.float16)
