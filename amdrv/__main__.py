@@ -44,4 +44,5 @@ def _hold(address: str, mode: str | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.piped import piped
+    sys.exit(piped(main)())

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -260,11 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AmdrvError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:                     # ... | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.piped import piped
+    sys.exit(piped(main)())

@@ -295,4 +295,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tools.piped import piped
+    piped(main)()

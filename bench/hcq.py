@@ -388,4 +388,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tools.piped import piped
+    piped(main)()

@@ -201,4 +201,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from tools.piped import piped
+    raise SystemExit(piped(main)())

@@ -230,4 +230,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tools.piped import piped
+    piped(main)()

@@ -365,4 +365,5 @@ def _describe(board: Board) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.piped import piped
+    sys.exit(piped(main)())

@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _command(options)
     except BrokenPipeError:
-        raise SystemExit(0) from None
+        raise
     except (IsaError, OSError, ValueError) as error:
         raise SystemExit("\n".join([str(error), *getattr(error, "__notes__", ())])) from None
 
@@ -220,4 +220,5 @@ def _command(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tools.piped import piped
+    piped(main)()

@@ -21,12 +21,14 @@ from tools.amdrv_info import binding, card, doctor, dumps, looks, registers, sch
 from tools.amdrv_info.looks import archive, dump_of, opened
 from tools.amdrv_info.looks import say as _say
 from tools.amdrv_info.source import looking_hal
+from tools.piped import piped
 
 __all__ = ["main"]
 
 Options = argparse.Namespace
 
 
+@piped
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 1 when something could not be found, opened or read (the reason is on standard error)."""
     options = _parser().parse_args(argv)
@@ -34,9 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(_COMMANDS[options.command](options))
     except (AmdrvError, HcqError) as error:
         return _failed(error, options.json)
-    except BrokenPipeError:                     # amdrv-info ... | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         return 130
 

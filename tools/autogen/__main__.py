@@ -62,4 +62,5 @@ def main(argv: Sequence[str] | None = None, *, root: Path = REPOSITORY) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.piped import piped
+    sys.exit(piped(main)())

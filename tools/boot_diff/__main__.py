@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "distill":
             return _distill(options)
         return _compare(options)
+    except BrokenPipeError:
+        raise
     except (AmdrvError, trace.TraceError, reasons.ReasonError, OSError) as error:
         print(f"boot_diff: {error}", file=sys.stderr)
         return 2
@@ -142,4 +144,5 @@ def _inserted(document: str, text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools.piped import piped
+    sys.exit(piped(main)())

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from tools.ioctl_sniff import abi, build, capture, decode, diff, generate, replay, run, text
 from tools.ioctl_sniff.decode import Call
+from tools.piped import piped
 
 __all__ = ["main"]
 
@@ -26,6 +27,7 @@ ERRORS = (abi.AbiError, build.BuildError, capture.CaptureError, generate.Generat
 SUBCOMMANDS = ("show", "gen", "diff", "list", "replay")
 
 
+@piped
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: the program's own where one was run; 1 on errors, 2 on wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -38,9 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ERRORS as error:
         said = Text("ioctl-sniff: ", "bold red").append(str(error), "not bold default")
         Console(stderr=True, highlight=False).print(said, soft_wrap=True)
-        return 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
