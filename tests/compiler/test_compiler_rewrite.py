@@ -49,7 +49,7 @@ def test_nodes_are_consed() -> None:
     zero, minus, nan = (const(v, dtypes.float32) for v in (0.0, -0.0, math.nan))
     assert zero is not minus and nan is const(math.nan, dtypes.float32) and const(True, dtypes.bool_).arg is True
     assert const(300, dtypes.uint8).arg == 44 and const(0.1, dtypes.float32).arg != 0.1
-    chain = rng(4, 987_654_321) + 1     # a range that no kernel has: what other tests left alive must not share the chain
+    chain = rng(4, 987_654_321) + 1     # a range that no kernel has: what other tests left must not share the chain
     first = weakref.ref(chain)
     for _ in range(5000):
         chain = chain + 1
