@@ -137,7 +137,7 @@ def _tile(reduces: list[UOp], outer: list[UOp], gpu: bool) -> list[Choice]:
         if not free or len(free) == len(loads) or free <= left:
             continue
         # every second element still makes vectors, by shuffles
-        wide = not gpu and all(s.get(r, 0) in (0, 1, 2) for s in strides)
+        wide = not gpu and not vectors and all(s.get(r, 0) in (0, 1, 2) for s in strides)
         large = not gpu and walked >= _WORTH_MORE
         sizes: tuple[int, ...] = _WIDTHS[not large:] if wide else (8, 4, 2)[not (large and vectors):]
         if apart and not wide and choices[-1].amounts[0] <= _ONE_VECTOR and walked >= _WORTH_TILES << 6:

@@ -240,6 +240,20 @@ def some_kernel(rng: random.Random) -> Tensor:
     return after(core())
 
 
+_REGISTERS = 16 * 16      # accumulators that vector registers of 16 floats hold, and leave as many for operands
+
+
+@pytest.mark.parametrize("turned", [(False, False), (False, True), (True, False), (True, True)], ids=str)
+@pytest.mark.parametrize("n", [512, 1024])
+def test_a_tile_on_a_cpu_fits_in_its_registers(n: int, turned: tuple[bool, bool]) -> None:
+    """Of two axes that memory has side by side one is the row of vectors, the other one has a few rows."""
+    a, b = (Tensor(np.ones((n, n), np.float32)) for _ in turned)
+    product = (a.T if turned[0] else a) @ (b.T if turned[1] else b)
+    item, _ = kernel(product)
+    tile = [c.amounts[0] for c in choose(merge_ranges(item.sink), False) if c.kind == "upcast"]
+    assert len(tile) == 2 and np.prod(tile) <= _REGISTERS
+
+
 @pytest.mark.parametrize("seed", range(24))
 def test_random_choices_on_random_kernels(seed: int) -> None:
     """Every choice that is possible keeps the kernel's values; one that is not is refused, not wrong."""
