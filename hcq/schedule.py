@@ -2,9 +2,9 @@
 
 A *lane* is one hardware queue that a graph uses; a *step* is what one lane does at a time. Kernels go to their
 device's first compute queue, where a barrier keeps a kernel apart from those before it that it depends on, and only
-then; branches go to further queues where that is worth it (``hcq.assignment``). Copies and fills go to the copy engine
-that did what they come after, or to the one with the fewest bytes. A copy between devices is done by the source's
-engines, between two steps of the receiver's compute queue that clean its caches (see ``hcq.peer``).
+then; long branches go to further queues where that is worth it (``hcq.assignment``). Copies and fills go to the copy
+engine that did what they come after, or to the one with the fewest bytes. A copy between devices is done by the
+source's engines, between two steps of the receiver's compute queue that clean its caches (see ``hcq.peer``).
 
 A lane's steps count up its signal. A step waits for a signal only where its lane has not heard, by some other way,
 that the step it depends on is complete.

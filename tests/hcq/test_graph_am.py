@@ -13,6 +13,7 @@ import hcq
 
 N = 4096                    # int32 a buffer
 GRID, BLOCK = N // 64, 64
+LONG = 12                   # kernels of a branch that is worth a queue, with what follows it
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +114,22 @@ def test_branches_go_on_several_queues(pair: list[hcq.Device], add: dict[hcq.Dev
     with one.graph(kind=kind) as g:
         k, x = g.input("k", np.int32(1)), g.input("x", branches[0])
         for number, branch in enumerate(branches):          # one branch behind the other
-            for _ in range(6):
+            for _ in range(LONG):
                 here = x if number == 0 else branch
                 add[one](here, here, k, grid=GRID, block=BLOCK)
         for number, total in enumerate(sums):               # each of these comes after two branches
             add[one](total, branches[number], np.int32(5), grid=GRID, block=BLOCK)
             add[one](branches[number], branches[(number + 1) % 3], np.int32(0), grid=GRID, block=BLOCK)
     used = lanes(g)
-    assert len(used) == 3 and sum(steps for _, steps in used) == 24 and min(steps for _, steps in used) >= 6
+    counts = [steps for _, steps in used]
+    assert len(used) == 3 and sum(counts) == 3 * LONG + 6 and min(counts) >= LONG
     assert all(f"AM:0 {kind} " in name for name, _ in used)
     across = [step for step in g.schedule.steps if any(other.lane is not step.lane for other in step.waits)]
     assert across and all(step.barrier for step in across)  # what other queues stored is not in the caches
     for amount in (1, 7, 2):
         g.replay(k=np.int32(amount))
         for number in range(3):
-            expected[number] = expected[number] + np.int32(6 * amount)
+            expected[number] = expected[number] + np.int32(LONG * amount)
         totals = []
         for number in range(3):
             totals.append(expected[number] + 5)
@@ -138,7 +140,7 @@ def test_branches_go_on_several_queues(pair: list[hcq.Device], add: dict[hcq.Dev
         assert np.array_equal(ints(branch), wanted)
     other = filled(one, 9000)
     g.replay(x=other)                                       # this branch runs on another buffer
-    assert np.array_equal(ints(other), np.arange(9000, 9000 + N) + 6) and not notes(one)
+    assert np.array_equal(ints(other), np.arange(9000, 9000 + N) + LONG) and not notes(one)
 
 
 @pytest.mark.parametrize("kind", ["compute", "aql"])
