@@ -208,11 +208,14 @@ def _put(dump: Dump, what: str, where: str, body: str) -> bool:
 
 
 def load(path: Path | str) -> Dump:
-    """A file in the form above. :raises DumpError: it cannot be read, or is none."""
+    """A file in the form above. :raises DumpError: it cannot be read, is none, or is empty."""
     try:
-        return parse(Path(path).read_text(encoding="utf-8", errors="replace"), str(path))
+        dump = parse(Path(path).read_text(encoding="utf-8", errors="replace"), str(path))
     except OSError as error:
         raise DumpError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not (dump.ring or dump.discovery or dump.values or any(dump.memory.values())):
+        raise DumpError(f"{path}: is empty: no register, no memory and no ring is in it")
+    return dump
 
 
 # ---- the command

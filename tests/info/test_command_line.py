@@ -34,6 +34,7 @@ def test_help_of_every_command(run: Run, command: str) -> None:
     (("frobnicate",), "there is no 'frobnicate'; there are "), (("show", "--jsn"), "did you mean --json?"),
     (("bench", "--only", "sdm"), "there is no 'sdm'; did you mean sdma?"),
     (("vm", "0", "--hub", "xx"), "there is no 'xx'; there are gc, mm"), ((), "COMMAND"),
+    (("top", "--run"), "which program?"), (("report", "--run"), "which program?"),
     (("ih", "--last", "-5"), "'-5' is no count"), (("wave", "--vgprs", "x"), "'x' is no count"),
     (("ring", "--back=-1"), "'-1' is no count"), (("top", "--count", "1.5"), "'1.5' is no count")])
 def test_wrong_words_get_a_guess(run: Run, words: tuple[str, ...], said: str) -> None:

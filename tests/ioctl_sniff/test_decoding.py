@@ -69,6 +69,16 @@ def test_kfd_queue_with_what_the_kernel_filled_in() -> None:
     assert (fields["queue_id"].old, fields["queue_id"].text) == ("0", "9")
 
 
+@pytest.mark.parametrize(("value", "text"), [(2, "KFD_IOC_QUEUE_TYPE_COMPUTE_AQL"), (0x77, "0x77")])
+def test_an_enum_value_that_no_name_has_is_hexadecimal(value: int, text: str) -> None:
+    """As headers write them."""
+    content = bytearray(LIBRARY.abi("kfd").size_of("kfd_ioctl_create_queue_args"))
+    struct.pack_into("<I", content, 40, value)
+    call = one(ioctl(number("AMDKFD_IOC_CREATE_QUEUE"), [(0x1000, bytes(content))]), "/dev/kfd")
+    assert call.before is not None and call.before.fields is not None
+    assert {item.name: item.text for item in call.before.fields}["queue_type"] == text
+
+
 def test_one_number_means_what_the_device_says() -> None:
     """VFIO gives 15217 (0x3b71) to two calls: the descriptor's kind decides."""
     mapping = struct.pack("<IIQQQ", 32, 3, 0x7000, 0x10000, 4096)
@@ -313,6 +323,13 @@ def test_headers_with_nothing_in_them(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "h.h").write_text(text)
     assert main(["gen", str(tmp_path / "h.h"), "-o", str(tmp_path / "o")]) == 1
     assert capsys.readouterr().err.startswith("ioctl-sniff: ") and not (tmp_path / "o").exists()
+
+
+def test_a_decoder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("clang")
+    (tmp_path / "h.h").write_text("struct toy { int a; };")
+    assert main(["gen", str(tmp_path / "h.h"), "-o", str(tmp_path / "no/such")]) == 1
+    assert "cannot be written: No such file" in capsys.readouterr().err
 
 
 def test_builtin_decoders_are_what_the_headers_say() -> None:

@@ -68,6 +68,36 @@ def test_a_thousand_children(dynamic: Path, sniff: Sniff) -> None:
     assert "cut short" not in ran.said
 
 
+def test_what_outlives_the_program_is_followed_to_its_end(target: Target, sniff: Sniff) -> None:
+    program, how = target
+    ran = sniff(*how, program, "daemon")
+    assert ran.status == 6 and [call["before"]["ws_row"] for call in ran.named("TIOCSWINSZ")] == list(range(2000))
+
+
+def test_a_shell_leaves_a_job_behind(dynamic: Path, sniff: Sniff) -> None:
+    ran = sniff("sh", "-c", f"sh -c 'sleep 0.2; exec {dynamic} plain' & exit 7")
+    assert ran.status == 7 and len(ran.named("TIOCSWINSZ")) == 1
+
+
+def test_ctrl_c_ends_the_wait_for_what_runs_on(dynamic: Path, tmp_path: Path) -> None:
+    """Records until then are shown; the process is left alone, and what it writes later does not kill it."""
+    capture, pid_file = tmp_path / "capture", tmp_path / "pid"
+    job = f"{dynamic} killed > {tmp_path / 'out'} 2>&1 & echo $! > {pid_file}"
+    command = [sys.executable, "-m", "tools.ioctl_sniff", *WATCH, "-c", "--limit", "1", "-w", str(capture),
+               "sh", "-c", job]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        assert "waiting; Ctrl-C" in child.stderr.readline()
+        left = int(pid_file.read_text())
+        try:
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=60)
+            assert f"not to the end of process {left}" in err and "TIOCSWINSZ" in out and child.returncode == 0
+            os.kill(left, 0)
+        finally:
+            os.kill(left, signal.SIGKILL)
+
+
 def test_exec_with_an_environment_of_its_own(target: Target, sniff: Sniff) -> None:
     program, how = target
     ran = sniff(*how, program, "exec")
@@ -214,7 +244,9 @@ def test_what_cannot_be_run(sniff: Sniff, tmp_path: Path) -> None:
     for arguments, said in ((["/no/such/program"], "there is no such program"), (["-p", "999999999"], "no process"),
                             (["shwo", "a.cap"], "did you mean ioctl-sniff show?"),
                             (["--type", "300", "true"], "no ioctl type byte"), (["--match", "(", "true"], "no regular"),
-                            (["--decoder", str(tmp_path), "true"], "directory"), ([], "what shall be watched")):
+                            (["--decoder", str(tmp_path), "true"], "directory"), ([], "what shall be watched"),
+                            (["-o", str(tmp_path / "no/such"), "true"], "cannot be written"),
+                            (["show", "a.cap"], "show stands first"), (["-p", "1", "true"], "one of them is")):
         ran = sniff(*arguments)
         assert ran.status == 1 and said in ran.said and "Traceback" not in ran.said, (arguments, ran.said)
 

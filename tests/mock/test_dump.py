@@ -95,6 +95,9 @@ def test_a_hung_ring_is_read_offline(capsys: pytest.CaptureFixture[str], tmp_pat
     assert len(json.loads(capsys.readouterr().out)["packets"]) == 2
     with pytest.raises(amdrv.dump.DumpError, match="dump has no RINGDATA"):
         amdrv.dump.parse("").packets()
+    (nothing := tmp_path / "nothing.txt").write_text("; a remark\n")
+    with pytest.raises(amdrv.dump.DumpError, match=r"nothing\.txt: is empty"):
+        amdrv.dump.load(nothing)
 
 
 def test_writing_a_dump_changes_nothing(booted: Any) -> None:

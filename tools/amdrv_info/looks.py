@@ -359,6 +359,17 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+class _Program(argparse.Action):
+    """Everything behind ``--run``, and at least a file's name."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        if not values:
+            parser.error(f"{option_string}: which program? give a Python file")
+        setattr(namespace, self.dest, values)
+
+
 def _program(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--run", dest="program", nargs=argparse.REMAINDER, default=[], metavar="PROGRAM [ARGUMENT ...]",
+    parser.add_argument("--run", dest="program", nargs=argparse.REMAINDER, default=[], action=_Program,
+                        metavar="PROGRAM [ARGUMENT ...]",
                         help=f"run a Python program in this process and {what} (the mock's card lives in its process)")

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -47,7 +48,12 @@ def _run(options: argparse.Namespace) -> int:
     if not options.command and options.pid is None:
         raise run.RunError("what shall be watched? ioctl-sniff PROGRAM [ARGUMENT ...], ioctl-sniff -p PID, or "
                            "ioctl-sniff show CAPTURE; --help has the rest")
+    if options.command and options.pid is not None:
+        raise run.RunError(f"-p {options.pid} or {options.command[0]}? one of them is followed")
     if options.command and shutil.which(options.command[0]) is None:
+        if options.command[0] in SUBCOMMANDS:
+            raise run.RunError(f"{options.command[0]} stands first, its options behind it: "
+                               f"ioctl-sniff {options.command[0]} [OPTION ...]")
         close = difflib.get_close_matches(options.command[0], SUBCOMMANDS, 1, 0.6)
         raise run.RunError(f"{options.command[0]}: there is no such program"
                            + (f"; did you mean ioctl-sniff {close[0]}?" if close else ""))
@@ -58,6 +64,8 @@ def _run(options: argparse.Namespace) -> int:
                                           ("doorbells", options.doorbells or options.trap_all)) if wanted]
     plan = run.Plan(library, devices, tuple(map(_type_byte, options.type)) or None, tuple(recorded),
                     options.limit << 20)
+    if options.output:
+        _writable(options.output).close()       # before the program has run for nothing
     keep = options.write is not None
     handle, name = (None, options.write) if keep else tempfile.mkstemp(
         prefix="ioctl-sniff-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)     # memory is fastest
@@ -90,7 +98,7 @@ def _say(result: run.Result, kept: Path | None) -> None:
 def _print(taken: capture.Capture, library: abi.Library, options: argparse.Namespace) -> None:
     found = list(_filtered(decode.calls(taken, library), options))
     if options.output:
-        with Path(options.output).open("w", encoding="utf-8") as file:
+        with _writable(options.output) as file:
             _print_calls(Console(file=file, highlight=False, soft_wrap=True), found, options)
     else:
         _print_calls(Console(highlight=False, soft_wrap=True), found, options)
@@ -98,6 +106,14 @@ def _print(taken: capture.Capture, library: abi.Library, options: argparse.Names
         Console(stderr=True, highlight=False).print(Text(
             f"ioctl-sniff: {taken.broken} records were cut short by the death of their process, {taken.lost} did not "
             "fit (--limit)", "yellow"), soft_wrap=True)
+
+
+def _writable(name: str) -> TextIO:
+    """A file to be written anew. :raises run.RunError: it cannot be."""
+    try:
+        return Path(name).open("w", encoding="utf-8")
+    except OSError as error:
+        raise run.RunError(f"{name}: cannot be written: {error.strerror or error}") from error
 
 
 def _print_calls(target: Console, found: Sequence[Call], options: argparse.Namespace) -> None:

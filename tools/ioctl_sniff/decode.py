@@ -317,7 +317,7 @@ def _meaning(value: int, kind: str, hint: Hint | None, abi: Abi) -> str:
     if hint.kind == "hex" or hint.kind in ("pointer", "string"):
         return f"{value:#x}"
     if hint.kind == "enum":
-        return abi.names(hint.type).get(value, _number_text(value))
+        return abi.names(hint.type).get(value) or (f"{value:#x}" if value >= 0 else str(value))    # as headers have it
     if hint.kind == "flags":
         return _flags(value, abi.names(hint.type))
     return str(value)

@@ -95,7 +95,10 @@ def generate(source: Source) -> dict[str, Any]:
 
 
 def write(decoder: dict[str, Any], path: Path) -> None:
-    """A line an ioctl, record and constant, so that a change can be read."""
+    """A line an ioctl, record and constant, so that a change can be read.
+
+    :raises GenerateError: the file cannot be written.
+    """
     lines = ["{"]
     for key in ("name", "source", "devices"):
         lines.append(f" {json.dumps(key)}: {json.dumps(decoder[key])},")
@@ -110,7 +113,10 @@ def write(decoder: dict[str, Any], path: Path) -> None:
         lines.append(f' }},\n "hints": {json.dumps(decoder["hints"], indent=1)}\n}}\n')
     else:
         lines.append(" }\n}\n")
-    path.write_text("\n".join(lines), encoding="ascii")
+    try:
+        path.write_text("\n".join(lines), encoding="ascii")
+    except OSError as error:
+        raise GenerateError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _parse(source: Source, text: str, *, detailed: bool = False) -> Any:

@@ -23,6 +23,9 @@ __all__ = ["Plan", "Result", "RunError", "attach", "choose", "record"]
 DEFAULT_DEVICES = ("/dev/kfd", "/dev/dri/*", "/dev/nvidia*", "/dev/vfio/*", "/dev/iommu", "/dev/accel/*",
                    "anon_inode:*vfio*", "/dmabuf:*", "/dev/udmabuf", "anon_inode:sync_file")
 
+STARTING, PATIENCE = 1.0, 2.0
+"""Seconds: for an executed process to open the capture; until waiting for what outlives the program is told."""
+
 
 class RunError(Exception):
     """The target cannot be run or followed."""
@@ -115,8 +118,52 @@ def record(plan: Plan, command: Sequence[str], path: Path, *, mechanism: str = "
             break
         except KeyboardInterrupt:               # the target has got it too, and decides
             continue
-    capture.finish(path)
+    left = _outlived(path)
+    if left:
+        reason += f"; not to the end of {_several(left)}"
+    else:
+        capture.finish(path)                    # nobody writes there any more: a store past a file's end is SIGBUS
     return Result(mechanism, reason, 128 - status if status < 0 else status)
+
+
+def _outlived(path: Path) -> list[int]:
+    """Wait for the processes that outlive the program (it became a daemon, it left jobs); those that remained when
+    Ctrl-C ended the wait. One that has just been executed has not opened the capture yet: it gets a moment."""
+    end = time.monotonic()
+    pause, told = 0.01, False
+    recording, starting = _followed(path)
+    try:
+        while recording or (starting and time.monotonic() < end + STARTING):
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+            recording, starting = _followed(path)
+            if recording and not told and time.monotonic() > end + PATIENCE:
+                told = True
+                print(f"ioctl-sniff: the program has ended, {_several(recording)} of it not: waiting; Ctrl-C shows "
+                      "what there is", file=sys.stderr)
+    except KeyboardInterrupt:
+        return recording
+    return []
+
+
+def _followed(path: Path) -> tuple[list[int], list[int]]:
+    """Processes that have the capture open, and those that were told of it only."""
+    recording, starting = [], []
+    name = os.fsencode(os.path.realpath(path)) + b"\n"
+    told = b"IOCTL_SNIFF_CAPTURE=" + os.fsencode(path.absolute()) + b"\0"
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if name in (process / "maps").read_bytes():
+                recording.append(int(process.name))
+            elif told in (process / "environ").read_bytes():
+                starting.append(int(process.name))
+        except OSError:
+            continue                            # it ended, or is another user's
+    return recording, starting
+
+
+def _several(processes: Sequence[int]) -> str:
+    return f"process {processes[0]}" if len(processes) == 1 else f"{len(processes)} processes"
 
 
 def attach(plan: Plan, pid: int, path: Path) -> Result:
