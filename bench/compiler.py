@@ -116,28 +116,31 @@ print(json.dumps(measure(rand, jit, None)))
 """
 
 
-# schedules and code of whole models: nothing runs but the step of which memory is asked
+# schedules and code of whole models, in processor time and by the clock: nothing runs but the step of which memory is
+# asked. LLVM's part is in both sides' times, nothing is on disk, and what both meet for the first time is met before
 _MODEL = """
 import json, sys, time
 import numpy as np
 from bench.models import gpt2_step, resnet50_step
 rng = np.random.RandomState(0)
 def numbers(*shape): return ((rng.rand(*shape) - 0.5) * 0.1).astype(np.float32)
+def timed(build, compile):
+    (rand(3) + 1).realize()
+    clock, processor = time.perf_counter(), time.process_time()
+    made = build(); count = compile(made)
+    return made, {"seconds": time.process_time() - processor, "clock": time.perf_counter() - clock, "kernels": count}
 def decode():
     step = gpt2_step(rand)
     token, place = (whole(np.array([[n]], np.int32)) for n in (5, 64))
-    (rand(3) + 1).realize()
-    start = time.perf_counter(); outs = step(token, place); count = compile(outs)
-    return {"seconds": time.perf_counter() - start, "kernels": count}
+    return timed(lambda: step(token, place), compile)[1]
 def train(depths):
     state, step = resnet50_step(rand, depths=depths)
     for t in state: t.realize()
     images, targets = rand(2, 3, 64, 64), whole(np.eye(1000, dtype=np.float32)[[5, 7]])
     before = used()
-    start = time.perf_counter(); loss = step(images, targets); count = compile([loss, *state])
-    seconds = time.perf_counter() - start
+    loss, times = timed(lambda: step(images, targets), lambda loss: compile([loss, *state]))
     run([loss, *state])
-    return {"seconds": seconds, "kernels": count, "MiB": peak() - before, "loss": float(loss.numpy())}
+    return {**times, "MiB": peak() - before, "loss": float(loss.numpy())}
 """
 _MODEL_END = """
 print(json.dumps(decode() if sys.argv[1] == "gpt2" else train(json.loads(sys.argv[2]))))
@@ -207,16 +210,24 @@ def _peer_environment() -> dict[str, str]:
 
 
 def _models(peer: str | None, quick: bool) -> None:
-    """Seconds from Python to compiled kernels, and memory."""
+    """Seconds from Python to compiled kernels, and memory.
+
+    The peer runs twice: all in one process, for its processor time (starting others would only add to it), and in as
+    many as it likes, for the clock.
+    """
     for name, what, depths in (("gpt2", "GPT-2 decode step", ""),
                                ("resnet", f"ResNet-{'14' if quick else '50'} training step",
                                 json.dumps([1, 1, 1, 1] if quick else [3, 4, 6, 3]))):
         ours = _process(sys.executable, _OUR_MODEL, name, depths)
-        theirs = _process(peer, _PEER_MODEL, name, depths, **_peer_environment()) if peer else None
+        theirs, spread = ((_process(peer, _PEER_MODEL, name, depths, **_peer_environment(), **more) for more in (
+            {"PARALLEL": "0"}, {})) if peer else (None, None))
         if ours is None:
             raise SystemExit(f"{what}: our own measurement failed")
         notes = f"{ours['kernels']} kernels" + ("" if theirs is None else f", the peer's {theirs['kernels']}")
-        _line(f"CPU: schedule and code, {what}", ours["seconds"], "s", (theirs or {}).get("seconds"), notes)
+        _line(f"CPU: schedule and code, {what}", ours["seconds"], "s", (theirs or {}).get("seconds"),
+              f"processor time; {notes}")
+        _line(f"CPU: schedule and code, {what}, by the clock", ours["clock"], "s", (spread or {}).get("clock"),
+              f"the peer in {os.cpu_count()} processes" if peer else "")
         if "MiB" in ours:
             loss = "" if theirs is None else f"loss {ours['loss']:.5f}, the peer's {theirs['loss']:.5f}"
             _line(f"CPU: memory of the step beside its state, {what}", ours["MiB"], "MiB", (theirs or {}).get("MiB"),

@@ -21,6 +21,8 @@ _FEW, _LONG = 1024, 128
 """At most so many outputs, of sums so long at least, get a workgroup each."""
 _WORTH_TILES = 1 << 18
 """Iterations on a CPU below which a tile costs more to compile than it saves."""
+_WORTH_SHARING = 4
+"""Iterations of a sum on a CPU, below which what an output does besides it outweighs the loads that a tile shares."""
 _WORTH_MORE = 1 << 26
 """Likewise for a tile that fills the vector registers."""
 _WAVE = 32
@@ -127,12 +129,13 @@ def _tile(reduces: list[UOp], outer: list[UOp], gpu: bool) -> list[Choice]:
     """
     loads, strides = _strides(reduces)
     total = prod(map(length, outer))
-    walked = total * max(prod(map(length, r.src[1:])) for r in reduces)
+    longest = max(prod(map(length, r.src[1:])) for r in reduces)
+    walked = total * longest
     choices: list[Choice] = []
     vectors = False
     left: set[UOp] = set()      # loads that the axes so far have in common
     apart = False               # is every second element loaded? Those between are the next iteration's
-    for r in reversed(outer) if gpu or walked >= _WORTH_TILES else ():
+    for r in reversed(outer) if gpu or (walked >= _WORTH_TILES and longest >= _WORTH_SHARING) else ():
         free = {load for load in loads if r not in load.ranges}
         if not free or len(free) == len(loads) or free <= left:
             continue
