@@ -410,6 +410,40 @@ def test_a_process_ends_while_it_optimises(assembler: Assembler, tmp_path: Path)
     _process(assembler(FLOATS), "leave", tmp_path)
 
 
+_LEAVES = """
+    import ctypes, sys, threading
+    libc = ctypes.CDLL(None)        # dprintf(exit status, text): registered first, it runs last, with LLVM taken down
+    if hasattr(libc, "on_exit"):
+        libc.strdup.restype = ctypes.c_void_p
+        libc.on_exit(ctypes.cast(libc.dprintf, ctypes.c_void_p), ctypes.c_void_p(libc.strdup(b"taken down")))
+    from mock.isa.jit import compiler
+    compiler._PATIENCE, begun, optimise = 0.0, threading.Event(), compiler._optimise
+    def observed(*arguments):
+        begun.set()
+        optimise(*arguments)
+    compiler._optimise = observed
+    lines = [f"%v{i + 1} = call <16 x float> @llvm.fma.v16f32(<16 x float> %v{i}, <16 x float> %v{i * 7 // 8}, "
+             f"<16 x float> %v{i // 2})" for i in range(20000)]      # seconds of work
+    text = ("declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)\\n"
+            "define <16 x float> @wave(<16 x float> %v0) {\\n" + "\\n".join(lines) +
+            "\\nret <16 x float> %v20000\\n}\\n")
+    def work():
+        with compiler._building:
+            compiler._object(text, True, 2)
+    threading.Thread(target=work, daemon=True).start()
+    begun.wait()
+    sys.stdout.write("done")
+    sys.exit(2)
+"""
+
+
+def test_a_process_ends_while_llvm_is_at_work() -> None:
+    """LLVM aborts the process when it is taken down under a thread that compiles for longer than is waited for."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(_LEAVES)], capture_output=True, text=True,
+                          check=False, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout, done.stderr) == (2, "done", "")
+
+
 def test_two_address_spaces_at_once(assembler: Assembler) -> None:
     """Two boards' launches of one kernel, at the same addresses, from two threads."""
     import threading

@@ -6,6 +6,7 @@ size and registers, this package's sources, LLVM's version, and the host's CPU a
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import json
@@ -55,6 +56,7 @@ def _target() -> tuple[Any, str, str]:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     _give_symbols()
+    atexit.register(_leave)
     cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, opt=2, jit=True)
     return machine, cpu, features
@@ -169,6 +171,24 @@ def hold_at_fork() -> None:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=_building.acquire, after_in_parent=_building.release,
                             after_in_child=_building.release)
+
+
+_PATIENCE = 5.0         # seconds that the process's end waits for a compilation under way
+
+
+def _leave() -> None:
+    """At the process's end: LLVM must not be at work when the C library takes its library down, which aborts.
+
+    Who takes longer than the patience is left at work: the process ends behind Python's own end, with its status, and
+    nothing is taken down. Where the C library cannot do that (no on_exit: not glibc), it is waited for.
+    """
+    library = ctypes.CDLL(None)
+    able = all(hasattr(library, name) for name in ("on_exit", "_exit", "__cxa_atexit", "fcloseall"))
+    if _building.acquire(timeout=_PATIENCE if able else -1):
+        _building.release()
+        return
+    library.on_exit(ctypes.cast(library._exit, ctypes.c_void_p), None)     # called second, with the status
+    getattr(library, "__cxa_atexit")(ctypes.cast(library.fcloseall, ctypes.c_void_p), None, None)      # first
 
 
 _engines: list[Any] = []    # of the support code and the library: for as long as the process

@@ -12,7 +12,7 @@ import gc
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -31,7 +31,6 @@ INTERPRETED_SECONDS = 0.05
 """Time in the interpreter after which a kernel is compiled in the background."""
 COMPILED_SECONDS = 0.3
 """Time in quickly made code after which a kernel is optimised in the background."""
-_PATIENCE = 5.0             # seconds that the process's end waits for a compilation under way
 
 
 @contextmanager
@@ -45,6 +44,10 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+class _Unwanted(Exception):
+    """The process ends."""
 
 
 @dataclass
@@ -81,14 +84,16 @@ class Kernel:
                 self.compiled, self.optimised = found, optimise
                 return
 
-    def compile(self, optimise: bool = False) -> Compiled:
-        """Compile now, unless it is."""
+    def compile(self, optimise: bool = False, wanted: Callable[[], bool] = lambda: True) -> Compiled:
+        """Compile now, unless it is. ``wanted`` is asked before LLVM begins. :raises _Unwanted: it said no."""
         with self._lock:
             if self.compiled is None or (optimise and not self.optimised):
                 chunk = chunk_lanes()
                 with _uncollected():
                     made = translate(self.flow, self.points, lanes=self.lanes, chunk=chunk, vgprs=self.vgprs,
                                      optimise=optimise)
+                    if not wanted():
+                        raise _Unwanted
                     code = compile_module(made, self._name(optimise), self.lanes, optimise=optimise)
                 self.compiled, self.optimised = code, optimise
             return self.compiled
@@ -145,7 +150,7 @@ class _Background:
                 return
             kernel, optimise = item
             try:
-                kernel.compile(optimise)
+                kernel.compile(optimise, lambda: not self._ending)
             except Exception as error:      # the interpreter, or the code that is there, goes on
                 kernel.error = error
             kernel.answered()
@@ -154,11 +159,9 @@ class _Background:
                 self._idle.notify_all()
 
     def _end(self) -> None:
-        """LLVM must not be at work when its library is taken down."""
+        """Nothing new begins; the compiler itself waits for what is under way."""
         self._ending = True
         self._queue.put(None)
-        if self._thread is not None:
-            self._thread.join(_PATIENCE)
 
     def wait(self, timeout: float) -> bool:
         with self._idle:
