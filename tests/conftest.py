@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import zlib
 
@@ -13,6 +14,10 @@ from hypothesis import settings
 settings.register_profile("amdrv", deadline=None)
 settings.register_profile("amdrv-ci", settings.get_profile("ci"), deadline=None)
 settings.load_profile("amdrv-ci" if settings.get_current_profile_name() == "ci" else "amdrv")
+
+# A shell starts what runs in its background deaf to Ctrl-C, and programs hand that on: those that tests interrupt, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
