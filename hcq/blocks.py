@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from hcq.backend import IndirectBuffer
 from hcq.memory import Buffer
-from hcq.signal import Point
+from hcq.patch import Hole
+from hcq.signal import Point, Signal
 
 if TYPE_CHECKING:
     from hcq.device import Device
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Block", "BlockCopy", "Leads", "Symbol", "Table"]
 
-_UNSIGNED: dict[int, Any] = {4: np.uint32, 2: np.uint16, 1: np.uint8}
+_UNSIGNED: dict[int, Any] = {8: np.uint64, 4: np.uint32, 2: np.uint16, 1: np.uint8}
 
 
 class Table:
@@ -37,21 +38,41 @@ class Table:
         self.addend.append(addend)
         self.shift.append(shift)
 
+    def paired(self) -> tuple[Table, Table]:
+        """Of a table of words: the values of 64 bits that lie at a multiple of 8, in two entries one behind the other,
+        as a table of that width; and the rest."""
+        wide, rest = Table(), Table()
+        entries = list(zip(self.index, self.symbol, self.addend, self.shift, strict=True))
+        at = 0
+        while at < len(entries):
+            index, symbol, addend, shift = entries[at]
+            if not index % 2 and not shift and entries[at + 1:at + 2] == [(index + 1, symbol, addend, 32)]:
+                wide.add(index // 2, symbol, addend)
+                at += 2
+            else:
+                rest.add(*entries[at])
+                at += 1
+        return wide, rest
+
     def freeze(self, size: int) -> None:
         """The table is complete. :param size: bytes of each place."""
         self.dtype = _UNSIGNED[size]
         self.indices = np.array(self.index, np.int64)
         self.symbols = np.array(self.symbol, np.int64)
-        self.addends = np.array(self.addend, np.uint64)
+        self.addends = np.array(self.addend, np.uint64) if any(self.addend) else None
         self.shifts = np.array(self.shift, np.uint64) if any(self.shift) else None
+
+    def __len__(self) -> int:
+        return len(self.index)
 
     def scatter(self, memory: np.ndarray, symbols: np.ndarray) -> None:
         """Store; ``memory`` has this table's width."""
         values = symbols[self.symbols]
-        values += self.addends
+        if self.addends is not None:
+            values += self.addends
         if self.shifts is not None:
             values >>= self.shifts
-        memory[self.indices] = values.astype(self.dtype)
+        memory[self.indices] = values if self.dtype is np.uint64 else values.astype(self.dtype)
 
 
 class Block:
@@ -64,7 +85,7 @@ class Block:
         self.words_bytes = 0
         self.lanes: dict[Lane, tuple[int, int]] = {}    # first word in the block, number of words
         self.cuts: dict[Lane, list[int]] = {}           # where steps end, in the lane's words
-        self.once, self.always = Table(), {size: Table() for size in (4, 2, 1)}
+        self.once, self.always = Table(), {size: Table() for size in _UNSIGNED}
         # inputs in the segments: (offset there, symbol, shift), by width; and pointers to the segments themselves
         self.segment_words: list[tuple[int, int, int]] = []
         self.segment_halves: list[tuple[int, int, int]] = []
@@ -87,7 +108,19 @@ class Leads:
     address: int
     packets: list[int] = field(default_factory=list)
     aligned: bool = False                   # the packets depend on where in the ring they stand
-    buffer: IndirectBuffer | None = None
+    indirect: tuple[IndirectBuffer, ...] = ()
+    # with the signal at the end: the words, where in them its value stands, and what has to be added to that
+    signal: Signal | None = None
+    ready: np.ndarray | None = None
+    value_at: int = 0
+    addend: int = 0
+
+    def end(self, signal: Signal, words: list[int], holes: Sequence[Hole]) -> None:
+        """These words end the submission, with a value in one place, by ``hcq.patch``."""
+        self.signal, (hole,) = signal, holes
+        ahead = self.packets if self.indirect and not self.aligned else []
+        self.ready = np.array([*ahead, *words], np.uint32)
+        self.value_at, self.addend = len(ahead) + hole.word, hole.addend
 
 
 class BlockCopy:

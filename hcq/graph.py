@@ -115,6 +115,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.inputs: dict[str, Input] = {}
         self._scalars: dict[str, np.dtype] = {}         # types of the inputs that are NumPy scalars
+        self._known: tuple[list[str], list[str]] = [], []       # what the last replay changed, and the scalars there
         self._state = "new"
         self._plan: Plan | None = None
         self._bound: dict[tuple[Any, ...], Plan] = {}
@@ -187,23 +188,29 @@ class Graph:
         :raises GraphError: a name that is no input, or a graph whose recording did not end well.
         :raises LaunchError, QueueError: a value that the command it belongs to cannot take.
         """
-        if self._scalars and not self._scalars.keys().isdisjoint(changed):
-            changed = {name: _like(name, self._scalars[name], value) if name in self._scalars else value
-                       for name, value in changed.items()}
         plan = self._plan
         if plan is None:
             raise GraphError(f"the graph cannot be replayed: its recording has state {self._state!r}, not 'ready'")
-        if not self.inputs.keys() >= changed.keys():
-            unknown = sorted(set(changed) - set(self.inputs))
-            raise GraphError(f"no input {', '.join(map(repr, unknown))} in the graph; it has: "
-                             f"{', '.join(self.inputs) or 'none'}")
+        names, scalars = self._known
+        if changed and list(changed) != names:
+            names, scalars = self._know(list(changed))
+        for name in scalars if changed else ():
+            changed[name] = _like(name, self._scalars[name], changed[name])
         if RECORDING and threading.get_ident() in RECORDING:
             raise GraphError("a replay inside the recording of a graph")
-        point = plan.replay(changed)
+        point = plan.replay(changed, names if changed else [])
         if point is None:
-            point = self._bind(changed).replay(changed)
+            point = self._bind(changed).replay(changed, names)
             assert point is not None                    # its own buffers overlap as they do
         return point
+
+    def _know(self, names: list[str]) -> tuple[list[str], list[str]]:
+        """:raises GraphError: a name that is no input."""
+        if unknown := sorted(set(names) - self.inputs.keys()):
+            raise GraphError(f"no input {', '.join(map(repr, unknown))} in the graph; it has: "
+                             f"{', '.join(self.inputs) or 'none'}")
+        self._known = names, [name for name in names if name in self._scalars]
+        return self._known
 
     def _bind(self, changed: Mapping[str, Any]) -> Plan:
         """A plan of its own for buffers that overlap otherwise, or that other engines reach."""

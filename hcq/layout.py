@@ -82,7 +82,7 @@ class Layout:
         self._fixed: dict[int, Storage] = {}            # buffers that are no input's
         self._inputs: dict[str, tuple[Access, ...]] = {}
         self._pinned = self._find_memory()
-        self._freed = [device._pool.freed for device in self.devices]
+        self._epochs = [device._pool.epoch for device in self.devices]
         for device in self.devices:
             device._check_open()
         try:
@@ -185,6 +185,7 @@ class Layout:
             for offset, symbol, addend, shift in block.segment_once:
                 block.once.add((block.words_bytes + offset) // 4, symbol, addend + block.words_bytes, shift)
             block.once.freeze(4)
+            block.always[8], block.always[4] = block.always[4].paired()
             for size, table in block.always.items():
                 table.freeze(size)
         for reshaped in self._reshaped:

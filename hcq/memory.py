@@ -64,7 +64,7 @@ class Storage:
     def release(self) -> None:
         if self.memory is not None:
             memory, self.memory = self.memory, None
-            self.pool.freed += 1
+            self.pool.epoch = object()
             if self.pool.device.debug:
                 from hcq.debug import where
                 self.pool.freed_at[id(self)] = where()
@@ -87,7 +87,6 @@ class RegisteredStorage(Storage):
 
     def release(self) -> None:
         """Wait for the work submitted so far, then give the array back. :raises DeviceTimeout: it does not end."""
-        self.pool.freed += 1
         self.leave()
         if not self.pool.closed:
             self.pool.let_go(wait=True)
@@ -96,6 +95,7 @@ class RegisteredStorage(Storage):
         if self.memory is not None:
             memory, self.memory = self.memory, None
             array, self.array = self.array, None
+            self.pool.epoch = object()
             self.pool.registered.append((memory, array))
 
     def __del__(self) -> None:
@@ -116,7 +116,7 @@ class Pool:
         self._free: dict[tuple[bool, int], list[tuple[Memory, Fence]]] = {}
         self.dropped: deque[Memory] = deque()       # appended by __del__, from anywhere
         self.freed_at: dict[int, str] = {}          # in the debug mode: by id of the storage, the line that did it
-        self.freed = 0                              # times that memory was given back while it had names
+        self.epoch = object()                       # another one when memory was given back while it had names
         self.registered: deque[tuple[Memory, np.ndarray | None]] = deque()      # likewise; arrays live till then
         self._leaving: deque[tuple[Fence, Memory, np.ndarray | None]] = deque()
         self.closed = False
@@ -266,7 +266,11 @@ class Buffer:
     order of the calls, whichever engine does it. Contents are undefined until written.
     """
 
-    __slots__ = ("_offset", "_storage", "device", "nbytes")
+    # _where: the address, as it was found in the pool's _epoch; absent before (hcq.order)
+    __slots__ = ("_epoch", "_offset", "_storage", "_where", "device", "nbytes")
+
+    _epoch: object
+    _where: int
 
     def __init__(self, device: Device, storage: Storage, offset: int, nbytes: int) -> None:
         self.device = device

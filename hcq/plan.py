@@ -12,8 +12,7 @@ that replays follow each other without the host waiting (up to ``COPIES``).
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,11 @@ from hcq.debug import Touch
 from hcq.errors import BufferError, GraphError
 from hcq.graph import Node, resolve
 from hcq.layout import BASE, PAGE, Layout, inputs_of
-from hcq.memory import Buffer, Storage
+from hcq.memory import Buffer
+from hcq.order import Order, Pointer, Role
+from hcq.patch import NUMBER, probe
 from hcq.schedule import Choice, Lane
-from hcq.signal import Point
+from hcq.signal import Point, Timeline
 
 if TYPE_CHECKING:
     from hcq.device import Device
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan"]
 
+ORDERS = 16                     # lists of names that are remembered
 COPIES = 8                      # of the blocks, at most
 DIRECT_WORDS = 512              # of a lane: up to here into the ring, beyond by an indirect buffer
 
@@ -49,33 +51,54 @@ class Plan(Layout):
         self._next = 0
         self._base = 0
         self._values = np.zeros(1 + len(self.blocks) + len(self.symbols), np.uint64)
-        self._defaults = [symbol.value for symbol in self.symbols]
-        self._roles: dict[str, list[tuple[int, Callable[[Any], int]]]] = {}
-        for number, symbol in enumerate(self.symbols):
+        self._first_input = 1 + len(self.blocks)
+        self._defaults = np.array([symbol.value for symbol in self.symbols], np.uint64)
+        self._roles: dict[str, list[Role]] = {}
+        for number, symbol in enumerate(self.symbols, self._first_input):
             self._roles.setdefault(symbol.name, []).append((number, symbol.convert))
-        # inputs that are one device's kernels' pointers and nothing else: (symbol, device, is it written?)
-        self._pointers = {each.name: (number, each.device, self._writes[each.name])
-                          for number, each in enumerate(self.symbols)
+        self._pointers = {each.name: Pointer(number, each.device, self._writes[each.name])
+                          for number, each in enumerate(self.symbols, self._first_input)
                           if each.device is not None and len(self._roles[each.name]) == 1
                           and each.name in self._writes and each.name not in self._across}
-        self._first_input = 1 + len(self.blocks)
+        self._orders: dict[tuple[str, ...], Order] = {}
+        self._order = self._order_of([])
         self._checked_by_name = {name for node in self._checks for name in node.inputs}
+        self._tables = [(number, size, table) for number, block in enumerate(self.blocks)
+                        for size, table in block.always.items() if len(table)]
+        self._one = self.devices[0] if len(self.devices) == 1 else None
 
-    def replay(self, changed: Mapping[str, Any]) -> Point | None:
-        """Submit everything. None, and nothing done: the buffers ask for a plan of their own."""
-        with ExitStack() as stack:
-            for device in self.devices:
-                stack.enter_context(device._lock)
+    def _order_of(self, names: list[str]) -> Order:
+        """What has to be known of these names; the last few lists are kept."""
+        key = tuple(names)
+        if key not in self._orders:
+            if len(self._orders) >= ORDERS:
+                del self._orders[next(iter(self._orders))]
+            self._orders[key] = Order(names, self._roles, self._pointers, frozenset(self._pinned))
+        return self._orders[key]
+
+    def replay(self, changed: Mapping[str, Any], names: list[str]) -> Point | None:
+        """Submit everything. None, and nothing done: the buffers ask for a plan of their own.
+
+        :param names: those of what is changed.
+        """
+        with self._one._lock if self._one is not None else self._locks():
             for device in self.devices:
                 device._check_open()
             launches = [reshaped.bind(changed) for reshaped in self._reshaped]
-            values = self._work_out(changed)
-            self._check(changed)
+            values = self._work_out(changed, names)
+            if self._checked_by_name:
+                self._check(changed)
             if values is None:
                 return None
             copy = self._copy()
             self._store(copy, values, changed, launches)
             return self._submit(copy)
+
+    def _locks(self) -> ExitStack:
+        with ExitStack() as stack:
+            for device in self.devices:
+                stack.enter_context(device._lock)
+            return stack.pop_all()
 
     def _check(self, changed: Mapping[str, Any]) -> None:
         """:raises HcqError: a buffer or a pattern that a copy or a fill cannot take."""
@@ -84,53 +107,28 @@ class Plan(Layout):
                 if not node.inputs.isdisjoint(changed):
                     _check_transfer(node, resolve(node.operands, changed))
 
-    def _change(self, found: list[int], changed: Mapping[str, Any]) -> bool:
-        """Put the changed inputs' values into ``found``; whether their memory has to be looked at more closely."""
-        near = False
-        read: list[Storage] = []
-        written: list[Storage] = []
-        pointers, roles = self._pointers, self._roles
-        for name, value in changed.items():
-            if name in pointers and type(value) is Buffer:
-                # the checks of the kernel's own converter, without its calls: this is where a replay's time goes
-                number, device, writes = pointers[name]
-                storage = value._storage
-                memory = storage.memory
-                if value.device is not device or memory is None:
-                    roles[name][0][1](value)            # raises
-                    raise AssertionError(name)
-                found[number] = memory.address + value._offset
-                (written if writes else read).append(storage)
-            else:
-                near |= type(value) is Buffer
-                for number, convert in roles.get(name, ()):
-                    found[number] = convert(value)
-        if read or written:
-            pinned, alone = self._pinned.keys(), set(written)
-            near |= (len(alone) != len(written) or not alone.isdisjoint(read) or not pinned.isdisjoint(read)
-                     or not pinned.isdisjoint(written))
-        return near
-
-    def _work_out(self, changed: Mapping[str, Any]) -> np.ndarray | None:
+    def _work_out(self, changed: Mapping[str, Any], names: list[str]) -> np.ndarray | None:
         """The symbols' values; None when the buffers overlap otherwise than they did.
 
         :raises HcqError: a value that its command cannot take, or memory that was freed.
         """
-        defaults, symbols = self._defaults, self.symbols
-        freed = [device._pool.freed for device in self.devices]
-        if freed != self._freed:
+        epochs = [device._pool.epoch for device in self.devices]
+        if epochs != self._epochs:
             for storage in self._fixed.values():
                 storage.check()
-            found = [symbol.value if symbol.name in changed else symbol.convert(symbol.default) for symbol in symbols]
-            self._freed = freed if all(access.storage.memory is not None for accesses in self._inputs.values()
-                                       for access in accesses) else []
-        else:
-            found = defaults.copy()
-        near = self._change(found, changed)
-        if near and self._overlaps(changed):
-            return None
+            for number, symbol in enumerate(self.symbols):
+                if symbol.name not in changed:
+                    self._defaults[number] = symbol.convert(symbol.default)
+            self._epochs = epochs if all(access.storage.memory is not None for accesses in self._inputs.values()
+                                         for access in accesses) else []
         values = self._values
-        values[self._first_input:] = found
+        values[self._first_input:] = self._defaults
+        if names:
+            order = self._order
+            if names is not order.names and names != order.names:
+                order = self._order = self._order_of(names)
+            if order.store(values, list(changed.values()), epochs) and self._overlaps(changed):
+                return None
         return values
 
     def _copy(self) -> BlockCopy:
@@ -138,7 +136,10 @@ class Plan(Layout):
         copies = self._copies
         if copies:
             copy = copies[self._next % len(copies)]
-            if all(point.done for point in copy.points):
+            for point in copy.points:
+                if not point.done:
+                    break
+            else:
                 self._next += 1
                 return copy
         if len(copies) < COPIES:
@@ -169,10 +170,8 @@ class Plan(Layout):
                 signal.value = 0
             self._base = 0
         values[BASE] = self._base
-        for number, block in enumerate(self.blocks):
-            for size, table in block.always.items():
-                if len(table.indices):
-                    table.scatter(copy.views[number][size], values)
+        for number, size, table in self._tables:
+            table.scatter(copy.views[number][size], values)
         for number, place, size, name, convert in self._large:
             value = changed[name] if name in changed else self._input_default(name)
             at = self.blocks[number].words_bytes + place
@@ -187,31 +186,23 @@ class Plan(Layout):
         fences = [point for device in self.devices for point in device._fence()]
         ends: list[Point] = []
         for lane in reversed(self.lanes):               # the first lane's end is behind all the others'
-            device, timeline, encoder = lane.device, lane.timeline, lane.encoder
+            device, timeline = lane.device, lane.timeline
             timeline.turn()
+            leads = copy.leads.get(lane)
+            if leads is None:
+                leads = copy.leads[lane] = self._leads(copy, lane)
+            if leads.signal is not timeline.signal:
+                self._end(lane, leads)
             before: list[int] = []
             for earlier in fences:
                 if earlier.signal is not timeline.signal:
-                    _wait(device, encoder, before, earlier)
+                    _wait(device, lane.encoder, before, earlier)
                     timeline.will_wait(*earlier)
             behind: list[int] = []
             if lane is self.lanes[0]:
                 for end in ends:
-                    _wait(device, encoder, behind, end)
-            encoder.signal(behind, timeline.signal.address, timeline.submitted + 1, interrupt=False)
-            leads = copy.leads.get(lane)
-            if leads is None:
-                leads = copy.leads[lane] = self._leads(copy, lane)
-            if leads.buffer is not None:
-                if leads.aligned:                       # where the packet stands depends on what is before it
-                    lane.encoder.indirect(before, leads.address, len(leads.words))
-                else:
-                    before += leads.packets
-                timeline.queue.submit(np.frombuffer(array("I", before + behind), np.uint32),
-                                      indirect=(leads.buffer,))         # type: ignore[call-arg]
-            else:
-                timeline.queue.submit(np.concatenate((np.array(before, np.uint32), leads.words,
-                                                      np.array(behind, np.uint32))))
+                    _wait(device, lane.encoder, behind, end)
+            self._give(leads, timeline, lane.encoder, before, behind)
             point = timeline.record(self)
             if timeline is not device._compute:
                 device._beside += 1
@@ -222,6 +213,37 @@ class Plan(Layout):
         self._base += self._step_of_base
         self._book()
         return ends[-1]
+
+    def _end(self, lane: Lane, leads: Leads) -> None:
+        """The words that end this lane's submissions, made once."""
+        signal = lane.timeline.signal
+
+        def words(values: Mapping[str, int]) -> list[int]:
+            into: list[int] = []
+            lane.encoder.signal(into, signal.address, values["value"], interrupt=False)
+            return into
+        leads.end(signal, *probe(words, {"value": NUMBER}, {"value": NUMBER.first}))
+
+    @staticmethod
+    def _give(leads: Leads, timeline: Timeline, encoder: Any, before: list[int], behind: list[int]) -> None:
+        """Submit: ``before``, what the lane does, ``behind``, and the signal."""
+        ready = leads.ready
+        assert ready is not None
+        ready[leads.value_at] = timeline.submitted + 1 + leads.addend
+        if not leads.indirect:
+            parts = [leads.words, ready]
+            if before or behind:
+                parts = [np.array(before, np.uint32), leads.words, np.array(behind, np.uint32), ready]
+            timeline.queue.submit(np.concatenate(parts))
+            return
+        if leads.aligned:                               # where the packet stands depends on what is before it
+            encoder.indirect(before, leads.address, len(leads.words))
+            ready = np.concatenate((np.array(before + behind, np.uint32), ready))
+        elif before or behind:
+            lead = len(leads.packets)
+            ready = np.concatenate((np.array(before, np.uint32), ready[:lead], np.array(behind, np.uint32),
+                                    ready[lead:]))
+        timeline.queue.submit(ready, indirect=leads.indirect)               # type: ignore[call-arg]
 
     def _book(self) -> None:
         """Tell the debug mode: a replay is one piece of work, behind all before it."""
@@ -249,7 +271,7 @@ class Plan(Layout):
         packets: list[int] = []
         for start, stop in pairwise(cuts):
             indirect(packets, address + 4 * start, stop - start)
-        return Leads(words, address, packets, lane.kind == "copy", IndirectBuffer(words))
+        return Leads(words, address, packets, lane.kind == "copy", (IndirectBuffer(words),))
 
     def dump(self) -> str:
         lines = []
@@ -268,8 +290,11 @@ class Plan(Layout):
 
 
 def _wait(device: Device, encoder: Any, words: list[int], point: Point) -> None:
-    from hcq.peer import _signal_address
-    address = point.signal.address if point.signal.device is device else _signal_address(device, point)
+    if point.signal.device is device:
+        address: int | str = point.signal.address
+    else:
+        from hcq.peer import _signal_address
+        address = _signal_address(device, point)
     assert isinstance(address, int), address            # the schedule has asked
     encoder.wait(words, address, point.value)
 

@@ -245,6 +245,23 @@ def test_graphs_leave_the_numbers_of_queues_alone() -> None:
         assert (ints(buffers[0])[:BLOCK] == 24).all() and not notes(card)
 
 
+def test_an_array_that_was_let_go_of_since_it_was_seen(pair: list[hcq.Device],
+                                                       add: dict[hcq.Device, hcq.Program]) -> None:
+    one = pair[0]
+    a, b, array = filled(one, 0), filled(one, 0), np.full(N, 7, np.int32)
+    with one.graph() as g:
+        add[one](a, g.input("x", b), np.int32(1), grid=GRID, block=BLOCK)
+    mine = one.register(array)
+    for _ in range(2):
+        g.replay(x=mine)
+    assert (ints(a) == 8).all()
+    mine.free()
+    with pytest.raises(hcq.UseAfterFreeError):
+        g.replay(x=mine)
+    g.replay()
+    assert np.array_equal(ints(a), np.arange(1, N + 1))
+
+
 def test_an_aql_graph_longer_than_its_ring(pair: list[hcq.Device], add: dict[hcq.Device, hcq.Program]) -> None:
     one = pair[1]
     a = filled(one, 0)
