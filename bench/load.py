@@ -1,8 +1,9 @@
 """How fast files come into device memory and go out, beside fio: python -m bench.load [--docs] [--json FILE]
 
 fio (Debian's) reads the same file from the same disk with the same pattern: one sequential reader, O_DIRECT, reads of
-4 MiB, eight under way, io_uring. Both take turns, several rounds in one run, since a disk's speed changes from one
-second to the next; the best round of each counts, as the machine's other work is neither's. The card is the mock's in
+4 MiB, eight under way, io_uring, into memory of large pages as ours is (a disk fills small ones in many requests, at
+half the speed). Both take turns, several rounds in one run, since a disk's speed changes from one second to the next: a
+round is ours beside fio's, and the median of the rounds' ratios counts. The card is the mock's in
 null execution (``mock.nullexec``): copy engines fetch and signal, but the copying, which a card does by itself, is left
 out; two rows have it. Without fio the rows have no peer.
 """
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -39,11 +41,13 @@ __all__ = ["Row", "main", "measure"]
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- bench.load -->\n", "<!-- end of bench.load -->\n"
 FIO_TIMEOUT = 120
+FIO_MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}     # malloc asks for large pages, as our staging memory does
 
 
 @dataclass
 class Row:
-    """GB/s, the best round; ``ratio`` is ours by fio's, ``limit`` the least that the project asks for."""
+    """GB/s, medians; ``ratio`` is the median of what the rounds have, ours by fio's, ``limit`` the least that the
+    project asks for."""
 
     what: str
     ours: float
@@ -65,7 +69,7 @@ def _fio(path: Path, nbytes: int, kind: str) -> float | None:
     done = subprocess.run(
         [tool, "--name=load", f"--filename={path}", f"--rw={kind}", f"--bs={CHUNK}", f"--iodepth={DEPTH}", "--direct=1",
          "--ioengine=io_uring", f"--size={nbytes}", "--output-format=json", "--end_fsync=1"],
-        capture_output=True, text=True, timeout=FIO_TIMEOUT, check=False)
+        capture_output=True, text=True, timeout=FIO_TIMEOUT, check=False, env={**os.environ, **FIO_MEMORY})
     if done.returncode:
         print(f"fio: {done.stderr.strip() or done.stdout.strip()[-300:]}", file=sys.stderr)
         return None
@@ -112,9 +116,10 @@ def _compare(what: str, nbytes: int, rounds: int, act: Callable[[], object], pee
             ours.append(mine)
             if other is not None:
                 theirs.append(other)
-    best = max(theirs, default=None)
-    row = Row(what, max(ours) / 1e9, None if best is None else best / 1e9, None if best is None else max(ours) / best,
-              limit)
+    row = Row(what, median(ours) / 1e9, limit=limit)
+    if len(theirs) == len(ours):
+        row.fio = median(theirs) / 1e9
+        row.ratio = median(mine / other for mine, other in zip(ours, theirs, strict=True))
     print(row, flush=True)
     return row
 
@@ -161,14 +166,14 @@ def measure(folder: Path, nbytes: int, rounds: int) -> list[Row]:
                                  lambda: hcq.load_files(parts, via="staging"), fio_reads))
             rows.append(_compare("memory to file, on the disk (fsync)", nbytes, rounds,
                                  lambda: device.store(out, buffer), fio_writes, before=no_files))
-        rows.append(_compare("file to memory, the mock copying", nbytes, 1, load(), fio_reads))
-        rows.append(_compare("file to memory, by the mock's window", nbytes, 1,
+        rows.append(_compare("file to memory, the mock copying", nbytes, rounds, load(), fio_reads))
+        rows.append(_compare("file to memory, by the mock's window", nbytes, rounds,
                              lambda: device.load(path, 0, nbytes, buffer, via="window"), fio_reads))
     machine.close()
     return rows
 
 
-def _write_docs(rows: list[Row], nbytes: int, path: Path) -> None:
+def _write_docs(rows: list[Row], nbytes: int, rounds: int, path: Path) -> None:
     table = ["| what | GB/s | fio, same pattern | ours / fio | wanted |", "|---|---:|---:|---:|---:|"]
     for row in rows:
         peer = ("", "") if row.fio is None or row.ratio is None else (f"{row.fio:.2f}", f"{row.ratio:.2f}")
@@ -176,8 +181,9 @@ def _write_docs(rows: list[Row], nbytes: int, path: Path) -> None:
                      f"{'' if row.limit is None else f'{row.limit:g}'} |")
     about = (f"`python -m bench.load --docs`, {os.cpu_count()} cores, {platform.machine()}, Python "
              f"{platform.python_version()}, {nbytes >> 20} MiB. fio takes turns with ours on one file: sequential, "
-             f"O_DIRECT, {CHUNK >> 20} MiB a read, {DEPTH} under way, io_uring; the best round of each. The mock is in "
-             f"null execution but for the last two rows. Load average at the end: {os.getloadavg()[0]:.0f}; "
+             f"O_DIRECT, {CHUNK >> 20} MiB a read, {DEPTH} under way, io_uring, memory of large pages; medians of "
+             f"{rounds} rounds, the ratio that of the rounds' ratios. The mock is in null execution but for the last "
+             f"two rows. Load average at the end: {os.getloadavg()[0]:.0f}; "
              f"niceness of both: {os.nice(0)}.")
     part = BEGIN + "## Files\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
     write_section(path, BEGIN, END, part)
@@ -196,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         Path(options.json).write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     if options.docs:
-        _write_docs(rows, options.size << 20, ROOT / "docs" / "performance.md")
+        _write_docs(rows, options.size << 20, options.rounds, ROOT / "docs" / "performance.md")
     return 0
 
 

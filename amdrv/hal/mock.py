@@ -7,6 +7,7 @@ first use; tests make machines of their own with ``MockHal(mock.Machine(...))``.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import mmap
 import socket
 import tempfile
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
 from amdrv.hal import PciFunction, Region, Segment
 from amdrv.hal.config_space import BAR0, CAP_MSI, COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
-from amdrv.hal.host_memory import as_bytes, whole_pages
+from amdrv.hal.host_memory import HUGE_PAGE, as_bytes, whole_pages
 
 if TYPE_CHECKING:
     from mock import Machine
@@ -182,9 +183,16 @@ class _Device:
         self.require_open()
         size = whole_pages(size, self.page_size)
         # At a page of ours, which is larger than the system's where tests say that this is a Mac (tests/as_darwin.py).
-        memory = mmap.mmap(-1, size + self.page_size - GPU_PAGE)
+        # Large memory in large pages where the system has them, as in host_memory.allocate: a disk fills these in one
+        # request, small ones in many.
+        large = size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE")
+        align = HUGE_PAGE if large else self.page_size
+        memory = mmap.mmap(-1, size + align - GPU_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if large:
+            with contextlib.suppress(OSError):          # a kernel without them
+                memory.madvise(mmap.MADV_HUGEPAGE)
         whole = np.frombuffer(memory, dtype=np.uint8)
-        begin = -int(whole.ctypes.data) % self.page_size
+        begin = -int(whole.ctypes.data) % align
         return self._attach(whole[begin:begin + size], size, contiguous, memory)
 
     def map_dma(self, memory: np.ndarray | int, size: int) -> _Mapping:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ import mock
 from amdrv import hal as hal_module
 from amdrv.errors import HalError, MappingError, NoCardError
 from amdrv.hal import Hal, PciDevice
+from amdrv.hal.host_memory import HUGE_PAGE
 from amdrv.hal.mock import MockHal
 from mock.bus import BusError
 
@@ -40,6 +42,15 @@ class TestMock(HalContract):
         buffer.close()
         with pytest.raises(BusError):
             hal.machine.bus.translate(address, 4096)
+
+    def test_large_memory_begins_where_a_large_page_can(self, device: PciDevice) -> None:
+        """A disk that reads into it then has one place to go to instead of hundreds."""
+        large, small = device.alloc_dma(3 << 20), device.alloc_dma(4096)
+        assert large.view is not None and small.view is not None and not large.view.any()
+        place = HUGE_PAGE if hasattr(mmap, "MADV_HUGEPAGE") else device.page_size
+        assert int(large.view.ctypes.data) % place == 0 and int(small.view.ctypes.data) % device.page_size == 0
+        assert large.view.nbytes == sum(nbytes for _, nbytes in large.segments) == 3 << 20
+        large.close(), small.close()
 
     def test_no_interrupt_without_bus_mastering(self, hal: Hal, device: PciDevice) -> None:
         interrupt = device.interrupt()

@@ -23,5 +23,5 @@ def test_small_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Performance\n")
     for _ in range(2):                                  # the second time in place of the first
-        load._write_docs([load.Row(**row) for row in rows], 3 << 20, page)
+        load._write_docs([load.Row(**row) for row in rows], 3 << 20, 1, page)
     assert page.read_text().count("## Files") == 1 and page.read_text().startswith("# Performance")
