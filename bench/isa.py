@@ -1,4 +1,4 @@
-"""How fast the mock executes machine code: python -m bench.isa [--quick] [--json FILE] [--docs]
+"""How fast the mock executes machine code: python -m bench.isa [--quick] [--strict] [--json FILE] [--docs]
 
 Every line is measured here and now, and both executors in the same run. Kernels from clang are left out, with a note,
 where no clang with the amdgcn target is found. "First" is the first launch, which translates.
@@ -257,42 +257,63 @@ def _strict(quick: bool) -> None:
     from bench.strict import measure
     for cost in measure(*((1 << 18, 3) if quick else ())):
         _rows.append(Row(f"card: {cost.what}", "jit", cost.strict, cost.strict, None,
-                         f"without the rules {cost.relaxed * 1e3:.1f} ms: {100 * cost.loss:.0f} % lost"))
+                         f"without the rules {cost.relaxed * 1e3:.1f} ms: {round(100 * cost.loss)} % lost"))
         print(_rows[-1], flush=True)
 
 
+def _earlier(path: Path) -> dict[tuple[str, str], str]:
+    """The lines of the table that stands in ``path``, by (what, executor)."""
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    found = {}
+    for line in page.partition(BEGIN)[2].partition(END)[0].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and len(cells) == 6 and cells[0] != "what":
+            found[cells[0], cells[1]] = line
+    return found
+
+
 def _write_docs(path: Path) -> None:
-    """Put the figures between the marks in ``path``, which is made if it is not there."""
+    """Put the figures between the marks in ``path``, which is made if it is not there. Lines of an earlier run whose
+    work was not measured now stay."""
+    lines = {(r.what, r.executor): f"| {r.what} | {r.executor} | {r.seconds * 1e3:.1f} | {r.first * 1e3:.1f} | "
+             f"{'' if r.rate is None else f'{r.rate:.1f}'} | {r.note} |" for r in _rows}
+    lines = _earlier(path) | lines
     table = ["| what | executor | best ms | first ms | M wave instructions/s | |", "|---|---|--:|--:|--:|---|"]
-    table += [f"| {r.what} | {r.executor} | {r.seconds * 1e3:.1f} | {r.first * 1e3:.1f} | "
-              f"{'' if r.rate is None else f'{r.rate:.1f}'} | {r.note} |" for r in _rows]
+    table += lines.values()
     about = (f"`python -m bench.isa --docs`, {os.cpu_count()} cores, {platform.machine()}, "
              f"Python {platform.python_version()}.")
     part = BEGIN + "## Machine code\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
     write_section(path, BEGIN, END, part)
 
 
+def _machine_code(executors: list[str], quick: bool) -> None:
+    """Everything but the cards."""
+    _valu(executors, quick)
+    _translation()
+    _processes(executors)
+    _product(128 if quick else 512)
+    _digits()
+    clang = _clang()
+    if clang is None:
+        print("no clang with the amdgcn target: kernels in OpenCL C are left out")
+    else:
+        _loops(clang, quick)
+        _matrices(clang, 256 if quick else 1024)
+        _matmul(clang, executors if quick else ["jit"], 128 if quick else 512)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--strict", action="store_true", help="only what strict memory costs (the lines named card)")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     parser.add_argument("--docs", action="store_true", help="write the figures into docs/performance.md, too")
     options = parser.parse_args()
     executors = ["interpreter", "jit"]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AMDRV_CACHE"] = folder      # what earlier runs compiled is not taken
-        _valu(executors, options.quick)
-        _translation()
-        _processes(executors)
-        _product(128 if options.quick else 512)
-        _digits()
-        clang = _clang()
-        if clang is None:
-            print("no clang with the amdgcn target: kernels in OpenCL C are left out")
-        else:
-            _loops(clang, options.quick)
-            _matrices(clang, 256 if options.quick else 1024)
-            _matmul(clang, executors if options.quick else ["jit"], 128 if options.quick else 512)
+        if not options.strict:
+            _machine_code(executors, options.quick)
         _strict(options.quick)
         mock.isa.jit.wait_for_compiler()
     if options.json:

@@ -19,6 +19,8 @@ import mock
 from amdrv.backend import AmBackend
 from amdrv.device import Device
 from amdrv.hal.mock import MockHal
+from mock.isa.jit import wait_for_compiler
+from mock.isa.jit.kernels import COMPILED_SECONDS
 from mock.rules import RULES
 
 __all__ = ["Cost", "main", "measure"]
@@ -138,20 +140,31 @@ def _boot(strict: str) -> float:
             return time.process_time() - start
 
 
-def measure(elements: int = 1 << 22, repeat: int = 7) -> list[Cost]:
+def _warm(*works: Callable[[], object]) -> None:
+    """Both for so long that their code is optimised."""
+    for work in works:
+        until = time.perf_counter() + 2 * COMPILED_SECONDS
+        work()
+        while time.perf_counter() < until:
+            work()
+    wait_for_compiler()
+
+
+def measure(elements: int = 1 << 22, repeat: int = 15) -> list[Cost]:
     """The cost of each piece of work."""
     os.environ.setdefault("AMDRV_ISA", "jit")
     relaxed, strict = _Card(NOTHING, elements), _Card("", elements)
     try:
         found = []
         for (what, without), with_rules in zip(relaxed.work().items(), strict.work().values(), strict=True):
+            _warm(without, with_rules)
             times: tuple[list[float], list[float]] = ([], [])
-            for _ in range(repeat + 1):
+            for _ in range(repeat):
                 for work, seconds in zip((without, with_rules), times, strict=True):
                     start = time.process_time()
                     work()
                     seconds.append(time.process_time() - start)
-            found.append(Cost(what, *(min(seconds[1:]) for seconds in times)))
+            found.append(Cost(what, *(min(seconds) for seconds in times)))
     finally:
         relaxed.close()
         strict.close()
