@@ -3,7 +3,8 @@
 ``Hal.open`` is exclusive and stops the card's DMA; a tool that shows a running card must do neither. Here BARs are
 mapped for reading, configuration space is read, and a write is refused unless ``writable`` was asked for. Works beside
 any kernel driver, where the kernel lets root map the BARs (not under lockdown, nor with CONFIG_IO_STRICT_DEVMEM where
-the driver holds them exclusively).
+the driver holds them exclusively); a card that amdgpu drives is read through its debugfs
+(:mod:`amdrv.hal.debugfs`) wherever that is there.
 
 Source: Linux Documentation/PCI/sysfs-pci.rst.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ import numpy.typing as npt
 from amdrv.errors import HalError, MappingError, NoCardError
 from amdrv.hal import ConfigSpace, Hal, PciFunction, Region
 from amdrv.hal.config_space import COMMAND, COMMAND_MEMORY, CheckedConfig
+
+if TYPE_CHECKING:
+    from amdrv.hal.debugfs import AmdgpuFiles
 
 __all__ = ["Look", "ReadOnlyRegion", "driven_by", "look"]
 
@@ -69,12 +73,14 @@ class ReadOnlyRegion:
 
 
 class Look:
-    """What :func:`look` gives; a context manager. ``system`` reads host memory by the addresses that the card uses."""
+    """What :func:`look` gives; a context manager. ``system`` reads host memory by the addresses that the card uses;
+    ``files`` are amdgpu's in debugfs, where they serve."""
 
     def __init__(self, function: PciFunction, config: ConfigSpace, sizes: dict[int, int],
                  region: Callable[[int], Region], system: Reader, *, writable: bool,
-                 close: Callable[[], None] = lambda: None) -> None:
+                 close: Callable[[], None] = lambda: None, files: AmdgpuFiles | None = None) -> None:
         self.function, self.config, self.system, self.writable = function, config, system, writable
+        self.files = files
         self._sizes, self._region, self._close = sizes, region, close
         self._regions: dict[int, ReadOnlyRegion] = {}
 
@@ -103,13 +109,14 @@ class Look:
         self.close()
 
 
-def look(hal: Hal, address: str, *, writable: bool = False) -> Look:
+def look(hal: Hal, address: str, *, writable: bool = False, debugfs: Path | None = None) -> Look:
     """A card as it is, whoever has it.
 
     Behind a HAL that has no such way (vfio-user), and where the card does not decode its BARs (so nobody can be using
     it), it is opened, and so must be free.
 
     :param writable: stores to BARs are let through; configuration space is never written.
+    :param debugfs: the folder of the driver that has the card, where that is amdgpu.
     :raises NoCardError: there is none at that address. :raises HalError: the system does not let its BARs be read.
     """
     from amdrv.hal.mock import MockHal
@@ -117,7 +124,7 @@ def look(hal: Hal, address: str, *, writable: bool = False) -> Look:
     if isinstance(hal, MockHal):
         found = _mock(hal, address, writable)
     elif hal.name in ("sysfs", "vfio"):
-        found = _sysfs(hal, address, writable)
+        found = _sysfs(hal, address, writable, debugfs)
     if found is not None and (found.config.read(COMMAND, 2) & COMMAND_MEMORY or found.function.driver not in
                               (None, *NOBODY)):
         return found
@@ -183,7 +190,8 @@ def _mock(hal: Any, address: str, writable: bool) -> Look:
                 lambda index: _BoardRegion(board, index), system, writable=writable)
 
 
-def _sysfs(hal: Any, address: str, writable: bool) -> Look:
+def _sysfs(hal: Any, address: str, writable: bool, debugfs: Path | None) -> Look:
+    from amdrv.hal.debugfs import AmdgpuFiles
     from amdrv.hal.pinned import describe
     from amdrv.hal.sysfs import map_resource, read_resources
     path: Path | None = next((p for p in hal.paths() if p.name == address), None)
@@ -202,13 +210,18 @@ def _sysfs(hal: Any, address: str, writable: bool) -> Look:
         return int.from_bytes(data, "little")
 
     resources = read_resources(path)
+    files = AmdgpuFiles(debugfs) if debugfs is not None else None
 
     def region(index: int) -> Region:
+        instead = files.region(index) if files is not None and not writable else None
+        if instead is not None:
+            return instead
         start, size, _ = resources[index]
         return map_resource(path / f"resource{index}", size, start, index == 0, readonly=not writable)
 
     return Look(describe(path), _read_only(read), {index: size for index, (_, size, _) in resources.items()}, region,
-                _nowhere(address), writable=writable)
+                files.memory if files is not None else _nowhere(address), writable=writable, files=files,
+                close=files.close if files is not None else lambda: None)
 
 
 def driven_by(hal: Hal, function: PciFunction) -> str | None:

@@ -138,7 +138,7 @@ def cards(screen: Screens) -> None:
         screen("info-bench", "amdrv-info bench --plot bench.png", INFO, "bench", "--plot", str(HERE / "bench.png"),
                mock="gfx1100:vram=256M,count=2")
     for name, test, setup, show, command in (
-            ("info-amdgpu", "test_kernel", KERNEL_SETUP, "amdrv-info show", ["show"]),
+            ("info-amdgpu", "amdgpu_tree", KERNEL_SETUP, "amdrv-info show", ["show"]),
             ("info-doctor", "test_doctor", DOCTOR_SETUP, "amdrv-info doctor", ["doctor"])):
         if screen.wants(name) and sys.platform.startswith("linux"):
             tree = screen.folder / name

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from amdgpu_tree import Tree
 from info_checks import Run, Worked
 
 import mock
 from amdrv.device import Device
+from amdrv.hal import select
 from amdrv.hal.mock import MockHal
+from tools.amdrv_info import card, looks, top
 from tools.amdrv_info.__main__ import main
 
 
@@ -45,3 +48,16 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worked]:
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
+    from amdrv.hal.sysfs import SysfsHal
+    made = Tree(tmp_path / "root")
+    hal = SysfsHal(lambda: sorted((made.root / "sys/bus/pci/devices").iterdir()), lock_directory=tmp_path)
+    for module in ("tools.amdrv_info.__main__", "tools.amdrv_info.looks", "tools.amdrv_info.top"):
+        monkeypatch.setattr(f"{module}.looking_hal", lambda name=None: select(name) if name else hal)
+    for module in (card, looks, top):
+        monkeypatch.setattr(module, "Host", lambda: made.host)
+    monkeypatch.setenv("AMDRV_FIRMWARE", str(tmp_path / "nothing"))
+    return made

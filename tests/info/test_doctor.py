@@ -178,6 +178,9 @@ def test_a_small_window_is_told_by_its_size_not_by_the_capability(tree: Tree) ->
     (tree.device(CARD) / "resource0_resize").unlink()
     found = tree.examine()[f"{CARD} VRAM window"]
     assert found.state == "bad" and "cannot be resized" in found.evidence and not found.fix
+    tree.drive(CARD, "amdgpu")
+    (tree.device(CARD) / "mem_info_vram_total").write_text(f"{256 << 20}\n")        # a card that has no more
+    assert tree.examine()[f"{CARD} VRAM window"].state == "ok"
 
 
 def test_the_rest(tree: Tree) -> None:
@@ -228,6 +231,18 @@ def test_the_slowest_link_on_the_way_counts(tree: Tree) -> None:
     assert "idle card" in found.cause and found.fix.startswith(f"echo on > /sys/bus/pci/devices/{CARD}/power/control")
     (tree.device(PORT) / "current_link_speed").write_text("Unknown\n")
     assert tree.examine()[f"{CARD} PCIe link"].state == "ok"
+
+
+def test_a_link_is_as_good_as_its_worse_end(tree: Tree) -> None:
+    """A card of four lanes in a slot of sixteen has nothing that could be mended."""
+    for device, best in ((CARD, "4"), (PORT, "16")):
+        for name, value in {"current_link_speed": "16.0 GT/s PCIe", "max_link_speed": "16.0 GT/s PCIe",
+                            "current_link_width": "4", "max_link_width": best}.items():
+            (tree.device(device) / name).write_text(value + "\n")
+    assert tree.examine()[f"{CARD} PCIe link"].state == "ok"
+    (tree.device(PORT) / "current_link_width").write_text("2\n")
+    (tree.device(CARD) / "current_link_width").write_text("2\n")
+    assert tree.examine()[f"{CARD} PCIe link"].evidence.count("its best 16 GT/s x4") == 2
 
 
 def test_ways_and_their_files(tree: Tree) -> None:

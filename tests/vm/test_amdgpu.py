@@ -167,3 +167,29 @@ def test_reloads_and_resumes(scheduler: str, directory: Path, monkeypatch: pytes
     assert found.keys() == {"reloaded", "resumed"}
     for text in found.values():
         check_state(text)
+
+
+LOOKS = """
+amdgpu_load || exit 1
+PYTHONPATH=. PYTHONDONTWRITEBYTECODE=1 $PYTHON tests/vm/inside/look_at_card.py || exit 2
+"""
+
+
+def test_amdrv_info_beside_amdgpu(directory: Path, monkeypatch: pytest.MonkeyPatch,
+                                  record_property: Callable[[str, object], None]) -> None:
+    """Our tool on a card that the kernel's driver has: by sysfs, debugfs and BARs; the card's log has no complaint, and
+    amdgpu goes on."""
+    done = run(LOOKS, directory, monkeypatch, strip=True)
+    said = dict(re.findall(r"^LOOKED (.+?): (.*)$", done.result.output, re.M))
+    done.guest.record(record_property, done.result, "amdrv-info on a card that amdgpu drives", "none", "sysfs, debugfs",
+                      f"{len(said)} commands" if done.result.status == 0 else "FAILED")
+    assert done.result.status == 0, done.result.output[-6000:]
+    assert said["list"] == "amdgpu"
+    assert said["show"].startswith("the kernel's amdgpu, gfx1100, 256 MiB, mes 0x") and "edge 40" in said["show"]
+    assert said["reg asleep"] == said["vm asleep"] == "HalError, GFXOFF"
+    assert re.fullmatch(r"enabled 1, depth \d", said["reg"]) and int(said["vm map"].split()[0]) > 10
+    assert said["vm"] == "valid" and said["ih"].startswith("ring at 0x")
+    assert {"comp_1.0.0", "gfx_0.0.0", "sdma0", "mes_3.0.0"} <= set(said["ring"].split())
+    assert "compute 3.0.0" in said["queue"] or "MES" in said["queue"], said["queue"]
+    assert said["wave"] == "0 waves" and said["top"] == "graphics core" and said["after"] == "ib ring tests passed."
+    assert said["report"] == "registers_and_memory True, missing []"

@@ -207,7 +207,7 @@ def _reg(options: Options) -> int:
     registers.assignments(found.register, rest)
     if options.source:
         return _reg_of_dump(options, found, rest)
-    with opened(options, selectors=bool(rest)) as source:
+    with opened(options, selectors=bool(rest), core=_of_core(found)) as source:
         live = source.registers
         address = live[found.register.name].address
         changed = registers.change(live, found.register, rest) if rest else None
@@ -220,6 +220,11 @@ def _reg(options: Options) -> int:
         print(f"before:  {changed.before}\nwritten: {found.register.describe(changed.written)}")
     screens.print_register(screens.console(), found, value, address)
     return 0
+
+
+def _of_core(found: registers.Found) -> bool:
+    """Does the register lose its power with the graphics core?"""
+    return found.table.name.startswith("gc_")
 
 
 def _reg_of_dump(options: Options, found: registers.Found, rest: Sequence[str]) -> int:
@@ -255,7 +260,7 @@ def _watch(options: Options, names: Sequence[str]) -> int:
     if options.interval < 0:
         raise RegisterError(f"--interval {options.interval:g} is no time")
     last: dict[str, int] = {}
-    with opened(options) as source:
+    with opened(options, core=any(map(_of_core, wanted))) as source:
         live = source.registers
         start, turn = time.monotonic(), 0
         while True:
@@ -345,6 +350,8 @@ def _parser() -> argparse.ArgumentParser:
     reg.add_argument("words", nargs="+", metavar="NAME", help="a register, then what to write; or search, or watch")
     reg.add_argument("--boot", action="store_true", help="boot the card first, and shut it down afterwards")
     reg.add_argument("--select", action="store_true", help="write to a card that somebody else drives")
+    reg.add_argument("--wake", action="store_true",
+                     help="of a card that amdgpu drives: keep the graphics core powered meanwhile")
     reg.add_argument("--decode", metavar="VALUE", help="decode this value instead of reading a card")
     reg.add_argument("--define", action="store_true", help="only say what the register is")
     reg.add_argument("--interval", type=float, default=0.1, metavar="SECONDS", help="of watch (default: 0.1)")

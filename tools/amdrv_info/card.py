@@ -140,7 +140,8 @@ def show(hal: Hal, function: PciFunction, *, boot: bool = False, host: Host | No
             card.kernel = kernel.gpu(host, function.address)
         if card.kernel is not None:
             card.sensors = kernel.sensors_of(host, function.address)
-        with look(hal, function.address) as seen:
+        folder = kernel.debugfs(host, function.address) if hal.name != "mock" else None
+        with look(hal, function.address, debugfs=folder) as seen:
             card.pci = read_pci(seen)
             card.gpu = _gpu(seen)
         card.firmware = firmware.look(hal, card.gpu.blocks)
@@ -211,7 +212,8 @@ def _running(device: Device) -> Booted:
 
 def firmware_documents(hal: Hal, function: PciFunction) -> dict[str, Any]:
     """``fw --json`` of every file on this machine that the card asks for."""
-    with look(hal, function.address) as opened:
+    folder = kernel.debugfs(Host(), function.address) if hal.name != "mock" else None
+    with look(hal, function.address, debugfs=folder) as opened:
         found = firmware.look(hal, _gpu(opened).blocks)
     return {"files": [firmware_document(str(Path(image.directory) / image.file)) if image.found and not image.error
                       else {"path": image.file, "error": {"type": "FirmwareError", "message": image.error}}

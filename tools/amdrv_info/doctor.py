@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -297,7 +298,8 @@ def _bar(host: Host, card: PciFunction) -> Iterator[Finding]:
     shown = f"BAR0 is {size // MIB} MiB" + (f"; it can be {', '.join(f'{p // MIB}' for p in possible)} MiB" if possible
                                             else "; it cannot be resized")
     name = f"{card.address} VRAM window"
-    if size > SMALL_BAR:
+    vram = host.text(f"/sys/bus/pci/devices/{card.address}/mem_info_vram_total") or ""     # amdgpu's word
+    if size > SMALL_BAR or (vram.isdigit() and 0 < int(vram) <= size):
         yield Finding(name, "ok", shown)
     elif possible and max(possible) > size:
         free = "" if card.driver is None else f"amdrv-info bind --driver none {card.address} && "
@@ -342,8 +344,17 @@ class _Link:
 
 
 def _link(host: Host, card: PciFunction) -> Iterator[Finding]:
-    """Every link from the root port down: a Navi card has a switch of its own, behind which the link is always fast."""
-    links = [link for each in [*_upstream(host, card), card.address] if (link := _Link.read(host, each))]
+    """Every link from the root port down: a Navi card has a switch of its own, behind which the link is always fast.
+
+    The card's upstream port and the port above it are the ends of one link, a switch's two sides are not.
+    """
+    ends = [_Link.read(host, each) for each in reversed([*_upstream(host, card), card.address])]
+    links = []
+    for lower, upper in zip_longest(ends[::2], ends[1::2]):     # a link has two ends, and is no better than the worse
+        links += [end if other is None else replace(end, best_speed=min(end.best_speed, other.best_speed),
+                                                    best_width=min(end.best_width, other.best_width))
+                  for end, other in ((upper, lower), (lower, upper)) if end is not None]
+    links.reverse()                                             # from the root port down
     if not links:
         return
     name = f"{card.address} PCIe link"

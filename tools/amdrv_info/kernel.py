@@ -3,7 +3,8 @@
 Every file is optional: kernels differ, debugfs is root's, and what is not there is null. Sources: Linux 6.1
 Documentation/gpu/amdgpu/{driver-misc,thermal}.rst, Documentation/ABI/testing/sysfs-bus-pci (AER, NUMA),
 drivers/gpu/drm/amd/include/kgd_pp_interface.h (gpu_metrics_v1_3), amdgpu_smu.h (SMU_THROTTLER_*), amdgpu_ring.c,
-amdgpu_debugfs_ring_read.
+amdgpu_debugfs_ring_read, amdgpu_kms.c, amdgpu_debugfs_firmware_info_show. Registers and memory by debugfs:
+:mod:`amdrv.hal.debugfs`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 from tools.amdrv_info import sensors
 from tools.amdrv_info.doctor import Host
 
-__all__ = ["GpuMetrics", "fdinfo", "gpu", "process_name", "rings", "sensors_of", "surroundings", "wave_reader"]
+__all__ = ["GpuMetrics", "debugfs", "fdinfo", "gpu", "process_name", "rings", "sensors_of", "surroundings",
+           "wave_reader"]
 
 HWMON_CLOCKS = {"freq1": "gfx", "freq2": "memory"}
 DPM_CLOCKS = {"pp_dpm_sclk": "gfx", "pp_dpm_mclk": "memory", "pp_dpm_socclk": "soc", "pp_dpm_fclk": "fabric",
@@ -150,6 +152,15 @@ def _resizes(device: Path) -> dict[str, list[int]]:
 
 # ---- what amdgpu tells
 
+def debugfs(host: Host, address: str) -> Path | None:
+    """amdgpu's folder in debugfs; None where it has not the card, or this process may not look there."""
+    device = host.device(address)
+    driver = device / "driver"
+    if not driver.exists() or driver.resolve().name != "amdgpu":
+        return None
+    return _debugfs(host, device)
+
+
 def _debugfs(host: Host, device: Path) -> Path | None:
     root = host.path("/sys/kernel/debug/dri")
     for card in sorted((device / "drm").glob("card*")) if (device / "drm").is_dir() else []:
@@ -186,7 +197,26 @@ def sensors_of(host: Host, address: str) -> dict[str, Any]:
     said["usage_percent"]["gfx"] = _number(device / "gpu_busy_percent")
     said["usage_percent"]["memory"] = _number(device / "mem_busy_percent")
     _metrics(device / "gpu_metrics", said)
+    folder = _debugfs(host, device)
+    if folder is not None and (pm := _pm(_text(folder / "amdgpu_pm_info"))):
+        _fill(said, pm)
     return said
+
+
+def _fill(said: dict[str, Any], pm: dict[str, Any]) -> None:
+    """What sysfs did not tell, of amdgpu_pm_info."""
+    for name, clock in (("SCLK", "gfx"), ("MCLK", "memory")):
+        if name in pm["clocks_mhz"]:
+            said["clocks_mhz"].setdefault(clock, pm["clocks_mhz"][name])
+    if pm["temperature"] is not None:
+        said["temperatures"].setdefault("edge", pm["temperature"])
+    for name, value in pm["voltages_mv"].items():
+        said["voltages_mv"].setdefault(name.lower(), value)
+    if said["power"]["socket_watts"] is None:
+        said["power"]["socket_watts"] = pm["watts"]
+    for name, unit in (("gpu", "gfx"), ("mem", "memory"), ("vcn", "video")):
+        if said["usage_percent"][unit] is None:
+            said["usage_percent"][unit] = pm["load_percent"].get(name)
 
 
 def _metrics(path: Path, said: dict[str, Any]) -> None:
@@ -225,7 +255,8 @@ def gpu(host: Host, address: str) -> dict[str, Any] | None:
         "memory": {name: _number(device / f"mem_info_{name}") for name in (
             "vram_total", "vram_used", "vis_vram_total", "vis_vram_used", "gtt_total", "gtt_used")},
         "vram_vendor": _text(device / "mem_info_vram_vendor"), "blocks": _blocks(device / "ip_discovery/die"),
-        "firmware_loaded": _loaded(device / "fw_version"),
+        "firmware_loaded": _loaded(device / "fw_version", folder),
+        "pm": None if folder is None else _pm(_text(folder / "amdgpu_pm_info")),
         "performance_level": _text(device / "power_dpm_force_performance_level"),
         "debugfs": folder is not None}
 
@@ -246,14 +277,40 @@ def _blocks(root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _loaded(folder: Path) -> dict[str, int]:
-    """{engine: version} of the firmware that runs."""
+def _loaded(folder: Path, debug: Path | None) -> dict[str, int]:
+    """{engine: version} of the firmware that runs: of sysfs, and what debugfs's amdgpu_firmware_info has beyond."""
     found: dict[str, int] = {}
     for path in sorted(folder.glob("*_fw_version")) if folder.is_dir() else []:
         value = _number(path)
         if value:
             found[path.name.removesuffix("_fw_version")] = int(value)
+    text = _text(debug / "amdgpu_firmware_info") if debug is not None else None
+    for name, version in re.findall(r"^(.+?) feature version: .*firmware version: 0x([0-9a-f]+)", text or "", re.M):
+        engine = name.lower().replace(" ", "_")
+        engine = {"sdma0": "sdma", "sdma1": "sdma2"}.get(engine, engine)        # as sysfs has them
+        if int(version, 16):
+            found.setdefault(engine, int(version, 16))
     return found
+
+
+def _pm(text: str | None) -> dict[str, Any] | None:
+    """debugfs's amdgpu_pm_info (amdgpu_pm.c, amdgpu_debugfs_pm_info_pp, amdgpu_parse_cg_state); None: not readable."""
+    if not text:
+        return None
+
+    def number(pattern: str, scale: Callable[[str], float] = int) -> float | None:
+        seen = re.search(pattern, text, re.M)
+        return scale(seen[1]) if seen else None
+
+    gating = text.partition("Clock Gating Flags Mask")[2]
+    return {
+        "clocks_mhz": {name: int(value) for value, name in re.findall(r"^\t(\d+) MHz \((\w+)\)", text, re.M)},
+        "voltages_mv": {name: int(value) for value, name in re.findall(r"^\t(\d+) mV \((\w+)\)", text, re.M)},
+        "watts": number(r"^\t(\d+\.\d+) W", float), "temperature": number(r"^GPU Temperature: (\d+) C"),
+        "load_percent": {name.lower(): int(value) for name, value in re.findall(r"^(\w+) Load: (\d+) %", text, re.M)},
+        "smc_features": number(r"^SMC Feature Mask: 0x([0-9a-f]+)", lambda digits: int(digits, 16)),
+        "units": dict(re.findall(r"^(UVD|VCE|VCN|JPEG|VPE): (.+)$", text, re.M)),
+        "clock_gating": re.findall(r"^\t(.+): On$", gating, re.M)}
 
 
 def rings(host: Host, address: str) -> dict[str, tuple[int, int, list[int]]] | None:

@@ -18,11 +18,12 @@ from rich.console import Console
 
 from amdrv.dump import Dump, load
 from amdrv.errors import AmdrvError, HalError
+from amdrv.hal.debugfs import AmdgpuFiles
 from amdrv.hal.looking import driven_by
 from tools.amdrv_info import bench, card, doctor, engines, kernel, memory, report, screens, space, top, views, waves
 from tools.amdrv_info.doctor import Host
 from tools.amdrv_info.report import Report, ReportError
-from tools.amdrv_info.source import Live, live, looking_hal
+from tools.amdrv_info.source import Live, live, looking_hal, powered
 
 __all__ = ["COMMANDS", "add_parsers", "archive", "dump_of", "opened", "say"]
 
@@ -48,15 +49,17 @@ def dump_of(options: Options) -> Dump:
 
 
 @contextmanager
-def opened(options: Options, *, selectors: bool = False) -> Iterator[Live]:
+def opened(options: Options, *, selectors: bool = False, core: bool = True) -> Iterator[Live]:
     """The card that the options choose; ``selectors``: bank selectors will be written, which only its driver may do
-    while it has one, or who said ``--select``."""
+    while it has one, or who said ``--select``; ``core``: the graphics core will be looked at."""
     hal = looking_hal(options.hal)
     function = card.choose(hal, options.device)
     writable = selectors
     if selectors and not options.boot and not getattr(options, "select", False):
         writable = driven_by(hal, function) is None
-    with live(hal, function, boot=options.boot, writable=writable) as source:
+    folder = None if hal.name == "mock" or options.boot else kernel.debugfs(Host(), function.address)
+    with live(hal, function, boot=options.boot, writable=writable, wake=options.wake, core=core,
+              debugfs=folder) as source:
         yield source
 
 
@@ -78,7 +81,7 @@ def _vm(options: Options) -> int:
         source = dump_of(options)
         document = memory.document(source, options.hub, options.vmid, address)
     else:
-        with opened(options) as card_now:
+        with opened(options, core=options.hub == "gc") as card_now:
             document = memory.document(card_now, options.hub, options.vmid, address)
     _shown(options, document, views.walk)
     return int(not document["valid"])
@@ -88,7 +91,7 @@ def _vm_map(options: Options) -> int:
     if options.source:
         document = space.map_document(dump_of(options), options.hub, options.vmid)
     else:
-        with opened(options) as source:
+        with opened(options, core=options.hub == "gc") as source:
             document = space.map_document(source, options.hub, options.vmid)
     if options.picture:
         space.draw(document, options.picture)
@@ -146,6 +149,22 @@ def _kernels_waves(options: Options) -> Callable[[str, int, int], bytes] | None:
     return kernel.wave_reader(Host(), function.address) if hal.name != "mock" and function.driver == "amdgpu" else None
 
 
+@contextmanager
+def _powered(options: Options) -> Iterator[None]:
+    """While the graphics core of a card that amdgpu drives has power. :raises HalError: it may have none."""
+    function = card.choose(looking_hal(options.hal), options.device)
+    folder = kernel.debugfs(Host(), function.address)
+    if folder is None:
+        yield
+        return
+    files = AmdgpuFiles(folder)
+    try:
+        with powered(function.address, files, wake=options.wake):
+            yield
+    finally:
+        files.close()
+
+
 def _ih(options: Options) -> int:
     if options.source:
         document = archive(options).document("ih")
@@ -153,7 +172,7 @@ def _ih(options: Options) -> int:
         kept = read[len(read) - options.last:] if options.last else []
         document["entries"] = kept + [entry for entry in document["entries"] if entry["state"] == "pending"]
     else:
-        with opened(options) as source:
+        with opened(options, core=False) as source:
             document = engines.ih_document(source, last=options.last)
     _shown(options, document, views.interrupts)
     return int(document["problem"] is not None)
@@ -163,7 +182,8 @@ def _wave(options: Options) -> int:
     if options.source:
         document = archive(options).document("wave")
     elif (read := _kernels_waves(options)) is not None:
-        document = waves.kernels_waves(options.device, read, vgprs=options.vgprs, every=options.all)
+        with _powered(options):
+            document = waves.kernels_waves(options.device, read, vgprs=options.vgprs, every=options.all)
     else:
         with opened(options, selectors=True) as source:
             document = waves.wave_document(source, vgprs=options.vgprs, every=options.all, shape=waves.shape_of(source))
@@ -257,12 +277,15 @@ def report_of(path: str, hal: Any, function: Any, source: Live | None, why_not: 
         return source
 
     kernels = hal.name != "mock" and function.driver == "amdgpu"
+    asleep = kernels and source is None and "GFXOFF" in why_not
 
     def ring() -> dict[str, Any]:
         found = kernel.rings(Host(), function.address) if kernels else None
         return engines.ring_document(need()) if found is None else engines.kernels_rings(function.address, found, None)
 
     def wave() -> dict[str, Any]:
+        if asleep:
+            need()
         read = kernel.wave_reader(Host(), function.address) if kernels else None
         return (waves.wave_document(need(), vgprs=16, shape=waves.shape_of(need())) if read is None
                 else waves.kernels_waves(function.address, read, vgprs=16))
@@ -302,6 +325,8 @@ def add_parsers(commands: Any, one_card: argparse.ArgumentParser) -> None:
     """``one_card`` brings --json, --from, --hal and --device."""
     boot = argparse.ArgumentParser(add_help=False, parents=[one_card])
     boot.add_argument("--boot", action="store_true", help="boot the card first, and shut it down afterwards")
+    boot.add_argument("--wake", action="store_true",
+                      help="of a card that amdgpu drives: keep the graphics core powered meanwhile")
     selecting = argparse.ArgumentParser(add_help=False, parents=[boot])
     selecting.add_argument("--select", action="store_true",
                            help="write bank selectors although somebody drives the card (they are put back; its driver "

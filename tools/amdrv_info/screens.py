@@ -173,6 +173,9 @@ def _kernel(said: dict[str, Any]) -> Table:
             lines.append((name, said[key]))
     if said["firmware_loaded"]:
         lines.append(("loaded", ", ".join(f"{name} {version:#x}" for name, version in said["firmware_loaded"].items())))
+    if pm := said.get("pm"):
+        lines += [("gated clocks", ", ".join(pm["clock_gating"]) or "none"),
+                  ("media", ", ".join(f"{name} {state}" for name, state in pm["units"].items()) or "says nothing")]
     if not said["debugfs"]:
         lines.append(("debugfs", Text("not readable: rings and waves need root", "yellow")))
     return _facts(*lines)

@@ -7,8 +7,9 @@ cannot show is one error that says why.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amdrv.dump import INDEX_BITS, Dump, DumpError, Step
@@ -21,10 +22,11 @@ from amdrv.regs import RegisterFile, Value
 
 if TYPE_CHECKING:
     from amdrv.device import Device
+    from amdrv.hal.debugfs import AmdgpuFiles
     from amdrv.ip.discovery import Discovery
 
 __all__ = ["Buffer", "Live", "PAGE", "buffers_of", "covers", "live", "looking_hal", "of_device", "owner_of", "place",
-           "table_registers", "virtual"]
+           "powered", "table_registers", "virtual"]
 
 PAGE = 4096
 FB_UNIT = 24                    # FB_LOCATION and FB_OFFSET count 16 MiB
@@ -67,11 +69,11 @@ class Live(Dump):
 
     def __init__(self, name: str, registers: RegisterFile, vram: Any, system: Reader, table: Discovery, *,
                  writable: bool, vram_size: int = 0, register_bytes: int = 1 << 20, device: Device | None = None,
-                 function: PciFunction | None = None) -> None:
+                 function: PciFunction | None = None, files: AmdgpuFiles | None = None) -> None:
         super().__init__(name)
         self.registers, self._vram, self._system = registers, vram, system
         self.table, self.writable, self.device, self.function = table, writable, device, function
-        self.vram_size, self.register_bytes = vram_size, register_bytes
+        self.vram_size, self.register_bytes, self.files = vram_size, register_bytes, files
 
     def register(self, name: str) -> Value:
         return self.registers[name].read()
@@ -103,6 +105,10 @@ class Live(Dump):
 
         :raises HalError: this card is only looked at.
         """
+        if self.files is not None and self.files.can_select:
+            with self.files.selected(me, pipe, queue):
+                yield
+            return
         if not self.writable:
             raise HalError(f"{self.name}: the registers of one queue are behind a selector that must be written "
                            "(GRBM_GFX_CNTL); on a card that somebody drives, allow it with --select")
@@ -136,18 +142,43 @@ def table_registers(hal_bar: Any, vram: Any) -> tuple[RegisterFile, int, Discove
 
 
 @contextmanager
-def live(hal: Hal, function: PciFunction, *, boot: bool = False, writable: bool = False) -> Iterator[Live]:
-    """A card at a PCI address; with ``boot`` it is brought up first (and down after), otherwise taken as it is."""
+def powered(name: str, files: AmdgpuFiles, *, wake: bool) -> Iterator[None]:
+    """The graphics core of a card that amdgpu drives, while it has power.
+
+    :raises HalError: it may have none, and is not to be woken.
+    """
+    if not files.core_may_sleep():
+        yield
+    elif wake:
+        with files.awake():
+            yield
+    else:
+        raise HalError(f"{name}: amdgpu lets the graphics core lose its power when it is idle (GFXOFF), and then its "
+                       "registers, page tables and waves say nothing; --wake keeps it powered while it is looked at")
+
+
+@contextmanager
+def live(hal: Hal, function: PciFunction, *, boot: bool = False, writable: bool = False, wake: bool = False,
+         core: bool = True, debugfs: Path | None = None) -> Iterator[Live]:
+    """A card at a PCI address; with ``boot`` it is brought up first (and down after), otherwise taken as it is.
+
+    :param debugfs: amdgpu's folder, where amdgpu drives the card. :param core: the graphics core is looked at.
+    :param wake: keep the core powered meanwhile.
+    :raises HalError: the core may have no power, so that what it says means nothing.
+    """
     if boot:
         from amdrv.device import Device
         with Device.open(hal=hal, address=function.address) as device:
             yield of_device(device)
         return
-    with look(hal, function.address, writable=writable) as opened:
+    with look(hal, function.address, writable=writable, debugfs=debugfs) as opened, ExitStack() as stack:
+        files = opened.files
+        if files is not None and core:
+            stack.enter_context(powered(function.address, files, wake=wake))
         vram = opened.bar(0)
         registers, size, table = table_registers(opened.bar(5), vram)
         yield Live(function.address, registers, vram, opened.system, table, writable=writable, vram_size=size,
-                   register_bytes=opened.bar(5).size, function=function)
+                   register_bytes=opened.bar(5).size, function=function, files=None if writable else files)
 
 
 def of_device(device: Device) -> Live:
