@@ -149,8 +149,13 @@ class AmdgpuFiles:
 
     def core_may_sleep(self) -> bool:
         """May the graphics core be without power (GFXOFF)? Its registers and page tables then say nothing."""
+        return self.may_sleep(self.folder)
+
+    @staticmethod
+    def may_sleep(folder: Path) -> bool:
+        """:meth:`core_may_sleep` of a folder of which nothing is opened."""
         try:
-            with (self.folder / "amdgpu_gfxoff").open("rb", buffering=0) as file:
+            with (folder / "amdgpu_gfxoff").open("rb", buffering=0) as file:
                 return any(file.read(4) or b"")
         except OSError:
             return False                        # no such feature, or not told

@@ -1,5 +1,6 @@
 """Optimizers, and schedules of their learning rates. Names and arguments are PyTorch's."""
 
+from compiler.optim.adaptive import ASGD, Adadelta, RAdam, Rprop
 from compiler.optim.optimizers import (
     LAMB,
     SGD,
@@ -32,7 +33,7 @@ from compiler.optim.schedules import (
     StepLR,
 )
 
-__all__ = ["LAMB", "SGD", "Adagrad", "Adam", "AdamW", "Adamax", "ChainedScheduler", "ConstantLR", "CosineAnnealingLR",
-           "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LambdaLR", "LinearLR", "MultiStepLR",
-           "MultiplicativeLR", "NAdam", "OneCycleLR", "Optimizer", "PolynomialLR", "RMSprop", "ReduceLROnPlateau",
-           "Schedule", "SequentialLR", "StepLR", "clip_grad_norm_", "clip_grad_value_"]
+__all__ = ["ASGD", "LAMB", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ChainedScheduler", "ConstantLR",
+           "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LambdaLR", "LinearLR",
+           "MultiStepLR", "MultiplicativeLR", "NAdam", "OneCycleLR", "Optimizer", "PolynomialLR", "RAdam", "RMSprop",
+           "ReduceLROnPlateau", "Rprop", "Schedule", "SequentialLR", "StepLR", "clip_grad_norm_", "clip_grad_value_"]

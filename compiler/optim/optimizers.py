@@ -81,12 +81,13 @@ class Optimizer:
             self._state[n][name] = Tensor.zeros(*p.shape, dtype=p.dtype, device=p.device).contiguous().realize()
         return self._state[n][name]
 
-    def _numbers(self, group: Group, name: str, start: Iterable[float]) -> Tensor:
+    def _numbers(self, group: Group, name: str, start: Iterable[float],
+                 dtype: dtypes.DType = dtypes.float32) -> Tensor:
         """A group's numbers on the device. What depends on the count of steps lies in memory: in Python it would be a
         new kernel every time."""
         n = next(i for i, g in enumerate(self._group) if g is group)
         if name not in self._state[n]:
-            self._state[n][name] = Tensor(list(start), dtypes.float32, group["lr_tensor"].device)
+            self._state[n][name] = Tensor(list(start), dtype, group["lr_tensor"].device)
         return self._state[n][name]
 
     def zero_grad(self, set_to_none: bool = True) -> None:

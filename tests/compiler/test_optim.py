@@ -33,15 +33,32 @@ def trained(make: Any, steps: int = 5) -> np.ndarray:
     ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}), ("Adam", {"lr": 0.05, "amsgrad": True}),
     ("AdamW", {"lr": 0.05, "weight_decay": 0.1}), ("RMSprop", {"momentum": 0.5, "centered": True}),
     ("RMSprop", {"weight_decay": 0.1}), ("Adagrad", {"lr": 0.3, "lr_decay": 0.1, "initial_accumulator_value": 0.2}),
-    ("Adamax", {"lr": 0.05}), ("NAdam", {"lr": 0.05})])
+    ("Adamax", {"lr": 0.05}), ("NAdam", {"lr": 0.05}), ("Adadelta", {"lr": 0.7, "rho": 0.8, "weight_decay": 0.05}),
+    ("RAdam", {"lr": 0.05, "weight_decay": 0.1}), ("Rprop", {"lr": 0.1, "step_sizes": (1e-3, 0.5)}),
+    ("RAdam", {"lr": 0.05, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True}),
+    ("ASGD", {"lr": 0.05, "lambd": 0.1, "t0": 3, "weight_decay": 0.02})])
 def test_optimizers(name: str, more: dict[str, Any]) -> None:
+    """Eight steps: RAdam divides by the squares from the sixth on."""
     p = torch.tensor(values(0, 4, 3), requires_grad=True)
     optimizer = getattr(torch.optim, name)([p], **more)
-    for i in range(5):
+    for i in range(8):
         optimizer.zero_grad()
         ((p - torch.tensor(values(i + 1, 4, 3))) ** 2).sum().backward()
         optimizer.step()
-    assert np.allclose(trained(lambda ps: getattr(optim, name)(ps, **more)), p.detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert np.allclose(trained(lambda ps: getattr(optim, name)(ps, **more), 8), p.detach().numpy(), rtol=1e-5,
+                       atol=1e-6)
+
+
+def test_asgd_keeps_the_mean() -> None:
+    p, other = Tensor(values(0, 3), requires_grad=True), torch.tensor(values(0, 3), requires_grad=True)
+    mine, theirs = (kind([x], lr=0.1, t0=2) for kind, x in ((optim.ASGD, p), (torch.optim.ASGD, other)))
+    for _ in range(6):
+        (p * p).sum().backward()
+        (other * other).sum().backward()
+        for optimizer in (mine, theirs):
+            optimizer.step()
+            optimizer.zero_grad()
+    assert np.allclose(mine.state_dict()["state"][0]["ax"], theirs.state[other]["ax"].numpy(), rtol=1e-5)
 
 
 def test_lamb() -> None:

@@ -130,6 +130,9 @@ def test_what_amdgpu_tells_by_text(tree: Tree, run: Run) -> None:
         "temperature": 40, "load_percent": {"gpu": 3, "mem": 1, "vcn": 2}, "smc_features": 0x7FFF4FDFFFFFF,
         "units": {"VCN": "Powered down"}, "clock_gating": ["Graphics Fine Grain Clock Gating"]}
     assert said["sensors"] == before["sensors"]                 # sysfs has said all of it
+    (folder / "amdgpu_gfxoff").write_bytes(b"\1\0\0\0")
+    assert checked(run("show", "--json")[1])["kernel"]["pm"] is None        # amdgpu would read what has no power
+    (folder / "amdgpu_gfxoff").write_bytes(bytes(4))
     for name in ("gpu_busy_percent", "mem_busy_percent", "gpu_metrics"):
         (tree.card / name).unlink()
     for path in (tree.card / "hwmon/hwmon3").iterdir():

@@ -13,7 +13,7 @@ from amdgpu_tree import AUDIO, CARD, GIB, PORT, Tree
 from info_checks import Run, checked
 
 from amdrv.hal.sysfs import SysfsHal
-from tools.amdrv_info import source, top
+from tools.amdrv_info import kernel, source, top
 
 
 def test_show_what_sysfs_tells(tree: Tree, run: Run) -> None:
@@ -97,6 +97,33 @@ def test_rings_by_debugfs(tree: Tree, run: Run) -> None:
     assert [p["name"] for p in copy["packets"]] == ["FENCE"]
     assert "WRITE_DATA" in run("ring", "comp")[1]
     assert "there are: comp_1.0.0, sdma0" in run("ring", "gfx")[2]
+
+
+def test_rings_are_read_in_whole_words(tree: Tree, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """amdgpu refuses any other length with EINVAL (amdgpu_debugfs_ring_read); a ring that cannot be read is told."""
+    import io
+    plain = io.FileIO.read
+    asked: list[int] = []
+    folder = tree.root / "sys/kernel/debug/dri/1"
+
+    class Strict(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            asked.append(size or 0)
+            if size is None or size <= 0 or size % 4:
+                raise OSError(22, "Invalid argument")
+            return plain(self, size) or b""
+
+        readall = readinto = None       # type: ignore[assignment]
+
+    def opened(path: Path, mode: str = "r", buffering: int = -1, **_: Any) -> Any:
+        return Strict(path) if path.name.startswith("amdgpu_ring") and not buffering else io.open(path, mode)
+
+    monkeypatch.setattr(Path, "open", opened)
+    (folder / "amdgpu_ring_gfx").write_bytes(b"abc")
+    found = kernel.rings(tree.host, CARD)
+    assert found is not None and set(found[0]) == {"comp_1.0.0", "sdma0"} and asked
+    assert found[1] == ["amdgpu_ring_gfx: 3 bytes are no ring"]
+    assert run("ring", "--json")[0] == 1 and "3 bytes are no ring" in run("ring")[1]
 
 
 def test_top_with_processes(tree: Tree, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,8 +177,8 @@ def dumped_ring(dump: Dump) -> dict[str, Any]:
 
 
 def kernels_rings(card: str, found: Mapping[str, tuple[int, int, Sequence[int]]], name: str | None, *,
-                  back: int = LOOK_BACK) -> dict[str, Any]:
-    """``ring --json`` of rings as amdgpu's debugfs shows them: {name: (read, write, words)}.
+                  back: int = LOOK_BACK, missing: Sequence[str] = ()) -> dict[str, Any]:
+    """``ring --json`` of rings as amdgpu's debugfs shows them: {name: (read, write, words)}, and which it did not.
 
     Compute and graphics rings hold PM4, SDMA's their packets; others (MES, video) are left out.
     """
@@ -193,7 +193,7 @@ def kernels_rings(card: str, found: Mapping[str, tuple[int, int, Sequence[int]]]
         decode = sdma.decode if queue["engine"] == "sdma" else pm4.decode
         packets = [_said(queue, packet, state, start) for state, start, packet in _around(queue, words, back, decode)]
         rings.append(queue | {"packets": packets, "problem": None})
-    return {"card": card, "rings": pick(rings, name), "missing": []}
+    return {"card": card, "rings": pick(rings, name), "missing": list(missing)}
 
 
 def _words(source: Live, vmid: int, address: int, count: int, largest: int) -> np.ndarray:

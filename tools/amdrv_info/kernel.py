@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from amdrv.hal.debugfs import AmdgpuFiles
 from tools.amdrv_info import sensors
 from tools.amdrv_info.doctor import Host
 
@@ -36,6 +37,7 @@ THROTTLERS = {
     40: "temperature of memory regulator 0", 41: "temperature of memory regulator 1", 42: "liquid temperature 0",
     43: "liquid temperature 1", 44: "VRHOT 0", 45: "VRHOT 1", 46: "PROCHOT of the CPU", 47: "PROCHOT of graphics",
     56: "PPM", 57: "infrastructure limit (FIT)"}
+PIECE = 1 << 16         # bytes of a file at a time
 ABSENT = 0xFFFF         # what amdgpu fills in for a number that the card does not tell
 
 
@@ -197,8 +199,7 @@ def sensors_of(host: Host, address: str) -> dict[str, Any]:
     said["usage_percent"]["gfx"] = _number(device / "gpu_busy_percent")
     said["usage_percent"]["memory"] = _number(device / "mem_busy_percent")
     _metrics(device / "gpu_metrics", said)
-    folder = _debugfs(host, device)
-    if folder is not None and (pm := _pm(_text(folder / "amdgpu_pm_info"))):
+    if pm := _pm(_debugfs(host, device)):
         _fill(said, pm)
     return said
 
@@ -256,7 +257,7 @@ def gpu(host: Host, address: str) -> dict[str, Any] | None:
             "vram_total", "vram_used", "vis_vram_total", "vis_vram_used", "gtt_total", "gtt_used")},
         "vram_vendor": _text(device / "mem_info_vram_vendor"), "blocks": _blocks(device / "ip_discovery/die"),
         "firmware_loaded": _loaded(device / "fw_version", folder),
-        "pm": None if folder is None else _pm(_text(folder / "amdgpu_pm_info")),
+        "pm": _pm(folder),
         "performance_level": _text(device / "power_dpm_force_performance_level"),
         "debugfs": folder is not None}
 
@@ -293,8 +294,13 @@ def _loaded(folder: Path, debug: Path | None) -> dict[str, int]:
     return found
 
 
-def _pm(text: str | None) -> dict[str, Any] | None:
-    """debugfs's amdgpu_pm_info (amdgpu_pm.c, amdgpu_debugfs_pm_info_pp, amdgpu_parse_cg_state); None: not readable."""
+def _pm(folder: Path | None) -> dict[str, Any] | None:
+    """debugfs's amdgpu_pm_info (amdgpu_pm.c, amdgpu_debugfs_pm_info_pp, amdgpu_parse_cg_state); None: not readable, or
+    the graphics core may have no power: amdgpu reads the core's registers for it all the same (gfx_v11_0.c,
+    gfx_v11_0_get_clockgating_state), and we shall not make it."""
+    if folder is None or AmdgpuFiles.may_sleep(folder):
+        return None
+    text = _text(folder / "amdgpu_pm_info")
     if not text:
         return None
 
@@ -313,22 +319,34 @@ def _pm(text: str | None) -> dict[str, Any] | None:
         "clock_gating": re.findall(r"^\t(.+): On$", gating, re.M)}
 
 
-def rings(host: Host, address: str) -> dict[str, tuple[int, int, list[int]]] | None:
-    """{ring: (read, write, words)} of debugfs's amdgpu_ring_*; None where debugfs cannot be read."""
+def rings(host: Host, address: str) -> tuple[dict[str, tuple[int, int, list[int]]], list[str]] | None:
+    """({ring: (read, write, words)} of debugfs's amdgpu_ring_*, what could not be read, in words); None where there is
+    no debugfs to be read."""
     folder = _debugfs(host, host.device(address))
     if folder is None:
         return None
-    found = {}
+    found, missing = {}, []
     for path in sorted(folder.glob("amdgpu_ring_*")):
         try:
-            data = path.read_bytes()
-        except OSError:
+            data = _whole(path)
+        except OSError as error:
+            missing.append(f"{path.name}: {error.strerror or error}")
             continue
         if len(data) < 16 or len(data) % 4:
+            missing.append(f"{path.name}: {len(data)} bytes are no ring")
             continue
         read, write, _, *words = struct.unpack(f"<{len(data) // 4}I", data)
         found[path.name.removeprefix("amdgpu_ring_")] = (read, write, words)
-    return found
+    return found, missing
+
+
+def _whole(path: Path) -> bytes:
+    """A file that takes whole words only: amdgpu refuses a read of any other length, as Path.read_bytes makes one."""
+    parts = []
+    with path.open("rb", buffering=0) as file:
+        while part := file.read(PIECE):
+            parts.append(part)
+    return b"".join(parts)
 
 
 def wave_reader(host: Host, address: str) -> Callable[[str, int, int], bytes] | None:

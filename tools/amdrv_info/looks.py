@@ -137,7 +137,7 @@ def _kernels_rings(options: Options) -> dict[str, Any] | None:
     found = kernel.rings(Host(), function.address)
     if found is None:
         return None
-    return engines.kernels_rings(function.address, found, options.name, back=options.back)
+    return engines.kernels_rings(function.address, found[0], options.name, back=options.back, missing=found[1])
 
 
 def _kernels_waves(options: Options) -> Callable[[str, int, int], bytes] | None:
@@ -281,7 +281,8 @@ def report_of(path: str, hal: Any, function: Any, source: Live | None, why_not: 
 
     def ring() -> dict[str, Any]:
         found = kernel.rings(Host(), function.address) if kernels else None
-        return engines.ring_document(need()) if found is None else engines.kernels_rings(function.address, found, None)
+        return (engines.ring_document(need()) if found is None else
+                engines.kernels_rings(function.address, found[0], None, missing=found[1]))
 
     def wave() -> dict[str, Any]:
         if asleep:

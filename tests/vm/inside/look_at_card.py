@@ -41,8 +41,8 @@ def everything() -> None:
     card = look("show")
     gpu, kernel = card["gpu"], card["kernel"]
     tell("show", f"{card['driven_by']}, {gpu['arch']}, {gpu['vram_bytes'] >> 20} MiB, "
-         f"mes {kernel['firmware_loaded']['mes']:#x}, edge {card['sensors']['temperatures']['edge']}, "
-         f"{kernel['pm']['clocks_mhz']}")
+         f"mes {kernel['firmware_loaded']['mes']:#x}, ta_dtm {kernel['firmware_loaded']['ta_dtm']:#x}, "
+         f"edge {card['sensors']['temperatures']['edge']}")
     tell("reg asleep", failure(look("reg", "GCVM_CONTEXT0_CNTL")))
     tell("vm asleep", failure(look("vm", "map", "--vmid", "0")))
     fields = look("reg", "GCVM_CONTEXT0_CNTL", "--wake")["decoded"]
@@ -51,7 +51,8 @@ def everything() -> None:
     tell("vm map", f"{len(space['ranges'])} ranges, {space['problems']}")
     walk = look("vm", hex(space["ranges"][0]["address"]), "--vmid", "0", "--wake")
     tell("vm", "valid" if walk["valid"] else walk)
-    tell("ring", " ".join(ring["name"] for ring in look("ring")["rings"]))
+    rings = look("ring")
+    tell("ring", f"{' '.join(ring['name'] for ring in rings['rings'])}; {rings['missing']}")
     tell("ih", f"ring at {look('ih')['ring_address']:#x}")
     queues = look("queue", "--wake")
     tell("queue", f"{' '.join(queue['name'] for queue in queues['queues'])}; {queues['missing']}")
