@@ -11,7 +11,7 @@ from compiler.nn.layers import Dropout, LayerNorm, Linear
 from compiler.nn.module import Module, ModuleList
 from compiler.tensor import Tensor
 
-__all__ = ["MultiheadAttention", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
+__all__ = ["MultiheadAttention", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
            "TransformerEncoderLayer"]
 
 
@@ -164,3 +164,31 @@ class TransformerEncoder(_Stack):
 
 class TransformerDecoder(_Stack):
     """Likewise, of a decoder's layer. ``(tgt, memory, tgt_mask, ...)``."""
+
+
+class Transformer(Module):
+    """An encoder and a decoder of ``d_model`` features with ``nhead`` heads, a norm at the end of each (Vaswani et al.,
+    2017)."""
+
+    def __init__(self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
+                 dim_feedforward: int = 2048, dropout: float = 0.1, activation: Any = "relu",
+                 layer_norm_eps: float = 1e-5, batch_first: bool = False, norm_first: bool = False, bias: bool = True,
+                 device: str | None = None) -> None:
+        def stack(kind: type[_Stack], layer: type[Module], count: int) -> Any:
+            made = layer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first,  # type: ignore[call-arg]
+                         bias, device)
+            return kind(made, count, LayerNorm(d_model, layer_norm_eps, bias=bias, device=device))
+        self.encoder = stack(TransformerEncoder, TransformerEncoderLayer, num_encoder_layers)
+        self.decoder = stack(TransformerDecoder, TransformerDecoderLayer, num_decoder_layers)
+
+    def forward(self, src: Tensor, tgt: Tensor, src_mask: Any = None, tgt_mask: Any = None, memory_mask: Any = None,
+                src_key_padding_mask: Any = None, tgt_key_padding_mask: Any = None,
+                memory_key_padding_mask: Any = None) -> Tensor:
+        memory = self.encoder(src, src_mask, src_key_padding_mask)
+        return self.decoder(tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask,       # type: ignore[no-any-return]
+                            memory_key_padding_mask)
+
+    @staticmethod
+    def generate_square_subsequent_mask(size: int, device: str | None = None) -> Tensor:
+        """[size, size]: minus infinity above the diagonal, so that nothing looks ahead; to be added."""
+        return Tensor.full((size, size), float("-inf"), device=device).triu(1)

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from compiler.nn.functional import embedding_bag
 from compiler.nn.module import Module, ModuleList
 from compiler.tensor import Tensor
 
-__all__ = ["Bilinear", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Embedding", "Flatten", "Identity",
-           "LayerNorm", "Linear", "RMSNorm", "Sequential", "Unflatten"]
+__all__ = ["Bilinear", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Embedding", "EmbeddingBag", "Flatten",
+           "Identity", "LayerNorm", "Linear", "RMSNorm", "Sequential", "Unflatten"]
 
 
 class Linear(Module):
@@ -51,6 +52,21 @@ class Embedding(Module):
         if self.padding_idx is None:
             return rows
         return index.eq(self.padding_idx).unsqueeze(-1).where(rows.detach(), rows)
+
+
+class EmbeddingBag(Module):
+    """Rows of a table by number, a bag at a time: see
+    :func:`compiler.nn.functional.embedding_bag <compiler.nn.functional.embedding_bag>`."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, mode: str = "mean",
+                 include_last_offset: bool = False, padding_idx: int | None = None, device: str | None = None) -> None:
+        self.mode, self.include_last_offset = mode, include_last_offset
+        table = Embedding(num_embeddings, embedding_dim, padding_idx, device)
+        self.padding_idx, self.weight = table.padding_idx, table.weight
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        return embedding_bag(input, self.weight, offsets, mode=self.mode, per_sample_weights=per_sample_weights,
+                             include_last_offset=self.include_last_offset, padding_idx=self.padding_idx)
 
 
 class LayerNorm(Module):

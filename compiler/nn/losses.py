@@ -9,7 +9,8 @@ from compiler.tensor import Tensor
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "NLLLoss",
            "SmoothL1Loss", "CosineEmbeddingLoss", "GaussianNLLLoss", "HingeEmbeddingLoss", "MarginRankingLoss",
-           "MultiLabelSoftMarginLoss", "MultiMarginLoss", "PoissonNLLLoss", "SoftMarginLoss", "TripletMarginLoss"]
+           "MultiLabelSoftMarginLoss", "MultiMarginLoss", "PoissonNLLLoss", "SoftMarginLoss", "TripletMarginLoss",
+           "CTCLoss", "MultiLabelMarginLoss"]
 
 
 class _Loss(Module):
@@ -171,3 +172,16 @@ class TripletMarginLoss(_ByName):
     """Keywords of :meth:`Tensor.triplet_margin_loss <compiler.tensor.Tensor.triplet_margin_loss>`."""
 
     method = "triplet_margin_loss"
+
+
+class MultiLabelMarginLoss(_ByName):
+    """Keywords of :meth:`Tensor.multilabel_margin_loss <compiler.tensor.Tensor.multilabel_margin_loss>`."""
+
+    method = "multilabel_margin_loss"
+
+
+class CTCLoss(_ByName):
+    """Keywords of :meth:`Tensor.ctc_loss <compiler.tensor.Tensor.ctc_loss>`; called with log probabilities, targets,
+    and the lengths of both."""
+
+    method = "ctc_loss"

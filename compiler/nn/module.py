@@ -305,6 +305,9 @@ def _walk(thing: Any, prefix: str, kind: type, passing: bool = False,
         yield prefix, thing
     if isinstance(thing, Tensor) or id(thing) in above:
         return
+    if kind is Tensor and getattr(thing, "_unmade", False):
+        where = f" {prefix!r}" if prefix else ""
+        raise ValueError(f"{type(thing).__name__}{where} has no parameters yet: it makes them when it is first called")
     hidden = () if passing else getattr(thing, "_passing", ())
     for name, value in _items(thing):
         if isinstance(value, kind | Tensor | Module | dict | list | tuple) or hasattr(value, "__dict__"):

@@ -8,8 +8,9 @@ from compiler.methods.convolution import each
 from compiler.nn.module import Module
 from compiler.tensor import Tensor
 
-__all__ = ["CircularPad1d", "CircularPad2d", "CircularPad3d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d",
-           "CosineSimilarity", "Fold", "LocalResponseNorm", "PixelShuffle", "PixelUnshuffle", "ReflectionPad1d",
+__all__ = ["ChannelShuffle", "CircularPad1d", "CircularPad2d", "CircularPad3d", "ConstantPad1d", "ConstantPad2d",
+           "ConstantPad3d", "CosineSimilarity", "Fold", "LocalResponseNorm", "PairwiseDistance", "PixelShuffle",
+           "PixelUnshuffle", "ReflectionPad1d",
            "ReflectionPad2d", "ReflectionPad3d", "ReplicationPad1d", "ReplicationPad2d", "ReplicationPad3d",
            "Softmax2d", "Unfold", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d"]
 
@@ -186,3 +187,19 @@ class Softmax2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.softmax(-3)
+
+
+class ChannelShuffle(_Method):
+    """(batch, groups * n, ...) -> (batch, n * groups, ...): channels of each group spread over all."""
+
+    method = "channel_shuffle"
+
+
+class PairwiseDistance(Module):
+    """The p-norm of the difference of two tensors' vectors, along the last axis."""
+
+    def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> None:
+        self.p, self.eps, self.keepdim = p, eps, keepdim
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        return x1.pairwise_distance(x2, self.p, self.eps, self.keepdim)

@@ -116,7 +116,7 @@ def test_rings_are_read_in_whole_words(tree: Tree, run: Run, monkeypatch: pytest
         readall = readinto = None       # type: ignore[assignment]
 
     def opened(path: Path, mode: str = "r", buffering: int = -1, **_: Any) -> Any:
-        return Strict(path) if path.name.startswith("amdgpu_ring") and not buffering else io.open(path, mode)
+        return Strict(path) if path.name.startswith("amdgpu_ring") and not buffering else open(path, mode)
 
     monkeypatch.setattr(Path, "open", opened)
     (folder / "amdgpu_ring_gfx").write_bytes(b"abc")
