@@ -26,7 +26,7 @@ from amdrv.ledger import Ledger
 from amdrv.mmu import PAGE_SIZE, BuddyAllocator, PageTables, leaf_flags, shared_addresses
 from amdrv.mmu.pte import WRITEABLE
 
-__all__ = ["Allocation", "Memory"]
+__all__ = ["Allocation", "Memory", "Placed"]
 
 MIB = 1 << 20
 LOW_RESERVED = 16 * MIB     # Linux 6.1, amdgpu_gmc.h: AMDGPU_VBIOS_VGA_ALLOCATION is 9 MiB; rounded up
@@ -40,8 +40,25 @@ ADDRESS_SIZE = 0x1000_0000_0000     # 16 TiB
 Kind = Literal["vram", "system", "peer"]
 
 
+class Placed:
+    """What lies at addresses of the GPU, in words."""
+
+    address: int
+    size: int
+    kind: str
+    name: str
+
+    @property
+    def end(self) -> int:
+        """The first address behind it."""
+        return self.address + self.size
+
+    def __str__(self) -> str:
+        return f"{self.name or self.kind} buffer {self.address:#x}..{self.end:#x}"
+
+
 @dataclass(eq=False)
-class Allocation:
+class Allocation(Placed):
     """Memory mapped for the GPU at ``address``. ``nbytes`` is what was asked for; ``segments`` cover whole pages."""
 
     address: int
@@ -63,13 +80,6 @@ class Allocation:
         if callable(self.window):
             self.window = self.window()
         return self.window
-
-    @property
-    def end(self) -> int:
-        return self.address + self.size
-
-    def __str__(self) -> str:
-        return f"{self.name or self.kind} buffer {self.address:#x}..{self.end:#x}"
 
 
 class Memory:

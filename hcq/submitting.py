@@ -45,11 +45,22 @@ class Submitting(Core):
                 timeline.will_wait(other.signal, other.submitted)
         return words
 
-    def _finish(self, timeline: Timeline, encoder: Any, words: list[int], what: object, *,
-                interrupt: bool = True) -> Point:
+    def _finish(self, timeline: Timeline, encoder: Any, words: list[int], what: object, *, interrupt: bool = True,
+                memory: Buffer | None = None) -> Point:
+        """:param memory: of its own, for the words; what goes into the queue then leads there."""
+        content = None
+        if memory is not None:
+            content = np.array(words, np.uint32)    # the memory is someone else's when the driver counts this
+            memory.view.view(np.uint32)[:len(words)] = content
+            words = []
+            encoder.indirect(words, memory.address, len(content))
         encoder.signal(words, timeline.signal.address, timeline.submitted + 1, interrupt=interrupt)
         try:
-            timeline.queue.submit(np.frombuffer(array("I", words), np.uint32))
+            packets = np.frombuffer(array("I", words), np.uint32)
+            if content is None:
+                timeline.queue.submit(packets)
+            else:
+                timeline.queue.submit(packets, indirect=(IndirectBuffer(content),))     # type: ignore[call-arg]
         except Exception as error:
             if getattr(error, "partly", False):
                 timeline.record(what)               # begun, and never complete
@@ -58,21 +69,6 @@ class Submitting(Core):
         point = timeline.record(what)
         if interrupt:
             timeline.wakes = timeline.submitted
-        if timeline is not self._compute:
-            self._beside += 1
-        return point
-
-    def _finish_indirect(self, timeline: Timeline, encoder: Any, words: list[int], what: object,
-                         memory: Buffer) -> Point:
-        """The same, with the words in memory of their own."""
-        content = np.array(words, np.uint32)        # the memory is someone else's when the driver counts this
-        memory.view.view(np.uint32)[:len(words)] = content
-        leads: list[int] = []
-        encoder.indirect(leads, memory.address, len(words))
-        encoder.signal(leads, timeline.signal.address, timeline.submitted + 1)
-        timeline.queue.submit(np.array(leads, np.uint32), indirect=(IndirectBuffer(content),))  # type: ignore[call-arg]
-        point = timeline.record(what)
-        timeline.wakes = timeline.submitted
         if timeline is not self._compute:
             self._beside += 1
         return point
@@ -165,11 +161,11 @@ class Submitting(Core):
                 else:
                     offset = ring.take(nbytes) if nbytes else 0
                     self._encode(queue, words, ring.bytes, offset, ring.address + offset)
-                if _INDIRECT < len(words) <= _INDIRECT_LARGEST and hasattr(encoder, "indirect"):
+                apart = _INDIRECT < len(words) <= _INDIRECT_LARGEST and hasattr(encoder, "indirect")
+                if apart:
                     own.append(self._device.alloc(4 * len(words), host=True))
-                    point = self._finish_indirect(timeline, encoder, words, Commands(queue._commands), own[-1])
-                else:
-                    point = self._finish(timeline, encoder, words, Commands(queue._commands))
+                point = self._finish(timeline, encoder, words, Commands(queue._commands),
+                                     memory=own[-1] if apart else None)
             except BaseException:
                 ring.cancel()
                 raise

@@ -20,6 +20,7 @@ from amdrv.errors import AmdrvError, MappingError, OutOfMemoryError
 from amdrv.facts import kfd
 from amdrv.kfd.process import DMABUF_EXPORT, Card, refusal
 from amdrv.ledger import Ledger
+from amdrv.memory import Placed
 from amdrv.mmu import shared_addresses
 
 __all__ = ["Buffer", "Memory"]
@@ -45,7 +46,7 @@ FLAGS = {
 ALWAYS = kfd.KFD_IOC_ALLOC_MEM_FLAGS_EXECUTABLE | kfd.KFD_IOC_ALLOC_MEM_FLAGS_NO_SUBSTITUTE
 
 
-class Buffer:
+class Buffer(Placed):
     """Memory mapped for the card at ``address``. ``nbytes`` is what was asked for, ``size`` whole pages of it.
 
     :ivar handle: the kernel's number for it. :ivar offset: what mapping it for the CPU takes.
@@ -73,13 +74,6 @@ class Buffer:
 
     def forget_view(self) -> None:
         self._view = None
-
-    @property
-    def end(self) -> int:
-        return self.address + self.size
-
-    def __str__(self) -> str:
-        return f"{self.name or self.kind} buffer {self.address:#x}..{self.end:#x}"
 
 
 class Memory:
