@@ -35,7 +35,7 @@ setup(
                             "ctypeslib2>=2.4", "pyelftools", "gguf", "array-api-strict", "safetensors", "onnx",
                             "jsonschema", "matplotlib"],
                     "onnx": ["onnx>=1.16"],         # compiler.onnx
-                    "reference": ["torch"],         # what the compiler's operations are tested against
+                    "reference": ["torch", "expecttest"],       # what the compiler's operations are tested against
                     "plot": ["matplotlib"],         # pictures of amdrv-info bench and vm map, compiler.bench
                     "cluster": ["ray>=2.40"],       # hcq.open("AM@ray"): devices of other machines
                     "docs": ["sphinx>=8", "myst-parser>=4", "furo", "sphinx-copybutton", "onnx>=1.16"],     # make docs

@@ -277,12 +277,12 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
         realize_all([self, *others])
         return self
 
-    def clone(self) -> Tensor:
-        """The same value, to be assigned to on its own."""
+    def clone(self, memory_format: Any = None) -> Tensor:
+        """The same value, to be assigned to on its own. ``memory_format`` means nothing: all is row by row."""
         return self._new(self._node, self)
 
-    def contiguous(self) -> Tensor:
-        """The same value in memory of its own when it is computed."""
+    def contiguous(self, memory_format: Any = None) -> Tensor:
+        """The same value in memory of its own when it is computed, row by row, whatever ``memory_format`` says."""
         if self.uop.op in (Ops.BUFFER, Ops.CONTIGUOUS):
             return self
         return self._new(UOp(Ops.CONTIGUOUS, self.dtype, (self._node,)), self)
@@ -327,8 +327,19 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
 
     # where it is
 
-    def to(self, target: Any, dtype: DTypeLike | None = None) -> Tensor:
-        """On another device ("CPU", "AM", ...), or of another type, or both; or as another tensor is."""
+    def to(self, target: Any = None, dtype: DTypeLike | None = None, non_blocking: bool = False, copy: bool = False,
+           *, device: str | None = None, memory_format: Any = None) -> Tensor:
+        """On another device ("CPU", "AM", ...), or of another type, or both; or as another tensor is. ``copy``: never
+        this tensor itself. ``non_blocking`` and ``memory_format`` are taken and mean nothing: all is lazy, and row by
+        row."""
+        if isinstance(dtype, bool):     # PyTorch's to(dtype, non_blocking, copy)
+            dtype, copy = None, non_blocking
+        if copy:
+            out = self.to(target, dtype, device=device)
+            return out.clone() if out is self else out
+        target = device if target is None else target
+        if target is None:
+            return self if dtype is None else self.cast(dtype)
         if isinstance(target, Tensor):
             target, dtype = target.device, target.dtype
         if dtype is not None:

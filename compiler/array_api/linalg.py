@@ -90,7 +90,7 @@ def inv(x: Tensor, /) -> Tensor:
 
 
 def matrix_norm(x: Tensor, /, *, keepdims: bool = False, ord: Any = "fro") -> Tensor:
-    return x.matrix_norm(ord, keepdims)
+    return x.matrix_norm(ord, keepdim=keepdims)
 
 
 def matrix_power(x: Tensor, n: int, /) -> Tensor:
@@ -116,6 +116,9 @@ def slogdet(x: Tensor, /) -> SlogdetResult:
 
 
 def solve(x1: Tensor, x2: Tensor, /) -> Tensor:
+    if x2.ndim > 1 and x2.shape == x1.shape[:-1]:       # matrices here; PyTorch's method would see vectors
+        x2 = x2.unsqueeze(0)
+        return x1.solve(x2) if x1.ndim > 2 else x1.solve(x2).squeeze(0)
     return x1.solve(x2)
 
 

@@ -103,6 +103,8 @@ class Activations(Methods):
 
     def hardtanh(self, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
         """x, held between ``min_val`` and ``max_val``; no gradient at the ends."""
+        if self.dtype.is_int:       # as PyTorch has it
+            min_val, max_val = int(min_val), int(max_val)
         x = (self <= min_val).where(min_val, self)
         return (self >= max_val).where(max_val, x)
 
@@ -148,6 +150,8 @@ class Activations(Methods):
     def softmax(self, dim: int = -1, dtype: Any = None) -> Tensor:
         """exp(x) / sum(exp(x)) along ``dim``, the greatest subtracted first."""
         x: Any = self if dtype is None else self.cast(dtype)
+        if not x.numel():
+            return x.clone()  # type: ignore[no-any-return]
         e = (x - x.amax(dim, True).detach()).exp()
         return e / e.sum(dim, True)
 
@@ -156,13 +160,15 @@ class Activations(Methods):
     def log_softmax(self, dim: int = -1, dtype: Any = None) -> Tensor:
         """x - logsumexp(x) along ``dim``"""
         x: Any = self if dtype is None else self.cast(dtype)
+        if not x.numel():
+            return x.clone()  # type: ignore[no-any-return]
         away = x - x.amax(dim, True).detach()
         return away - away.exp().sum(dim, True).log()
 
     @numpy_names
-    def softmin(self, dim: int = -1) -> Tensor:
+    def softmin(self, dim: int = -1, dtype: Any = None) -> Tensor:
         """softmax(-x)"""
-        return (-self).softmax(dim)
+        return (-(self if dtype is None else self.cast(dtype))).softmax(dim)
 
     @numpy_names
     def gumbel_softmax(self, tau: float = 1.0, hard: bool = False, dim: int = -1) -> Tensor:

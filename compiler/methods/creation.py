@@ -64,49 +64,61 @@ class Creation(Methods):
         return cls.full(shape_of(shape), 1, dtype=dtype, device=device, requires_grad=requires_grad)
 
     @classmethod
-    def empty(cls, *shape: Any, dtype: DTypeLike = dtypes.float32, device: str | None = None) -> Tensor:
+    def empty(cls, *shape: Any, dtype: DTypeLike = dtypes.float32, device: str | None = None,
+              requires_grad: bool = False) -> Tensor:
         """Zeros: memory that nobody wrote is nobody's business."""
-        return cls.zeros(*shape, dtype=dtype, device=device)
+        return cls.zeros(*shape, dtype=dtype, device=device, requires_grad=requires_grad)
 
-    def full_like(self, fill_value: Any, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+    def full_like(self, fill_value: Any, *, dtype: DTypeLike | None = None, device: str | None = None,
+                  requires_grad: bool = False, memory_format: Any = None) -> Tensor:
         """``fill_value`` everywhere, of this shape, and of this type and device unless others are named."""
-        return type(self).full(self.shape, fill_value, dtype=dtype or self.dtype, device=device or self.device)
+        return type(self).full(self.shape, fill_value, dtype=self.dtype if dtype is None else dtype,
+                               device=device or self.device, requires_grad=requires_grad)
 
-    def zeros_like(self, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
-        """Zeros of this shape, and of this type and device unless others are named."""
-        return self.full_like(0, dtype=dtype, device=device)
+    def zeros_like(self, **how: Any) -> Tensor:
+        """Zeros of this shape; for the keywords see :meth:`full_like`."""
+        return self.full_like(0, **how)
 
-    def ones_like(self, *, dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
-        """Ones of this shape, and of this type and device unless others are named."""
-        return self.full_like(1, dtype=dtype, device=device)
+    def ones_like(self, **how: Any) -> Tensor:
+        """Ones of this shape; for the keywords see :meth:`full_like`."""
+        return self.full_like(1, **how)
 
     empty_like = zeros_like
 
-    def new_full(self, size: Any, fill_value: Any, *, dtype: DTypeLike | None = None) -> Tensor:
-        """A tensor of this one's type and device."""
-        return type(self).full(size, fill_value, dtype=dtype or self.dtype, device=self.device)
+    def new_full(self, size: Any, fill_value: Any, *, dtype: DTypeLike | None = None, device: str | None = None,
+                 requires_grad: bool = False) -> Tensor:
+        """A tensor of this one's type and device, unless others are named."""
+        return type(self).full(size, fill_value, dtype=self.dtype if dtype is None else dtype,
+                               device=device or self.device, requires_grad=requires_grad)
 
-    def new_zeros(self, *size: Any, dtype: DTypeLike | None = None) -> Tensor:
-        """Zeros on this device and of this type, unless another is named."""
-        return self.new_full(shape_of(size), 0, dtype=dtype)
+    def new_zeros(self, *size: Any, **how: Any) -> Tensor:
+        """Zeros; for the keywords see :meth:`new_full`."""
+        return self.new_full(shape_of(size), 0, **how)
 
-    def new_ones(self, *size: Any, dtype: DTypeLike | None = None) -> Tensor:
-        """Ones on this device and of this type, unless another is named."""
-        return self.new_full(shape_of(size), 1, dtype=dtype)
+    def new_ones(self, *size: Any, **how: Any) -> Tensor:
+        """Ones; for the keywords see :meth:`new_full`."""
+        return self.new_full(shape_of(size), 1, **how)
 
     new_empty = new_zeros
 
-    def new_tensor(self, data: Any, *, dtype: DTypeLike | None = None) -> Tensor:
-        """``data`` on this device and of this type, unless another is named."""
+    def new_tensor(self, data: Any, *, dtype: DTypeLike | None = None, device: str | None = None,
+                   requires_grad: bool = False) -> Tensor:
+        """``data`` on this device and of this type, unless others are named."""
         make: Any = type(self)
-        return make(data, dtype or self.dtype, self.device)  # type: ignore[no-any-return]
+        return make(data, dtype or self.dtype, device or self.device, requires_grad)  # type: ignore[no-any-return]
 
     @classmethod
-    def arange(cls, start: float, stop: float | None = None, step: float = 1, *, dtype: DTypeLike | None = None,
-               device: str | None = None) -> Tensor:
-        """``start, start + step, ...`` up to and without ``stop``; int32 unless a number is a float."""
+    def arange(cls, start: float = 0, stop: float | None = None, step: float = 1, *, end: float | None = None,
+               dtype: DTypeLike | None = None, device: str | None = None) -> Tensor:
+        """``start, start + step, ...`` up to and without ``stop`` (``end``); int32 unless a number is a float."""
+        if end is not None:
+            if stop is not None:
+                raise TypeError("arange: stop and end are one thing")
+            stop = end
         if stop is None:
             start, stop = 0, start
+        if dtype is not None and dtypes.of(dtype).is_int:     # as PyTorch has it
+            start, stop, step = int(start), int(stop), int(step)
         if step == 0:
             raise ValueError("arange: the step is 0")
         whole = all(isinstance(v, int | np.integer) for v in (start, stop, step))
@@ -126,6 +138,8 @@ class Creation(Methods):
                  device: str | None = None) -> Tensor:
         """``steps`` numbers from ``start`` to ``stop``, both exact: the second half is counted from the end."""
         to = dtypes.of(dtype)
+        if to.is_int:       # as PyTorch has it
+            start, stop = int(start), int(stop)
         if steps <= 1:
             return cls.full((steps,), start, dtype=to, device=device)
         wide = to if to.is_float and to.bits == 64 else dtypes.float64 if not to.is_float else dtypes.float32
@@ -138,6 +152,9 @@ class Creation(Methods):
     def logspace(cls, start: float, stop: float, steps: int, base: float = 10.0, *,
                  dtype: DTypeLike = dtypes.float32, device: str | None = None) -> Tensor:
         """``base`` to the powers of :meth:`linspace`."""
+        if dtypes.of(dtype).is_int:     # as PyTorch has it; by the host, whose powers of whole numbers are exact
+            numbers = float(base) ** np.linspace(int(start), int(stop), steps)
+            return cls.zeros(0, device=device).new_tensor(np.trunc(numbers), dtype=dtype)
         powers: Any = cls.linspace(start, stop, steps, dtype=dtypes.float64, device=device)
         return (powers * math.log2(base)).exp2().cast(dtype)  # type: ignore[no-any-return]
 
@@ -148,8 +165,8 @@ class Creation(Methods):
         return cls.ones(n, n if m is None else m, dtype=dtype, device=device).tril(diagonal)  # type: ignore[no-any-return]
 
     @classmethod
-    def eye(
-        cls, n: int, m: int | None = None, *, dtype: DTypeLike = dtypes.float32, device: str | None = None
-    ) -> Tensor:
+    def eye(cls, n: int, m: int | None = None, *, dtype: DTypeLike = dtypes.float32, device: str | None = None,
+            requires_grad: bool = False) -> Tensor:
         """Ones on the diagonal of [n, m], zeros elsewhere; ``m`` is ``n`` by default."""
-        return cls.arange(n, device=device).one_hot(n if m is None else m).cast(dtype)
+        out = cls.arange(n, device=device).one_hot(n if m is None else m).cast(dtype)
+        return out.requires_grad_() if requires_grad else out

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compiler import dtypes, graph
+from compiler.dtypes import DTypeLike
 from compiler.methods.base import Methods
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ class Diagonals(Methods):
 
     def tril(self, diagonal: int = 0) -> Tensor:
         """The lower triangle, up to and with this diagonal; zeros elsewhere."""
-        return _triangle(self, diagonal).where(self, 0)  # type: ignore[no-any-return]
+        return _triangle(self, diagonal).where(self, self.dtype.cast(0))  # type: ignore[no-any-return]
 
     def triu(self, diagonal: int = 0) -> Tensor:
         """What is on and above a diagonal; zeros elsewhere."""
-        return _triangle(self, diagonal - 1).where(0, self)  # type: ignore[no-any-return]
+        return _triangle(self, diagonal - 1).where(self.dtype.cast(0), self)  # type: ignore[no-any-return]
 
     def diagonal(self, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
         """The diagonal of two axes, as a new last axis."""
@@ -65,7 +66,7 @@ class Diagonals(Methods):
         row, column = max(0, -offset), max(0, offset)
         rows, columns = self._new(graph.iota(n)).unsqueeze(1), self._new(graph.iota(n)).unsqueeze(0)
         wide = self.pad([row, column]).unsqueeze(-1)
-        out = (columns - rows).eq(offset).where(wide, 0)
+        out = (columns - rows).eq(offset).where(wide, self.dtype.cast(0))
         return out.movedim((-2, -1), (dim1, dim2))  # type: ignore[no-any-return]
 
     def diag(self, diagonal: int = 0) -> Tensor:
@@ -76,7 +77,9 @@ class Diagonals(Methods):
             raise ValueError(f"diag is of a vector or a matrix; the shape is {self.shape}")
         return self.diagonal(diagonal)
 
-    diagflat = diag
+    def diagflat(self, offset: int = 0) -> Tensor:
+        """A matrix with all elements, in a row, along a diagonal."""
+        return self.flatten().diag_embed(offset)
 
     @staticmethod
     def block_diag(*tensors: Any) -> Tensor:
@@ -89,16 +92,18 @@ class Diagonals(Methods):
         return out[0].cat(*out[1:], dim=0)  # type: ignore[no-any-return]
 
     @classmethod
-    def tril_indices(cls, row: int, col: int, offset: int = 0, *, device: str | None = None) -> Tensor:
+    def tril_indices(cls, row: int, col: int, offset: int = 0, *, dtype: DTypeLike = dtypes.default_int,
+                     device: str | None = None) -> Tensor:
         """Row and column numbers of the triangle on and below the diagonal ``offset``: [2, n]."""
         make: Any = cls
-        return make(np.stack(np.tril_indices(row, offset, col)), dtypes.default_int, device)  # type: ignore[no-any-return]
+        return make(np.stack(np.tril_indices(row, offset, col)), dtype, device)  # type: ignore[no-any-return]
 
     @classmethod
-    def triu_indices(cls, row: int, col: int, offset: int = 0, *, device: str | None = None) -> Tensor:
+    def triu_indices(cls, row: int, col: int, offset: int = 0, *, dtype: DTypeLike = dtypes.default_int,
+                     device: str | None = None) -> Tensor:
         """Row and column numbers of the triangle on and above the diagonal ``offset``: [2, n]."""
         make: Any = cls
-        return make(np.stack(np.triu_indices(row, offset, col)), dtypes.default_int, device)  # type: ignore[no-any-return]
+        return make(np.stack(np.triu_indices(row, offset, col)), dtype, device)  # type: ignore[no-any-return]
 
     def vander(self, N: int | None = None, increasing: bool = False) -> Tensor:
         """Rows of powers of each element."""

@@ -93,7 +93,7 @@ class Elementwise(Methods):
         if any(k.is_float for k in kinds):
             raise TypeError(f"{what} needs integers or bools, not {kinds[0].name} and {kinds[1].name}")
 
-    # types
+    # types; ``memory_format`` is taken and means nothing: all tensors are row by row
 
     def cast(self, dtype: DTypeLike) -> Tensor:
         """To another type. Floats become integers by truncation, saturating; NaN becomes 0."""
@@ -108,27 +108,27 @@ class Elementwise(Methods):
             raise TypeError(f"cannot see {self.dtype.name} as {to.name}: the sizes differ, or one is bool")
         return self._new(self._node if to is self.dtype else UOp(Ops.BITCAST, to, (self._node,)))
 
-    def float(self) -> Tensor:
+    def float(self, memory_format: Any = None) -> Tensor:
         """As float32."""
         return self.cast(dtypes.float32)
 
-    def half(self) -> Tensor:
+    def half(self, memory_format: Any = None) -> Tensor:
         """As float16."""
         return self.cast(dtypes.float16)
 
-    def double(self) -> Tensor:
+    def double(self, memory_format: Any = None) -> Tensor:
         """As float64."""
         return self.cast(dtypes.float64)
 
-    def int(self) -> Tensor:
+    def int(self, memory_format: Any = None) -> Tensor:
         """As int32."""
         return self.cast(dtypes.int32)
 
-    def long(self) -> Tensor:
+    def long(self, memory_format: Any = None) -> Tensor:
         """As int64."""
         return self.cast(dtypes.int64)
 
-    def bool(self) -> Tensor:
+    def bool(self, memory_format: Any = None) -> Tensor:
         """As bool: False where it is 0."""
         return self.cast(dtypes.bool_)
 
@@ -145,9 +145,9 @@ class Elementwise(Methods):
             raise TypeError("bools are not subtracted; use ^ or logical_xor")
         return self._binary(Ops.ADD, -(other if alpha == 1 else other * alpha))
 
-    def rsub(self, other: Any) -> Tensor:
-        """other - self"""
-        return self._operand(other, self.dtype) - self
+    def rsub(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """other - alpha * self"""
+        return self._operand(other, self.dtype).sub(self, alpha=alpha)
 
     def mul(self, other: Any) -> Tensor:
         """self * other, shapes broadcast, types promoted; integers wrap."""
@@ -240,7 +240,9 @@ class Elementwise(Methods):
     __neg__ = neg
 
     def __pos__(self) -> Tensor:
-        return self * 1 if self.dtype is not dtypes.bool_ else self & True
+        return self.clone()  # type: ignore[no-any-return]
+
+    positive = __pos__
 
     def __rsub__(self, other: Any) -> Tensor:
         return self._operand(other, self.dtype) - self
@@ -351,6 +353,8 @@ class Elementwise(Methods):
     def isclose(self, other: Any, rtol: Number = 1e-5, atol: Number = 1e-8, equal_nan: bool_type = False) -> Tensor:
         """``|x - y| <= atol + rtol * |y|``, infinities equal to themselves."""
         y: Any = self._operand(other, self.dtype)
+        if self.dtype is dtypes.bool_ is y.dtype:
+            return self.eq(y)
         same = self.eq(y) | ((self - y).abs() <= y.abs() * rtol + atol) & self.isfinite() & y.isfinite()
         return same | (self.isnan() & y.isnan()) if equal_nan else same
 
@@ -406,7 +410,7 @@ class Elementwise(Methods):
     def nan_to_num(self, nan: Number = 0.0, posinf: Number | None = None, neginf: Number | None = None) -> Tensor:
         """NaNs and infinities replaced, these by the type's greatest and least numbers if nothing else is given."""
         if not self.dtype.is_float:
-            return self * 1
+            return self.clone()  # type: ignore[no-any-return]
         out = self.isnan().where(nan, self)
         out = self.eq(math.inf).where(self.dtype.finite_max if posinf is None else posinf, out)
         return self.eq(-math.inf).where(-self.dtype.finite_max if neginf is None else neginf, out)

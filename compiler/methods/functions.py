@@ -74,7 +74,7 @@ class Functions(Methods):
 
     def square(self) -> Tensor:
         """x * x"""
-        return self * self
+        return self * self if self.dtype is not dtypes.bool_ else self.int()
 
     @precisely
     def hypot(self, other: Any) -> Tensor:
@@ -316,7 +316,7 @@ class Functions(Methods):
     def abs(self) -> Tensor:
         """Absolute values; the type stays. ``absolute`` is another name of it."""
         if self.dtype.kind in "bu":
-            return self * 1
+            return self.clone()  # type: ignore[no-any-return]
         return self.maximum(-self) if self.dtype.is_float else (self < 0).where(-self, self)
 
     __abs__ = absolute = abs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,33 +64,68 @@ class Images(Methods):
 
     def grid_sample(self, grid: Any, mode: str = "bilinear", padding_mode: str = "zeros",
                     align_corners: bool | None = None) -> Tensor:
-        """(n, c, y, x) read at (n, y', x', 2): x and y from -1 to 1. ``mode``: "bilinear" or "nearest";
-        ``padding_mode``: "zeros", "border" or "reflection"."""
-        if self.ndim != 4 or grid.ndim != 4 or grid.shape[-1] != 2 or grid.shape[0] != self.shape[0]:
-            raise ValueError(f"grid_sample takes (n, c, y, x) and (n, y', x', 2), not {self.shape} and {grid.shape}")
-        if mode not in ("bilinear", "nearest") or padding_mode not in ("zeros", "border", "reflection"):
-            raise ValueError(f"grid_sample: no mode {mode!r} with padding {padding_mode!r}; modes are bilinear and "
-                             "nearest, paddings zeros, border and reflection")
-        n, c, height, width = self.shape
-        x, y = (_pixels(grid[..., k], size, padding_mode, bool(align_corners)) for k, size in ((0, width), (1, height)))
+        """(n, c, y, x) read at (n, y', x', 2), or (n, c, z, y, x) at (n, z', y', x', 3): x, y and z from -1 to 1.
+        ``mode``: "bilinear", "nearest" or, of images, "bicubic"; ``padding_mode``: "zeros", "border" or
+        "reflection"."""
+        axes = self.ndim - 2
+        if axes not in (2, 3) or grid.ndim != self.ndim or grid.shape[-1] != axes or grid.shape[0] != self.shape[0]:
+            raise ValueError("grid_sample takes (n, c, y, x) and (n, y', x', 2), or with a z axis and 3, not "
+                             f"{self.shape} and {grid.shape}")
+        if mode not in ("bilinear", "nearest", "bicubic")[:5 - axes] or padding_mode not in _PADDINGS:
+            raise ValueError(f"grid_sample: no mode {mode!r} with padding {padding_mode!r} of {axes} axes; modes are "
+                             "bilinear, nearest and, of 2 axes, bicubic, paddings zeros, border and reflection")
+        n, c, *sizes = self.shape
+        corners = bool(align_corners)
+        inward = "zeros" if mode == "bicubic" else padding_mode     # bicubic brings in what it reads, not where it is
+        places = [_pixels(grid[..., axes - 1 - k], size, inward, corners) for k, size in enumerate(sizes)]
         flat = self.flatten(2)
 
-        def read(column: Any, row: Any) -> Any:
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            place = row.clamp(0, height - 1).int() * width + column.clamp(0, width - 1).int()
-            values = flat.gather(2, place.reshape(n, 1, -1).expand(n, c, place.numel() // max(n, 1)))
-            return inside.unsqueeze(1).where(values.reshape(n, c, *place.shape[1:]), 0)
+        def read(at: list[Any]) -> Any:
+            if mode == "bicubic" and padding_mode != "zeros":
+                at = [_inside(p, size, padding_mode, corners) for p, size in zip(at, sizes, strict=True)]
+            inside: Any = None
+            place: Any = 0
+            for p, size in zip(at, sizes, strict=True):
+                here = (p >= 0) & (p < size)
+                inside = here if inside is None else inside & here
+                place = place * size + p.clamp(0, size - 1).int()
+            got = flat.gather(2, place.reshape(n, 1, -1).expand(n, c, place.numel() // max(n, 1)))
+            return inside.unsqueeze(1).where(got.reshape(n, c, *place.shape[1:]), 0)
         if mode == "nearest":
-            return read(x.round(), y.round())  # type: ignore[no-any-return]
-        left, top = x.floor().detach(), y.floor().detach()
-        u, v = (x - left).unsqueeze(1), (y - top).unsqueeze(1)
-        return ((read(left, top) * (1 - u) + read(left + 1, top) * u) * (1 - v)  # type: ignore[no-any-return]
-                + (read(left, top + 1) * (1 - u) + read(left + 1, top + 1) * u) * v)
+            return read([p.round() for p in places])  # type: ignore[no-any-return]
+        low = [p.floor().detach() for p in places]
+        part = [(p - q).unsqueeze(1) for p, q in zip(places, low, strict=True)]
+        taps = [_cubic_taps(t) if mode == "bicubic" else [(0, 1 - t), (1, t)] for t in part]
+        out: Any = None
+        for choice in itertools.product(*taps):
+            term = read([q + step for q, (step, _) in zip(low, choice, strict=True)])
+            for _, weight in choice:
+                term = term * weight
+            out = term if out is None else out + term
+        return out  # type: ignore[no-any-return]
+
+
+_PADDINGS = ("zeros", "border", "reflection")
+
+
+def _cubic_taps(t: Any) -> list[tuple[int, Any]]:
+    """Steps from the element before, and weights (Keys, 1981, with the parameter -0.75)."""
+    a = -0.75
+
+    def near(d: Any) -> Any:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: Any) -> Any:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return [(-1, far(t + 1)), (0, near(t)), (1, near(1 - t)), (2, far(2 - t))]
 
 
 def _pixels(place: Any, size: int, padding: str, corners: bool) -> Any:
     """From -1..1 to pixels; those outside brought in."""
-    x = (place + 1) * ((size - 1) / 2) if corners else ((place + 1) * size - 1) / 2
+    return _inside((place + 1) * ((size - 1) / 2) if corners else ((place + 1) * size - 1) / 2, size, padding, corners)
+
+
+def _inside(x: Any, size: int, padding: str, corners: bool) -> Any:
     if padding == "reflection":
         low, span = (0.0, size - 1.0) if corners else (-0.5, float(size))
         if span == 0:

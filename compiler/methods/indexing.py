@@ -45,10 +45,11 @@ class Indexing(Methods):
     def nonzero(self, as_tuple: bool = False) -> Any:
         """The places (int32, a row each) of what is not zero; computed at once."""
         from compiler.tensor import Tensor
-        found = np.nonzero(self.numpy())
+        found = np.nonzero(np.atleast_1d(self.numpy()))
         if as_tuple:
             return tuple(Tensor(f.astype(np.int32), device=self.device) for f in found)
-        return Tensor(np.stack(found, -1).astype(np.int32).reshape(-1, self.ndim), device=self.device)
+        places = np.stack(found, -1).astype(np.int32)
+        return Tensor(places if self.ndim else places[:, :0], device=self.device)
 
     argwhere = nonzero
 
@@ -64,16 +65,22 @@ class Indexing(Methods):
     @numpy_names
     def index_select(self, dim: int, index: Any) -> Tensor:
         """The slices along ``dim`` whose numbers ``index`` (one axis) holds."""
-        return self[(slice(None),) * self._axis(dim) + (index,)]
+        if not self.ndim:
+            return self.reshape(1)[index.reshape(-1)].reshape(())  # type: ignore[no-any-return]
+        return self[(slice(None),) * self._axis(dim) + (index.reshape(-1),)]
 
     @numpy_names
-    def gather(self, dim: int, index: Any) -> Tensor:
-        """``out[i][j] = self[index[i][j]][j]`` for dim 0, and so on."""
+    def gather(self, dim: int, index: Any, *, sparse_grad: bool = False) -> Tensor:
+        """``out[i][j] = self[index[i][j]][j]`` for dim 0, and so on. ``sparse_grad`` is taken and means nothing."""
         a = self._axis(dim)
+        if index.numel() == 0:
+            return self._new(graph.full(index.shape, self.dtype, 0), self)
+        if self.ndim + index.ndim == 1:     # no axes are as one
+            return self.reshape(1).gather(0, index.reshape(1)).reshape(index.shape)
         if index.ndim != self.ndim:
             raise ValueError(f"gather: index has {index.ndim} axes, the tensor {self.ndim}")
         if not self.ndim:
-            return self * 1  # type: ignore[no-any-return]
+            return self.clone()  # type: ignore[no-any-return]
         if any(k > n for i, (k, n) in enumerate(zip(index.shape, self.shape, strict=True)) if i != a):
             raise ValueError(f"gather along axis {a}: index {index.shape} is larger than the tensor {self.shape}")
         x: Any = self.shrink([None if i == a else (0, s) for i, s in enumerate(index.shape)])

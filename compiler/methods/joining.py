@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,12 @@ def _list(tensors: tuple[Any, ...]) -> list[Any]:
     return list(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else list(tensors)
 
 
+def _each(function: Callable[[Any], Any], first: Any, others: tuple[Any, ...]) -> Any:
+    if not others and not isinstance(first, list | tuple):
+        return function(first)
+    return tuple(function(t) for t in (_list((first,)) if not others else (first, *others)))
+
+
 class Joining(Methods):
     """Mixin; see :class:`compiler.tensor.Tensor`."""
 
@@ -34,15 +40,16 @@ class Joining(Methods):
             return first.cat(*rest, dim=others[0] if others else dim)  # type: ignore[no-any-return]
         if others and isinstance(others[-1], int):
             *others, dim = others  # type: ignore[assignment]
-        a = self._axis(dim)
+        every = [self, *_list(tuple(others))]
         # PyTorch lets a vector of no elements join anything
-        parts = [p for p in (self, *_list(tuple(others))) if p.shape != (0,) or self.ndim == 1]
-        if not self.ndim:
+        parts = [p for p in every if p.shape != (0,)]
+        a = (parts or every)[0]._axis(dim)
+        if any(not p.ndim for p in every):
             raise ValueError("cat joins tensors along an axis; one without axes has none: use stack")
         like = parts[0].shape if parts else self.shape
         if any(p.ndim != len(like) or p.shape[:a] != like[:a] or p.shape[a + 1:] != like[a + 1:] for p in parts):
             raise ValueError(f"cat along axis {a}: shapes {[p.shape for p in parts]} differ elsewhere")
-        dtype = dtypes.promote(*(p.dtype for p in parts))
+        dtype = dtypes.promote(*(p.dtype for p in every))
         total, at, out = sum(p.shape[a] for p in parts), 0, None
         for p in parts:
             n = p.shape[a]
@@ -99,19 +106,18 @@ class Joining(Methods):
         first, *rest = (t.reshape(-1, 1) if t.ndim < 2 else t for t in tensors)
         return first.cat(*rest, dim=1)  # type: ignore[no-any-return]
 
-    def atleast_1d(self) -> Tensor:
-        """One axis at least."""
-        return self.reshape(1) if self.ndim == 0 else self * 1  # type: ignore[no-any-return]
+    def atleast_1d(self: Any, *others: Any) -> Any:
+        """One axis at least. Of several tensors, or a list of them, a tuple."""
+        return _each(lambda t: t.reshape(1) if t.ndim == 0 else t._copied(), self, others)
 
-    def atleast_2d(self) -> Tensor:
-        """Two axes at least; new ones stand in front."""
-        return self.reshape((1,) * (2 - self.ndim) + self.shape)  # type: ignore[no-any-return]
+    def atleast_2d(self: Any, *others: Any) -> Any:
+        """Two axes at least; new ones stand in front. Of several tensors, or a list of them, a tuple."""
+        return _each(lambda t: t.reshape((1,) * (2 - t.ndim) + t.shape), self, others)
 
-    def atleast_3d(self) -> Tensor:
-        """Three axes at least; a vector lies along the middle one."""
-        if self.ndim < 2:
-            return self.reshape(1, -1, 1)  # type: ignore[no-any-return]
-        return self.unsqueeze(-1) if self.ndim == 2 else self.reshape(self.shape)  # type: ignore[no-any-return]
+    def atleast_3d(self: Any, *others: Any) -> Any:
+        """Three axes at least; a vector lies along the middle one. Of several tensors, or a list of them, a tuple."""
+        return _each(lambda t: t.reshape(1, -1, 1) if t.ndim < 2 else t.unsqueeze(-1) if t.ndim == 2
+                     else t.reshape(t.shape), self, others)
 
     @staticmethod
     def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
@@ -171,8 +177,12 @@ class Joining(Methods):
         """Into so many parts, the first ones one longer; or at these places."""
         a = self._axis(dim)
         n = self.shape[a]
+        if hasattr(indices_or_sections, "tolist"):
+            indices_or_sections = indices_or_sections.tolist()
         if isinstance(indices_or_sections, int):
             k = indices_or_sections
+            if k < 1:
+                raise ValueError(f"tensor_split: at least one part, not {k}")
             sizes = [n // k + (i < n % k) for i in range(k)]
             return self.split(sizes, a)
         cuts = [0, *(min(max(i + n if i < 0 else i, 0), n) for i in indices_or_sections), n]

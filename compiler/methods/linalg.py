@@ -14,6 +14,7 @@ import numpy as np
 from compiler import dtypes, graph
 from compiler.methods.base import Methods
 from compiler.methods.functions import precisely
+from compiler.methods.names import numpy_names
 
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
@@ -77,6 +78,8 @@ class Linalg(Methods):
     def _eliminated(self, right: Any) -> tuple[Any, Any]:
         """Gauss and Jordan with the largest pivot of each column: the solution for ``right``, and the determinant."""
         n = _square(self, "elimination")
+        if n == 0 or self.numel() == 0 or right.numel() == 0:
+            return right * 1, self.sum((-2, -1)) + 1
         x: Any = self.cat(right, dim=-1)
         rows = x._new(graph.iota(n)).unsqueeze(-1)
         determinant: Any = None
@@ -118,10 +121,11 @@ class Linalg(Methods):
         return d.sign(), d.abs().log()
 
     def solve(self, other: Any) -> Tensor:
-        """x with ``self @ x = other``; a vector is one right side."""
+        """x with ``self @ x = other``. A vector is one right side; a batch of vectors, one for each matrix, is taken
+        for such if it has the matrices' shape but for the last axis."""
         n = _square(self, "solve")
         b = self._operand(other, self.dtype)
-        vector = b.ndim == 1
+        vector = b.ndim == 1 or b.shape == self.shape[:-1]
         b = b.unsqueeze(-1) if vector else b
         if b.shape[-2] != n:
             raise ValueError(f"solve: {b.shape[-2]} rows on the right side of {n} equations")
@@ -145,7 +149,7 @@ class Linalg(Methods):
     def cholesky(self, upper: bool = False) -> Tensor:
         """The lower triangle l with ``l @ l.T`` = this; NaN where the matrix is not positive definite."""
         n = _square(self, "cholesky")
-        x: Any = self
+        x: Any = _mirrored(self.mT if upper else self)
         rows = x._new(graph.iota(n)).unsqueeze(-1)
         columns = []
         for j in range(n):
@@ -169,17 +173,29 @@ class Linalg(Methods):
 
     # rotations
 
-    def svd(self, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def svd(self, full_matrices: bool = True, *, some: bool | None = None, compute_uv: bool = True) -> tuple[
+            Tensor, Tensor, Tensor]:
         """u, s, vh with ``(u * s) @ vh`` = this and s falling, by one-sided Jacobi rotations (Hestenes); at once.
 
-        ``full_matrices``: u and vh are square, as in NumPy and ``torch.linalg.svd``.
+        ``full_matrices``: u and vh are square, as in NumPy and ``torch.linalg.svd``. With ``some`` or ``compute_uv``
+        this is ``torch.svd``, whose third result is v, not vh.
         """
+        if some is not None or not compute_uv:
+            u, s, vh = self.svd(not (some is None or some))
+            if not compute_uv:
+                u, vh = u.zeros_like(), vh.zeros_like()
+            return u, s, vh.mT
         if self.ndim < 2:
             raise ValueError(f"svd is of matrices, not of shape {self.shape}")
         kind = self.dtype if self.dtype.is_float else dtypes.default_float
         wide = kind if kind.bits >= 32 else dtypes.float32
         x: Any = self.cast(wide)
         m, n = x.shape[-2:]
+        if x.numel() == 0:
+            k, eye = min(m, n), lambda size: _eye(x, size).expand(*x.shape[:-2], size, size)
+            rows, columns = (m, n) if full_matrices else (k, k)
+            return (eye(m).narrow(-1, 0, rows).cast(kind), x.flatten(-2).narrow(-1, 0, 0).cast(kind) if not k else
+                    x.sum(-1).narrow(-1, 0, k).cast(kind), eye(n).narrow(-2, 0, columns).cast(kind))
         if m < n:
             v, s, uh = x.transpose(-1, -2).svd(full_matrices)
             return uh.transpose(-1, -2).cast(kind), s.cast(kind), v.transpose(-1, -2).cast(kind)
@@ -195,13 +211,19 @@ class Linalg(Methods):
         """Singular values of [..., n, m], descending."""
         return self.svd(False)[1]
 
-    def eigh(self) -> tuple[Tensor, Tensor]:
+    def eigh(self, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         """Eigenvalues, rising, and eigenvectors (columns) of symmetric matrices, by the singular vectors of the matrix
-        shifted until it is positive definite; at once."""
+        shifted until it is positive definite; at once. ``UPLO``: which triangle is read, "L" or "U"."""
         n = _square(self, "eigh")
+        if UPLO not in ("L", "U"):
+            raise ValueError(f"eigh: UPLO is 'L' or 'U', not {UPLO!r}")
+        if UPLO == "U":
+            return self.mT.eigh()  # type: ignore[no-any-return, attr-defined]
         kind = self.dtype if self.dtype.is_float else dtypes.default_float
         x: Any = self.cast(kind if kind.bits >= 32 else dtypes.float32)
-        x = x.tril() + x.tril(-1).transpose(-1, -2)
+        if x.numel() == 0:
+            return x.sum(-1).cast(kind), x.cast(kind)
+        x = _mirrored(x)
         plain = x.detach()
         shift = plain.abs().sum(-1, keepdim=True).amax(-2, True) + 1        # Gershgorin's bound
         u, s, _ = _jacobi(plain + shift * _eye(plain, n))
@@ -217,28 +239,50 @@ class Linalg(Methods):
             values = (u.transpose(-1, -2) @ plain @ u).diagonal(0, -2, -1)
         return values.cast(kind), u.cast(kind)
 
-    def eigvalsh(self) -> Tensor:
+    def eigvalsh(self, UPLO: str = "L") -> Tensor:
         """Eigenvalues of symmetric [..., n, n], ascending; see :meth:`eigh`."""
-        return self.eigh()[0]
+        return self.eigh(UPLO)[0]
 
-    def pinv(self, rcond: float | None = None) -> Tensor:
-        """The inverse on what the matrix reaches: singular values below ``rcond`` times the greatest count as 0."""
-        u, s, vh = self.svd(False)
-        limit = s.dtype.eps * max(self.shape[-2:]) if rcond is None else rcond
-        small = s <= s.amax(-1, True) * limit
+    def pinv(self, rcond: Any = None, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
+        """The inverse on what the matrix reaches: singular values below ``rcond`` (``rtol``) times the greatest, or
+        below ``atol``, count as 0. Tolerances may be tensors, for each matrix. ``hermitian``: the lower triangle alone
+        is read.
+        """
+        u, s, vh = (_mirrored(self) if hermitian else self).svd(False)
+        if not s.numel():
+            return self.mT * 1  # type: ignore[no-any-return]
+        small = s <= _limit(s, self.shape, rcond if rtol is None else rtol, atol)
         inverse: Any = small.where(0, 1 / small.where(1, s))
         return (vh.transpose(-1, -2) * inverse.unsqueeze(-2)) @ u.transpose(-1, -2)  # type: ignore[no-any-return]
 
-    def matrix_rank(self, tol: float | None = None) -> Tensor:
-        """How many singular values are above ``tol``, by default the greatest times the size times the type's
-        epsilon."""
-        s = self.svdvals()
-        limit: Any = s.amax(-1, True) * (s.dtype.eps * max(self.shape[-2:])) if tol is None else tol
-        return (s > limit).sum(-1)
+    def matrix_rank(self, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None) -> Tensor:
+        """How many singular values are above ``tol``; or above ``atol`` and ``rtol`` times the greatest, by default
+        the size times the type's epsilon. ``hermitian``: the lower triangle alone is read."""
+        s: Any = (_mirrored(self) if hermitian else self).svdvals()
+        if not s.numel():
+            return s.ne(0).sum(-1)  # type: ignore[no-any-return]
+        return (s > _limit(s, self.shape, rtol, atol if tol is None else tol)).sum(-1)  # type: ignore[no-any-return]
 
-    def matrix_norm(self, ord: Any = "fro", keepdim: bool = False) -> Tensor:
-        """Over the last two axes: "fro", "nuc", 1, -1, 2, -2, inf or -inf."""
+    @numpy_names
+    def vector_norm(self, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+        """:meth:`norm` of all elements, or along axes."""
+        if not isinstance(ord, int | float):
+            raise TypeError(f"vector_norm: ord is a number, not {ord!r}")
+        return self.norm(ord, dim, keepdim, dtype)  # type: ignore[no-any-return]
+
+    @numpy_names
+    def matrix_norm(self, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *,
+                    dtype: Any = None) -> Tensor:
+        """Over two axes: "fro", "nuc", 1, -1, 2, -2, inf or -inf."""
+        if dtype is not None:
+            return self.cast(dtype).matrix_norm(ord, dim, keepdim)  # type: ignore[no-any-return, attr-defined]
+        axes = self._axes(dim)
+        if len(set(axes)) != 2:
+            raise ValueError(f"matrix_norm is over two axes, not {dim}")
         x: Any = self
+        if axes != (x.ndim - 2, x.ndim - 1):
+            out = x.movedim(axes, (-2, -1)).matrix_norm(ord)
+            return out.reshape([1 if a in axes else n for a, n in enumerate(x.shape)]) if keepdim else out  # type: ignore[no-any-return]
         if ord == "fro":
             return x.norm(2, (-2, -1), keepdim)  # type: ignore[no-any-return]
         if ord in ("nuc", 2, -2):
@@ -250,6 +294,28 @@ class Linalg(Methods):
         else:
             raise ValueError(f"matrix_norm: ord is 'fro', 'nuc', 1, -1, 2, -2, inf or -inf, not {ord!r}")
         return out.unsqueeze(-1).unsqueeze(-1) if keepdim else out  # type: ignore[no-any-return]
+
+
+def _limit(s: Any, shape: tuple[int, ...], rtol: Any, atol: Any) -> Any:
+    """What singular values must be above; tolerances may be tensors, one number for each matrix."""
+    def each(value: Any) -> Any:
+        return value.unsqueeze(-1) if hasattr(value, "unsqueeze") and value.ndim else value
+    if rtol is None:
+        rtol = 0 if atol is not None and not hasattr(atol, "ndim") and atol > 0 else s.dtype.eps * max(shape[-2:])
+        if hasattr(atol, "ndim"):
+            rtol = (each(atol) > 0).where(0.0, rtol)
+    limit = s.amax(-1, True) * each(rtol)
+    return limit if atol is None else (limit * 0 + each(atol)).maximum(limit)
+
+
+def _mirrored(x: Any) -> Any:
+    """The symmetric matrices of a lower triangle; the gradient is symmetric, too."""
+    plain = x.detach()
+    plain = plain.tril() + plain.tril(-1).mT
+    if not x.requires_grad:
+        return plain
+    half = (x + x.mT) * 0.5
+    return half - half.detach() + plain
 
 
 def _jacobi(x: Any) -> tuple[Any, Any, Any]:

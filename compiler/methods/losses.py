@@ -130,7 +130,7 @@ class Losses(Methods):
 
     def multilabel_margin_loss(self, target: Any, reduction: str = "mean") -> Tensor:
         """Of (batch, classes) and class numbers in rows that end with -1: each class named above each that is not."""
-        x, t = (self, target) if self.ndim == 2 else (self.unsqueeze(0), target.unsqueeze(0))
+        x, t = (self, target) if self.ndim == 2 else (self.reshape(1, -1), target.reshape(1, -1))
         valid = (t < 0).cast(dtypes.int32).cumsum(1).eq(0)
         hit = (t.unsqueeze(-1).eq(x._new(graph.iota(x.shape[1], t.dtype))) & valid.unsqueeze(-1)).any(1)
         terms = (1 - x.gather(1, t.clamp(min=0)).unsqueeze(2) + x.unsqueeze(1)).relu()
@@ -191,6 +191,8 @@ class Losses(Methods):
     def gaussian_nll_loss(self, target: Any, var: Any, full: bool = False, eps: float = 1e-6,
                           reduction: str = "mean") -> Tensor:
         """((self - target)**2 / var + log var) / 2, with ``var`` at least ``eps``; ``full`` adds the constant."""
+        if not isinstance(var, int | float) and var.shape == self.shape[:-1] and var.shape != self.shape:
+            var = var.unsqueeze(-1)
         spread = var + (var.clamp(min=eps) - var).detach()
         away = self - target
         loss = (spread.log() + away * away / spread) * 0.5
@@ -198,7 +200,7 @@ class Losses(Methods):
 
     def hinge_embedding_loss(self, target: Any, margin: float = 1.0, reduction: str = "mean") -> Tensor:
         """self where ``target`` is 1, max(0, margin - self) where it is -1."""
-        return _reduced(target.eq(1).where(self, 0) + target.eq(-1).where((margin - self).clamp(min=0), 0), reduction)  # type: ignore[no-any-return]
+        return _reduced(target.ne(-1).where(self, 0) + target.ne(1).where((margin - self).clamp(min=0), 0), reduction)  # type: ignore[no-any-return]
 
     def soft_margin_loss(self, target: Any, reduction: str = "mean") -> Tensor:
         """log(1 + exp(-target * self))"""
@@ -232,7 +234,7 @@ class Losses(Methods):
     def multi_margin_loss(self, target: Any, p: int = 1, margin: float = 1.0, weight: Any = None,
                           reduction: str = "mean") -> Tensor:
         """max(0, margin - x[target] + x[class])**p, summed over the other classes, over the number of all."""
-        x: Any = self if self.ndim > 1 else self.unsqueeze(0)
+        x: Any = self if self.ndim > 1 else self.reshape(1, -1)
         classes = target.reshape(-1)
         right = x.gather(1, classes.unsqueeze(1))
         loss = (x - right + margin).clamp(min=0) ** p

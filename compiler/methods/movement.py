@@ -74,9 +74,9 @@ class Movement(Methods):
         """Expanded to the other's shape; see :meth:`expand`."""
         return self.expand(other.shape)
 
-    def permute(self, *axes: Any) -> Tensor:
+    def permute(self, *axes: Any, dims: Any = None) -> Tensor:
         """The axes in another order: axis ``i`` of the result is axis ``axes[i]`` of this."""
-        order = tuple(self._axis(a) for a in _ints(axes))
+        order = tuple(self._axis(a) for a in _ints(axes if dims is None else (dims,)))
         if sorted(order) != list(range(self.ndim)):
             raise ValueError(f"permute{order} does not name each of {self.ndim} axes once")
         return self._viewed(graph.permute(self._node, tuple(order)), ("permute", tuple(order)))
@@ -85,6 +85,8 @@ class Movement(Methods):
         """Two axes exchanged; ``swapaxes`` and ``swapdims`` are other names of it."""
         order = list(range(self.ndim))
         a, b = self._axis(dim0), self._axis(dim1)
+        if not order:
+            return self.reshape(())
         order[a], order[b] = order[b], order[a]
         return self._viewed(graph.permute(self._node, tuple(order)), ("permute", tuple(order)))
 
@@ -149,9 +151,11 @@ class Movement(Methods):
         """All elements along one axis."""
         return self.flatten()
 
-    def flip(self, *dims: Any) -> Tensor:
+    def flip(self, *axes: Any, dims: Any = None, axis: Any = None) -> Tensor:
         """The same elements in reverse order along these axes."""
-        return self._new(graph.flip(self._node, sorted({self._axis(d) for d in _ints(dims)})))
+        named = dims if axis is None else axis
+        axes = axes if named is None else (named,)
+        return self._new(graph.flip(self._node, sorted({self._axis(d) for d in _ints(axes)})))
 
     def fliplr(self) -> Tensor:
         """Reversed along axis 1."""
@@ -191,6 +195,7 @@ class Movement(Methods):
         """``length`` elements of an axis from ``start``."""
         a = self._axis(dim)
         n = self.shape[a]
+        start = int(start.item()) if hasattr(start, "item") else start
         start = start + n if start < 0 else start
         if not 0 <= start <= start + length <= n:
             raise ValueError(f"narrow: {length} elements from {start} of an axis of {n}")
@@ -231,8 +236,9 @@ class Movement(Methods):
         return self.repeat((1,) * (self.ndim - len(counts)) + counts)
 
     @numpy_names
-    def repeat_interleave(self, repeats: Any, dim: int | None = None) -> Tensor:
-        """Each element several times, neighbours together; ``repeats`` may be a number for each."""
+    def repeat_interleave(self, repeats: Any, dim: int | None = None, *, output_size: int | None = None) -> Tensor:
+        """Each element several times, neighbours together; ``repeats`` may be a number for each. ``output_size`` is
+        taken and not needed."""
         x = self.flatten() if dim is None else self
         a = x._axis(dim or 0)
         if not isinstance(repeats, int):
@@ -264,7 +270,9 @@ class Movement(Methods):
         n = self.shape[a] if self.ndim else 1
         if size > n or size < 0 or step < 1:
             raise ValueError(f"unfold: windows of {size} elements, every {step}, of an axis of {n}")
-        x: Any = self if self.ndim else self.reshape(1)
+        if not self.ndim:
+            return self.reshape(1)[:size]  # type: ignore[no-any-return]
+        x: Any = self
         return x.movedim(a, -1)._windows([size], [step], [1]).movedim(-2, a)  # type: ignore[no-any-return]
 
     def _windows(self, sizes: Sequence[int], steps: Sequence[int], dilations: Sequence[int]) -> Tensor:

@@ -101,7 +101,7 @@ class Normalization(Methods):
         _channels(self)
         if self.shape[1] % num_groups:
             raise ValueError(f"group_norm: {self.shape[1]} channels in {num_groups} groups")
-        x: Any = self.reshape(self.shape[0], num_groups, -1)
+        x: Any = self.reshape(self.shape[0], num_groups, math.prod(self.shape[1:]) // num_groups)
         return _affine(x._standardized((-1,), eps).reshape(self.shape), weight, bias, 1)  # type: ignore[no-any-return]
 
     def local_response_norm(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
@@ -130,7 +130,7 @@ class Normalization(Methods):
         if not 0 <= p <= 1:
             raise ValueError(f"dropout's p is a probability, not {p}")
         if not training or p == 0:
-            return self * 1  # type: ignore[no-any-return]
+            return self.clone()  # type: ignore[no-any-return]
         if p == 1:
             return self * 0  # type: ignore[no-any-return]
         from compiler.tensor import Tensor

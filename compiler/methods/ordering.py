@@ -104,7 +104,7 @@ class Ordering(Methods):
         """(values, indices) in order along ``dim``; equal ones stay in order, NaN is the greatest."""
         indices = self.argsort(dim, descending, stable).contiguous()
         x: Any = self
-        return Pair(x.gather(dim, indices) if self.ndim and self.numel() else x * 1, indices)
+        return Pair(x.gather(dim, indices) if self.ndim and self.numel() else x.clone(), indices)
 
     def msort(self) -> Tensor:
         """Sorted along axis 0."""
@@ -185,7 +185,7 @@ class Ordering(Methods):
                  interpolation: str = "linear") -> Tensor:
         """``q`` is a number or a 1-D tensor in [0, 1], whose axis comes first."""
         from compiler.tensor import Tensor
-        if dim is None:
+        if dim is None or not self.ndim:
             flat = self.flatten().quantile(q, 0, interpolation=interpolation)
             return flat.reshape(*flat.shape, *[1] * self.ndim) if keepdim else flat  # type: ignore[no-any-return]
         a = self._axis(dim)
@@ -212,16 +212,20 @@ class Ordering(Methods):
         out = out.unsqueeze(a + 1) if keepdim else out
         return out.squeeze(0) if not wants.ndim else out  # type: ignore[no-any-return]
 
-    def searchsorted(self, values: Any, *, right: bool = False, side: str | None = None) -> Tensor:
-        """Where ``values`` would be put into this sorted tensor's last axis: int32."""
-        x: Any = self
+    def searchsorted(self, values: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
+                     sorter: Any = None) -> Tensor:
+        """Where ``values`` would be put into this sorted tensor's last axis: int32, whatever ``out_int32`` says.
+        ``sorter`` is the order of a tensor that is not sorted."""
+        x: Any = self if sorter is None else self.gather(-1, sorter)
+        if side not in (None, "left", "right"):
+            raise ValueError(f"searchsorted: side is 'left' or 'right', not {side!r}")
         v = self._operand(values, self.dtype)
         right = right if side is None else side == "right"
         edges = x if x.ndim == 1 else x.unsqueeze(-2)
         mine = v.unsqueeze(-1)
         return ((edges <= mine) if right else (edges < mine)).sum(-1)  # type: ignore[no-any-return]
 
-    def bucketize(self, boundaries: Any, *, right: bool = False) -> Tensor:
+    def bucketize(self, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Tensor:
         """In which bucket each element falls, between sorted ``boundaries``; ``right``: a boundary belongs to the one
         above."""
         from compiler.tensor import Tensor
@@ -237,16 +241,35 @@ class Ordering(Methods):
 
     # of sizes that depend on values: these compute at once
 
-    def unique(self, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Any:
-        """The different values in order; with ``return_inverse`` and ``return_counts`` a tuple."""
-        from compiler.tensor import Tensor
-        values, inverse, counts = np.unique(self.numpy(), return_inverse=True, return_counts=True)
-        make = lambda a, t: Tensor(a, t, self.device)
-        out = [make(values, self.dtype)]
-        if return_inverse:
-            out.append(make(inverse.reshape(self.shape), dtypes.default_int))
-        if return_counts:
-            out.append(make(counts, dtypes.default_int))
+    @numpy_names
+    def unique(self, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False,
+               dim: int | None = None) -> Any:
+        """The different values in order, or slices along ``dim``; with ``return_inverse`` and ``return_counts`` a
+        tuple."""
+        a = None if dim is None or not self.ndim else self._axis(dim)
+        values, inverse, counts = np.unique(self.numpy(), return_inverse=True, return_counts=True, axis=a)
+        return self._found(values, inverse.reshape(self.shape if a is None else -1) if return_inverse else None,
+                           counts if return_counts else None)
+
+    @numpy_names
+    def unique_consecutive(self, return_inverse: bool = False, return_counts: bool = False,
+                           dim: int | None = None) -> Any:
+        """The flattened tensor without repetitions of the element before; or slices along ``dim``, without
+        repetitions of the slice before."""
+        a = None if dim is None or not self.ndim else self._axis(dim)
+        x = self.numpy().reshape(-1) if a is None else np.moveaxis(self.numpy(), a, 0)
+        new = np.ones(len(x), bool)
+        new[1:] = (x[1:] != x[:-1]).any(axis=tuple(range(1, x.ndim)))
+        values = x[new] if a is None else np.moveaxis(x[new], 0, a)
+        inverse = (np.cumsum(new) - 1).reshape(self.shape if a is None else -1)
+        counts = np.diff(np.append(np.nonzero(new)[0], len(x)))
+        return self._found(values, inverse if return_inverse else None, counts if return_counts else None)
+
+    def _found(self, values: Any, *numbers: Any) -> Any:
+        """Values, and what there is of whole numbers about them."""
+        make: Any = type(self)
+        out = [make(values, self.dtype, self.device)]
+        out += [make(n, dtypes.default_int, self.device) for n in numbers if n is not None]
         return out[0] if len(out) == 1 else tuple(out)
 
     def bincount(self, weights: Any = None, minlength: int = 0) -> Tensor:
@@ -260,7 +283,8 @@ class Ordering(Methods):
     def _counted(self, size: int, weights: Any) -> Tensor:
         """How much goes to each of ``size`` places that this row of numbers names."""
         x: Any = self
-        kind = dtypes.default_int if weights is None else weights.dtype
+        kind = dtypes.default_int if weights is None else weights.dtype if weights.dtype.is_float else dtypes.float64
+        weights = None if weights is None else weights.cast(kind)
         weights = x._new(graph.full(x.shape, kind, 1)) if weights is None else weights
         return x._new(graph.full((size,), kind, 0)).scatter_add(0, x, weights)  # type: ignore[no-any-return]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from compiler import dtypes, graph
 from compiler.methods.base import Methods
 
@@ -49,6 +51,9 @@ class Padding(Methods):
         if mode not in _MODES:
             raise ValueError(f"pad: mode is one of {', '.join(_MODES)}, not {mode!r}")
         amounts = pad_amounts(pad, self.ndim)
+        if _MODES[mode] == "replicate" and any(n + min(b, 0) + min(e, 0) <= 0 < n + b + e
+                                               for (b, e), n in zip(amounts, self.shape, strict=True)):
+            return _edges(self, amounts)  # type: ignore[no-any-return]
         x: Any = self.shrink([(max(0, -b), n - max(0, -e)) for (b, e), n in zip(amounts, self.shape, strict=True)])
         if any(n < 0 for n in x.shape):
             raise ValueError(f"pad: {amounts} cut off more than {self.shape} has")
@@ -59,6 +64,17 @@ class Padding(Methods):
             if before or after:
                 x = _grow(x, a, before, after, _MODES[mode])
         return x  # type: ignore[no-any-return]
+
+
+def _edges(x: Any, amounts: list[tuple[int, int]]) -> Any:
+    """Replication that cuts off more than there is: what is read is the nearest element, as PyTorch has it."""
+    for a, (before, after) in enumerate(amounts):
+        n = x.shape[a]
+        if n + before + after < 0 or n == 0:
+            raise ValueError(f"pad: {amounts} of {x.shape}: nothing is left of axis {a}")
+        places = (np.arange(n + before + after) - before).clip(0, n - 1)
+        x = x[(slice(None),) * a + (places,)]
+    return x
 
 
 def _constant(x: Any, grown: list[tuple[int, int]], value: Any) -> Any:

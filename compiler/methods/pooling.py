@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ Ints = int | Sequence[int]
 def _geometry(x: Any, n: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Any:
     """Numbers for each axis, and how much must be added behind so that the last windows are whole."""
     k = each(kernel, n, "kernel_size")
-    s = k if stride is None or stride == [] else each(stride, n, "stride")
+    s = k if stride is None or (not isinstance(stride, int) and not len(stride)) else each(stride, n, "stride")
     p, d = each(padding, n, "padding"), each(dilation, n, "dilation")
     if x.ndim not in (n + 1, n + 2):
         raise ValueError(f"pooling over {n} axes takes (batch, channels, ...) or (channels, ...), not {x.shape}")
@@ -89,27 +90,28 @@ class Pooling(Methods):
 
     def adaptive_avg_pool1d(self, output_size: Any) -> Tensor:
         """:meth:`adaptive_avg_pool2d` over the last axis."""
-        return _adaptive(self, 1, output_size, "mean")  # type: ignore[no-any-return]
+        return _adaptive_mean(self, 1, output_size)  # type: ignore[no-any-return]
 
     def adaptive_avg_pool2d(self, output_size: Any) -> Tensor:
         """Means over parts of nearly equal size, so many an axis (None: as many as there are)."""
-        return _adaptive(self, 2, output_size, "mean")  # type: ignore[no-any-return]
+        return _adaptive_mean(self, 2, output_size)  # type: ignore[no-any-return]
 
     def adaptive_avg_pool3d(self, output_size: Any) -> Tensor:
         """:meth:`adaptive_avg_pool2d` over the last three axes."""
-        return _adaptive(self, 3, output_size, "mean")  # type: ignore[no-any-return]
+        return _adaptive_mean(self, 3, output_size)  # type: ignore[no-any-return]
 
-    def adaptive_max_pool1d(self, output_size: Any) -> Tensor:
+    def adaptive_max_pool1d(self, output_size: Any, return_indices: bool = False) -> Any:
         """:meth:`adaptive_max_pool2d` over the last axis."""
-        return _adaptive(self, 1, output_size, "amax")  # type: ignore[no-any-return]
+        return _adaptive_max(self, 1, output_size, return_indices)
 
-    def adaptive_max_pool2d(self, output_size: Any) -> Tensor:
-        """The greatest of parts of nearly equal size, so many an axis (None: as many as there are)."""
-        return _adaptive(self, 2, output_size, "amax")  # type: ignore[no-any-return]
+    def adaptive_max_pool2d(self, output_size: Any, return_indices: bool = False) -> Any:
+        """The greatest of parts of nearly equal size, so many an axis (None: as many as there are); with
+        ``return_indices`` a pair, with places in the flattened axes."""
+        return _adaptive_max(self, 2, output_size, return_indices)
 
-    def adaptive_max_pool3d(self, output_size: Any) -> Tensor:
+    def adaptive_max_pool3d(self, output_size: Any, return_indices: bool = False) -> Any:
         """:meth:`adaptive_max_pool2d` over the last three axes."""
-        return _adaptive(self, 3, output_size, "amax")  # type: ignore[no-any-return]
+        return _adaptive_max(self, 3, output_size, return_indices)
 
     def max_unpool2d(self, indices: Any, kernel_size: Ints, stride: Any = None, padding: Ints = 0,
                      output_size: Any = None) -> Tensor:
@@ -183,20 +185,43 @@ def _lp_pool(x: Any, n: int, p: float, kernel: Any, stride: Any, ceil_mode: bool
     return total.sqrt() if p == 2 else total ** (1 / p)
 
 
-def _adaptive(x: Any, n: int, output_size: Any, how: str) -> Any:
+def _parts(x: Any, n: int, output_size: Any) -> list[list[tuple[int, int]]]:
+    """For each of the last axes from where to where its parts go."""
     sizes = [output_size] * n if output_size is None or isinstance(output_size, int) else list(output_size)
     if len(sizes) != n or x.ndim not in (n + 1, n + 2):
         raise ValueError(f"adaptive pooling over {n} axes to {sizes} takes (batch, channels, ...) or (channels, ...), "
                          f"not {x.shape}")
-    for i, want in enumerate(sizes):
+    return [[(k * m // (m if want is None else want), -(-(k + 1) * m // (m if want is None else want)))
+             for k in range(m if want is None else want)] for want, m in zip(sizes, x.shape[-n:], strict=True)]
+
+
+def _equal(cuts: list[tuple[int, int]]) -> bool:
+    return all(low == k * cuts[0][1] for k, (low, _) in enumerate(cuts))
+
+
+def _adaptive_mean(x: Any, n: int, output_size: Any) -> Any:
+    for i, cuts in enumerate(_parts(x, n, output_size)):
         a = x.ndim - n + i
-        size = x.shape[a]
-        if want is None or want == size:
+        if len(cuts) == x.shape[a]:
             continue
-        if size % want == 0:
-            x = getattr(x.unflatten(a, (want, size // want)), how)(a + 1)
-            continue
-        cuts = [(k * size // want, -(-(k + 1) * size // want)) for k in range(want)]
-        parts = [getattr(x.narrow(a, low, high - low), how)(a, keepdim=True) for low, high in cuts]
-        x = parts[0].cat(*parts[1:], dim=a)
+        if cuts and _equal(cuts):
+            x = x.unflatten(a, (len(cuts), cuts[0][1])).mean(a + 1)
+        else:
+            parts = [x.narrow(a, low, high - low).mean(a, keepdim=True) for low, high in cuts]
+            x = parts[0].cat(*parts[1:], dim=a) if parts else x.narrow(a, 0, 0)
     return x._copied()
+
+
+def _adaptive_max(x: Any, n: int, output_size: Any, return_indices: bool) -> Any:
+    """An axis after the other from the last: the greatest of each part, and where it is."""
+    values = x.detach()
+    places: Any = None
+    for i, cuts in reversed(list(enumerate(_parts(x, n, output_size)))):
+        a, below = x.ndim - n + i, math.prod(x.shape[x.ndim - n + i + 1:])
+        best = [values.narrow(a, low, high - low).argmax(a, True) + low for low, high in cuts]
+        index = best[0].cat(*best[1:], dim=a) if best else values.narrow(a, 0, 0).cast(dtypes.int32)
+        values = values.gather(a, index).contiguous()
+        places = index * below if places is None else (places.gather(a, index) + index * below)
+        places = places.contiguous()
+    out = x.flatten(-n).gather(-1, places.flatten(-n)).reshape(places.shape) if x.requires_grad else values
+    return Pair(out, places) if return_indices else out

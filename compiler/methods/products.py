@@ -75,16 +75,14 @@ class Products(Methods):
         return self._operand(other, self.dtype).matmul(self)
 
     def addmm(self, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        """beta * self + alpha * (mat1 @ mat2)"""
-        product = mat1.matmul(mat2)
-        product = product if alpha == 1 else product * alpha
-        return product if beta == 0 else (self if beta == 1 else self * beta) + product  # type: ignore[no-any-return]
+        """beta * self + alpha * (mat1 @ mat2); the factors of integers are truncated, as PyTorch has it."""
+        return _weighted(self, mat1.matmul(mat2), beta, alpha)
 
     baddbmm = addmv = addmm
 
     def addr(self, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        """beta * self + alpha * (vec1 outer vec2)"""
-        return self * beta + vec1.outer(vec2) * alpha  # type: ignore[no-any-return]
+        """beta * self + alpha * (vec1 outer vec2); the factors of integers are truncated, of bools their truth."""
+        return _weighted(self, vec1.outer(vec2), beta, alpha)
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``self @ weight.T + bias``: weight is (out, in), or (in)."""
@@ -104,15 +102,20 @@ class Products(Methods):
         else:
             mine, theirs = ([d] if isinstance(d, int) else list(d) for d in dims)
         mine, theirs = [self._axis(a) for a in mine], [other._axis(a) for a in theirs]
+        for i, k in zip(mine, theirs, strict=True):     # an axis of one is repeated, as PyTorch has it
+            if self.shape[i] == 1 != other.shape[k]:
+                other = other.sum(k, True, dtype=other.dtype)
+            elif other.shape[k] == 1 != self.shape[i]:
+                return self.sum(i, True, dtype=self.dtype).tensordot(other, (mine, theirs))  # type: ignore[no-any-return]
         if [self.shape[a] for a in mine] != [other.shape[a] for a in theirs]:
             raise ValueError(f"tensordot of {self.shape} and {other.shape} over axes {mine} and {theirs}: the sizes "
                              "differ")
         left = [a for a in range(self.ndim) if a not in mine]
         right = [a for a in range(other.ndim) if a not in theirs]
-        k = math.prod(self.shape[a] for a in mine)
+        count = math.prod(self.shape[a] for a in mine)
         shape = [self.shape[a] for a in left] + [other.shape[a] for a in right]
-        a: Any = self.permute(*left, *mine).reshape(math.prod(self.shape[i] for i in left), k)
-        b = other.permute(*theirs, *right).reshape(k, math.prod(other.shape[i] for i in right))
+        a: Any = self.permute(*left, *mine).reshape(math.prod(self.shape[i] for i in left), count)
+        b = other.permute(*theirs, *right).reshape(count, math.prod(other.shape[i] for i in right))
         return a.matmul(b).reshape(shape)  # type: ignore[no-any-return]
 
     def kron(self, other: Tensor) -> Tensor:
@@ -158,16 +161,27 @@ class Products(Methods):
         """The ``p`` norm of self - other + eps over the last axis."""
         return (self - other + eps).norm(p, -1, keepdim)  # type: ignore[no-any-return]
 
-    def cdist(self, other: Tensor, p: float = 2.0) -> Tensor:
-        """Distances of each row of one from each row of the other."""
+    def cdist(self, other: Tensor, p: float = 2.0,
+              compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
+        """Distances of each row of one from each row of the other; always by differences, as ``compute_mode``
+        "donot_use_mm_for_euclid_dist" asks for: products of matrices would lose small distances."""
         return (self.unsqueeze(-2) - other.unsqueeze(-3)).norm(p, -1)  # type: ignore[no-any-return]
 
-    def cov(self, *, correction: int = 1) -> Tensor:
-        """Covariances of rows."""
+    def cov(self, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None) -> Tensor:
+        """Covariances of rows. ``fweights`` are how often each column is counted, ``aweights`` how much it weighs."""
         x: Any = self.reshape(1, -1) if self.ndim < 2 else self
-        away = x - x.mean(1, True)
-        out = (away @ away.T) / max(x.shape[1] - correction, 0)
-        return out.squeeze() if self.ndim < 2 else out  # type: ignore[no-any-return]
+        x = x if x.dtype.is_float else x.cast(dtypes.default_float)
+        weights: Any = fweights if aweights is None else aweights if fweights is None else fweights * aweights
+        if weights is None:
+            away = x - x.mean(1, True)
+            out = (away @ away.T) / max(x.shape[1] - correction, 0)
+        else:
+            weights = weights.cast(x.dtype)
+            total = weights.sum()
+            away = x - (x * weights).sum(1, True) / total
+            lost = correction if aweights is None else correction * (weights * aweights).sum() / total
+            out = (away * weights) @ away.T / (total - lost).clamp(min=0)
+        return out.squeeze()  # type: ignore[no-any-return]
 
     def corrcoef(self) -> Tensor:
         """Correlation coefficients of the rows: [n, n] for [n, samples]."""
@@ -176,6 +190,16 @@ class Products(Methods):
             return c / c  # type: ignore[no-any-return]
         size = c.diagonal().sqrt()
         return (c / size.unsqueeze(0) / size.unsqueeze(1)).clamp(-1, 1)  # type: ignore[no-any-return]
+
+
+def _weighted(x: Any, product: Any, beta: Any, alpha: Any) -> Any:
+    """beta * x + alpha * product in the type of both."""
+    kind = dtypes.promote(x.dtype, product.dtype)
+    if not kind.is_float:
+        beta, alpha = (bool(v) if kind is dtypes.bool_ else int(v) for v in (beta, alpha))
+    product = product if alpha == 1 else product * alpha
+    # of beta 0 not even a NaN counts
+    return product.cast(kind) if beta == 0 else (x if beta == 1 else x * beta) + product
 
 
 def _letters(equation: str, tensors: Sequence[Any]) -> tuple[list[list[str]], list[str]]:

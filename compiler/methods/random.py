@@ -18,6 +18,7 @@ from compiler.buffer import Buffer
 from compiler.dtypes import DTypeLike
 from compiler.methods.base import Methods
 from compiler.methods.creation import shape_of
+from compiler.methods.elementwise import broadcast_shapes
 from compiler.runtime import canonical, default_device
 
 if TYPE_CHECKING:
@@ -188,24 +189,41 @@ class Random(Methods):
         return cls.uniform(*sizes, low=-bound, high=bound, device=device, requires_grad=requires_grad)
 
     @classmethod
-    def normal(cls, *shape: Any, mean: float = 0.0, std: float = 1.0, device: str | None = None,
-               requires_grad: bool = False) -> Tensor:
-        """Random numbers of a normal distribution."""
-        out = cls.randn(*shape, device=device) * std + mean
+    def normal(cls, *args: Any, mean: Any = 0.0, std: Any = 1.0, size: Any = None,
+               dtype: DTypeLike = dtypes.float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
+        """Random numbers of a normal distribution: ``normal(*shape, mean=, std=)``; or, as PyTorch has it,
+        ``normal(mean, std, size)``, and ``normal(mean, std)`` where one of them is a tensor."""
+        from compiler.tensor import Tensor
+        if any(isinstance(a, float | Tensor) for a in args) or (args and isinstance(args[-1], Sequence) and args[:-1]):
+            given = dict(zip(("mean", "std", "size"), args, strict=False))
+            mean, std, size = given.get("mean", mean), given.get("std", std), given.get("size", size)
+            args = ()
+        if size is None and not args and (tensors := [v for v in (mean, std) if isinstance(v, Tensor)]):
+            device = device or tensors[0].device
+            shape = broadcast_shapes(*(t.shape for t in tensors))
+        else:
+            shape = shape_of(args if size is None else (tuple(size),))
+        out = (cls.randn(*shape, device=device) * std + mean).cast(dtype)
         return out.requires_grad_() if requires_grad else out
 
-    def rand_like(self, *, dtype: DTypeLike | None = None) -> Tensor:
+    def rand_like(self, *, dtype: DTypeLike | None = None, device: str | None = None, requires_grad: bool = False,
+                  memory_format: Any = None) -> Tensor:
         """:meth:`rand` of this shape, type and device."""
-        return type(self).rand(*self.shape, dtype=dtype or self.dtype, device=self.device)
+        return type(self).rand(*self.shape, dtype=self.dtype if dtype is None else dtype,
+                               device=device or self.device, requires_grad=requires_grad)
 
-    def randn_like(self, *, dtype: DTypeLike | None = None) -> Tensor:
+    def randn_like(self, *, dtype: DTypeLike | None = None, device: str | None = None, requires_grad: bool = False,
+                   memory_format: Any = None) -> Tensor:
         """:meth:`randn` of this shape, type and device."""
-        return type(self).randn(*self.shape, dtype=dtype or self.dtype, device=self.device)
+        return type(self).randn(*self.shape, dtype=self.dtype if dtype is None else dtype,
+                                device=device or self.device, requires_grad=requires_grad)
 
-    def randint_like(self, low: int, high: int | None = None) -> Tensor:
+    def randint_like(self, low: int, high: int | None = None, *, dtype: DTypeLike | None = None,
+                     device: str | None = None, memory_format: Any = None) -> Tensor:
         """:meth:`randint` of this shape, type and device."""
         low, high = (0, low) if high is None else (low, high)
-        return type(self).randint(low, high, self.shape, dtype=self.dtype, device=self.device)
+        return type(self).randint(low, high, self.shape, dtype=self.dtype if dtype is None else dtype,
+                                  device=device or self.device)
 
     def bernoulli(self) -> Tensor:
         """1 with each element's probability, else 0."""

@@ -157,19 +157,28 @@ class Reduce(Methods):
         return self.var(dim, unbiased, keepdim, correction=correction).sqrt()
 
     @numpy_names
-    def var_mean(self, dim: Dims = None, *, correction: float = 1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    def var_mean(self, dim: Dims = None, unbiased: bool | None = None, keepdim: bool = False, *,
+                 correction: float | None = None) -> tuple[Tensor, Tensor]:
         """(var, mean)"""
-        return self.var(dim, keepdim=keepdim, correction=correction), self.mean(dim, keepdim)
+        if isinstance(dim, bool):
+            dim, unbiased = None, dim
+        return self.var(dim, unbiased, keepdim, correction=correction), self.mean(dim, keepdim)
 
     @numpy_names
-    def std_mean(self, dim: Dims = None, *, correction: float = 1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    def std_mean(self, dim: Dims = None, unbiased: bool | None = None, keepdim: bool = False, *,
+                 correction: float | None = None) -> tuple[Tensor, Tensor]:
         """(std, mean)"""
-        return self.std(dim, keepdim=keepdim, correction=correction), self.mean(dim, keepdim)
+        variance, mean = self.var_mean(dim, unbiased, keepdim, correction=correction)
+        return variance.sqrt(), mean
 
     @numpy_names
     def norm(self, p: Any = "fro", dim: Dims = None, keepdim: bool = False, dtype: DTypeLike | None = None) -> Tensor:
         """``(sum of |x|**p)**(1/p)``; ``p`` may be infinite, or 0, which counts. Its gradient at 0 is 0."""
         x: Any = self if dtype is None else self.cast(dtype)
+        if p == "nuc":
+            axes = self._axes(dim)
+            out = x.movedim(axes, (-2, -1)).matrix_norm("nuc")
+            return out.reshape([1 if a in axes else n for a, n in enumerate(self.shape)]) if keepdim else out  # type: ignore[no-any-return]
         return x._norm(2 if p in ("fro", None) else p, dim, keepdim)  # type: ignore[no-any-return]
 
     @precisely

@@ -89,7 +89,7 @@ class Scan(Methods):
     def logcumsumexp(self, dim: int = 0) -> Tensor:
         """log(cumsum(exp(x))), each sum relative to its own greatest term (quadratic in the axis)."""
         if not self.ndim or self.numel() == 0:
-            return self * 1
+            return self.clone()  # type: ignore[no-any-return]
         a = self._axis(dim)
         x = self.transpose(a, -1)
         top = x.detach()._along(-1, Ops.MAX, -math.inf, x.dtype)
@@ -100,6 +100,8 @@ class Scan(Methods):
     @numpy_names
     def diff(self, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Tensor:
         """Differences of neighbours, ``n`` times."""
+        if n == 0:
+            return self.clone()  # type: ignore[no-any-return]
         parts = [p for p in (prepend, self, append) if p is not None]
         x: Any = parts[0].cat(*parts[1:], dim=dim) if len(parts) > 1 else self
         a = self._axis(dim)

@@ -136,7 +136,7 @@ def _scattered(x: Any, dim: int, index: Any, source: Any, reduce: str | None, in
         raise ValueError(f"scatter along axis {a}: index {index.shape} is larger than the tensor {x.shape} or the "
                          f"source {source.shape}")
     if index.numel() == 0:
-        return x * 1 if x.dtype is not dtypes.bool_ else x & True
+        return x.clone()
     n, count = x.shape[a], index.shape[a]
     source = source.shrink([(0, k) for k in index.shape])
     places = wrap(index, n)
@@ -164,6 +164,8 @@ def _combined(old: Any, axis: int, places: Any, source: Any, reduce: str, includ
     if reduce == "amin":        # the greatest of the opposites
         flip = (lambda t: -t) if kind.is_float else (lambda t: ~t)
         return flip(_combined(flip(old), axis, places, flip(source), "amax", include))
+    if kind is dtypes.bool_ and reduce in ("sum", "prod"):      # one of them, all of them
+        return _combined(old, axis, places, source, "amax" if reduce == "sum" else "amin", include)
     op = {"amax": Ops.MAX, "prod": Ops.MUL}.get(reduce, Ops.ADD)
     count: Any = None
     if reduce == "mean" or not include:

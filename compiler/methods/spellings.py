@@ -24,19 +24,19 @@ class Spellings(Methods):
     training: ClassVar[bool] = False
     """tinygrad's switch; layers here have their own (``Module.train``)."""
 
-    def bfloat16(self) -> Tensor:
+    def bfloat16(self, memory_format: Any = None) -> Tensor:
         """As bfloat16."""
         return self.cast(dtypes.bfloat16)  # type: ignore[no-any-return]
 
-    def short(self) -> Tensor:
+    def short(self, memory_format: Any = None) -> Tensor:
         """As int16."""
         return self.cast(dtypes.int16)  # type: ignore[no-any-return]
 
-    def char(self) -> Tensor:
+    def char(self, memory_format: Any = None) -> Tensor:
         """int8, as PyTorch has it."""
         return self.cast(dtypes.int8)  # type: ignore[no-any-return]
 
-    def byte(self) -> Tensor:
+    def byte(self, memory_format: Any = None) -> Tensor:
         """uint8."""
         return self.cast(dtypes.uint8)  # type: ignore[no-any-return]
 
@@ -130,7 +130,7 @@ class Spellings(Methods):
         middle: Any = (self.narrow(a, 1, n - 1) + self.narrow(a, 0, n - 1)) / 2
         if x is None:
             return middle.sum(a) * dx  # type: ignore[no-any-return]
-        steps = x.diff(dim=-1)
+        steps = x.diff(dim=-1 if x.ndim == 1 else dim)
         return (middle * (steps.reshape([-1 if i == a else 1 for i in range(self.ndim)]) if steps.ndim == 1
                           else steps)).sum(a)  # type: ignore[no-any-return]
 
@@ -147,20 +147,6 @@ class Spellings(Methods):
         exponent = exponent - low.cast(exponent.dtype) + high.cast(exponent.dtype)
         mantissa = low.where(mantissa * 2, high.where(mantissa / 2, mantissa))
         return kept.where(x, mantissa), kept.where(0, exponent).cast(dtypes.int32)
-
-    def unique_consecutive(self, return_inverse: bool = False, return_counts: bool = False) -> Any:
-        """The flattened tensor without repetitions of the element before; computed at once."""
-        import numpy as np
-        values = self.numpy().reshape(-1)
-        new = np.concatenate([np.ones(min(values.size, 1), bool), values[1:] != values[:-1]])
-        make: Any = lambda a, t: type(self)(a, t, self.device)      # type: ignore[call-arg]
-        out = [make(values[new], self.dtype)]
-        if return_inverse:
-            out.append(make((np.cumsum(new) - 1).reshape(self.shape), dtypes.default_int))
-        if return_counts:
-            ends = np.append(np.nonzero(new)[0], values.size)
-            out.append(make(np.diff(ends), dtypes.default_int))
-        return out[0] if len(out) == 1 else tuple(out)
 
     # tinygrad's
 

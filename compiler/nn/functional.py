@@ -14,9 +14,9 @@ from compiler.tensor import Tensor
 __all__ = ["embedding", "embedding_bag", "fold", "unfold"]
 
 
-def embedding(input: Tensor, weight: Tensor) -> Tensor:
-    """Rows of ``weight`` by number."""
-    return weight[input]
+def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+    """Rows of ``weight`` by number; of row ``padding_idx`` no gradient is taken."""
+    return input.embedding(weight, padding_idx)
 
 
 def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, *, mode: str = "mean",
