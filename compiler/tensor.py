@@ -528,7 +528,10 @@ class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Jo
     def _axes(self, dim: int | Sequence[int] | None) -> tuple[int, ...]:
         if dim is None:
             return tuple(range(self.ndim))
-        return tuple(self._axis(d) for d in ((dim,) if isinstance(dim, int) else dim)) if self.ndim else ()
+        axes = tuple(self._axis(d) for d in ((dim,) if isinstance(dim, int) else dim))
+        if len(set(axes)) != len(axes):
+            raise ValueError(f"axes {dim} of a tensor of {self.ndim} axes: one is named twice")
+        return axes if self.ndim else ()
 
 
 class _Data(Tensor):

@@ -36,6 +36,8 @@ class Activations(Methods):
     def prelu(self, weight: Any) -> Tensor:
         """``weight`` has one element, or one for each channel (axis 1)."""
         w: Any = self._operand(weight, self.dtype)
+        if w.numel() not in (1, self.shape[1] if self.ndim > 1 else 1) and w.ndim < 2:
+            raise ValueError(f"prelu: {w.numel()} weights for a tensor of shape {self.shape}; one, or one a channel")
         if w.ndim == 1 and w.numel() > 1 and self.ndim > 1:
             w = w.reshape(1, -1, *[1] * (self.ndim - 2))
         return (self > 0).where(self, self * w)
@@ -103,6 +105,8 @@ class Activations(Methods):
 
     def hardtanh(self, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
         """x, held between ``min_val`` and ``max_val``; no gradient at the ends."""
+        if min_val > max_val:
+            raise ValueError(f"hardtanh: held between {min_val} and {max_val}: the first must not be greater")
         if self.dtype.is_int:       # as PyTorch has it
             min_val, max_val = int(min_val), int(max_val)
         x = (self <= min_val).where(min_val, self)
@@ -122,6 +126,8 @@ class Activations(Methods):
 
     def softshrink(self, lambd: float = 0.5) -> Tensor:
         """x - lambd above lambd, x + lambd below -lambd, 0 between."""
+        if lambd < 0:
+            raise ValueError(f"softshrink: lambd is not negative: {lambd}")
         return (self > lambd).where(self - lambd, (self < -lambd).where(self + lambd, self * 0))
 
     def tanhshrink(self) -> Tensor:

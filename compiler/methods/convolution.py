@@ -117,6 +117,8 @@ def _convolve(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilatio
     else:
         numbers = each(padding, n, "padding") if isinstance(padding, int) or len(padding) != 2 * n else list(padding)
         # PyTorch's one number an axis, or a flat list of both sides, last axis first
+        if min(numbers) < 0:
+            raise ValueError(f"a convolution's padding is not negative: {padding}")
         amounts = [(p, p) for p in numbers] if len(numbers) == n else [
             (numbers[i], numbers[i + 1]) for i in range(2 * n - 2, -1, -2)]
     out = _windows_times(x.pad([(0, 0), (0, 0), *amounts]), weight, stride, dilation, groups, n)

@@ -117,6 +117,8 @@ class Creation(Methods):
             stop = end
         if stop is None:
             start, stop = 0, start
+        if any(isinstance(v, float) and not math.isfinite(v) for v in (start, stop, step)):
+            raise ValueError(f"arange from {start} to {stop} by {step}: the numbers must be finite")
         if dtype is not None and dtypes.of(dtype).is_int:     # as PyTorch has it
             start, stop, step = int(start), int(stop), int(step)
         if step == 0:
@@ -138,6 +140,8 @@ class Creation(Methods):
                  device: str | None = None) -> Tensor:
         """``steps`` numbers from ``start`` to ``stop``, both exact: the second half is counted from the end."""
         to = dtypes.of(dtype)
+        if isinstance(steps, float) or steps < 0:
+            raise TypeError(f"linspace: steps is a number of elements, not {steps!r}")
         if to.is_int:       # as PyTorch has it
             start, stop = int(start), int(stop)
         if steps <= 1:
@@ -168,5 +172,7 @@ class Creation(Methods):
     def eye(cls, n: int, m: int | None = None, *, dtype: DTypeLike = dtypes.float32, device: str | None = None,
             requires_grad: bool = False) -> Tensor:
         """Ones on the diagonal of [n, m], zeros elsewhere; ``m`` is ``n`` by default."""
+        if n < 0 or (m is not None and m < 0):
+            raise ValueError(f"eye: a shape has no negative sizes: {(n, m)}")
         out = cls.arange(n, device=device).one_hot(n if m is None else m).cast(dtype)
         return out.requires_grad_() if requires_grad else out

@@ -166,7 +166,9 @@ class Elementwise(Methods):
         return self._binary(Ops.IDIV, y) if dtype.is_int else (self / y).trunc().cast(dtype)
 
     def neg(self) -> Tensor:
-        """-self; unsigned integers wrap."""
+        """-self; unsigned integers wrap. :raises TypeError: bools."""
+        if self.dtype is dtypes.bool_:
+            raise TypeError("bools have no negative; use ~ or logical_not")
         return self._unary(Ops.NEG, floats=False)
 
     def maximum(self, other: Any) -> Tensor:
@@ -352,6 +354,8 @@ class Elementwise(Methods):
 
     def isclose(self, other: Any, rtol: Number = 1e-5, atol: Number = 1e-8, equal_nan: bool_type = False) -> Tensor:
         """``|x - y| <= atol + rtol * |y|``, infinities equal to themselves."""
+        if rtol < 0 or atol < 0:
+            raise ValueError(f"isclose: tolerances are not negative: rtol {rtol}, atol {atol}")
         y: Any = self._operand(other, self.dtype)
         if self.dtype is dtypes.bool_ is y.dtype:
             return self.eq(y)

@@ -41,6 +41,8 @@ class Joining(Methods):
         if others and isinstance(others[-1], int):
             *others, dim = others  # type: ignore[assignment]
         every = [self, *_list(tuple(others))]
+        if not all(hasattr(p, "uop") or hasattr(p, "values") for p in every):
+            raise TypeError(f"cat joins tensors, not {', '.join(sorted({type(p).__name__ for p in every}))}")
         # PyTorch lets a vector of no elements join anything
         parts = [p for p in every if p.shape != (0,)]
         a = (parts or every)[0]._axis(dim)

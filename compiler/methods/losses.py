@@ -99,6 +99,8 @@ class Losses(Methods):
 
     def huber_loss(self, target: Any, reduction: str = "mean", delta: float = 1.0) -> Tensor:
         """Quadratic within ``delta``, with slope delta beyond."""
+        if delta <= 0:
+            raise ValueError(f"huber_loss: delta is greater than 0, not {delta}")
         away = (self - target).abs()
         return _reduced((away < delta).where(away * away * 0.5, (away - 0.5 * delta) * delta), reduction)  # type: ignore[no-any-return]
 
@@ -221,6 +223,8 @@ class Losses(Methods):
                             eps: float = 1e-6, swap: bool = False, reduction: str = "mean") -> Tensor:
         """max(0, distance to ``positive`` - distance to ``negative`` + margin); ``swap``: the negative's
         distance to ``positive`` counts where it is less."""
+        if margin <= 0:
+            raise ValueError(f"triplet_margin_loss: margin is greater than 0, not {margin}")
         near, far = self.pairwise_distance(positive, p, eps), self.pairwise_distance(negative, p, eps)
         if swap:
             far = far.minimum(positive.pairwise_distance(negative, p, eps))

@@ -195,7 +195,10 @@ class Movement(Methods):
         """``length`` elements of an axis from ``start``."""
         a = self._axis(dim)
         n = self.shape[a]
-        start = int(start.item()) if hasattr(start, "item") else start
+        if hasattr(start, "dtype"):
+            if getattr(start.dtype, "kind", "i") not in "iu":
+                raise TypeError(f"narrow: start is an integer, not {start.dtype}")
+            start = int(start.item())
         start = start + n if start < 0 else start
         if not 0 <= start <= start + length <= n:
             raise ValueError(f"narrow: {length} elements from {start} of an axis of {n}")

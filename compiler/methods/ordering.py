@@ -230,6 +230,8 @@ class Ordering(Methods):
         above."""
         from compiler.tensor import Tensor
         edges = boundaries if isinstance(boundaries, Tensor) else Tensor(boundaries, device=self.device)
+        if edges.ndim != 1:
+            raise ValueError(f"bucketize: boundaries stand in a row, not in a shape {edges.shape}")
         return edges.searchsorted(self, right=right)
 
     def isin(self, elements: Any) -> Tensor:

@@ -30,6 +30,9 @@ def _geometry(x: Any, n: int, kernel: Any, stride: Any, padding: Any, dilation: 
     p, d = each(padding, n, "padding"), each(dilation, n, "dilation")
     if x.ndim not in (n + 1, n + 2):
         raise ValueError(f"pooling over {n} axes takes (batch, channels, ...) or (channels, ...), not {x.shape}")
+    if min(k) < 1 or min(s) < 1 or min(d) < 1 or min(p) < 0:
+        raise ValueError(f"pooling: windows {k} every {s} elements, with {d} between and {p} around: these are at least "
+                         "1, 1, 1 and 0")
     if any(2 * q > m for q, m in zip(p, k, strict=True)):
         raise ValueError(f"pooling: padding {p} is more than half of the window {k}")
     behind = []
@@ -116,6 +119,8 @@ class Pooling(Methods):
     def max_unpool2d(self, indices: Any, kernel_size: Ints, stride: Any = None, padding: Ints = 0,
                      output_size: Any = None) -> Tensor:
         """Values to the places where :meth:`max_pool2d` found them; zeros elsewhere."""
+        if indices.shape != self.shape:
+            raise ValueError(f"max_unpool: indices {indices.shape} for values {self.shape}; the shapes must be equal")
         k = each(kernel_size, 2, "kernel_size")
         s, p = k if stride is None else each(stride, 2, "stride"), each(padding, 2, "padding")
         size = list(output_size)[-2:] if output_size is not None else [
@@ -160,6 +165,8 @@ def _max_pool(x: Any, n: int, kernel: Any, stride: Any, padding: Any, dilation: 
 
 def _avg_pool(x: Any, n: int, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, include: bool,
               divisor: int | None) -> Any:
+    if divisor == 0:
+        raise ValueError("avg_pool: divisor_override is a number to divide by, not 0")
     k, s, p, d, behind = _geometry(x, n, kernel, stride, padding, 1, ceil_mode)
     inner = tuple(range(-n, 0))
     wide = dtypes.float32 if x.dtype.is_float and x.dtype.bits < 32 else x.dtype
@@ -188,7 +195,7 @@ def _lp_pool(x: Any, n: int, p: float, kernel: Any, stride: Any, ceil_mode: bool
 def _parts(x: Any, n: int, output_size: Any) -> list[list[tuple[int, int]]]:
     """For each of the last axes from where to where its parts go."""
     sizes = [output_size] * n if output_size is None or isinstance(output_size, int) else list(output_size)
-    if len(sizes) != n or x.ndim not in (n + 1, n + 2):
+    if len(sizes) != n or x.ndim not in (n + 1, n + 2) or any(s is not None and s < 0 for s in sizes):
         raise ValueError(f"adaptive pooling over {n} axes to {sizes} takes (batch, channels, ...) or (channels, ...), "
                          f"not {x.shape}")
     return [[(k * m // (m if want is None else want), -(-(k + 1) * m // (m if want is None else want)))

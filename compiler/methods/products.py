@@ -169,8 +169,14 @@ class Products(Methods):
 
     def cov(self, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None) -> Tensor:
         """Covariances of rows. ``fweights`` are how often each column is counted, ``aweights`` how much it weighs."""
+        if self.ndim > 2:
+            raise ValueError(f"cov is of a matrix, or of one row; the shape is {self.shape}")
         x: Any = self.reshape(1, -1) if self.ndim < 2 else self
         x = x if x.dtype.is_float else x.cast(dtypes.default_float)
+        for name, given, kinds in (("fweights", fweights, "iu"), ("aweights", aweights, "f")):
+            if given is not None and (given.shape != (x.shape[1],) or given.dtype.kind not in kinds):
+                raise ValueError(f"cov: {name} are {'integers' if 'i' in kinds else 'floats'}, one for each of "
+                                 f"{x.shape[1]} columns, not {given.dtype.name} {given.shape}")
         weights: Any = fweights if aweights is None else aweights if fweights is None else fweights * aweights
         if weights is None:
             away = x - x.mean(1, True)

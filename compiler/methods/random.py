@@ -231,6 +231,9 @@ class Random(Methods):
 
     def multinomial(self, num_samples: int, replacement: bool = False) -> Tensor:
         """Class numbers (int32), drawn by the weights of the last axis."""
+        if self.ndim not in (1, 2) or not self.dtype.is_float or num_samples < 1:
+            raise ValueError(f"multinomial draws at least one class by float weights (classes) or (rows, classes), not "
+                             f"{num_samples} by {self.dtype.name} {self.shape}")
         x: Any = self.cast(dtypes.float32)
         if not replacement:     # the first of exponential waiting times (Efraimidis and Spirakis, 2006)
             if num_samples > self.shape[-1]:

@@ -243,4 +243,6 @@ class Reduce(Methods):
 
     def trace(self) -> Tensor:
         """The sum of a matrix's diagonal."""
+        if self.ndim != 2:
+            raise ValueError(f"trace is of a matrix, not of a shape {self.shape}")
         return self.diagonal().sum()  # type: ignore[no-any-return]

@@ -88,9 +88,9 @@ class Scan(Methods):
     @precisely
     def logcumsumexp(self, dim: int = 0) -> Tensor:
         """log(cumsum(exp(x))), each sum relative to its own greatest term (quadratic in the axis)."""
+        a = self._axis(dim)
         if not self.ndim or self.numel() == 0:
             return self.clone()  # type: ignore[no-any-return]
-        a = self._axis(dim)
         x = self.transpose(a, -1)
         top = x.detach()._along(-1, Ops.MAX, -math.inf, x.dtype)
         top = top.abs().eq(math.inf).where(0, top)
@@ -100,6 +100,8 @@ class Scan(Methods):
     @numpy_names
     def diff(self, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Tensor:
         """Differences of neighbours, ``n`` times."""
+        if n < 0:
+            raise ValueError(f"diff: {n} times is no number of times")
         if n == 0:
             return self.clone()  # type: ignore[no-any-return]
         parts = [p for p in (prepend, self, append) if p is not None]

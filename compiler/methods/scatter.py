@@ -91,6 +91,8 @@ class Scatter(Methods):
 
     def masked_scatter(self, mask: Any, source: Any) -> Tensor:
         """The elements of ``source``, in a row, to where ``mask`` holds."""
+        if mask.dtype is not dtypes.bool_:
+            raise TypeError(f"masked_scatter: a mask is of bools, not of {mask.dtype.name}")
         x, m = self.broadcast_tensors(self, mask)
         place = m.flatten().cumsum(0) - 1
         return m.where(source.flatten()[place.maximum(0)].reshape(x.shape), x)  # type: ignore[no-any-return]

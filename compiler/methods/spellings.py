@@ -99,6 +99,8 @@ class Spellings(Methods):
 
     def embedding(self, weight: Any, padding_idx: int | None = None) -> Tensor:
         """Rows of ``weight`` by these numbers; of row ``padding_idx`` no gradient is taken."""
+        if weight.ndim != 2:
+            raise ValueError(f"embedding: rows of a matrix are looked up, not of a shape {weight.shape}")
         if padding_idx is not None:
             rows = type(self).arange(weight.shape[0], device=weight.device)  # type: ignore[attr-defined]
             weight = rows.eq(padding_idx % weight.shape[0]).unsqueeze(1).where(weight.detach(), weight)
@@ -111,6 +113,8 @@ class Spellings(Methods):
 
     def rrelu(self, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Tensor:
         """A random slope for each negative number while training, their mean otherwise."""
+        if lower > upper:
+            raise ValueError(f"rrelu: slopes from {lower} to {upper}: the first must not be greater")
         if not training:
             return self.leaky_relu((lower + upper) / 2)  # type: ignore[no-any-return]
         slopes = type(self).uniform(*self.shape, low=lower, high=upper, device=self.device)  # type: ignore[attr-defined]

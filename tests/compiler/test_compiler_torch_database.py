@@ -5,7 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from torch_database import WHOLE, Difference, compare, database, described, ours, samples
+from torch_database import (
+    WHOLE,
+    Difference,
+    compare,
+    database,
+    described,
+    flat,
+    ours,
+    samples,
+    tensors,
+    translated,
+    values,
+)
+
+from compiler import Tensor
 
 SAMPLES = 3     # of an operation and type; all of them: python tests/compiler/torch_database.py
 
@@ -14,28 +28,28 @@ _NAMES = """
     add addcdiv addcmul addmm addmm/decomposed addmv addr all allclose amax amin aminmax any arange argmax argmin
     argsort argwhere asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d baddbmm bernoulli bfloat16
     bincount bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor block_diag bmm
-    bmm/triton_optimized bool broadcast_tensors broadcast_to bucketize byte cartesian_prod cat cdist ceil char
-    cholesky chunk clamp clamp_max clamp_min clone column_stack contiguous copysign corrcoef cos cosh count_nonzero
-    cov cross cummax cummin cumprod cumsum deg2rad diag diag_embed diagflat diagonal diagonal_scatter diff digamma
-    dist div/floor_rounding div/no_rounding_mode div/trunc_rounding dot double dstack einsum empty empty_like eq
-    equal erf erfc erfinv exp exp2 expand expand_as expm1 eye flatten flip fliplr flipud float float_power floor
-    floor_divide fmax fmin fmod frac frexp full full_like gather gcd ge gt half heaviside histc hsplit hstack hypot
-    index_add index_copy index_fill index_put index_reduce/amax index_reduce/amin index_reduce/mean
-    index_reduce/prod index_select inner int isclose isfinite isin isinf isnan isneginf isposinf item kron kthvalue
-    lcm ldexp le lerp lgamma linalg.cholesky linalg.cross linalg.det linalg.diagonal linalg.eigh linalg.eigvalsh
-    linalg.inv linalg.matrix_norm linalg.matrix_power linalg.matrix_rank linalg.matrix_rank/hermitian linalg.pinv
-    linalg.pinv/hermitian linalg.qr linalg.slogdet linalg.solve linalg.svd linalg.svdvals linspace
-    linspace/tensor_overload log log10 log1p log2 log_softmax log_softmax/with_dtype logaddexp logaddexp2
-    logcumsumexp logical_and logical_not logical_or logical_xor logit logspace logspace/tensor_overload logsumexp
-    long lt mT masked_fill masked_scatter masked_select matmul max/binary max/reduction_no_dim
-    max/reduction_with_dim maximum mean median meshgrid/list_of_tensors meshgrid/variadic_tensors min/binary
-    min/reduction_no_dim min/reduction_with_dim minimum mm mode movedim msort mul multinomial mv nan_to_num nanmean
-    nanmedian nansum narrow ne neg new_empty new_full new_ones new_zeros nextafter nn.functional.adaptive_avg_pool1d
-    nn.functional.adaptive_avg_pool2d nn.functional.adaptive_avg_pool3d nn.functional.adaptive_max_pool1d
-    nn.functional.adaptive_max_pool2d nn.functional.adaptive_max_pool3d nn.functional.avg_pool1d
-    nn.functional.avg_pool2d nn.functional.avg_pool3d nn.functional.batch_norm nn.functional.bilinear
-    nn.functional.binary_cross_entropy nn.functional.binary_cross_entropy_with_logits nn.functional.celu
-    nn.functional.channel_shuffle nn.functional.conv1d nn.functional.conv2d nn.functional.conv3d
+    bmm/triton_optimizedpositive bool broadcast_tensors broadcast_to bucketize byte cartesian_prod cat cdist ceil
+    char cholesky chunk clamp clamp_max clamp_min clone column_stack contiguous copysign corrcoef cos cosh
+    count_nonzero cov cross cummax cummin cumprod cumsum deg2rad diag diag_embed diagflat diagonal diagonal_scatter
+    diff digamma dist div/floor_rounding div/no_rounding_mode div/trunc_rounding dot double dstack einsum empty
+    empty_like eq equal erf erfc erfinv exp exp2 expand expand_as expm1 eye flatten flip fliplr flipud float
+    float_power floor floor_divide fmax fmin fmod frac frexp full full_like gather gcd ge gt half heaviside histc
+    hsplit hstack hypot index_add index_copy index_fill index_put index_reduce/amax index_reduce/amin
+    index_reduce/mean index_reduce/prod index_select inner int isclose isfinite isin isinf isnan isneginf isposinf
+    item kron kthvalue lcm ldexp le lerp lgamma linalg.cholesky linalg.cross linalg.det linalg.diagonal linalg.eigh
+    linalg.eigvalsh linalg.inv linalg.matrix_norm linalg.matrix_power linalg.matrix_rank
+    linalg.matrix_rank/hermitian linalg.pinv linalg.pinv/hermitian linalg.qr linalg.slogdet linalg.solve linalg.svd
+    linalg.svdvals linalg.vector_norm linspace linspace/tensor_overload log log10 log1p log2 log_softmax
+    log_softmax/with_dtype logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit
+    logspace logspace/tensor_overload logsumexp long lt mT masked_fill masked_scatter masked_select matmul
+    max/binary max/reduction_no_dim max/reduction_with_dim maximum mean median meshgrid/list_of_tensors
+    meshgrid/variadic_tensors min/binary min/reduction_no_dim min/reduction_with_dim minimum mm mode movedim msort
+    mul multinomial mv nan_to_num nanmean nanmedian nansum narrow ne neg new_empty new_full new_ones new_zeros
+    nextafter nn.functional.adaptive_avg_pool1d nn.functional.adaptive_avg_pool2d nn.functional.adaptive_avg_pool3d
+    nn.functional.adaptive_max_pool1d nn.functional.adaptive_max_pool2d nn.functional.adaptive_max_pool3d
+    nn.functional.avg_pool1d nn.functional.avg_pool2d nn.functional.avg_pool3d nn.functional.batch_norm
+    nn.functional.bilinear nn.functional.binary_cross_entropy nn.functional.binary_cross_entropy_with_logits
+    nn.functional.celu nn.functional.channel_shuffle nn.functional.conv1d nn.functional.conv2d nn.functional.conv3d
     nn.functional.conv_transpose1d nn.functional.conv_transpose2d nn.functional.conv_transpose3d
     nn.functional.cosine_embedding_loss nn.functional.cosine_similarity nn.functional.cross_entropy
     nn.functional.dropout nn.functional.dropout2d nn.functional.dropout3d nn.functional.elu nn.functional.embedding
@@ -115,6 +129,25 @@ DIFFERENCES = {
 }
 
 
+_NUMBERS = "numbers are taken where PyTorch wants tensors"
+_VALUES = "values are not looked at before they are used"
+_BROADCAST = "shapes broadcast, as NumPy has it"
+_EMPTY = "of no elements nothing is computed"
+ACCEPTED = {        # what is an error there, and none here
+    **dict.fromkeys(("atan2", "clamp_max", "clamp_min", "fmax", "fmin", "gcd", "heaviside", "hypot", "isclose", "lcm",
+                     "ldexp", "logaddexp", "logical_and", "logical_or", "logical_xor", "maximum", "minimum"), _NUMBERS),
+    **dict.fromkeys(("gather", "multinomial", "scatter", "scatter_add"), _VALUES),
+    **dict.fromkeys(("index_add", "linalg.cross", "masked_fill"), _BROADCAST),
+    **dict.fromkeys(("nn.functional.max_pool1d", "nn.functional.max_pool3d", "nn.functional.multilabel_margin_loss"),
+                    _EMPTY),
+    **dict.fromkeys(("nn.functional.conv1d", "nn.functional.conv2d", "nn.functional.conv3d"), "types are promoted"),
+    "arange": "against the step there is nothing, as NumPy has it",
+    "cov": _VALUES,
+    "flipud": "one number is its own mirror image",
+    "mean": "integers have a mean, as NumPy has it",
+}
+
+
 @pytest.fixture(autouse=True)
 def torch() -> Any:
     pytest.importorskip("expecttest")       # which PyTorch's database wants
@@ -147,3 +180,29 @@ def test_every_operation_that_we_have_is_compared() -> None:
     assert named - set(OPERATIONS) - set(ELSEWHERE) == set()
     assert set(DIFFERENCES) <= set(OPERATIONS)
     assert set(OPERATIONS).isdisjoint(ELSEWHERE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_errors(name: str, torch: Any) -> None:
+    """What PyTorch's database knows for an error is one here, in words."""
+    op = database().get(name)
+    if op is None or op.error_inputs_func is None:
+        pytest.skip("no errors are known")
+    for given in op.error_inputs("cpu"):
+        sample = given.sample_input
+        every = list(tensors([sample.input, sample.args, sample.kwargs]))
+        if any(t.is_complex() or t.layout is not torch.strided or t.ndim > 64 for t in every) \
+                or not ((every and hasattr(sample.input, "shape")) or isinstance(sample.input, list)):
+            continue        # there are no such tensors; or there is no tensor whose method it could be
+        made: dict[int, Tensor] = {}
+        arguments, keywords = translated((sample.input, *sample.args), made), translated(sample.kwargs, made)
+        function = ours(name)
+        assert function is not None
+        try:
+            for result in flat(function(*arguments, **keywords)):
+                values(result)
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+            assert "LLVM" not in str(error), f"{name}({described(sample)}) breaks code generation: {error}"
+            continue
+        assert name in ACCEPTED, f"{name}({described(sample)}) is no error here; {given.error_regex}"
