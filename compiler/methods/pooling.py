@@ -31,8 +31,8 @@ def _geometry(x: Any, n: int, kernel: Any, stride: Any, padding: Any, dilation: 
     if x.ndim not in (n + 1, n + 2):
         raise ValueError(f"pooling over {n} axes takes (batch, channels, ...) or (channels, ...), not {x.shape}")
     if min(k) < 1 or min(s) < 1 or min(d) < 1 or min(p) < 0:
-        raise ValueError(f"pooling: windows {k} every {s} elements, with {d} between and {p} around: these are at least "
-                         "1, 1, 1 and 0")
+        raise ValueError(f"pooling: windows {k} every {s} elements, with {d} between and {p} around: these are at "
+                         "least 1, 1, 1 and 0")
     if any(2 * q > m for q, m in zip(p, k, strict=True)):
         raise ValueError(f"pooling: padding {p} is more than half of the window {k}")
     behind = []
