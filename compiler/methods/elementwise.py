@@ -242,6 +242,7 @@ class Elementwise(Methods):
     __neg__ = neg
 
     def __pos__(self) -> Tensor:
+        """The same value."""
         return self.clone()  # type: ignore[no-any-return]
 
     positive = __pos__
