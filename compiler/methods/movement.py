@@ -191,8 +191,8 @@ class Movement(Methods):
         return self._viewed(graph.flip(self._node, [axis]), ("flip", (axis,)))
 
     @numpy_names
-    def narrow(self, dim: int, start: int, length: int) -> Tensor:
-        """``length`` elements of an axis from ``start``."""
+    def narrow(self, dim: int, start: Any, length: int) -> Tensor:
+        """``length`` elements of an axis from ``start``, a number or a tensor of one."""
         a = self._axis(dim)
         n = self.shape[a]
         if hasattr(start, "dtype"):
