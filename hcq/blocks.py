@@ -105,22 +105,32 @@ class Leads:
     """How the words of a lane reach its engine: themselves, or by packets that lead to them."""
 
     words: np.ndarray
+    room: np.ndarray                        # the words, and as many more as there is memory behind them
     address: int
     packets: list[int] = field(default_factory=list)
     aligned: bool = False                   # the packets depend on where in the ring they stand
     indirect: tuple[IndirectBuffer, ...] = ()
-    # with the signal at the end: the words, where in them its value stands, and what has to be added to that
+    # with the signal at the end: all words, where those of the end begin, where in them its value stands, and what has
+    # to be added to that
     signal: Signal | None = None
     ready: np.ndarray | None = None
+    begin: int = 0
     value_at: int = 0
     addend: int = 0
 
     def end(self, signal: Signal, words: list[int], holes: Sequence[Hole]) -> None:
         """These words end the submission, with a value in one place, by ``hcq.patch``."""
         self.signal, (hole,) = signal, holes
-        ahead = self.packets if self.indirect and not self.aligned else []
-        self.ready = np.array([*ahead, *words], np.uint32)
-        self.value_at, self.addend = len(ahead) + hole.word, hole.addend
+        count = len(self.words)
+        if self.indirect:
+            self.begin = 0 if self.aligned else len(self.packets)
+            self.ready = np.array([*self.packets[:self.begin], *words], np.uint32)
+        elif count + len(words) <= len(self.room):
+            self.begin, self.ready = count, self.room[:count + len(words)]
+            self.ready[count:] = words
+        else:
+            raise ValueError(f"{len(words)} words end a submission; there is room for {len(self.room) - count}")
+        self.value_at, self.addend = self.begin + hole.word, hole.addend
 
 
 class BlockCopy:

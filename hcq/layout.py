@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from hcq.device import Device
     from hcq.program import Launch, Program, Shape
 
-__all__ = ["BASE", "Layout", "PAGE", "Reshaped", "inputs_of"]
+__all__ = ["BASE", "END_WORDS", "Layout", "PAGE", "Reshaped", "inputs_of"]
 
 INDIRECT_WORDS = 1 << 19        # of one indirect buffer: half of what the packets can say
 PAGE = 4096
+END_WORDS = 64                  # room behind each lane's words, for the signal that ends a submission
 _ALIGN = 64
 BASE = 0                        # the symbol that signals start from; then the blocks' addresses, then inputs
 _PACKET_KERNARG = 40            # kernarg_address in a kernel dispatch packet
@@ -160,7 +161,7 @@ class Layout:
             for lane in self.lanes:
                 if lane.device is block.device:
                     block.lanes[lane] = start, len(words[lane])
-                    start += len(words[lane]) + _ALIGN // 4 - 1 & -(_ALIGN // 4)
+                    start += len(words[lane]) + END_WORDS + _ALIGN // 4 - 1 & -(_ALIGN // 4)
                     block.cuts[lane] = _cut(ends[lane])
             block.words_bytes = 4 * start + PAGE - 1 & -PAGE
             block.template = np.zeros(block.words_bytes + block.kernarg_bytes + 7 & -8, np.uint8)

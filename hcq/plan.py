@@ -24,7 +24,7 @@ from hcq.blocks import BlockCopy, Leads
 from hcq.debug import Touch
 from hcq.errors import BufferError, GraphError
 from hcq.graph import Node, resolve
-from hcq.layout import BASE, PAGE, Layout, inputs_of
+from hcq.layout import BASE, END_WORDS, PAGE, Layout, inputs_of
 from hcq.memory import Buffer
 from hcq.order import Order, Pointer, Role
 from hcq.patch import NUMBER, probe
@@ -230,20 +230,15 @@ class Plan(Layout):
         ready = leads.ready
         assert ready is not None
         ready[leads.value_at] = timeline.submitted + 1 + leads.addend
-        if not leads.indirect:
-            parts = [leads.words, ready]
-            if before or behind:
-                parts = [np.array(before, np.uint32), leads.words, np.array(behind, np.uint32), ready]
-            timeline.queue.submit(np.concatenate(parts))
-            return
         if leads.aligned:                               # where the packet stands depends on what is before it
             encoder.indirect(before, leads.address, len(leads.words))
-            ready = np.concatenate((np.array(before + behind, np.uint32), ready))
-        elif before or behind:
-            lead = len(leads.packets)
-            ready = np.concatenate((np.array(before, np.uint32), ready[:lead], np.array(behind, np.uint32),
-                                    ready[lead:]))
-        timeline.queue.submit(ready, indirect=leads.indirect)               # type: ignore[call-arg]
+        if before or behind:
+            ready = np.concatenate((np.array(before, np.uint32), ready[:leads.begin], np.array(behind, np.uint32),
+                                    ready[leads.begin:]))
+        if leads.indirect:
+            timeline.queue.submit(ready, indirect=leads.indirect)           # type: ignore[call-arg]
+        else:
+            timeline.queue.submit(ready)
 
     def _book(self) -> None:
         """Tell the debug mode: a replay is one piece of work, behind all before it."""
@@ -263,15 +258,16 @@ class Plan(Layout):
         block = self._block_of[lane.device]
         number = self.blocks.index(block)
         first, count = block.lanes[lane]
-        words, address = copy.views[number][4][first:first + count], copy.buffers[number].address + 4 * first
+        room, address = copy.views[number][4][first:first + count + END_WORDS], copy.buffers[number].address + 4 * first
+        words = room[:count]
         cuts = block.cuts[lane]
         indirect = getattr(lane.encoder, "indirect", None)
         if indirect is None or count <= DIRECT_WORDS or (lane.kind == "copy" and len(cuts) > 2):
-            return Leads(words, address)
+            return Leads(words, room, address)
         packets: list[int] = []
         for start, stop in pairwise(cuts):
             indirect(packets, address + 4 * start, stop - start)
-        return Leads(words, address, packets, lane.kind == "copy", (IndirectBuffer(words),))
+        return Leads(words, room, address, packets, lane.kind == "copy", (IndirectBuffer(words),))
 
     def dump(self) -> str:
         lines = []

@@ -174,13 +174,14 @@ class AqlRing(Ring):
     def _put(self, at: int, records: np.ndarray) -> None:
         packets = self._packets[at:at + len(records)]
         packets[:] = records[:, :aql.PACKET_WORDS]
-        self._inner[at:at + len(records)] = records[:, aql.PACKET_WORDS:]
-        if len(records) <= FEW:
+        if len(records) <= FEW:                 # only packets that lead to PM4 have any
             for number, header in enumerate(records[:, 0].tolist()):
                 if header & KIND_MASK == VENDOR_PM4:
+                    self._inner[at + number] = records[number, aql.PACKET_WORDS:]
                     packets[number, 2:4] = self._bases[at + number]
         else:
-            inner = np.flatnonzero(records[:, 0] & KIND_MASK == VENDOR_PM4)
+            inner = np.flatnonzero(packets[:, 0] & KIND_MASK == VENDOR_PM4)
+            self._inner[at + inner] = records[inner, aql.PACKET_WORDS:]
             packets[inner, 2:4] = self._bases[at + inner]
 
     def _find_room(self, count: int) -> None:
