@@ -258,7 +258,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("usage: python -m mock.firmware DIRECTORY\nWrites the synthetic firmware of the reference board there.",
               file=sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
-    for path in write(arguments[0]):
+    try:
+        paths = write(arguments[0])
+    except OSError as error:
+        print(f"error: {error.filename or arguments[0]}: cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 1
+    for path in paths:
         print(f"{path} ({path.stat().st_size} bytes)")
     return 0
 

@@ -176,6 +176,8 @@ def parse(text: str) -> list[Gpu]:
             key, equals, value = item.partition("=")
             if not equals or key not in KEYS:
                 raise ValueError(f"{item!r} is not KEY=VALUE with a key of {', '.join(KEYS)}")
+            if key in options:
+                raise ValueError(f"{key} is given twice: {options[key]!r} and {value!r}")
             options[key] = value
         count = options.pop("count", "1")
         if not count.isdigit() or not 1 <= int(count) <= 16:

@@ -309,8 +309,12 @@ class MockHal:
 
     @classmethod
     def separate(cls) -> MockHal:
-        """A machine as ``AMDRV_MOCK`` describes it, that is nobody else's; its threads end with the process."""
-        hal = cls(_import_mock().Machine.from_environment())
+        """A machine as ``AMDRV_MOCK`` describes it, that is nobody else's; its threads end with the process.
+        :raises HalError: it describes none."""
+        try:
+            hal = cls(_import_mock().Machine.from_environment())
+        except ValueError as error:
+            raise HalError(str(error)) from None
         atexit.register(hal.machine.close)
         return hal
 

@@ -42,22 +42,31 @@ def _arguments(specifications: Sequence[str]) -> tuple[bytes, list[np.ndarray]]:
     """Kernarg bytes, and the arrays that they point to."""
     segment, arrays = b"", []
     for text in specifications:
-        kind, _, value = text.partition(":")
-        if kind in ("buffer", "range", "random"):
-            n = int(value, 0)
-            make: dict[str, Any] = {"buffer": lambda n: np.zeros(n, np.uint8),
-                                    "range": lambda n: np.arange(n, dtype=np.float32),
-                                    "random": lambda n: np.random.default_rng(0).random(n, np.float32)}
-            array: np.ndarray = make[kind](n)
-            arrays.append(array)
-            packed = struct.pack("<Q", array.ctypes.data)
-        elif kind in ("i32", "u64", "f32", "f64"):
-            code = {"i32": "<i", "u64": "<Q", "f32": "<f", "f64": "<d"}[kind]
-            packed = struct.pack(code, float(value) if kind[0] == "f" else int(value, 0))
-        else:
-            raise SystemExit(f"argument {text!r}: use buffer:BYTES, range:N, random:N, i32:, u64:, f32: or f64:")
+        try:
+            packed, array = _argument(text)
+        except (ValueError, OverflowError, MemoryError, struct.error) as error:
+            raise ValueError(f"argument {text!r}: {error}") from None
+        arrays += [] if array is None else [array]
         segment += bytes(-len(segment) % len(packed)) + packed
     return segment, arrays
+
+
+def _argument(text: str) -> tuple[bytes, np.ndarray | None]:
+    """The bytes of one argument, and the array that they point to. :raises ValueError: no such kind, or value."""
+    kind, _, value = text.partition(":")
+    if kind in ("buffer", "range", "random"):
+        n = int(value, 0)
+        if n < 0:
+            raise ValueError(f"a size is not negative, as {n} is")
+        make: dict[str, Any] = {"buffer": lambda n: np.zeros(n, np.uint8),
+                                "range": lambda n: np.arange(n, dtype=np.float32),
+                                "random": lambda n: np.random.default_rng(0).random(n, np.float32)}
+        array: np.ndarray = make[kind](n)
+        return struct.pack("<Q", array.ctypes.data), array
+    if kind in ("i32", "u64", "f32", "f64"):
+        code = {"i32": "<i", "u64": "<Q", "f32": "<f", "f64": "<d"}[kind]
+        return struct.pack(code, float(value) if kind[0] == "f" else int(value, 0)), None
+    raise ValueError("use buffer:BYTES, range:N, random:N, i32:, u64:, f32: or f64:")
 
 
 def _describe(kernel: KernelDescriptor, base: int) -> str:
@@ -180,7 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _command(options)
     except BrokenPipeError:
         raise
-    except (IsaError, OSError, ValueError) as error:
+    except OSError as error:
+        raise SystemExit(f"{error.filename or options.command}: {error.strerror or error}") from None
+    except (IsaError, ValueError) as error:
         raise SystemExit("\n".join([str(error), *getattr(error, "__notes__", ())])) from None
 
 

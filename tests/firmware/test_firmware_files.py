@@ -147,6 +147,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "gc_11_0_0_mec.bin" in capsys.readouterr().out
     assert synthetic.main([]) == 2
     assert "usage: python -m mock.firmware DIRECTORY" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert synthetic.main([str(tmp_path / "file" / "below")]) == 1
+    assert f"error: {tmp_path / 'file' / 'below'}: cannot be written: Not a directory" in capsys.readouterr().err
 
 
 def test_describe_lists_header_and_sections(directory: Path) -> None:

@@ -97,3 +97,11 @@ def test_a_foreign_mock_package_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(MockHal, "_shared", None)
     with pytest.raises(HalError, match="another package"):
         hal_module.select("mock")
+
+
+def test_a_machine_that_cannot_be_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that every command prints one line."""
+    monkeypatch.setattr(MockHal, "_shared", None)
+    monkeypatch.setenv("AMDRV_MOCK", "gfx1100:colour=red")
+    with pytest.raises(HalError, match=r"AMDRV_MOCK='gfx1100:colour=red': .*an example is gfx1100:vram=1G,count=2"):
+        hal_module.select("mock")

@@ -110,8 +110,13 @@ def test_mistakes_are_named(kernel_file: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     with pytest.raises(SystemExit, match="not a code object: no 64-bit ELF for AMDGPU"):
         main(["disasm", str(tmp_path / "text")])
-    with pytest.raises(SystemExit, match="argument 'f16:1': use buffer"):
-        main(["bench", str(kernel_file), "--kernel", "saxpy", "--args", "f16:1"])
+    for argument, message in (("f16:1", "use buffer"), ("i32:abc", "invalid literal"), ("buffer:-5", "not negative"),
+                              ("i32:0x100000000", "format requires"), ("f32:x", "could not convert")):
+        with pytest.raises(SystemExit, match=f"argument '{argument}': .*{message}"):
+            main(["bench", str(kernel_file), "--kernel", "saxpy", "--args", argument])
+    for arguments in (["disasm", str(tmp_path / "nothing")], ["coverage", "--write", str(tmp_path / "nothing")]):
+        with pytest.raises(SystemExit, match=r"/nothing: No such file or directory"):
+            main(arguments)
     for arguments, message in ((["--break", "v_nothing"], "breakpoint 'v_nothing' is no offset, no label"),
                                (["--watch", "r3"], "'r3' is no register; use v3"),
                                (["--lane", "77"], "lane 77 is none of a wave of 32"),

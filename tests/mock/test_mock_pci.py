@@ -189,6 +189,7 @@ def test_parse() -> None:
     ("gfx1100:vram=lots", "size 'lots' must be a number of bytes"),
     ("gfx1100:vram=1M", "vram='1M': must be a whole number of MiB, at least 64M"),
     ("gfx1100:colour=red", "'colour=red' is not KEY=VALUE with a key of vram, bar0, count, harvest, strict"),
+    ("gfx1100:vram=64M,vram=1G", "vram is given twice: '64M' and '1G'"),
     ("gfx1100:count=0", "count='0' must be a number from 1 to 16"),
     ("gfx1100:bar0=100M", "bar0='100M': must be a power of two"),
     ("gfx1100:harvest=0x10", "harvest mask 0x10 for shader engine 0, array 0"),
