@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from compiler import Tensor, jit, nn, no_grad, optim
-from examples.progress import Progress
+from examples.progress import Progress, script
 
 DATA = Path(__file__).resolve().parent / "data" / "digits.csv.gz"
 WANTED = 0.95           # share of the held-out images that must be right
@@ -139,8 +139,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--small", action="store_true", help="one epoch")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     args = parser.parse_args(argv)
+    if args.small:
+        args.epochs = 1
     result = train(args)
     failures = []
     if not all(map(math.isfinite, result["losses"])):
@@ -160,4 +163,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

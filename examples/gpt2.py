@@ -27,7 +27,7 @@ from compiler.files.tokenizer import Bytes, tokenizer_of
 from compiler.models.generate import Generator
 from compiler.models.gpt2 import GPT2, SIZES, adapted, config_of
 from compiler.models.weights import fill
-from examples.progress import Progress, parser
+from examples.progress import Progress, parser, script
 
 
 def build(args: argparse.Namespace, weights: dict[str, np.ndarray] | None = None) -> GPT2:
@@ -101,4 +101,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

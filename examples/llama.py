@@ -28,7 +28,7 @@ from compiler.files.tokenizer import tokenizer_of
 from compiler.models.generate import Generator
 from compiler.models.llama import SIZES, LLaMA, LLaMAConfig, config_of
 from compiler.models.weights import random_weights
-from examples.progress import Progress, parser
+from examples.progress import Progress, parser, script
 
 
 def load(file: Any, device: str, unpack: bool = False) -> tuple[LLaMA, dict[str, Any]]:
@@ -145,4 +145,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

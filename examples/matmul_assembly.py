@@ -13,6 +13,7 @@ import subprocess
 import time
 
 import numpy as np
+from progress import script
 
 import hcq
 
@@ -183,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(script(main))

@@ -27,7 +27,7 @@ from compiler import Tensor, jit, no_grad, optim
 from compiler.models.convnet import ConvNet
 from compiler.models.weights import fill
 from examples import digits
-from examples.progress import Progress, parser
+from examples.progress import Progress, parser, script
 
 
 def idx(path: Path) -> np.ndarray:
@@ -136,4 +136,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

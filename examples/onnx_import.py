@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from compiler.onnx import load
-from examples.progress import Progress, parser
+from examples.progress import Progress, parser, script
 
 
 def network(width: int, size: int, seed: int) -> bytes:
@@ -111,4 +111,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

@@ -7,8 +7,13 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
-__all__ = ["Progress", "parser"]
+from amdrv.errors import AmdrvError
+from hcq.errors import HcqError
+
+__all__ = ["Progress", "parser", "script"]
 
 
 class Progress:
@@ -46,3 +51,17 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return made
+
+
+def script(main: Callable[[], int | None]) -> int:
+    """A script's exit status. A device, card or file that cannot be had is one line on standard error, and 1."""
+    from compiler.files.source import FileFormatError
+    from compiler.onnx.registry import OnnxError
+    from tools.piped import piped
+    try:
+        return piped(main)() or 0
+    except BrokenPipeError:
+        raise
+    except (AmdrvError, HcqError, FileFormatError, OnnxError, OSError) as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return 1

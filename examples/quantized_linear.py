@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from compiler import Tensor, jit, nn, no_grad
 from compiler.files import quantize
 from compiler.models.weights import fill
-from examples.progress import Progress, parser
+from examples.progress import Progress, parser, script
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -77,4 +77,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

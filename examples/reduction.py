@@ -11,6 +11,7 @@ import argparse
 import time
 
 import numpy as np
+from progress import script
 from vector_add import compile_ir
 
 import hcq
@@ -125,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(script(main))

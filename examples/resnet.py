@@ -25,7 +25,7 @@ from compiler import Tensor, jit, no_grad, optim
 from compiler.files import safe_load, torch_load
 from compiler.models.resnet import DEPTHS, ResNet
 from compiler.models.weights import fill
-from examples.progress import Progress, parser
+from examples.progress import Progress, parser, script
 
 SHAPES = ("disc", "square", "cross", "ring")
 
@@ -128,4 +128,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

@@ -12,6 +12,7 @@ import argparse
 import time
 
 import numpy as np
+from progress import script
 from vector_add import compile_ir
 
 import hcq
@@ -89,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(script(main))

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from progress import script
 
 import hcq
 
@@ -100,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(script(main))

@@ -25,7 +25,7 @@ from compiler import Tensor, no_grad
 from compiler.files import torch_load
 from compiler.models.weights import fill
 from compiler.models.whisper import HOP, RATE, SIZES, Whisper, WhisperConfig, log_mel
-from examples.progress import Progress, parser
+from examples.progress import Progress, parser, script
 
 START = (50258, 50259, 50359, 50363)        # start of transcript, English, transcribe, no timestamps (multilingual)
 
@@ -36,7 +36,11 @@ def sound(path: str | None, samples: int) -> np.ndarray:
         t = np.arange(samples) / RATE
         wave_form = 0.3 * np.sin(2 * np.pi * (200 * t + 60 * t * t)) * (np.sin(2 * np.pi * 0.7 * t) > -0.3)
     else:
-        with wave.open(path) as file:
+        try:
+            file = wave.open(path)      # noqa: SIM115 - closed below
+        except (wave.Error, EOFError) as error:
+            raise SystemExit(f"{path}: no WAV file: {error}") from None
+        with file:
             if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (RATE, 1, 2):
                 raise SystemExit(f"{path}: {file.getnchannels()} channels of {8 * file.getsampwidth()} bits at "
                                  f"{file.getframerate()} Hz; one of 16 bits at {RATE} Hz is wanted")
@@ -107,4 +111,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

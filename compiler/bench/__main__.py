@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,10 +39,15 @@ def run(library: str, arguments: dict[str, Any], timeout: float) -> tuple[dict[s
         return None, f"stopped after {timeout:.0f} s (--timeout)"
     last = (done.stdout.strip().splitlines() or [""])[-1]
     if done.returncode or not last.startswith("{"):
-        why = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        return None, f"failed: {why[:300]}"
+        return None, f"failed: {_reason(done.stderr)[:300]}"
     found = json.loads(last)
     return (None, f"not installed: {found['missing']}") if "missing" in found else (found, "")
+
+
+def _reason(stderr: str) -> str:
+    """The line of a traceback that says what was wrong: notes may follow it."""
+    lines = stderr.strip().splitlines() or ["it printed nothing"]
+    return next((line for line in reversed(lines) if re.match(r"[A-Za-z_][\w.]*: ", line)), lines[-1])
 
 
 def _listed() -> str:
@@ -100,8 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             result["gflops"] = ours["flop"] / result["step"] / 1e9
             result["time_ratio"] = ours["step"] / result["step"]
             found.append(result)
+    status = 0
     if args.plot is not None:
-        picture(found, args.plot)
+        try:
+            picture(found, args.plot)
+        except OSError as error:
+            print(f"--plot {args.plot}: cannot be written: {error.strerror or error}", file=sys.stderr)
+            args.plot, status = None, 1
     if args.json:
         print(json.dumps({"results": {r["library"]: r for r in found}, "skipped": skipped}))
     else:
@@ -110,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  ({', '.join(NAMES[r['library']] for r in found[1:])}: on the CPU)")
         if args.plot is not None:
             print(f"  {args.plot}")
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -103,8 +103,19 @@ def test_what_is_no_benchmark(args: list[str], message: str, capsys: pytest.Capt
 def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["gpt2-tiny", "--device", "Z80", "--against", "none"]) == 1
     assert "gpt2-tiny on Z80 failed: ValueError: device 'Z80'" in capsys.readouterr().err
+    assert program.main(["gpt2-tiny", "--device", "NOPE", "--against", "none"]) == 1
+    assert "failed: hcq.errors.UnknownDeviceError: no backend is called 'NOPE'" in capsys.readouterr().err
     assert program.main(["gpt2-tiny", "--steps", "500", "--against", "none", "--device", "CPU"]) == 1
     assert "do not fit into a context of 64" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    where = tmp_path / "no/such.png"
+    words = ["mnist-tiny", "--steps", "1", "--against", "none", "--device", "CPU", "--plot", str(where)]
+    assert program.main(words) == 1
+    said = capsys.readouterr()
+    assert f"--plot {where}: cannot be written: No such file" in said.err and "images/s" in said.out
 
 
 def test_the_list() -> None:

@@ -61,7 +61,7 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         importlib.import_module(f"examples.{name}").main(["--help"])
     shown = capsys.readouterr().out
-    assert "--device" in shown and "--json" in shown and len(shown) > 400
+    assert "--device" in shown and "--json" in shown and "--small" in shown and len(shown) > 400
 
 
 def test_as_a_script() -> None:
@@ -69,6 +69,25 @@ def test_as_a_script() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "examples" / "gpt2.py"), "--small", "--prompt", "ab"], cwd="/",
                           capture_output=True, check=False)
     assert done.returncode == 0 and b"-- CPU: 8 tokens" in done.stdout and done.stdout.startswith(b"ab"), done.stderr
+
+
+@pytest.mark.parametrize(("name", "arguments", "said"), [
+    ("gpt2", ["--small", "--device", "NOPE"], "gpt2.py: no backend is called 'NOPE'"),
+    ("llama", ["{file}"], "llama.py: {file}: no GGUF file"), ("vector_add", ["--device", "X"], "no backend is called"),
+    ("onnx_import", ["{file}"], "onnx_import.py: {file}: no ONNX"),
+    ("whisper", ["--small", "--weights", "{file}"], "whisper.py: {file}: no PyTorch file"),
+    ("whisper", ["--small", "--audio", "{file}"], "{file}: no WAV file"),
+    ("mnist", ["--small", "--data", "{file}"], "mnist.py: ")],
+    ids=["device", "gguf", "card", "onnx", "pt", "wav", "data"])
+def test_what_cannot_be_had_is_one_line(name: str, arguments: list[str], said: str, tmp_path: Path) -> None:
+    if name in ("llama", "onnx_import"):
+        pytest.importorskip({"llama": "gguf", "onnx_import": "onnx"}[name])
+    (tmp_path / "file").write_text("of no kind that anybody knows")
+    words = [word.format(file=tmp_path / "file") for word in arguments]
+    done = subprocess.run([sys.executable, str(ROOT / "examples" / f"{name}.py"), *words], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert said.format(file=tmp_path / "file") in done.stderr
 
 
 def test_text_is_continued_the_same_whatever_the_lengths(capsys: pytest.CaptureFixture[str]) -> None:
