@@ -148,8 +148,9 @@ class _Bench:
             back.wait(value)
         return self.trips(trip, times)
 
-    def graph(self, kernels: int, kind: Literal["compute", "aql"] = "compute") -> tuple[float, float, float]:
-        """Seconds of recording; of a replay with one argument in ten changed; of one with nothing changed."""
+    def graph(self, kernels: int, kind: Literal["compute", "aql"] = "compute") -> tuple[float, float, float, float]:
+        """Seconds of recording; of a replay with one argument in ten changed, to one of two sets of buffers in turn; to
+        buffers that no replay has had; with nothing changed."""
         buffers, every = self.buffers, 10
         start = time.perf_counter()
         with self.dev.graph(kind=kind) as g:
@@ -166,15 +167,16 @@ class _Bench:
         g.replay(**changes[0])
         g.replay()
         self.dev.synchronize()
-        best = [float("inf"), float("inf")]
+        best = [float("inf")] * 3
         for turn in range(2 * self.rounds):
-            for number, changed in enumerate((changes[turn % 2], {})):
+            new = {name: buffer[:] for name, buffer in zip(names, spare, strict=True)}
+            for number, changed in enumerate((changes[turn % 2], new, {})):
                 with self.null.held():
                     start = time.thread_time()
                     g.replay(**changed)
                     best[number] = min(best[number], time.thread_time() - start)
                 self.dev.synchronize()
-        return recorded, best[0], best[1]
+        return recorded, best[0], best[1], best[2]
 
     def allocation(self) -> None:
         self.dev.alloc(8192)
@@ -216,14 +218,15 @@ def measure(rounds: int = 12, name: str = "AM") -> list[Row]:
         alloc = bench.held(bench.allocation, 1000)
         rows.append(Row("the same, 50 launches in a row over 800", few / many, "x", None, None, "linear: about 1"))
         rows.append(Row(f"the same, with {live:,} live buffers over none", crowded / many, "x", None, None, "about 1"))
-        recorded, changed, same = bench.graph(KERNELS)
+        recorded, changed, unknown, same = bench.graph(KERNELS)
         rows.append(Row(f"graph of {KERNELS} kernels: replay, 10 % of arguments changed, a kernel",
                         us * changed / KERNELS, "us", 0.2, None, f"recorded in {1e3 * recorded:.0f} ms"))
+        rows.append(Row("the same, to buffers that it has never had, a kernel", us * unknown / KERNELS, "us"))
         rows.append(Row("the same, nothing changed, a kernel", us * same / KERNELS, "us"))
-        _, double, _ = bench.graph(2 * KERNELS)
+        _, double, *_ = bench.graph(2 * KERNELS)
         rows.append(Row(f"a graph of {2 * KERNELS} over one of {KERNELS}, a kernel", double / changed / 2, "x", None,
                         None, "linear: about 1"))
-        _, changed_aql, _ = bench.graph(KERNELS, "aql")
+        _, changed_aql, *_ = bench.graph(KERNELS, "aql")
         rows.append(Row("the graph on an AQL queue, 10 % of arguments changed, a kernel", us * changed_aql / KERNELS,
                         "us"))
         copy, source = device.alloc(1 << 20), device.alloc(1 << 20)
@@ -354,7 +357,8 @@ def _write_docs(rows: list[Row], path: Path) -> None:
     about = (f"`python -m bench.hcq --docs`, {os.cpu_count()} cores, {platform.machine()}, Python "
              f"{platform.python_version()}. Processor time of the calling thread, on the mock in null execution: "
              "engines fetch packets and perform only waits, signals and interrupts, and stand still while the host's "
-             "part is measured; the best round counts, of round trips the median of wall time. The peer is tinygrad's "
+             "part is measured; the best round counts, of round trips the median of wall time. Load average at the "
+             f"end: {os.getloadavg()[0]:.0f}. The peer is tinygrad's "
              "HCQ from PyPI with its own AM driver on the same board, in the same run.")
     part = BEGIN + "## Queues and graphs\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
     write_section(path, BEGIN, END, part)

@@ -82,11 +82,20 @@ class Order:
         return near or self._close([buffer._storage for buffer in buffers])
 
     def _look(self, buffers: Sequence[Any]) -> bool:
-        """The checks of the kernels' own converters, noted in the buffers. False: not all of them are buffers."""
-        if any(type(value) is not Buffer for value in buffers):
+        """The checks of the kernels' own converters, noted in the buffers. False: not all of them are buffers.
+
+        :raises HcqError: one was freed, or is another device's.
+        """
+        if set(map(type, buffers)) != {Buffer}:
             return False
-        for buffer, epoch, (_, convert) in zip(buffers, self._epochs, self._roles, strict=True):
-            buffer._where, buffer._epoch = convert(buffer), epoch
+        try:
+            places = [buffer._storage.memory.address + buffer._offset for buffer in buffers]
+        except AttributeError:
+            places = []                                 # no memory
+        if not places or [buffer.device for buffer in buffers] != self._devices:
+            places = [convert(buffer) for buffer, (_, convert) in zip(buffers, self._roles, strict=True)]
+        for buffer, place, epoch in zip(buffers, places, self._epochs, strict=True):
+            buffer._where, buffer._epoch = place, epoch
         return True
 
     def _close(self, storages: list[Storage]) -> bool:
