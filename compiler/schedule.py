@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from compiler import graph, watch
 from compiler.dtypes import DType
+from compiler.folds import spread_folds
 from compiler.lower import Output, lower, lower_scatter, squeezed
 from compiler.places import Place, below, point
 from compiler.uop import ALU, MOVEMENT, TRANSCENDENTAL, Ops, UOp
@@ -198,6 +199,8 @@ class _Cutter:
             op = node.op
             if op is Ops.COPY:
                 self.mark(node.src[0])
+            if self.host and op is Ops.PAD and heavy[node.src[0]] and most(node.size) >= 2 * most(node.src[0].size):
+                self.mark(node.src[0])      # not summed up again under a condition, for zeros as well
             if op in (Ops.ASSIGN, Ops.COPY, Ops.CONTIGUOUS, Ops.SCATTER):
                 self.cut[node] = None
             inner = [s for s in node.src if s not in self.cut and s.op is not Ops.BUFFER]
@@ -267,6 +270,9 @@ def schedule(roots: Sequence[UOp], device: str) -> Schedule:
     if not device.startswith("CPU"):
         given, roots = roots, _split_reductions(roots)
         watch.step("split long reductions", given, roots)
+    else:
+        given, roots = roots, spread_folds(roots)
+        watch.step("spread what is folded", given, roots)
     forced: list[UOp] = []
     while True:
         cutter = _Cutter([*roots, *forced], device.startswith("CPU"))
