@@ -212,7 +212,7 @@ class _Cutter:
                 continue
             if (
                 (heavy[node] and self.repeats(node))
-                or (self.host and op is Ops.PAD and self.expanded(node) > _READ_AGAIN * most(node.size))
+                or (self.host and op is Ops.PAD and self.expanded(node, Ops.PAD) > _READ_AGAIN * most(node.size))
                 or (tree[node] > _TREE and len(self.users[node]) > 1)
                 or (
                     op not in MOVEMENT
@@ -223,14 +223,18 @@ class _Cutter:
             ):
                 self.mark(node)
 
-    def expanded(self, node: UOp) -> int:
-        """The greatest size that expansions above make of the node, with nothing but movement between."""
+    def expanded(self, node: UOp, last: Ops | None = None) -> int:
+        """The greatest size that expansions above make of the node, with nothing but movement between.
+
+        :param last: an operation beyond which nobody looks.
+        """
         seen, size = [node], most(node.size)
         while seen:
             now = seen.pop()
             for user in self.users[now]:
                 if user.op in MOVEMENT:
-                    seen.append(user)
+                    if user.op is not last:
+                        seen.append(user)
                     size = max(size, most(user.size))
         return size
 
