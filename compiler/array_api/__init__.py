@@ -9,6 +9,9 @@ What is left out, and why:
   have no complex arithmetic;
 - an index in a tensor is not checked (it would have to be computed first): beyond the end it reads 0;
 - integer division by zero gives 0, and no error, as the standard lets it;
+- ``sin``, ``cos`` and ``tan`` lose digits beyond 2**28, and ``remainder`` and ``floor_divide`` of floats where the
+  quotient is beyond 2**29: no kernel carries more than 53 bits;
+- the greater of 0.0 and -0.0 is the first, and so is the lesser;
 - an array's memory is never shared: ``copy=False`` is an error where another library's array would be needed.
 
 Default types are float32 and int32, of indices too.

@@ -42,6 +42,8 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
 
 def arange(start: float, /, stop: float | None = None, step: float = 1, *, dtype: Any = None,
            device: str | None = None) -> Tensor:
+    if dtype is not None and not all(isinstance(v, int) for v in (start, 0 if stop is None else stop, step)):
+        return Tensor.arange(start, stop, step, device=device).cast(dtype)      # as many as the floats say
     return Tensor.arange(start, stop, step, dtype=dtype, device=device)
 
 

@@ -35,7 +35,7 @@ def stack(arrays: Any, /, *, axis: int = 0) -> Tensor:
     return parts[0].stack(*parts[1:], dim=axis)  # type: ignore[no-any-return]
 
 
-def expand_dims(x: Tensor, /, *, axis: int = 0) -> Tensor:
+def expand_dims(x: Tensor, /, axis: int = 0) -> Tensor:
     return x.unsqueeze(axis)
 
 

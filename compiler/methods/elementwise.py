@@ -443,7 +443,10 @@ def remainder(x: Any, y: Any) -> Any:
     dtype = dtypes.promote(x.dtype, y.dtype)
     x, y = x.cast(dtype), y.cast(dtype)
     r = fmod(x, y)
-    return r if dtype.kind in "bu" else (r.ne(0) & ((r < 0) ^ (y < 0))).where(r + y, r)
+    if dtype.kind in "bu":
+        return r
+    out = (r.ne(0) & ((r < 0) ^ (y < 0))).where(r + y, r)
+    return out.eq(0).where((y < 0).where(-0.0, 0.0), out) if dtype.is_float else out       # a zero's sign, too
 
 
 def floor_divide(x: Any, y: Any) -> Any:

@@ -355,7 +355,8 @@ class Functions(Methods):
         whole = dtypes.int32 if dtype.bits == 32 else dtypes.int64
         bits = x.bitcast(whole)
         away = (y > x).eq(x > 0)
-        moved = x.eq(0).where((y > 0).where(1, whole.min + 1), away.where(bits + 1, bits - 1)).cast(whole)
+        least = bits.full_like(1), bits.full_like(whole.min + 1)
+        moved = x.eq(0).where((y > 0).where(*least), away.where(bits + 1, bits - 1)).cast(whole)
         return (x.isnan() | y.isnan()).where(math.nan, x.eq(y).where(y, moved.bitcast(dtype)))
 
     # other names

@@ -30,7 +30,8 @@ _METHODS = (
 
 _OPERATORS = {"__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "div",
               "__ifloordiv__": "floor_divide", "__imod__": "remainder", "__ipow__": "pow", "__iand__": "bitwise_and",
-              "__ior__": "bitwise_or", "__ixor__": "bitwise_xor", "__ilshift__": "lshift", "__irshift__": "rshift"}
+              "__ior__": "bitwise_or", "__ixor__": "bitwise_xor", "__ilshift__": "lshift", "__irshift__": "rshift",
+              "__imatmul__": "matmul"}
 _ORDER = "buif"
 
 
@@ -45,6 +46,16 @@ def _assigning(name: str) -> Any:
         return self.assign(out.cast(self.dtype))
     method.__name__ = method.__qualname__ = f"{name}_"
     method.__doc__ = f":meth:`{name}`, assigned to this tensor."
+    return method
+
+
+def _operating(operator: str, name: str) -> Any:
+    assign = _assigning(name)
+
+    def method(self: Any, other: Any, /) -> Any:
+        return assign(self, other)
+    method.__name__ = method.__qualname__ = operator
+    method.__doc__ = assign.__doc__
     return method
 
 
@@ -87,4 +98,4 @@ class InPlace(Methods):
 for _name in _METHODS:
     setattr(InPlace, f"{_name}_", _assigning(_name))
 for _operator, _name in _OPERATORS.items():
-    setattr(InPlace, _operator, _assigning(_name))
+    setattr(InPlace, _operator, _operating(_operator, _name))

@@ -105,7 +105,7 @@ def _atan2(y: Any, x: Any) -> Any:
     angle = steep.where(math.pi / 2 - angle, angle)
     angle = x.signbit().where(math.pi - angle, angle)
     angle = (x.isnan() | y.isnan()).where(math.nan, angle)
-    return y.signbit().where(-angle, angle)
+    return (angle.eq(0) & y.eq(0)).where(y, y.signbit().where(-angle, angle))      # -0.0 stays itself
 
 
 # erfc(x) * exp(x*x) for x >= 0 as a polynomial in t = (x - 3.75) / (x + 3.75) (the variable of Shepherd and
@@ -288,11 +288,12 @@ def tanh(x: Any) -> Any:
     if x.dtype is dtypes.float64:
         e = expm1(size * -2.0)
         y = -e / (e + 2.0)
-        return (x < 0).where(-y, y)
+        return x.eq(0).where(x, (x < 0).where(-y, y))      # -0.0 stays itself
     e = (size * -2.0).exp()
     far = (1 - e) / (e + 1)
     square = x * x
-    return (size < 0.62).where(x * square * _horner(square, _TANH) + x, (x < 0).where(-far, far))
+    near = x.eq(0).where(x, x * square * _horner(square, _TANH) + x)
+    return (size < 0.62).where(near, (x < 0).where(-far, far))
 
 
 # (tanh(x)/x - 1) / x**2 in powers of x**2, up to 0.39: interpolated in Chebyshev nodes with mpmath, error 4.3e-8
@@ -303,7 +304,7 @@ _TANH = (-0.3333332897666687, 0.13332773020661035, -0.053851409367145255, 0.0209
 def asinh(x: Any) -> Any:
     def positive(x: Any) -> Any:
         return (x > 1e7).where(x.log() + _LN2, log1p(x + x * x / (1 + (x * x + 1).sqrt())))
-    return _odd(x, positive)
+    return x.eq(0).where(x, _odd(x, positive))      # -0.0 stays itself
 
 
 @derived(lambda y, x: ((x - 1) * (x + 1)).rsqrt())

@@ -221,3 +221,45 @@ def test_copies_of_a_tensor() -> None:
 def test_errors(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+ZEROS = np.array([0.0, -0.0, 1.0, -1.0, 2.5, np.inf, -np.inf])
+SIGNED = ["abs", "asin", "asinh", "atan", "atanh", "ceil", "expm1", "floor", "log1p", "negative", "reciprocal", "round",
+          "sin", "sinh", "sqrt", "tan", "tanh", "trunc"]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", SIGNED)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_zero_has_its_sign(name: str, dtype: Any) -> None:
+    want = np.asarray(getattr(strict, name)(strict.asarray(ZEROS.astype(dtype))))
+    got = getattr(array_api, name)(ours(ZEROS.astype(dtype))).numpy()
+    assert [np.signbit(g) for g, w in zip(got, want, strict=True) if w == 0] == list(np.signbit(want[want == 0]))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", ["add", "atan2", "copysign", "divide", "floor_divide", "multiply", "nextafter",
+                                  "remainder", "subtract"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_zero_of_two_has_its_sign(name: str, dtype: Any) -> None:
+    a, b = np.array(list(itertools.product(ZEROS, ZEROS)), dtype).T
+    want = np.asarray(getattr(strict, name)(strict.asarray(a), strict.asarray(b)))
+    got = getattr(array_api, name)(ours(a), ours(b)).numpy()
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    there = ~np.isnan(want)
+    np.testing.assert_allclose(got[there], want[there], rtol=1e-6)
+    np.testing.assert_array_equal(np.signbit(got[there]), np.signbit(want[there]))
+
+
+def test_arange_has_as_many_as_its_floats_say() -> None:
+    for numbers in ((2.1, -2.9, -1.0), (0.5, 3.0, 0.5), (1.0, 5.000001, 2.0)):
+        got = array_api.arange(*numbers, dtype=array_api.int64)
+        assert got.dtype is dtypes.int64 and got.shape == np.arange(*numbers).shape
+
+
+def test_operators_that_assign() -> None:
+    x = ours(np.eye(2))
+    x @= ours(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    assert x.tolist() == [[1, 2], [3, 4]]
+    with pytest.raises(TypeError):
+        x.__iadd__(1, alpha=2)      # other is its one argument

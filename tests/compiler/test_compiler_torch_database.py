@@ -21,66 +21,67 @@ from torch_database import (
 
 from compiler import Tensor
 
-SAMPLES = 3     # of an operation and type; all of them: python tests/compiler/torch_database.py
+SAMPLES = 2     # of an operation and type; all of them: python tests/compiler/torch_database.py
 
 _NAMES = """
     T __getitem__ __radd__ __rand__ __rmatmul__ __rmod__ __rmul__ __ror__ __rpow__ __rsub__ __rxor__ abs acos acosh
     add addcdiv addcmul addmm addmm/decomposed addmv addr all allclose amax amin aminmax any arange argmax argmin
     argsort argwhere asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d baddbmm bernoulli bfloat16
     bincount bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor block_diag bmm
-    bmm/triton_optimizedpositive bool broadcast_tensors broadcast_to bucketize byte cartesian_prod cat cdist ceil
-    char cholesky chunk clamp clamp_max clamp_min clone column_stack contiguous copysign corrcoef cos cosh
-    count_nonzero cov cross cummax cummin cumprod cumsum deg2rad diag diag_embed diagflat diagonal diagonal_scatter
-    diff digamma dist div/floor_rounding div/no_rounding_mode div/trunc_rounding dot double dstack einsum empty
-    empty_like eq equal erf erfc erfinv exp exp2 expand expand_as expm1 eye flatten flip fliplr flipud float
-    float_power floor floor_divide fmax fmin fmod frac frexp full full_like gather gcd ge gt half heaviside histc
-    hsplit hstack hypot index_add index_copy index_fill index_put index_reduce/amax index_reduce/amin
-    index_reduce/mean index_reduce/prod index_select inner int isclose isfinite isin isinf isnan isneginf isposinf
-    item kron kthvalue lcm ldexp le lerp lgamma linalg.cholesky linalg.cross linalg.det linalg.diagonal linalg.eigh
-    linalg.eigvalsh linalg.inv linalg.matrix_norm linalg.matrix_power linalg.matrix_rank
-    linalg.matrix_rank/hermitian linalg.pinv linalg.pinv/hermitian linalg.qr linalg.slogdet linalg.solve linalg.svd
-    linalg.svdvals linalg.vector_norm linspace linspace/tensor_overload log log10 log1p log2 log_softmax
-    log_softmax/with_dtype logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit
-    logspace logspace/tensor_overload logsumexp long lt mT masked_fill masked_scatter masked_select matmul
-    max/binary max/reduction_no_dim max/reduction_with_dim maximum mean median meshgrid/list_of_tensors
-    meshgrid/variadic_tensors min/binary min/reduction_no_dim min/reduction_with_dim minimum mm mode movedim msort
-    mul multinomial mv nan_to_num nanmean nanmedian nansum narrow ne neg new_empty new_full new_ones new_zeros
-    nextafter nn.functional.adaptive_avg_pool1d nn.functional.adaptive_avg_pool2d nn.functional.adaptive_avg_pool3d
-    nn.functional.adaptive_max_pool1d nn.functional.adaptive_max_pool2d nn.functional.adaptive_max_pool3d
-    nn.functional.avg_pool1d nn.functional.avg_pool2d nn.functional.avg_pool3d nn.functional.batch_norm
-    nn.functional.bilinear nn.functional.binary_cross_entropy nn.functional.binary_cross_entropy_with_logits
-    nn.functional.celu nn.functional.channel_shuffle nn.functional.conv1d nn.functional.conv2d nn.functional.conv3d
+    bmm/triton_optimized bool broadcast_tensors broadcast_to bucketize byte cartesian_prod cat cdist ceil char
+    cholesky chunk clamp clamp_max clamp_min clone column_stack contiguous copysign corrcoef cos cosh count_nonzero
+    cov cross cummax cummin cumprod cumsum deg2rad diag diag_embed diagflat diagonal diagonal_scatter diff digamma
+    dist div/floor_rounding div/no_rounding_mode div/trunc_rounding dot double dstack einsum empty empty_like eq
+    equal erf erfc erfinv exp exp2 expand expand_as expm1 eye flatten flip fliplr flipud float float_power floor
+    floor_divide fmax fmin fmod frac frexp full full_like gather gcd ge gt half heaviside histc hsplit hstack hypot
+    index_add index_copy index_fill index_put index_reduce/amax index_reduce/amin index_reduce/mean
+    index_reduce/prod index_select inner int isclose isfinite isin isinf isnan isneginf isposinf item kron kthvalue
+    lcm ldexp le lerp lgamma linalg.cholesky linalg.cross linalg.det linalg.diagonal linalg.eigh linalg.eigvalsh
+    linalg.inv linalg.matrix_norm linalg.matrix_power linalg.matrix_rank linalg.matrix_rank/hermitian linalg.pinv
+    linalg.pinv/hermitian linalg.qr linalg.slogdet linalg.solve linalg.svd linalg.svdvals linalg.vector_norm
+    linspace linspace/tensor_overload log log10 log1p log2 log_softmax log_softmax/with_dtype logaddexp logaddexp2
+    logcumsumexp logical_and logical_not logical_or logical_xor logit logspace logspace/tensor_overload logsumexp
+    long lt mT masked_fill masked_scatter masked_select matmul max/binary max/reduction_no_dim
+    max/reduction_with_dim maximum mean median meshgrid/list_of_tensors meshgrid/variadic_tensors min/binary
+    min/reduction_no_dim min/reduction_with_dim minimum mm mode movedim msort mul multinomial mv nan_to_num nanmean
+    nanmedian nansum narrow ne neg new_empty new_full new_ones new_zeros nextafter nn.functional.adaptive_avg_pool1d
+    nn.functional.adaptive_avg_pool2d nn.functional.adaptive_avg_pool3d nn.functional.adaptive_max_pool1d
+    nn.functional.adaptive_max_pool2d nn.functional.adaptive_max_pool3d nn.functional.avg_pool1d
+    nn.functional.avg_pool2d nn.functional.avg_pool3d nn.functional.batch_norm nn.functional.bilinear
+    nn.functional.binary_cross_entropy nn.functional.binary_cross_entropy_with_logits nn.functional.celu
+    nn.functional.channel_shuffle nn.functional.conv1d nn.functional.conv2d nn.functional.conv3d
     nn.functional.conv_transpose1d nn.functional.conv_transpose2d nn.functional.conv_transpose3d
     nn.functional.cosine_embedding_loss nn.functional.cosine_similarity nn.functional.cross_entropy
     nn.functional.dropout nn.functional.dropout2d nn.functional.dropout3d nn.functional.elu nn.functional.embedding
-    nn.functional.gaussian_nll_loss nn.functional.gelu nn.functional.glu nn.functional.grid_sample
-    nn.functional.group_norm nn.functional.hardshrink nn.functional.hardsigmoid nn.functional.hardswish
-    nn.functional.hardtanh nn.functional.hinge_embedding_loss nn.functional.huber_loss nn.functional.instance_norm
-    nn.functional.interpolate/area nn.functional.interpolate/bicubic nn.functional.interpolate/bilinear
-    nn.functional.interpolate/linear nn.functional.interpolate/nearest nn.functional.interpolate/nearest-exact
-    nn.functional.interpolate/trilinear nn.functional.kl_div nn.functional.l1_loss nn.functional.layer_norm
-    nn.functional.leaky_relu nn.functional.linear nn.functional.local_response_norm nn.functional.logsigmoid
-    nn.functional.margin_ranking_loss nn.functional.max_pool1d nn.functional.max_pool2d nn.functional.max_pool3d
-    nn.functional.max_unpool2d nn.functional.max_unpool2d/grad nn.functional.mish nn.functional.mse_loss
-    nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
-    nn.functional.nll_loss nn.functional.normalize nn.functional.one_hot nn.functional.pad/circular
-    nn.functional.pad/constant nn.functional.pad/reflect nn.functional.pad/replicate
-    nn.functional.pad/replicate_negative nn.functional.pairwise_distance nn.functional.pdist
-    nn.functional.pixel_shuffle nn.functional.pixel_unshuffle nn.functional.poisson_nll_loss nn.functional.prelu
-    nn.functional.relu nn.functional.relu6 nn.functional.rms_norm nn.functional.rrelu
-    nn.functional.scaled_dot_product_attention nn.functional.selu nn.functional.silu nn.functional.smooth_l1_loss
-    nn.functional.soft_margin_loss nn.functional.softmin nn.functional.softmin/with_dtype nn.functional.softplus
-    nn.functional.softshrink nn.functional.softsign nn.functional.tanhshrink nn.functional.threshold
-    nn.functional.triplet_margin_loss nn.functional.unfold nonzero norm norm/fro norm/inf norm/nuc normal
-    normal/number_mean ones ones_like outer permute pinverse pow prod put qr quantile rad2deg rand_like randint
-    randint_like randn randn_like ravel reciprocal remainder repeat repeat_interleave reshape reshape_as roll rot90
-    round round/decimals_0 round/decimals_3 round/decimals_neg_3 rsqrt rsub scatter scatter_add scatter_reduce/amax
-    scatter_reduce/amin scatter_reduce/mean scatter_reduce/prod scatter_reduce/sum searchsorted select
-    select_scatter sgn short sigmoid sign signbit sin sinc sinh slice_scatter softmax softmax/with_dtype sort split
-    split/list_args sqrt square squeeze squeeze/multiple stack std std/unbiased std_mean std_mean/unbiased sub sum
-    svd t take take_along_dim tan tanh tensor_split tensordot tile to topk trace transpose trapezoid trapz tril
-    tril_indices triu triu_indices true_divide trunc unbind unflatten unfold unique unique_consecutive unsqueeze var
-    var/unbiased var_mean var_mean/unbiased vdot view view_as vsplit vstack where xlogy zeros zeros_like
+    nn.functional.embedding_bag nn.functional.gaussian_nll_loss nn.functional.gelu nn.functional.glu
+    nn.functional.grid_sample nn.functional.group_norm nn.functional.hardshrink nn.functional.hardsigmoid
+    nn.functional.hardswish nn.functional.hardtanh nn.functional.hinge_embedding_loss nn.functional.huber_loss
+    nn.functional.instance_norm nn.functional.interpolate/area nn.functional.interpolate/bicubic
+    nn.functional.interpolate/bilinear nn.functional.interpolate/linear nn.functional.interpolate/nearest
+    nn.functional.interpolate/nearest-exact nn.functional.interpolate/trilinear nn.functional.kl_div
+    nn.functional.l1_loss nn.functional.layer_norm nn.functional.leaky_relu nn.functional.linear
+    nn.functional.local_response_norm nn.functional.logsigmoid nn.functional.margin_ranking_loss
+    nn.functional.max_pool1d nn.functional.max_pool2d nn.functional.max_pool3d nn.functional.max_unpool2d
+    nn.functional.max_unpool2d/grad nn.functional.mish nn.functional.mse_loss nn.functional.multi_margin_loss
+    nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss nn.functional.nll_loss
+    nn.functional.normalize nn.functional.one_hot nn.functional.pad/circular nn.functional.pad/constant
+    nn.functional.pad/reflect nn.functional.pad/replicate nn.functional.pad/replicate_negative
+    nn.functional.pairwise_distance nn.functional.pdist nn.functional.pixel_shuffle nn.functional.pixel_unshuffle
+    nn.functional.poisson_nll_loss nn.functional.prelu nn.functional.relu nn.functional.relu6 nn.functional.rms_norm
+    nn.functional.rrelu nn.functional.scaled_dot_product_attention nn.functional.selu nn.functional.silu
+    nn.functional.smooth_l1_loss nn.functional.soft_margin_loss nn.functional.softmin
+    nn.functional.softmin/with_dtype nn.functional.softplus nn.functional.softshrink nn.functional.softsign
+    nn.functional.tanhshrink nn.functional.threshold nn.functional.triplet_margin_loss nn.functional.unfold nonzero
+    norm norm/fro norm/inf norm/nuc normal normal/number_mean ones ones_like outer permute pinverse positive pow
+    prod put qr quantile rad2deg rand_like randint randint_like randn randn_like ravel reciprocal remainder repeat
+    repeat_interleave reshape reshape_as roll rot90 round round/decimals_0 round/decimals_3 round/decimals_neg_3
+    rsqrt rsub scatter scatter_add scatter_reduce/amax scatter_reduce/amin scatter_reduce/mean scatter_reduce/prod
+    scatter_reduce/sum searchsorted select select_scatter sgn short sigmoid sign signbit sin sinc sinh slice_scatter
+    softmax softmax/with_dtype sort split split/list_args sqrt square squeeze squeeze/multiple stack std
+    std/unbiased std_mean std_mean/unbiased sub sum svd t take take_along_dim tan tanh tensor_split tensordot tile
+    to topk trace transpose trapezoid trapz tril tril_indices triu triu_indices true_divide trunc unbind unflatten
+    unfold unique unique_consecutive unsqueeze var var/unbiased var_mean var_mean/unbiased vdot view view_as vsplit
+    vstack where xlogy zeros zeros_like
 """
 OPERATIONS = tuple(_NAMES.split())
 
@@ -96,6 +97,14 @@ ELSEWHERE = {       # operations of which there is a name here that means someth
     "nn.functional.batch_norm/without_cudnn": "all samples have one axis, of batch and channels",
     "nn.functional.silu/complex": "there are no complex types",
     "nn.functional.ctc_loss": "50 steps of 16 batches are slow here; test_compiler_spellings.py has smaller ones",
+}
+
+# where there was a fault once: these are in the default suite, too
+MENDED = {
+    "addr", "atleast_1d", "cat", "cov", "diag_embed", "diagflat", "diff", "flip", "gather", "index_select", "isclose",
+    "linalg.inv", "linspace", "nonzero", "rsub", "scatter_reduce/prod", "softmax", "square", "tensor_split",
+    "tensordot", "to", "transpose", "tril", "var_mean/unbiased", "unique", "nn.functional.pad/replicate_negative",
+    "nn.functional.adaptive_max_pool2d",
 }
 
 RANDOM = Difference("random numbers are Threefry's, and not PyTorch's", values=False)
@@ -154,8 +163,7 @@ def torch() -> Any:
     return pytest.importorskip("torch")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", [n if n in MENDED else pytest.param(n, marks=pytest.mark.slow) for n in OPERATIONS])
 def test_samples(name: str, torch: Any) -> None:
     if (op := database().get(name)) is None:
         pytest.skip(f"this PyTorch's database has no {name}")
@@ -180,10 +188,10 @@ def test_every_operation_that_we_have_is_compared() -> None:
     assert named - set(OPERATIONS) - set(ELSEWHERE) == set()
     assert set(DIFFERENCES) <= set(OPERATIONS)
     assert set(OPERATIONS).isdisjoint(ELSEWHERE)
+    assert set(OPERATIONS) >= MENDED
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", [n if n in MENDED else pytest.param(n, marks=pytest.mark.slow) for n in OPERATIONS])
 def test_errors(name: str, torch: Any) -> None:
     """What PyTorch's database knows for an error is one here, in words."""
     op = database().get(name)

@@ -54,8 +54,8 @@ def ours(name: str) -> Callable[..., Any] | None:
         return None
     if last == "einsum":
         return lambda tensors, equation: Tensor.einsum(equation, *tensors)
-    if last == "embedding":
-        return lambda weight, index, **how: functional.embedding(index, weight, **how)
+    if last in ("embedding", "embedding_bag"):
+        return lambda weight, index, **how: getattr(functional, last)(index, weight, **how)
     if space == "nn.functional":
         return getattr(functional, last, None)
     found = getattr(Tensor, last, None)
