@@ -150,7 +150,7 @@ f s_bitcmp1_b64 ssrc0:2,ssrc1 0 ssrc0:2ce6f,ssrc1:2ce7f
 11 s_cmp_lg_u64 ssrc0:2,ssrc1:2 0 ssrc0:2ce6f,ssrc1:2ce6f
 """,
     "SOPP": """
-0 s_nop - 1000
+0 s_nop - 0
 1 s_setkill - 0
 2 s_sethalt - 0
 3 s_sleep - 0

@@ -254,6 +254,13 @@ def test_every_immediate_of_scalar_instructions_prints_as_llvm_does(llvm_mc: str
         assert not wrong, f"{len(wrong)} of {len(codes)}: {wrong[:4]}"
 
 
+def test_every_nop_is_one(llvm_mc: str) -> None:
+    """Those that tell the other comparisons' items apart, too: they are taken, and their text is assembled back."""
+    words = [0xbf800000 | value for value in (*range(0x1000, 0x10000, 97), *(1 << bit for bit in range(16)), 0xffff)]
+    texts = [format_instruction(decode(word.to_bytes(4, "little"))) for word in words]
+    assert [code and int.from_bytes(code, "little") for code in llvm.assemble(llvm_mc, texts)] == words
+
+
 def test_the_upper_halves_of_short_forms_have_a_text(llvm_mc: str) -> None:
     """LLVM 19 knows them for one instruction; that one is enough to see that the bits are meant so."""
     lines = ["v_mov_b16_e32 v5.h, v2.h", "v_mov_b16_e32 v5.l, v127.h", "v_mov_b16_e64 v131.l, v1.l",

@@ -23,7 +23,7 @@ __all__ = ["disassemble", "generate"]
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "mock" / "isa" / "opcodes.py"
 _SENTINEL = 0xbf800000          # s_nop; its immediate numbers the items, from _FIRST on (no item may look like that)
-_FIRST = 0x1000
+_FIRST = 0x1001                 # not one bit alone, as those that are tried on s_nop itself
 _V = 256                        # source code of v0
 
 
