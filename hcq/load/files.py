@@ -63,7 +63,6 @@ class Source:
         self.path = Path(path)
         self.direct = bool(direct and _DIRECT)
         self.fd = self._old = -1
-        self._twin: Source | None = None
         try:
             self.fd = self._open()
             found = os.fstat(self.fd)
@@ -92,14 +91,6 @@ class Source:
                 self.direct = False             # the file system has no such thing (a RAM disk, some network ones)
         return os.open(self.path, flags)
 
-    def buffered(self) -> Source:
-        """The file through the page cache: what is read into a card's window has to be. Closed with this one."""
-        if not self.direct:
-            return self
-        if self._twin is None:
-            self._twin = Source(self.path, direct=False)
-        return self._twin
-
     def without_direct(self) -> int:
         """The file again, through the page cache: a read was refused for its alignment. The old one stays open."""
         self.direct = False
@@ -124,8 +115,6 @@ class Source:
             if fd >= 0:
                 os.close(fd)
         self.fd = self._old = -1
-        if self._twin is not None:
-            self._twin.close()
 
 
 @dataclass

@@ -3,7 +3,8 @@
 A piece of a file goes through three hands: the file engine fills a slot of staging memory (host memory that the card
 reaches), a copy engine moves it to its place, and then the slot is free for the next piece. All slots are under way at
 once, so that the disk never waits for the copies or the other way round. Where the CPU's own window on device memory
-is faster than the copy engines (:mod:`hcq.load.route`), files are read straight into it.
+is faster than the copy engines (:mod:`hcq.load.route`), a thread stores the slots' bytes through it instead. (Reading
+into the window itself would be no shorter: no disk reaches it past the page cache, so the CPU stores them there, too.)
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Job:
     name: str = ""                      # for messages: of the tensor, or the file
     hasher: Any = None
     digest: bytes = b""
-    window: np.ndarray | None = None    # the CPU's view of the buffer, where the file is read straight into it
+    window: np.ndarray | None = None    # the CPU's view of the buffer, where it stores the bytes by itself
 
 
 class Progress:
@@ -76,7 +77,6 @@ class _Slot:
     device: Device
     staging: np.ndarray
     address: int
-    memory: np.ndarray                  # the staging memory, or a part of the window
     piece: Piece = _NO_PIECE
     job: Job | None = None
     got: int = 0                        # bytes read so far
@@ -84,7 +84,8 @@ class _Slot:
     direct: bool = False                # the read under way is past the page cache
     arrived: bool = False
     point: Point | None = None          # of the copy to its place; None where there is none to be made
-    hashing: Future[None] | None = None     # under way, in a thread of its own
+    storing: Future[None] | None = None     # through the window, in a thread of its own
+    hashing: Future[None] | None = None     # likewise
     to_hash: bool = False               # not yet begun
     into: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))     # what the read fills
 
@@ -92,7 +93,7 @@ class _Slot:
     def free(self) -> bool:
         """Nothing looks at its memory any more."""
         return not self.to_hash and (self.hashing is None or self.hashing.done()) and (
-            self.point is None or self.point.done)
+            self.storing is None or self.storing.done()) and (self.point is None or self.point.done)
 
 
 class Lane:
@@ -107,8 +108,7 @@ class Lane:
         for point in self.staging._storage.ready:
             point.wait()
         view, address = self.staging.view, self.staging.address
-        self.slots = [_Slot(device, view[at:at + chunk], address + at, view[at:at + chunk])
-                      for at in range(0, slots * chunk, chunk)]
+        self.slots = [_Slot(device, view[at:at + chunk], address + at) for at in range(0, slots * chunk, chunk)]
         self.free = deque(self.slots)
         self.copying: deque[_Slot] = deque()
         self.reading = 0
@@ -134,6 +134,10 @@ class Lane:
 
 def _update(hasher: Any, memory: np.ndarray) -> None:
     hasher.update(memory.data)
+
+
+def _store(window: np.ndarray, memory: np.ndarray) -> None:
+    window[:] = memory
 
 
 def new_hasher() -> Any:
@@ -172,7 +176,8 @@ def read_files(jobs: Sequence[Job], progress: Progress, *, chunk: int = CHUNK, d
                 departed = settle(device, "departure of a load")
             departed.wait()
         hashing = stack.enter_context(ThreadPoolExecutor(1, "hcq hash"))
-        _Read(jobs, lanes, work, progress, hashing, depth).run()
+        storing = stack.enter_context(ThreadPoolExecutor(1, "hcq window"))
+        _Read(jobs, lanes, work, progress, hashing, storing, depth).run()
         for device in through:
             device.backend.flush_window()   # type: ignore[attr-defined]
             with device._lock:
@@ -194,29 +199,22 @@ def _choose(jobs: Sequence[Job], via: str) -> None:
         if via == "window" or (via == "auto" and not job.buffer.host and route.prefers_window(job.buffer.device)):
             view = route.window(job.buffer)
             if view is not None:
-                job.window, job.source = view, job.source.buffered()
+                job.window = view
             elif via == "window":
                 raise LoadError(f"{job.buffer!r} has no window that the CPU could write through; via='staging' or "
                                 "'auto' does without")
-
-
-def _pieces(job: Job, chunk: int) -> Iterator[Piece]:
-    if job.window is None:
-        return cut(job.offset, job.nbytes, chunk)
-    return (Piece(job.offset + at, nbytes, 0, nbytes, at) for at in range(0, job.nbytes, chunk)
-            for nbytes in (min(chunk, job.nbytes - at),))
 
 
 class _Read:
     """The loop of :func:`read_files`: one thread, which never waits for one thing while another could go on."""
 
     def __init__(self, jobs: Sequence[Job], lanes: dict[Device, Lane], engine: Engine, progress: Progress,
-                 hashing: Executor, depth: int) -> None:
-        self.hashing, self.depth = hashing, depth
+                 hashing: Executor, storing: Executor, depth: int) -> None:
+        self.hashing, self.storing, self.depth = hashing, storing, depth
         self.lanes, self.engine, self.progress = lanes, engine, progress
         self.queues: dict[Device, Iterator[tuple[Job, Piece]]] = {
             device: iter([(job, piece) for job in jobs if job.buffer.device is device
-                          for piece in _pieces(job, len(lane.slots[0].staging))])
+                          for piece in cut(job.offset, job.nbytes, len(lane.slots[0].staging))])
             for device, lane in lanes.items()}
         self.reading: dict[int, _Slot] = {}
         self.completions: deque[Completion] = deque()
@@ -240,6 +238,8 @@ class _Read:
                     slot = copying[0].copying[0]
                     if slot.point is not None:
                         slot.point.wait()
+                    if slot.storing is not None:
+                        slot.storing.result()
                     if slot.hashing is not None:
                         slot.hashing.result()
                 else:
@@ -259,9 +259,7 @@ class _Read:
             lane.reading += 1
             slot.job, slot.piece = following
             slot.got, slot.reached, slot.point, slot.arrived = 0, 0, None, False
-            window, place = slot.job.window, slot.piece.place
-            slot.memory = slot.staging if window is None else window[place:place + slot.piece.nbytes]
-            slot.hashing, slot.to_hash = None, slot.job.hasher is not None
+            slot.storing, slot.hashing, slot.to_hash = None, None, slot.job.hasher is not None
             if slot.to_hash:
                 self.to_hash[id(slot.job)].append(slot)
             self._read(slot)
@@ -270,7 +268,7 @@ class _Read:
         assert slot.job is not None
         self.tag += 1
         self.reading[self.tag] = slot
-        slot.into, slot.direct = slot.memory[slot.got:slot.piece.length], slot.job.source.direct
+        slot.into, slot.direct = slot.staging[slot.got:slot.piece.length], slot.job.source.direct
         self.engine.read(self.tag, slot.job.source.fd, slot.piece.offset + slot.got, slot.into)
 
     def _arrived(self, completion: Completion) -> None:
@@ -301,6 +299,9 @@ class _Read:
         if job.window is None:
             slot.point = lane.copy(job.buffer.address + piece.place, slot.address + piece.skip, piece.nbytes,
                                    f"load of {piece.nbytes} bytes of {job.source.path.name}")
+        else:
+            slot.storing = self.storing.submit(_store, job.window[piece.place:piece.place + piece.nbytes],
+                                               slot.staging[piece.skip:piece.skip + piece.nbytes])
         lane.copying.append(slot)
         if job.hasher is not None:
             self._hash(job)
@@ -310,13 +311,15 @@ class _Read:
         waiting = self.to_hash[id(job)]
         while waiting and waiting[0].arrived:
             slot = waiting.popleft()
-            slot.hashing = self.hashing.submit(_update, job.hasher, slot.memory[slot.piece.skip:][:slot.piece.nbytes])
+            slot.hashing = self.hashing.submit(_update, job.hasher, slot.staging[slot.piece.skip:][:slot.piece.nbytes])
             slot.to_hash = False
 
     def _retire(self, lane: Lane) -> None:
         for _ in range(len(lane.copying)):
             slot = lane.copying.popleft()
             if slot.free:
+                if slot.storing is not None:
+                    slot.storing.result()
                 lane.free.append(slot)
                 self.progress.add(slot.piece.nbytes)
             else:
@@ -355,7 +358,7 @@ def write_file(buffer: Buffer, output: Output, progress: Progress, *, chunk: int
             writing[tag] = slot
             slot.direct = output.direct
             length = slot.piece.length if output.direct else slot.piece.nbytes
-            slot.into = slot.memory[slot.got:length]
+            slot.into = slot.staging[slot.got:length]
             work.write(tag, output.fd, slot.piece.offset + slot.got, slot.into)
 
         def arrived(completion: Completion) -> None:
@@ -386,7 +389,7 @@ def write_file(buffer: Buffer, output: Output, progress: Progress, *, chunk: int
                 while pieces and lane.free:
                     slot = lane.free.popleft()
                     slot.piece, slot.got, slot.reached = pieces.popleft(), 0, 0
-                    slot.memory[slot.piece.nbytes:slot.piece.length] = 0        # beyond the end; cut off afterwards
+                    slot.staging[slot.piece.nbytes:slot.piece.length] = 0        # beyond the end; cut off afterwards
                     slot.point = lane.copy(slot.address, buffer.address + slot.piece.place, slot.piece.nbytes,
                                            f"store of {slot.piece.nbytes} bytes to {output.path.name}")
                     lane.copying.append(slot)
@@ -398,7 +401,7 @@ def write_file(buffer: Buffer, output: Output, progress: Progress, *, chunk: int
                 while lane.copying and lane.copying[0].point is not None and lane.copying[0].point.done:
                     slot = lane.copying.popleft()       # in order, for the hash
                     slot.hashing = None if hasher is None else hashing.submit(_update, hasher,
-                                                                              slot.memory[:slot.piece.nbytes])
+                                                                              slot.staging[:slot.piece.nbytes])
                     write(slot)
                 if writing:
                     completions.extend(work.wait(_NAP if lane.copying else _PATIENCE))
