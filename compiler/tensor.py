@@ -42,6 +42,7 @@ from compiler.methods.padding import Padding
 from compiler.methods.pooling import Pooling
 from compiler.methods.products import Products
 from compiler.methods.random import Random
+from compiler.methods.rarer import Rarer
 from compiler.methods.reduce import Reduce
 from compiler.methods.scan import Scan
 from compiler.methods.scatter import Scatter
@@ -89,7 +90,7 @@ class _Count(int):
 
 class Tensor(Creation, Random, Elementwise, Functions, Activations, Movement, Joining, Padding, Indexing, Scatter,
              Diagonals, Reduce, Scan, Ordering, Products, Convolution, Pooling, Interpolation, Normalization,
-             Losses, Linalg, Images, InPlace, Exchange, Spellings):
+             Losses, Linalg, Images, InPlace, Exchange, Spellings, Rarer):
     """An array of one type on one device.
 
     :param data: a Python number, nested lists of them, a NumPy array, bytes of a buffer, or another tensor.

@@ -13,10 +13,10 @@ from compiler.methods.base import Methods
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
 
-__all__ = ["Losses"]
+__all__ = ["Losses", "reduced"]
 
 
-def _reduced(loss: Any, reduction: str) -> Any:
+def reduced(loss: Any, reduction: str) -> Any:
     if reduction == "mean":
         return loss.mean()
     if reduction == "sum":
@@ -49,7 +49,7 @@ class Losses(Methods):
         loss = counts.where(-self.gather(1, safe.unsqueeze(1)).squeeze(1), 0) * share
         if reduction == "mean":
             return loss.sum() / share.sum()  # type: ignore[no-any-return]
-        return _reduced(loss, reduction)  # type: ignore[no-any-return]
+        return reduced(loss, reduction)  # type: ignore[no-any-return]
 
     def cross_entropy(self, target: Tensor, weight: Any = None, ignore_index: int = -100, reduction: str = "mean",
                       label_smoothing: float = 0.0) -> Tensor:
@@ -68,7 +68,7 @@ class Losses(Methods):
             loss = -terms.sum(axis)
             if reduction == "mean":
                 return loss.sum() / (self.numel() // n)  # type: ignore[no-any-return]
-            return _reduced(loss, reduction)  # type: ignore[no-any-return]
+            return reduced(loss, reduction)  # type: ignore[no-any-return]
         loss = log_p.nll_loss(target, weight, ignore_index, reduction)
         if not label_smoothing:
             return loss  # type: ignore[no-any-return]
@@ -78,38 +78,38 @@ class Losses(Methods):
             share = counts.cast(self.dtype) if weight is None else counts.where(weight[counts.where(target, 0)], 0)
             smooth = smooth.sum() / share.sum()
         else:
-            smooth = _reduced(smooth, reduction)
+            smooth = reduced(smooth, reduction)
         return loss * (1 - label_smoothing) + smooth * (label_smoothing / n)  # type: ignore[no-any-return]
 
     def mse_loss(self, target: Any, reduction: str = "mean") -> Tensor:
         """Squared differences. ``reduction``: "mean", "sum" or "none"."""
         away = self - target
-        return _reduced(away * away, reduction)  # type: ignore[no-any-return]
+        return reduced(away * away, reduction)  # type: ignore[no-any-return]
 
     def l1_loss(self, target: Any, reduction: str = "mean") -> Tensor:
         """Absolute differences. ``reduction``: "mean", "sum" or "none"."""
-        return _reduced((self - target).abs(), reduction)  # type: ignore[no-any-return]
+        return reduced((self - target).abs(), reduction)  # type: ignore[no-any-return]
 
     def smooth_l1_loss(self, target: Any, reduction: str = "mean", beta: float = 1.0) -> Tensor:
         """Quadratic within ``beta``, with slope 1 beyond."""
         if beta == 0:
             return self.l1_loss(target, reduction)
         away = (self - target).abs()
-        return _reduced((away < beta).where(away * away * (0.5 / beta), away - 0.5 * beta), reduction)  # type: ignore[no-any-return]
+        return reduced((away < beta).where(away * away * (0.5 / beta), away - 0.5 * beta), reduction)  # type: ignore[no-any-return]
 
     def huber_loss(self, target: Any, reduction: str = "mean", delta: float = 1.0) -> Tensor:
         """Quadratic within ``delta``, with slope delta beyond."""
         if delta <= 0:
             raise ValueError(f"huber_loss: delta is greater than 0, not {delta}")
         away = (self - target).abs()
-        return _reduced((away < delta).where(away * away * 0.5, (away - 0.5 * delta) * delta), reduction)  # type: ignore[no-any-return]
+        return reduced((away < delta).where(away * away * 0.5, (away - 0.5 * delta) * delta), reduction)  # type: ignore[no-any-return]
 
     def binary_cross_entropy(self, target: Any, weight: Any = None, reduction: str = "mean") -> Tensor:
         """Of probabilities; logarithms are cut off at -100, as PyTorch's."""
         if isinstance(weight, str):
             weight, reduction = None, weight
         loss = -(target * self.log().clamp(min=-100.0) + (1 - target) * (1 - self).log().clamp(min=-100.0))
-        return _reduced(loss if weight is None else loss * weight, reduction)  # type: ignore[no-any-return]
+        return reduced(loss if weight is None else loss * weight, reduction)  # type: ignore[no-any-return]
 
     def binary_cross_entropy_with_logits(self, target: Any, weight: Any = None, reduction: str = "mean",
                                          pos_weight: Any = None) -> Tensor:
@@ -121,14 +121,14 @@ class Losses(Methods):
             loss = x.softplus(threshold=math.inf) - x * target
         else:
             loss = (1 - target) * x + (1 + (pos_weight - 1) * target) * (-x).softplus(threshold=math.inf)
-        return _reduced(loss if weight is None else loss * weight, reduction)  # type: ignore[no-any-return]
+        return reduced(loss if weight is None else loss * weight, reduction)  # type: ignore[no-any-return]
 
     def kl_div(self, target: Any, reduction: str = "mean", log_target: bool = False) -> Tensor:
         """Of log-probabilities; "batchmean" divides by the first axis alone."""
         loss = target.exp() * (target - self) if log_target else target.xlogy(target) - target * self
         if reduction == "batchmean":
             return loss.sum() / self.shape[0]  # type: ignore[no-any-return]
-        return _reduced(loss, reduction)  # type: ignore[no-any-return]
+        return reduced(loss, reduction)  # type: ignore[no-any-return]
 
     def multilabel_margin_loss(self, target: Any, reduction: str = "mean") -> Tensor:
         """Of (batch, classes) and class numbers in rows that end with -1: each class named above each that is not."""
@@ -138,7 +138,7 @@ class Losses(Methods):
         terms = (1 - x.gather(1, t.clamp(min=0)).unsqueeze(2) + x.unsqueeze(1)).relu()
         kept = valid.unsqueeze(2) & ~hit.unsqueeze(1)
         loss = kept.where(terms, 0).sum((1, 2)) / x.shape[1]
-        return _reduced(loss if self.ndim == 2 else loss.squeeze(0), reduction)  # type: ignore[no-any-return]
+        return reduced(loss if self.ndim == 2 else loss.squeeze(0), reduction)  # type: ignore[no-any-return]
 
     def ctc_loss(self, targets: Any, input_lengths: Any, target_lengths: Any, blank: int = 0, reduction: str = "mean",
                  zero_infinity: bool = False) -> Tensor:
@@ -177,7 +177,7 @@ class Losses(Methods):
         loss = impossible.where(0.0 if zero_infinity else math.inf, loss)
         if reduction == "mean":
             return (loss / make(np.maximum(counts, 1).astype(np.float32))).mean()  # type: ignore[no-any-return]
-        return _reduced(loss, reduction)  # type: ignore[no-any-return]
+        return reduced(loss, reduction)  # type: ignore[no-any-return]
 
     def poisson_nll_loss(self, target: Any, log_input: bool = True, full: bool = False, eps: float = 1e-8,
                          reduction: str = "mean") -> Tensor:
@@ -188,7 +188,7 @@ class Losses(Methods):
         if full:
             stirling = target * target.log() - target + 0.5 * (2 * math.pi * target).log()
             loss = loss + (target > 1).where(stirling, 0)
-        return _reduced(loss, reduction)  # type: ignore[no-any-return]
+        return reduced(loss, reduction)  # type: ignore[no-any-return]
 
     def gaussian_nll_loss(self, target: Any, var: Any, full: bool = False, eps: float = 1e-6,
                           reduction: str = "mean") -> Tensor:
@@ -198,26 +198,26 @@ class Losses(Methods):
         spread = var + (var.clamp(min=eps) - var).detach()
         away = self - target
         loss = (spread.log() + away * away / spread) * 0.5
-        return _reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)  # type: ignore[no-any-return]
+        return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)  # type: ignore[no-any-return]
 
     def hinge_embedding_loss(self, target: Any, margin: float = 1.0, reduction: str = "mean") -> Tensor:
         """self where ``target`` is 1, max(0, margin - self) where it is -1."""
-        return _reduced(target.ne(-1).where(self, 0) + target.ne(1).where((margin - self).clamp(min=0), 0), reduction)  # type: ignore[no-any-return]
+        return reduced(target.ne(-1).where(self, 0) + target.ne(1).where((margin - self).clamp(min=0), 0), reduction)  # type: ignore[no-any-return]
 
     def soft_margin_loss(self, target: Any, reduction: str = "mean") -> Tensor:
         """log(1 + exp(-target * self))"""
-        return _reduced((-target * self).softplus(threshold=math.inf), reduction)  # type: ignore[no-any-return]
+        return reduced((-target * self).softplus(threshold=math.inf), reduction)  # type: ignore[no-any-return]
 
     def margin_ranking_loss(self, other: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Tensor:
         """max(0, -target * (self - other) + margin)"""
-        return _reduced((-target * (self - other) + margin).clamp(min=0), reduction)  # type: ignore[no-any-return]
+        return reduced((-target * (self - other) + margin).clamp(min=0), reduction)  # type: ignore[no-any-return]
 
     def cosine_embedding_loss(self, other: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Tensor:
         """1 - cos where ``target`` is 1, max(0, cos - margin) where it is -1."""
         x: Any = self
         eps = 1e-12     # PyTorch's, added to the squares
         like = (x * other).sum(-1) / (((x * x).sum(-1) + eps) * ((other * other).sum(-1) + eps)).sqrt()
-        return _reduced(target.eq(1).where(1 - like, (like - margin).clamp(min=0)), reduction)  # type: ignore[no-any-return]
+        return reduced(target.eq(1).where(1 - like, (like - margin).clamp(min=0)), reduction)  # type: ignore[no-any-return]
 
     def triplet_margin_loss(self, positive: Any, negative: Any, margin: float = 1.0, p: float = 2.0,
                             eps: float = 1e-6, swap: bool = False, reduction: str = "mean") -> Tensor:
@@ -228,12 +228,12 @@ class Losses(Methods):
         near, far = self.pairwise_distance(positive, p, eps), self.pairwise_distance(negative, p, eps)
         if swap:
             far = far.minimum(positive.pairwise_distance(negative, p, eps))
-        return _reduced((near - far + margin).clamp(min=0), reduction)  # type: ignore[no-any-return]
+        return reduced((near - far + margin).clamp(min=0), reduction)  # type: ignore[no-any-return]
 
     def multilabel_soft_margin_loss(self, target: Any, weight: Any = None, reduction: str = "mean") -> Tensor:
         """Binary cross entropy of each class's logit, their mean: [batch, classes], targets 0 or 1."""
         loss = self.binary_cross_entropy_with_logits(target, weight, "none")
-        return _reduced(loss.mean(-1), reduction)  # type: ignore[no-any-return]
+        return reduced(loss.mean(-1), reduction)  # type: ignore[no-any-return]
 
     def multi_margin_loss(self, target: Any, p: int = 1, margin: float = 1.0, weight: Any = None,
                           reduction: str = "mean") -> Tensor:
@@ -244,4 +244,4 @@ class Losses(Methods):
         loss = (x - right + margin).clamp(min=0) ** p
         loss = loss if weight is None else loss * weight[classes].unsqueeze(1)
         loss = classes.one_hot(x.shape[1]).cast(dtypes.bool_).where(0, loss).sum(1) / x.shape[1]
-        return _reduced(loss if self.ndim > 1 else loss.squeeze(0), reduction)  # type: ignore[no-any-return]
+        return reduced(loss if self.ndim > 1 else loss.squeeze(0), reduction)  # type: ignore[no-any-return]

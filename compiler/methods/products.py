@@ -15,7 +15,7 @@ from compiler.methods.names import numpy_names
 if TYPE_CHECKING:
     from compiler.tensor import Tensor
 
-__all__ = ["Products"]
+__all__ = ["Products", "weighted"]
 
 
 class Products(Methods):
@@ -76,13 +76,13 @@ class Products(Methods):
 
     def addmm(self, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         """beta * self + alpha * (mat1 @ mat2); the factors of integers are truncated, as PyTorch has it."""
-        return _weighted(self, mat1.matmul(mat2), beta, alpha)
+        return weighted(self, mat1.matmul(mat2), beta, alpha)
 
     baddbmm = addmv = addmm
 
     def addr(self, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         """beta * self + alpha * (vec1 outer vec2); the factors of integers are truncated, of bools their truth."""
-        return _weighted(self, vec1.outer(vec2), beta, alpha)
+        return weighted(self, vec1.outer(vec2), beta, alpha)
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``self @ weight.T + bias``: weight is (out, in), or (in)."""
@@ -198,7 +198,7 @@ class Products(Methods):
         return (c / size.unsqueeze(0) / size.unsqueeze(1)).clamp(-1, 1)  # type: ignore[no-any-return]
 
 
-def _weighted(x: Any, product: Any, beta: Any, alpha: Any) -> Any:
+def weighted(x: Any, product: Any, beta: Any, alpha: Any) -> Any:
     """beta * x + alpha * product in the type of both."""
     kind = dtypes.promote(x.dtype, product.dtype)
     if not kind.is_float:

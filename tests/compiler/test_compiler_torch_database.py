@@ -24,32 +24,35 @@ from compiler import Tensor
 SAMPLES = 2     # of an operation and type; all of them: python tests/compiler/torch_database.py
 
 _NAMES = """
-    T __getitem__ __radd__ __rand__ __rmatmul__ __rmod__ __rmul__ __ror__ __rpow__ __rsub__ __rxor__ abs acos acosh
-    add addcdiv addcmul addmm addmm/decomposed addmv addr all allclose amax amin aminmax any arange argmax argmin
-    argsort argwhere asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d baddbmm bernoulli bfloat16
-    bincount bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor block_diag bmm
-    bmm/triton_optimized bool broadcast_tensors broadcast_to bucketize byte cartesian_prod cat cdist ceil char
-    cholesky chunk clamp clamp_max clamp_min clone column_stack contiguous copysign corrcoef cos cosh count_nonzero
-    cov cross cummax cummin cumprod cumsum deg2rad diag diag_embed diagflat diagonal diagonal_scatter diff digamma
-    dist div/floor_rounding div/no_rounding_mode div/trunc_rounding dot double dstack einsum empty empty_like eq
-    equal erf erfc erfinv exp exp2 expand expand_as expm1 eye flatten flip fliplr flipud float float_power floor
-    floor_divide fmax fmin fmod frac frexp full full_like gather gcd ge gt half heaviside histc hsplit hstack hypot
-    index_add index_copy index_fill index_put index_reduce/amax index_reduce/amin index_reduce/mean
-    index_reduce/prod index_select inner int isclose isfinite isin isinf isnan isneginf isposinf item kron kthvalue
-    lcm ldexp le lerp lgamma linalg.cholesky linalg.cross linalg.det linalg.diagonal linalg.eigh linalg.eigvalsh
-    linalg.inv linalg.matrix_norm linalg.matrix_power linalg.matrix_rank linalg.matrix_rank/hermitian linalg.pinv
-    linalg.pinv/hermitian linalg.qr linalg.slogdet linalg.solve linalg.svd linalg.svdvals linalg.vector_norm
-    linspace linspace/tensor_overload log log10 log1p log2 log_softmax log_softmax/with_dtype logaddexp logaddexp2
-    logcumsumexp logical_and logical_not logical_or logical_xor logit logspace logspace/tensor_overload logsumexp
-    long lt mT masked_fill masked_scatter masked_select matmul max/binary max/reduction_no_dim
-    max/reduction_with_dim maximum mean median meshgrid/list_of_tensors meshgrid/variadic_tensors min/binary
-    min/reduction_no_dim min/reduction_with_dim minimum mm mode movedim msort mul multinomial mv nan_to_num nanmean
-    nanmedian nansum narrow ne neg new_empty new_full new_ones new_zeros nextafter nn.functional.adaptive_avg_pool1d
-    nn.functional.adaptive_avg_pool2d nn.functional.adaptive_avg_pool3d nn.functional.adaptive_max_pool1d
-    nn.functional.adaptive_max_pool2d nn.functional.adaptive_max_pool3d nn.functional.avg_pool1d
-    nn.functional.avg_pool2d nn.functional.avg_pool3d nn.functional.batch_norm nn.functional.bilinear
-    nn.functional.binary_cross_entropy nn.functional.binary_cross_entropy_with_logits nn.functional.celu
-    nn.functional.channel_shuffle nn.functional.conv1d nn.functional.conv2d nn.functional.conv3d
+    H T __getitem__ __radd__ __rand__ __rmatmul__ __rmod__ __rmul__ __ror__ __rpow__ __rsub__ __rxor__ abs acos
+    acosh add addbmm addcdiv addcmul addmm addmm/decomposed addmv addr all allclose amax amin aminmax angle any
+    arange argmax argmin argsort argwhere as_strided asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d
+    baddbmm bernoulli bfloat16 bincount bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
+    bitwise_xor block_diag bmm bmm/triton_optimized bool broadcast_shapes broadcast_tensors broadcast_to bucketize
+    byte cartesian_prod cat cdist ceil char cholesky cholesky_inverse cholesky_solve chunk clamp clamp_max clamp_min
+    clone column_stack combinations conj conj_physical constant_pad_nd contiguous copysign corrcoef cos cosh
+    count_nonzero cov cross cummax cummin cumprod cumsum cumulative_trapezoid deg2rad diag diag_embed diagflat
+    diagonal diagonal_scatter diff digamma dist div/floor_rounding div/no_rounding_mode div/trunc_rounding dot
+    double dsplit dstack einsum empty empty_like eq equal erf erfc erfinv exp exp2 expand expand_as expm1 eye fill
+    flatten flip fliplr flipud float float_power floor floor_divide fmax fmin fmod frac frexp full full_like gather
+    gcd ge gt half heaviside histc hsplit hstack hypot index_add index_copy index_fill index_put index_reduce/amax
+    index_reduce/amin index_reduce/mean index_reduce/prod index_select inner int isclose isfinite isin isinf isnan
+    isneginf isposinf isreal item kron kthvalue lcm ldexp le lerp lgamma linalg.cholesky linalg.cross linalg.det
+    linalg.diagonal linalg.eigh linalg.eigvalsh linalg.inv linalg.matrix_norm linalg.matrix_power linalg.matrix_rank
+    linalg.matrix_rank/hermitian linalg.multi_dot linalg.pinv linalg.pinv/hermitian linalg.qr linalg.slogdet
+    linalg.solve linalg.solve_triangular linalg.svd linalg.svdvals linalg.tensorinv linalg.tensorsolve linalg.vecdot
+    linalg.vector_norm linspace linspace/tensor_overload log log10 log1p log2 log_softmax log_softmax/with_dtype
+    logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not logical_or logical_xor logit logspace
+    logspace/tensor_overload logsumexp long lt mH mT masked_fill masked_scatter masked_select matmul max/binary
+    max/reduction_no_dim max/reduction_with_dim maximum mean median meshgrid/list_of_tensors
+    meshgrid/variadic_tensors min/binary min/reduction_no_dim min/reduction_with_dim minimum mm mode movedim msort
+    mul multinomial mv mvlgamma/mvlgamma_p_1 mvlgamma/mvlgamma_p_3 mvlgamma/mvlgamma_p_5 nan_to_num nanmean
+    nanmedian nansum narrow narrow_copy ne neg new_empty new_full new_ones new_zeros nextafter
+    nn.functional.adaptive_avg_pool1d nn.functional.adaptive_avg_pool2d nn.functional.adaptive_avg_pool3d
+    nn.functional.adaptive_max_pool1d nn.functional.adaptive_max_pool2d nn.functional.adaptive_max_pool3d
+    nn.functional.avg_pool1d nn.functional.avg_pool2d nn.functional.avg_pool3d nn.functional.batch_norm
+    nn.functional.bilinear nn.functional.binary_cross_entropy nn.functional.binary_cross_entropy_with_logits
+    nn.functional.celu nn.functional.channel_shuffle nn.functional.conv1d nn.functional.conv2d nn.functional.conv3d
     nn.functional.conv_transpose1d nn.functional.conv_transpose2d nn.functional.conv_transpose3d
     nn.functional.cosine_embedding_loss nn.functional.cosine_similarity nn.functional.cross_entropy
     nn.functional.dropout nn.functional.dropout2d nn.functional.dropout3d nn.functional.elu nn.functional.embedding
@@ -71,17 +74,19 @@ _NAMES = """
     nn.functional.rrelu nn.functional.scaled_dot_product_attention nn.functional.selu nn.functional.silu
     nn.functional.smooth_l1_loss nn.functional.soft_margin_loss nn.functional.softmin
     nn.functional.softmin/with_dtype nn.functional.softplus nn.functional.softshrink nn.functional.softsign
-    nn.functional.tanhshrink nn.functional.threshold nn.functional.triplet_margin_loss nn.functional.unfold nonzero
-    norm norm/fro norm/inf norm/nuc normal normal/number_mean ones ones_like outer permute pinverse positive pow
-    prod put qr quantile rad2deg rand_like randint randint_like randn randn_like ravel reciprocal remainder repeat
-    repeat_interleave reshape reshape_as roll rot90 round round/decimals_0 round/decimals_3 round/decimals_neg_3
-    rsqrt rsub scatter scatter_add scatter_reduce/amax scatter_reduce/amin scatter_reduce/mean scatter_reduce/prod
-    scatter_reduce/sum searchsorted select select_scatter sgn short sigmoid sign signbit sin sinc sinh slice_scatter
-    softmax softmax/with_dtype sort split split/list_args sqrt square squeeze squeeze/multiple stack std
-    std/unbiased std_mean std_mean/unbiased sub sum svd t take take_along_dim tan tanh tensor_split tensordot tile
-    to topk trace transpose trapezoid trapz tril tril_indices triu triu_indices true_divide trunc unbind unflatten
-    unfold unique unique_consecutive unsqueeze var var/unbiased var_mean var_mean/unbiased vdot view view_as vsplit
-    vstack where xlogy zeros zeros_like
+    nn.functional.tanhshrink nn.functional.threshold nn.functional.triplet_margin_loss nn.functional.unfold
+    nn.functional.upsample_bilinear nn.functional.upsample_nearest nonzero norm norm/fro norm/inf norm/nuc normal
+    normal/number_mean ones ones_like outer permute pinverse positive pow prod put qr quantile rad2deg rand_like
+    randint randint_like randn randn_like ravel real reciprocal remainder renorm repeat repeat_interleave reshape
+    reshape_as resolve_conj resolve_neg roll rot90 round round/decimals_0 round/decimals_3 round/decimals_neg_3
+    rsqrt rsub scalar_tensor scatter scatter_add scatter_reduce/amax scatter_reduce/amin scatter_reduce/mean
+    scatter_reduce/prod scatter_reduce/sum searchsorted select select_scatter sgn short sigmoid sign signbit sin
+    sinc sinh slice_scatter softmax softmax/with_dtype sort special.entr special.ndtr special.ndtri special.xlog1py
+    split split/list_args split_with_sizes sqrt square squeeze squeeze/multiple stack std std/unbiased std_mean
+    std_mean/unbiased sub sum sum_to_size svd t take take_along_dim tan tanh tensor_split tensordot tile to topk
+    trace transpose trapezoid trapz tril tril_indices triu triu_indices true_divide trunc unbind unflatten unfold
+    unique unique_consecutive unravel_index unsafe_chunk unsafe_split unsqueeze var var/unbiased var_mean
+    var_mean/unbiased vdot view view_as vsplit vstack where xlogy zeros zeros_like
 """
 OPERATIONS = tuple(_NAMES.split())
 
@@ -96,6 +101,8 @@ ELSEWHERE = {       # operations of which there is a name here that means someth
     "linalg.pinv/singular": "the samples are two factors of the matrix",
     "nn.functional.batch_norm/without_cudnn": "all samples have one axis, of batch and channels",
     "nn.functional.silu/complex": "there are no complex types",
+    "nn.functional.triplet_margin_with_distance_loss": "the samples measure distances by a module of PyTorch's",
+    "as_strided/partial_views": "the samples are views of memory that they do not show",
     "nn.functional.ctc_loss": "50 steps of 16 batches are slow here; test_compiler_spellings.py has smaller ones",
 }
 
@@ -124,6 +131,8 @@ DIFFERENCES = {
     "argsort": Difference(TIES.why, without=lambda s: not s.input.dtype.is_floating_point),
     "linalg.pinv/hermitian": Difference("the samples are not symmetric, and PyTorch's gradient uses both triangles",
                                         gradient=False),
+    **dict.fromkeys(("cholesky_inverse", "cholesky_solve"), Difference(
+        "PyTorch's gradient is of the triangle that is not read, too", gradient=False)),
     "nextafter": Difference("the next number has no gradient here", gradient=False),
     "where": Difference("the database gives x, condition, y: with bools alone nobody sees which is the condition",
                         without=lambda s: str(s.input.dtype) == "torch.bool"),
