@@ -184,7 +184,7 @@ class Rarer(Methods):
     def renorm(self, p: float, dim: int, maxnorm: float) -> Tensor:
         """Slices along ``dim`` whose ``p`` norm is greater than ``maxnorm`` shrunk to it."""
         if self.ndim < 2 or p <= 0 or maxnorm < 0:
-            raise ValueError(f"renorm of {self.shape} by p {p} to {maxnorm}: two axes, a p above 0 and a norm are needed")
+            raise ValueError(f"renorm of {self.shape} by p {p} to {maxnorm}: it takes two axes, p above 0, a norm")
         a = self._axis(dim)
         size = self.norm(p, [i for i in range(self.ndim) if i != a], True)
         return self * (size > maxnorm).where(maxnorm / (size + 1e-7), 1.0)  # type: ignore[no-any-return]
