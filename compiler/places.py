@@ -133,8 +133,11 @@ def below(roots: Iterable[UOp], stop: Callable[[UOp], bool] = lambda n: False) -
 
 def fill(roots: Iterable[UOp]) -> None:
     """Give nodes that a method made on its way the place of what it made of them."""
+    seen: set[UOp] = set()
     for root in roots:
-        for node in reversed(root.toposort()):
+        order = root.toposort(lambda n: n.place is None or n not in seen)
+        seen.update(order)
+        for node in reversed(order):
             if node.place is not None:
                 for s in node.src:
                     if s.place is None and s.src:

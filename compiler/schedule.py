@@ -417,6 +417,7 @@ def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], devic
     made: list[Slot] = []
     items: list[Item] = []
     overwritten: list[int] = []
+    known: _Known = {}
 
     def slot_of(node: UOp) -> int:
         return node.arg[0] if node.op is Ops.BUFFER else slots[node]
@@ -446,7 +447,8 @@ def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], devic
             for leaf in _leaves(node, cut):
                 if leaf not in group:
                     leaves[leaf] = params.setdefault(slot_of(leaf), len(params))
-        sink = lower([Output(n, params[slots[n]]) for n in group], leaves)
+        outputs = [Output(n, params[slots[n]]) for n in group]
+        sink = lower(outputs, leaves) if watch.watchers else _lower_once(outputs, leaves, known)
         if watch.watchers:
             watch.step("lower", [_alone(n, leaves) for n in group], sink)
         if _reads_elsewhere(sink, {params[slots[n]] for n in group}):
@@ -459,6 +461,32 @@ def _kernels(roots: Sequence[UOp], cut: dict[UOp, None], order: list[UOp], devic
                                 tuple(places)))
     result = [slot_of(base(r)) for r in roots]
     return Schedule(inputs, made, items, result, overwritten), None
+
+
+_Known = dict[tuple[Output, ...], UOp]
+
+
+def _lower_once(outputs: Sequence[Output], leaves: dict[UOp, int], known: _Known) -> UOp:
+    """:func:`lower`, once for all kernels that differ in nothing but what their parameters hold: a model's layers."""
+    held: dict[UOp, int] = {}
+    done: dict[UOp, UOp] = {}
+    for leaf, param in leaves.items():
+        flat = UOp(Ops.BUFFER, leaf.dtype, (), (param, 0, leaf.size), leaf.device)
+        done[leaf] = flat if flat.shape == leaf.shape else UOp(Ops.RESHAPE, leaf.dtype, (flat,), leaf.shape)
+        held[done[leaf]] = param
+    alike = []
+    for output in outputs:
+        node = output.node
+        value = node.src[1] if node.op is Ops.ASSIGN else node
+        for n in value.toposort(lambda n: n not in done):
+            if n not in done:
+                done[n] = n.replace(tuple(done[s] for s in n.src))
+        same = UOp(Ops.CONTIGUOUS, node.dtype, (done[value],)) if node.op is Ops.ASSIGN else done[value]
+        alike.append(Output(same, output.param))
+    key = tuple(alike)
+    if key not in known:
+        known[key] = lower(alike, held)
+    return known[key]
 
 
 def _scatter_items(node: UOp, device: str, slot: int, cut: dict[UOp, None],
