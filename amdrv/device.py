@@ -170,8 +170,9 @@ class Device:
         if not chosen:
             wanted = f"at {address}" if address is not None else f"of number {index}"
             seen = ", ".join(function.address for function in cards) or "none"
-            raise NoCardError(f"HAL {hal.name}: no AMD GPU {wanted}; there are: {seen}. "
-                              "AMDRV_HAL=mock gives a software card")
+            more = (f'AMDRV_MOCK="gfx1100:count={index + 1}" gives so many' if hal.name == "mock" and address is None
+                    else "AMDRV_HAL=mock gives a software card")
+            raise NoCardError(f"HAL {hal.name}: no AMD GPU {wanted}; there are: {seen}. {more}")
         function = chosen[0]
         number = cards.index(function)
         return cls(hal.open(function.address), function, firmware=[str(path) for path in search_path(hal.firmware)],

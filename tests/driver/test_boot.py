@@ -153,7 +153,8 @@ def test_a_second_opening_is_refused_while_the_first_lives(boot: Boot, hal: Mock
 
 
 def test_cards_that_are_not_there(hal: MockHal) -> None:
-    with pytest.raises(NoCardError, match=r"no AMD GPU of number 1; there are: 0000:03:00\.0\. AMDRV_HAL=mock gives"):
+    with pytest.raises(NoCardError, match=r"no AMD GPU of number 1; there are: 0000:03:00\.0\. "
+                                          'AMDRV_MOCK="gfx1100:count=2" gives'):
         Device.open(hal, index=1)
     with pytest.raises(NoCardError, match=r"no AMD GPU at 0000:99:00\.0"):
         Device.open(hal, "0000:99:00.0")
