@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from amdrv.errors import HalError, NoCardError
 
-__all__ = ["ConfigSpace", "DmaBuffer", "DmaMapping", "Hal", "Interrupt", "PciDevice", "PciFunction", "Region",
-           "Segment", "select", "AMD_VENDOR_ID"]
+__all__ = ["ConfigSpace", "DmaBuffer", "DmaMapping", "Existing", "Hal", "Interrupt", "PciDevice", "PciFunction",
+           "Region", "Segment", "select", "AMD_VENDOR_ID"]
 
 AMD_VENDOR_ID = 0x1002
 
@@ -104,6 +104,10 @@ class DmaBuffer(DmaMapping, Protocol):
         """This process's bytes of it (uint8[size]), live."""
 
 
+Existing = DmaMapping | np.ndarray | int
+"""Memory of this process that a card may be let at: what a card has already, an array, an address."""
+
+
 class Interrupt(Protocol):
     """A card's message-signalled interrupt: something to select on, and to sleep for."""
 
@@ -140,8 +144,9 @@ class PciDevice(Protocol):
         """{BAR index: bytes} of the BARs that are there."""
     def alloc_dma(self, size: int, *, contiguous: bool = False) -> DmaBuffer:
         """Zeroed host memory; ``contiguous`` asks for one segment."""
-    def map_dma(self, memory: np.ndarray | int, size: int) -> DmaMapping:
-        """Map memory that exists already: an array, or the address of page-aligned memory."""
+    def map_dma(self, memory: Existing, size: int) -> DmaMapping:
+        """Map memory that exists already: an array, the address of page-aligned memory, or what another device has of
+        the host's (its alloc_dma or map_dma)."""
     def map_peer(self, region: Region) -> DmaMapping:
         """Map another device's BAR; the only way to a peer's address."""
     def interrupt(self) -> Interrupt | None:

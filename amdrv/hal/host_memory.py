@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from amdrv.errors import HalError, MappingError, OutOfMemoryError
-from amdrv.hal import Segment
+from amdrv.hal import Existing, Segment
 
 __all__ = ["HUGE_PAGE", "PAGEMAP", "PAGEMAP_PRESENT", "allocate", "as_bytes", "frames", "lock", "physical_segments",
            "whole_pages"]
@@ -71,12 +71,17 @@ def allocate(size: int, *, contiguous: bool) -> tuple[object, np.ndarray]:
     return memory, view
 
 
-def as_bytes(memory: np.ndarray | int, size: int, page: int, *, present: bool = True) -> np.ndarray:
-    """``size`` bytes of an array, or at an address, checked for what a mapping needs.
+def as_bytes(memory: Existing, size: int, page: int, *, present: bool = True) -> np.ndarray:
+    """``size`` bytes of an array, of another device's DMA memory, or at an address, checked for what a mapping needs.
 
     :param present: write to every page, so that it has a frame of its own.
-    :raises MappingError: not page-aligned, too small, or not contiguous.
+    :raises MappingError: not page-aligned, too small, not contiguous, or no memory of this host (a peer's BAR).
     """
+    if not isinstance(memory, int | np.ndarray):
+        if memory.view is None:
+            raise MappingError("what is to be mapped is no host memory, or was given back; a peer's BAR is mapped by "
+                               "map_peer")
+        memory = memory.view
     address = memory if isinstance(memory, int) else int(memory.ctypes.data)
     if size <= 0 or address % page or size % page:
         raise MappingError(f"cannot map {size:#x} bytes at {address:#x}: address and size must be positive multiples "

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
-from amdrv.hal import PciFunction, Region, Segment
+from amdrv.hal import Existing, PciFunction, Region, Segment
 from amdrv.hal.config_space import BAR0, CAP_MSI, COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
 from amdrv.hal.host_memory import HUGE_PAGE, as_bytes, whole_pages
 
@@ -195,7 +195,7 @@ class _Device:
         begin = -int(whole.ctypes.data) % align
         return self._attach(whole[begin:begin + size], size, contiguous, memory)
 
-    def map_dma(self, memory: np.ndarray | int, size: int) -> _Mapping:
+    def map_dma(self, memory: Existing, size: int) -> _Mapping:
         self.require_open()
         return self._attach(as_bytes(memory, size, self.page_size, present=False), size, False, memory)
 

@@ -18,10 +18,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
-from amdrv.hal import PciFunction, Region, host_memory
+from amdrv.hal import Existing, PciFunction, Region, host_memory
 from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
 from amdrv.hal.contiguous import allocate_contiguous
 from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, pin, unlock_card
@@ -154,7 +152,7 @@ class _Device:
                         else host_memory.allocate(size, contiguous=False))
         return pin(self.mappings, view, memory, self.dma_bits, contiguous=contiguous, pagemap=self.hal.pagemap)
 
-    def map_dma(self, memory: np.ndarray | int, size: int) -> PinnedMapping:
+    def map_dma(self, memory: Existing, size: int) -> PinnedMapping:
         self.require_open()
         view = host_memory.as_bytes(memory, size, self.page_size)
         return pin(self.mappings, view, memory, self.dma_bits, pagemap=self.hal.pagemap)

@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 from amdrv.errors import CardBusyError, HalError, MappingError, NoCardError
-from amdrv.hal import PciFunction, Region, host_memory
+from amdrv.hal import Existing, PciFunction, Region, host_memory
 from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
 from amdrv.hal.contiguous import allocate_contiguous
 from amdrv.hal.pinned import PinnedMapping, describe, lock_card, pci_paths, pin, unlock_card
@@ -91,7 +91,7 @@ class _Device:
         memory, view = allocate_contiguous(size) if contiguous else host_memory.allocate(size, contiguous=False)
         return self._map(view, memory, contiguous=contiguous)
 
-    def map_dma(self, memory: np.ndarray | int, size: int) -> PinnedMapping:
+    def map_dma(self, memory: Existing, size: int) -> PinnedMapping:
         self.require_open()
         return self._map(host_memory.as_bytes(memory, size, self.page_size), memory)
 

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from amdrv.errors import CardBusyError, CardLostError, HalError, MappingError, NoCardError
 from amdrv.facts import vfio as abi
-from amdrv.hal import PciFunction, Region, Segment
+from amdrv.hal import Existing, PciFunction, Region, Segment
 from amdrv.hal.config_space import COMMAND, COMMAND_MASTER, COMMAND_MEMORY, CheckedConfig
 from amdrv.hal.host_memory import as_bytes, whole_pages
 from amdrv.vfio.iova import IovaAllocator
@@ -409,7 +409,7 @@ class _Device:
             _shared_mappings.add(mapping)
         return mapping
 
-    def map_dma(self, memory: np.ndarray | int, size: int) -> _Mapping:
+    def map_dma(self, memory: Existing, size: int) -> _Mapping:
         self.require_open()
         view = as_bytes(memory, size, self.page_size, present=False)
         with _replacing:

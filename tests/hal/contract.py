@@ -172,6 +172,22 @@ class HalContract:
             assert memory[:13].tobytes() == b"from the card"
             assert int(mapping.view.ctypes.data) == int(memory.ctypes.data)
 
+    def test_memory_of_a_device_can_be_mapped_again(self, hal: Hal, device: PciDevice) -> None:
+        """What alloc_dma gave, as another device of the machine would map it."""
+        device.config.write(COMMAND, 2, device.config.read(COMMAND, 2) | COMMAND_MASTER)
+        page = device.page_size
+        with device.alloc_dma(2 * page) as buffer:              # type: ignore[attr-defined]
+            with device.map_dma(buffer, 2 * page) as mapping:   # type: ignore[attr-defined]
+                self.poke_dma(hal, device, mapping.segments[0][0], b"by the second way")
+                assert buffer.view[:17].tobytes() == mapping.view[:17].tobytes() == b"by the second way"
+            self.poke_dma(hal, device, buffer.segments[0][0], b"the first")
+            assert buffer.view[:9].tobytes() == b"the first"    # which the other's end has left alone
+            with pytest.raises(MappingError, match="array of"):
+                device.map_dma(buffer, 3 * page)
+        gone = type("Gone", (), {"view": None, "size": page, "segments": ()})()
+        with pytest.raises(MappingError, match="a peer's BAR is mapped by map_peer"):
+            device.map_dma(gone, page)
+
     def test_bad_mappings(self, device: PciDevice) -> None:
         raw = np.zeros(4 * device.page_size, dtype=np.uint8)
         aligned = raw[-int(raw.ctypes.data) % device.page_size:]
