@@ -258,6 +258,14 @@ def test_filters(dynamic: Path, sniff: Sniff) -> None:
     assert len(sniff("--calls", "--type", "T", dynamic, "plain").calls) == 4
 
 
+def test_counts_as_json(dynamic: Path, sniff: Sniff) -> None:
+    """Each is held against the schema."""
+    found = {each["name"]: each for each in sniff("-c", dynamic, "plain").calls}
+    assert {name: each["count"] for name, each in found.items()} == {"TIOCSWINSZ": 1, "TIOCGWINSZ": 2, "TCGETS": 1}
+    assert found["TCGETS"]["errors"] == {"EFAULT": 1} and found["TIOCGWINSZ"]["errors"] == {}
+    assert found["TIOCGWINSZ"]["time"] >= found["TIOCGWINSZ"]["longest"] > 0 and found["TCGETS"]["interface"] == "tty"
+
+
 def test_the_call_stack(dynamic: Path, sniff: Sniff) -> None:
     (put,) = sniff("--stack", "--mechanism", "preload", dynamic, "plain").named("TIOCSWINSZ")
     assert str(dynamic) in put["text"]

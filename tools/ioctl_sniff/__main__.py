@@ -118,8 +118,8 @@ def _writable(name: str) -> TextIO:
 
 def _print_calls(target: Console, found: Sequence[Call], options: argparse.Namespace) -> None:
     if options.json:
-        for call in found:
-            target.file.write(json.dumps({"schema": decode.SCHEMA} | call.json()) + "\n")
+        for each in decode.summarise(found) if options.count else found:
+            target.file.write(json.dumps({"schema": decode.SCHEMA} | each.json()) + "\n")
     elif options.count:
         text.print_summary(target, decode.summarise(found))
     else:

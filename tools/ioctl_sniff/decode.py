@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tools.ioctl_sniff.abi import Abi, Field, Hint, Ioctl, Library, Record
@@ -367,6 +367,10 @@ class Summary:
     time: int = 0
     longest: int = 0
     errors: dict[str, int] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        """The fields, by name."""
+        return asdict(self)
 
 
 def summarise(found: Iterable[Call]) -> list[Summary]:
