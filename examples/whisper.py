@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from compiler import Tensor, no_grad
+from compiler import Tensor, Variable, jit, no_grad
 from compiler.files import torch_load
 from compiler.models.weights import fill
 from compiler.models.whisper import HOP, RATE, SIZES, Whisper, WhisperConfig, log_mel
@@ -77,12 +77,22 @@ def run(args: argparse.Namespace, weights: dict[str, np.ndarray] | None = None) 
         begun = time.perf_counter()
         tokens = [t for t in START if t < c.n_vocab] or [0]
         first = len(tokens)
-        whole = np.zeros((1, min(c.n_text_ctx, first + args.tokens)), np.int32)
-        while len(tokens) < whole.shape[1]:     # always the whole length, of which what is not there yet is not seen
-            whole[0, :len(tokens)] = tokens
-            logits = model.decoder(Tensor(whole, device=device), heard)[0, len(tokens) - 1]
-            tokens.append(int(logits.argmax().item()))
+        known = model.decoder.known(heard)
+        caches = [tuple(Tensor.zeros(*model.decoder.cache_shape(), device=device).contiguous() for _ in range(2))
+                  for _ in known]
+        Tensor.realize(*[t for pair in [*known, *caches] for t in pair])
+        start = Variable("start", 1, c.n_text_ctx - 1)
+
+        @jit                                    # one recording for all positions
+        def step(token: Tensor, at: Any) -> Tensor:
+            return model.decoder.following(token, caches, known, at)        # type: ignore[no-any-return]
+
+        logits = model.decoder.following(Tensor(np.array([tokens], np.int32), device=device), caches, known)
+        for _ in range(min(c.n_text_ctx, first + args.tokens) - first):
+            tokens.append(int(logits.numpy()[0].argmax()))
             progress.step("decoder")
+            if len(tokens) < min(c.n_text_ctx, first + args.tokens):
+                logits = step(Tensor(np.array([tokens[-1:]], np.int32), device=device), start.bind(len(tokens) - 1))
         seconds["decoder"] = time.perf_counter() - begun
     progress.close()
     return {"device": device, "mel": list(mel.shape), "heard": list(heard.shape), "tokens": tokens[first:],

@@ -92,9 +92,26 @@ class Attention(nn.Module):
         b, t, width = x.shape
         return x.reshape(b, t, self.heads, width // self.heads).transpose(1, 2)
 
-    def forward(self, x: Any, other: Any = None, causal: bool = False) -> Any:
-        source = x if other is None else other
-        q, k, v = self.split(self.query(x)), self.split(self.key(source)), self.split(self.value(source))
+    def known(self, other: Any) -> tuple[Any, Any]:
+        """Keys and values of what is attended to."""
+        return self.split(self.key(other)), self.split(self.value(other))
+
+    def forward(self, x: Any, other: Any = None, causal: bool = False, cache: Any = None, start: Any = None) -> Any:
+        """:param cache: keys and values: all there are, or, with ``start``, of so many tokens before these, which are
+        written behind them."""
+        q = self.split(self.query(x))
+        if cache is None:
+            k, v = self.known(x if other is None else other)
+        elif start is None:
+            k, v = cache
+        else:
+            k, v = self.known(x)
+            keys, values = cache
+            end = start + x.shape[1]
+            keys[:, :, start:end], values[:, :, start:end] = k, v
+            causal = isinstance(start, int) and start == 0      # then the new tokens are all there is
+            if not causal:
+                k, v = keys[:, :, :end], values[:, :, :end]
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out(y.transpose(1, 2).reshape(*x.shape))
 
@@ -109,10 +126,12 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.mlp_ln = nn.LayerNorm(width)
 
-    def forward(self, x: Any, other: Any = None, causal: bool = False) -> Any:
-        x = x + self.attn(self.attn_ln(x), None, causal)
+    def forward(self, x: Any, other: Any = None, causal: bool = False, cache: Any = None, heard: Any = None,
+                start: Any = None) -> Any:
+        """:param heard: keys and values of ``other``, where they are known already."""
+        x = x + self.attn(self.attn_ln(x), None, causal, cache, start)
         if self.cross_attn is not None and self.cross_attn_ln is not None:
-            x = x + self.cross_attn(self.cross_attn_ln(x), other)
+            x = x + self.cross_attn(self.cross_attn_ln(x), other, False, heard)
         return x + self.mlp(self.mlp_ln(x))
 
 
@@ -141,6 +160,7 @@ class Decoder(nn.Module):
 
     def __init__(self, c: WhisperConfig) -> None:
         super().__init__()
+        self.config = c
         self.token_embedding = nn.Embedding(c.n_vocab, c.n_text_state)
         self.positional_embedding = nn.Parameter(Tensor(np.zeros((c.n_text_ctx, c.n_text_state), np.float32)))
         self.blocks = nn.ModuleList([Block(c.n_text_state, c.n_text_head, True) for _ in range(c.n_text_layer)])
@@ -151,6 +171,26 @@ class Decoder(nn.Module):
         for block in self.blocks:
             x = block(x, heard, True)
         return F.linear(self.ln(x), self.token_embedding.weight)
+
+    def cache_shape(self, batch: int = 1) -> tuple[int, ...]:
+        """Of the keys (and of the values) of tokens that each layer keeps."""
+        c = self.config
+        return batch, c.n_text_head, c.n_text_ctx, c.n_text_state // c.n_text_head
+
+    def known(self, heard: Any) -> list[tuple[Any, Any]]:
+        """For each layer the keys and values of what was heard, which are the same for all tokens."""
+        return [block.cross_attn.known(heard) for block in self.blocks]
+
+    def following(self, tokens: Any, caches: Any, known: Any, start: Any = 0) -> Any:
+        """(batch, vocabulary): logits for what follows the last of ``tokens``, which follow ``start`` others.
+
+        :param caches: (keys, values) for each layer, of :meth:`cache_shape`; what is new is written into them.
+        :param known: of :meth:`known`. :param start: may be a symbolic size; several tokens only at the beginning.
+        """
+        x = self.token_embedding(tokens) + self.positional_embedding[start:start + tokens.shape[1]]
+        for block, cache, heard in zip(self.blocks, caches, known, strict=True):
+            x = block(x, cache=cache, heard=heard, start=start)
+        return F.linear(self.ln(x[:, -1]), self.token_embedding.weight)
 
 
 class Whisper(nn.Module):

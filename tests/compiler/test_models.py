@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compiler import Tensor, no_grad
+from compiler import Tensor, Variable, jit, no_grad
 from compiler.models.convnet import ConvNet
 from compiler.models.generate import Generator, sample
 from compiler.models.gpt2 import GPT2
@@ -289,6 +289,26 @@ def test_whisper() -> None:
     np.testing.assert_allclose(out.numpy(), want.detach().numpy(), rtol=2e-3, atol=2e-4)
     tiny = Whisper(WhisperConfig())
     assert sum(t.numel() for t in tiny.state_dict().values()) == 37760640       # OpenAI's tiny.pt, its buffer included
+
+
+def test_whisper_remembers() -> None:
+    """Token by token, with keys and values kept, it says what it says of all tokens at once."""
+    c = WhisperConfig(80, 20, 16, 2, 1, 30, 8, 16, 2, 2)
+    model = fill(Whisper(c), 6)
+    tokens = [3, 1, 4, 1, 5, 9]
+    heard = Tensor(np.random.RandomState(2).normal(size=(1, 20, 16)).astype(np.float32))
+    with no_grad():
+        want = model.decoder(Tensor([tokens], dtype="int32"), heard).numpy()[0]
+        known = model.decoder.known(heard)
+        caches = [tuple(Tensor.zeros(*model.decoder.cache_shape()).contiguous().realize() for _ in range(2))
+                  for _ in known]
+        start = Variable("start", 1, c.n_text_ctx - 1)
+        step = jit(lambda token, at: model.decoder.following(token, caches, known, at))
+        got = [model.decoder.following(Tensor([tokens[:2]], dtype="int32"), caches, known).numpy()[0]]
+        got += [step(Tensor([[token]], dtype="int32"), start.bind(at)).numpy()[0]
+                for at, token in enumerate(tokens) if at >= 2]
+    np.testing.assert_allclose(got, want[1:], rtol=1e-4, atol=1e-5)
+    assert len(step.captured) == 1
 
 
 def test_mel_bands() -> None:
