@@ -431,12 +431,13 @@ def _reversed(x: Any) -> Any:
 
 
 def fmod(x: Any, y: Any) -> Any:
-    """x - trunc(x / y) * y, by float64 where a float32 quotient would not hold the whole part."""
+    """x - trunc(x / y) * y: exact up to float32; of float64 while the quotient times y has 53 bits."""
     dtype = dtypes.promote(x.dtype, y.dtype)
     if not dtype.is_float:
         return x.cast(dtype)._binary(Ops.MOD, y.cast(dtype))
-    from compiler.methods.special import float_fmod
-    return float_fmod(x.cast(dtypes.float64), y.cast(dtypes.float64)).cast(dtype)
+    from compiler.methods.special import float32_fmod, float_fmod
+    exact = float_fmod if dtype.bits == 64 else float32_fmod
+    return exact(x.cast(dtypes.float64), y.cast(dtypes.float64)).cast(dtype)
 
 
 def remainder(x: Any, y: Any) -> Any:

@@ -15,12 +15,11 @@ from compiler.methods.derived import derived
 
 __all__ = [
     "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "copysign", "cosh", "digamma", "erf", "erfc",
-    "erfinv", "expm1", "float_fmod", "float_power", "hypot", "lgamma", "log1p", "logaddexp", "logaddexp2", "logit",
-    "sigmoid", "sign", "sinh", "softplus", "tanh", "xlogy",
+    "erfinv", "expm1", "float32_fmod", "float_fmod", "float_power", "hypot", "lgamma", "log1p", "logaddexp",
+    "logaddexp2", "logit", "sigmoid", "sign", "sinh", "softplus", "tanh", "xlogy",
 ]
 
 _LN2 = math.log(2)
-
 
 
 def _horner(x: Any, coefficients: Sequence[float]) -> Any:
@@ -358,10 +357,27 @@ def float_power(x: Any, y: Any) -> Any:
     return (y.eq(0) | x.eq(1)).where(1.0, (x.isnan() | y.isnan()).where(math.nan, out))
 
 
+_FMOD_STEPS = 11
+"""Times 26 bits: the quotient of two float32 numbers has up to 277."""
+
+
+@derived(lambda r, x, y: x.ones_like(), lambda r, x, y: -(x / y).trunc())
+def float32_fmod(x: Any, y: Any) -> Any:
+    """Of float32 numbers in float64. The leading 28 bits of a quotient times y are exact, and so is what they leave."""
+    r = x
+    for _ in range(_FMOD_STEPS - 1):
+        q = (r / y).trunc()
+        q = (q.bitcast(dtypes.int64) & -(1 << 25)).bitcast(dtypes.float64)
+        r = r - q * y
+    return _last_of_fmod(x, y, r - (r / y).trunc() * y)
+
+
 @derived(lambda r, x, y: x.ones_like(), lambda r, x, y: -(x / y).trunc())
 def float_fmod(x: Any, y: Any) -> Any:
-    q = (x / y).trunc()
-    r = x - q * y
+    return _last_of_fmod(x, y, x - (x / y).trunc() * y)
+
+
+def _last_of_fmod(x: Any, y: Any, r: Any) -> Any:
     size = y.abs()          # the quotient may have been rounded up to a whole number
     r = ((x > 0) & (r < 0)).where(r + size, ((x < 0) & (r > 0)).where(r - size, r))
     r = (size.eq(math.inf) & x.isfinite()).where(x, r)

@@ -247,3 +247,13 @@ def test_large_angles(name: str, device: str) -> None:
     x = (rng.uniform(-1, 1, 400) * 10.0 ** rng.uniform(0, 8, 400)).astype(np.float32)
     got = getattr(Tensor(x, device=device), name)().numpy().astype(np.float64)
     np.testing.assert_allclose(got, getattr(np, name)(x.astype(np.float64)), rtol=4e-7, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_remainders_are_exact_for_all_float32(device: str) -> None:
+    """Of any two bit patterns, however large the quotient is."""
+    count = 20_000 if device == "CPU" else 500
+    x, y = np.random.RandomState(3).randint(0, 1 << 32, (2, count), np.uint64).astype(np.uint32).view(np.float32)
+    a, b = Tensor(x, device=device), Tensor(y, device=device)
+    np.testing.assert_array_equal(a.fmod(b).numpy(), np.fmod(x, y))
+    np.testing.assert_array_equal((a % b).numpy(), np.mod(x, y))
