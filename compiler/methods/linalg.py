@@ -300,11 +300,14 @@ def _limit(s: Any, shape: tuple[int, ...], rtol: Any, atol: Any) -> Any:
     """What singular values must be above; tolerances may be tensors, one number for each matrix."""
     def each(value: Any) -> Any:
         return value.unsqueeze(-1) if hasattr(value, "unsqueeze") and value.ndim else value
-    if rtol is None:
-        rtol = 0 if atol is not None and not hasattr(atol, "ndim") and atol > 0 else s.dtype.eps * max(shape[-2:])
-        if hasattr(atol, "ndim"):
-            rtol = (each(atol) > 0).where(0.0, rtol)
-    limit = s.amax(-1, True) * each(rtol)
+    own: Any = s.dtype.eps * max(shape[-2:])        # unless another is given, or an absolute one counts
+    if rtol is not None:
+        own = each(rtol)
+    elif hasattr(atol, "ndim"):
+        own = (each(atol) > 0).where(0.0, own)
+    elif atol is not None and atol > 0:
+        own = 0.0
+    limit = s.amax(-1, True) * own
     return limit if atol is None else (limit * 0 + each(atol)).maximum(limit)
 
 

@@ -293,6 +293,8 @@ class Ordering(Methods):
     def histc(self, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
         """Counts in ``bins`` equal parts of [min, max]; those of the values if both are 0."""
         x: Any = self.flatten()
+        if not x.numel():
+            return x._new(graph.full((bins,), self.dtype, 0))  # type: ignore[no-any-return]
         low, high = (min, max) if min != max else (float(x.amin().item()), float(x.amax().item()))
         if low == high:
             low, high = low - 1, high + 1
