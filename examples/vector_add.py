@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from progress import script
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hcq
+from examples.progress import script
 
 BLOCK = 256
 
