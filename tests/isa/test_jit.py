@@ -155,6 +155,48 @@ def test_calls_to_code_that_no_branch_leads_to(assembler: Assembler) -> None:
         assert (data == wanted).all()
 
 
+CALLS = """
+    s_branch kernel
+    v_add_nc_u32 v2, 100, v2
+    s_setpc_b64 s[6:7]
+kernel:
+    v_lshlrev_b32 v1, 2, v0
+    v_mov_b32 v2, 1
+    s_getpc_b64 s[4:5]
+    s_add_u32 s4, s4, 48
+    v_add_nc_u32 v2, 1, v2
+    s_addc_u32 s5, s5, 0
+    s_swappc_b64 s[6:7], s[4:5]
+    s_getpc_b64 s[4:5]
+    s_add_u32 s4, s4, 0xffffffd4
+    s_addc_u32 s5, s5, -1
+    s_swappc_b64 s[6:7], s[4:5]
+    global_store_b32 v1, v2, s[0:1]
+    s_endpgm
+    v_add_nc_u32 v2, 10, v2
+    s_mov_b64 s[10:11], s[6:7]
+    s_getpc_b64 s[8:9]
+    s_add_u32 s8, s8, 20
+    s_addc_u32 s9, s9, 0
+    s_swappc_b64 s[6:7], s[8:9]
+    s_mov_b64 s[6:7], s[10:11]
+    s_setpc_b64 s[6:7]
+    v_mul_u32_u24 v2, 3, v2
+    s_setpc_b64 s[6:7]
+"""
+
+
+def test_functions_called_as_llvm_does_are_compiled_with_the_kernel(assembler: Assembler,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forwards, backwards, one from another: nothing is compiled a second time when a wave gets there."""
+    data, made, translate = np.zeros(64, np.uint32), [], kernels.translate
+    monkeypatch.setattr(kernels, "translate", lambda *a, **k: made.append(a[1]) or translate(*a, **k))
+    dispatch, _keep = launch(assembler(CALLS), data, grid=(1, 1, 1))
+    execute(dispatch, HostMemory())
+    assert (data == (2 + 10) * 3 + 100).all()
+    assert len(made) == 1 and len(made[0]) == 4       # the entry and three functions
+
+
 class OnePage:
     """One page, and a fault everywhere else."""
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from mock.isa import hazards
 from mock.isa.jit.compiler import Compiled, chunk_lanes, compile_module, digest, hold_at_fork, load_cached
 from mock.isa.jit.context import PAGE
-from mock.isa.jit.translate import Flow, Point, discover, translate
+from mock.isa.jit.translate import Flow, Point, called, discover, translate
 from mock.isa.program import Code, is_terminator
 
 __all__ = ["Kernel", "find", "wait_for_compiler"]
@@ -216,6 +216,9 @@ def find(code: Code, lanes: int, mode: int, vgprs: int, points: list[Point], *, 
         if check_hazards:
             hazards.check(code, lanes=lanes)
         flow = discover(code, {pc for pc, _ in points})
+        while missing := [(pc, mode) for pc in sorted(called(flow)) if (pc, mode) not in points]:
+            points = [*points, *missing]        # else each function that is met would have all compiled anew
+            flow = discover(code, {pc for pc, _ in points})
     ranges = flow.ranges()
     kernel = Kernel(flow, ranges, _content(code, ranges) or b"", lanes, vgprs, points)
     kernel.look_on_disk()

@@ -18,6 +18,7 @@ from llvmlite import ir
 
 from mock.isa.decode import Instruction, Operand
 from mock.isa.dispatch import CACHE_INSTRUCTIONS, TRAP_EN
+from mock.isa.encoding import LITERAL
 from mock.isa.exceptions import enabled as exceptions_enabled
 from mock.isa.exceptions import watched
 from mock.isa.hwregs import MODE_BITS
@@ -36,7 +37,7 @@ from mock.isa.state import EXEC, NULL, VCC
 from mock.isa.traps import uses_ttmp
 from mock.isa.vocabulary import Mode
 
-__all__ = ["Flow", "Point", "Translation", "discover", "translate"]
+__all__ = ["Flow", "Point", "Translation", "called", "discover", "translate"]
 
 HOST_VECTORS = 48
 """Vectors of the host up to which VGPRs are kept in its registers between blocks."""
@@ -113,6 +114,46 @@ def discover(code: Code, entries: Iterable[int]) -> Flow:
                 break
             pc += instruction.size
     return flow
+
+
+INLINE_INTEGERS = {128 + value: value for value in range(65)} | {192 + n: (1 << 32) - n for n in range(1, 17)}
+"""Operand codes of small integers, as 32 bits."""
+_CALL_DISTANCE = 16     # instructions from s_getpc_b64 to the call, others among them
+
+
+def called(flow: Flow) -> set[int]:
+    """Where calls go whose target is made just before them, as LLVM does: ``s_getpc_b64``, ``s_add_u32``,
+    ``s_addc_u32`` of constants, ``s_swappc_b64``."""
+    before = {pc + instruction.size: pc for pc, instruction in flow.instructions.items()}
+    found = (_call_target(flow, before, pc) for pc, instruction in flow.instructions.items()
+             if instruction.mnemonic == "s_swappc_b64")
+    return {target for target in found if target is not None}
+
+
+def _call_target(flow: Flow, before: dict[int, int], pc: int) -> int | None:
+    register = flow.instructions[pc].operands[-1].code
+    chain, distance = ["s_getpc_b64", "s_add_u32", "s_addc_u32"], 0
+    for _ in range(_CALL_DISTANCE):
+        if pc not in before or is_terminator(flow.instructions[before[pc]].mnemonic):
+            return None
+        pc = before[pc]
+        instruction = flow.instructions[pc]
+        if not any(o.code < register + 2 and register < o.code + o.width for o in instruction.operands):
+            continue
+        if instruction.mnemonic != chain.pop():
+            return None
+        if not chain:
+            if instruction.operands[0].code != register:
+                return None
+            target = pc + instruction.size + distance
+            return (target + (1 << 63)) % (1 << 64) - (1 << 63)
+        destination, first, second = instruction.operands
+        wanted = register + (instruction.mnemonic == "s_addc_u32")
+        value = instruction.literal if second.code == LITERAL else INLINE_INTEGERS.get(second.code)
+        if (destination.code, first.code) != (wanted, wanted) or value is None:
+            return None
+        distance += value << 32 if instruction.mnemonic == "s_addc_u32" else value
+    return None
 
 
 def _vgprs(flow: Flow) -> int:
