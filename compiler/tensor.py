@@ -557,6 +557,10 @@ def _upload(data: Any, want: DType | None, device: str) -> UOp:
         if not isinstance(data, np.ndarray | np.generic) and not hasattr(data, "__array__"):
             if array.dtype == object or array.dtype.kind in "US":
                 raise TypeError(f"a tensor needs numbers in lists of equal length, not {data!r:.80}")
+            if want is not None and want.is_int and array.dtype.kind == "f":    # NumPy's of 2**63 and more beside less
+                whole = np.asarray(data, object)
+                if all(isinstance(v, int) for v in whole.flat):
+                    array = np.array([want.cast(v) for v in whole.flat], want.np).reshape(whole.shape)
             if array.dtype in (np.int64, np.float64) and want is None:
                 want = dtypes.default_int if array.dtype == np.int64 else dtypes.default_float
                 if (
