@@ -359,8 +359,8 @@ def _write_docs(rows: list[Row], path: Path) -> None:
              f"{platform.python_version()}. Processor time of the calling thread, on the mock in null execution: "
              "engines fetch packets and perform only waits, signals and interrupts, and stand still while the host's "
              "part is measured; the best round counts, of round trips the median of wall time. Load average at the "
-             f"end: {os.getloadavg()[0]:.0f}; niceness: {os.nice(0)}. The peer is tinygrad's HCQ from PyPI with its own "
-             "AM driver on the same board, in the same run.")
+             f"end: {os.getloadavg()[0]:.0f}; niceness: {os.nice(0)}. The peer is tinygrad's HCQ from PyPI with its "
+             "own AM driver on the same board, in the same run.")
     part = BEGIN + "## Queues and graphs\n\n" + about + "\n\n" + "\n".join(table) + "\n" + END
     write_section(path, BEGIN, END, part)
 
