@@ -447,7 +447,9 @@ def remainder(x: Any, y: Any) -> Any:
     if dtype.kind in "bu":
         return r
     out = (r.ne(0) & ((r < 0) ^ (y < 0))).where(r + y, r)
-    return out.eq(0).where((y < 0).where(-0.0, 0.0), out) if dtype.is_float else out       # a zero's sign, too
+    if not dtype.is_float:
+        return out
+    return out.eq(0).where((y < 0).where(-0.0, 0.0).cast(dtype), out)       # a zero's sign, too
 
 
 def floor_divide(x: Any, y: Any) -> Any:

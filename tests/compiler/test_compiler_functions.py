@@ -179,6 +179,14 @@ def test_promotion_with_fp8() -> None:
     assert dtypes.promote(dtypes.int64, dtypes.uint64) is dtypes.float32
 
 
+@pytest.mark.parametrize("name", ["float8_e4m3", "float16", "bfloat16", "float32", "float64"])
+def test_two_of_a_type_make_one_of_it(name: str) -> None:
+    x, y = (Tensor(v).cast(dtypes.of(name)) for v in ([1.5, -2.0, 0.0], [1.0, 2.0, -3.0]))
+    for function in ("fmod", "remainder", "floor_divide", "copysign", "maximum", "fmax", "hypot", "atan2", "pow", "div",
+                     "heaviside", "logaddexp", "xlogy"):
+        assert getattr(x, function)(y).dtype is x.dtype, function
+
+
 @pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.bfloat16], ids=lambda t: t.name)
 def test_half_types_round_once(dtype: dtypes.DType, device: str) -> None:
     """A function of a half type is the float32 function, rounded."""

@@ -158,7 +158,7 @@ class StrictCard:
         self._wait(16)
 
     def _wait(self, at: int) -> None:
-        word, end = self.words(self._fence), time.monotonic() + 20
+        word, end = self.words(self._fence), time.monotonic() + 120
         while int(word[at]) != self._number:
             assert time.monotonic() < end, f"the work does not end\n{self.board.notes}"
             self.device.check()

@@ -277,15 +277,17 @@ def _read(name: str) -> tuple[dict[str, Any], bytes] | None:
     return json.loads(body[4:4 + size]), body[4 + size:-_CHECK]
 
 
-def load_cached(name: str, lanes: int) -> Compiled | None:
-    """The kernel from disk, if it is there with all that it calls."""
+def load_cached(name: str, lanes: int, *, wait: bool) -> Compiled | None:
+    """The kernel from disk, if it is there with all that it calls; without ``wait``, None also while LLVM is at work."""
     found = _read(name)
-    if found is None:
+    if found is None or not _building.acquire(blocking=wait):
         return None
     table, content = found
-    with _building:
+    try:
         _support(lanes)
         if not _have(table["shared"]):
             return None
         return Compiled(_loaded(content, "wave"), lanes, {(pc, mode): n for pc, mode, n in table["points"]},
                         table["interpreted"])
+    finally:
+        _building.release()

@@ -76,10 +76,11 @@ class Kernel:
     def _name(self, optimise: bool) -> str:
         return digest((self.content, self.ranges, self.points, self.lanes, chunk_lanes(), self.vgprs, optimise))
 
-    def look_on_disk(self) -> None:
-        """Take what an earlier process compiled, the best of it."""
+    def look_on_disk(self, wait: bool = False) -> None:
+        """Take what an earlier process compiled, the best of it. A launch does not wait until another kernel, which may
+        take long, is compiled: it is interpreted meanwhile."""
         for optimise in (True, False):
-            found = load_cached(self._name(optimise), self.lanes)
+            found = load_cached(self._name(optimise), self.lanes, wait=wait)
             if found is not None:
                 self.compiled, self.optimised = found, optimise
                 return
@@ -87,6 +88,8 @@ class Kernel:
     def compile(self, optimise: bool = False, wanted: Callable[[], bool] = lambda: True) -> Compiled:
         """Compile now, unless it is. ``wanted`` is asked before LLVM begins. :raises _Unwanted: it said no."""
         with self._lock:
+            if self.compiled is None:
+                self.look_on_disk(wait=True)
             if self.compiled is None or (optimise and not self.optimised):
                 chunk = chunk_lanes()
                 with _uncollected():
@@ -113,11 +116,9 @@ class Kernel:
             self._ask(True)
 
     def _ask(self, optimise: bool) -> None:
-        with self._lock:
-            if self._asked:
-                return
+        if not self._asked:         # who asks twice at once is answered twice, the second time at once
             self._asked = True
-        _background.ask(self, optimise)
+            _background.ask(self, optimise)
 
     def answered(self) -> None:
         self._asked = False
