@@ -278,7 +278,7 @@ def _read(name: str) -> tuple[dict[str, Any], bytes] | None:
 
 
 def load_cached(name: str, lanes: int, *, wait: bool) -> Compiled | None:
-    """The kernel from disk, if it is there with all that it calls; without ``wait``, None also while LLVM is at work."""
+    """The kernel from disk, if it is there with what it calls; without ``wait``, None also while LLVM is at work."""
     found = _read(name)
     if found is None or not _building.acquire(blocking=wait):
         return None
