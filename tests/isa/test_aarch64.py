@@ -117,7 +117,7 @@ def prepare(arm: Arm, dispatch: isa.Dispatch, box: _Box, optimise: bool,
             targets: Iterable[int] = ()) -> tuple[Path, _Runner]:
     """``targets``: PCs that are jumped to by registers, which else the host would be asked for."""
     launch = _Launch(dispatch, HostMemory(), check_hazards=False)
-    points = [(pc, launch.mode) for pc in sorted({0, *targets} - launch.kernel.flow.leaders | {0})]
+    points = [(pc, launch.mode) for pc in sorted({0, *targets} - discover(launch.code, {0}).leaders | {0})]
     points.append((0, launch.mode | CAREFUL))       # then code repeats its segments by itself
     flow = discover(launch.code, {pc for pc, _ in points})
     made = translate(flow, points, lanes=launch.lanes, chunk=CHUNK, vgprs=launch.vgprs, optimise=optimise)
