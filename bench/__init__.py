@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
-__all__ = ["write_section"]
+__all__ = ["write_json", "write_section"]
+
+
+def write_json(where: str, figures: Any) -> None:
+    """Figures to a file; ``-`` is the standard output."""
+    text = json.dumps(figures, indent=1)
+    if where == "-":
+        print(text)
+    else:
+        Path(where).write_text(text + "\n", encoding="utf-8")
 
 
 def write_section(path: Path, begin: str, end: str, part: str) -> None:

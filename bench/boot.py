@@ -7,7 +7,6 @@ after a reset, 20 ms in the PSP's handshakes) are left out, since the card here 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -21,7 +20,7 @@ import mock
 from amdrv.device import Device
 from amdrv.hal.mock import MockHal
 from amdrv.ip import psp, smu
-from bench import write_section
+from bench import write_json, write_section
 
 __all__ = ["Row", "main", "measure"]
 
@@ -32,7 +31,6 @@ os.environ["AMDRV_HAL"] = "mock"
 os.environ["AMDRV_MOCK"] = "gfx1100:vram=256M"
 start = time.perf_counter()
 import amdrv.device
-from bench import write_section
 imported = time.perf_counter()
 device = amdrv.device.Device.open()
 print(imported - start, time.perf_counter() - imported)
@@ -136,7 +134,7 @@ def main() -> None:
     rows = measure(3 if options.quick else 15)
     print("\n".join(map(str, rows)))
     if options.json:
-        Path(options.json).write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+        write_json(options.json, [row._asdict() for row in rows])
     if options.docs:
         _write_docs(Path(__file__).resolve().parents[1] / "docs" / "performance.md", rows)
 

@@ -7,7 +7,6 @@ where no clang with the amdgcn target is found. "First" is the first launch, whi
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shutil
@@ -24,7 +23,7 @@ import numpy as np
 
 import mock.isa
 import mock.isa.jit
-from bench import write_section
+from bench import write_json, write_section
 from mock.isa.encoding import ENCODINGS
 from mock.isa.jit.kernels import COMPILED_SECONDS
 
@@ -317,7 +316,7 @@ def main() -> None:
         _strict(options.quick)
         mock.isa.jit.wait_for_compiler()
     if options.json:
-        Path(options.json).write_text(json.dumps([row._asdict() for row in _rows], indent=1) + "\n")
+        write_json(options.json, [row._asdict() for row in _rows])
     if options.docs:
         _write_docs(Path(__file__).resolve().parents[1] / "docs" / "performance.md")
 

@@ -31,7 +31,7 @@ import hcq
 import mock
 from amdrv.backend import open_backend
 from amdrv.hal.mock import MockHal
-from bench import write_section
+from bench import write_json, write_section
 from hcq.load.engines import open_engine
 from hcq.load.transfer import CHUNK, DEPTH
 from mock.nullexec import NullExecution
@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench-load-") as folder:
         rows = measure(Path(folder), options.size << 20, options.rounds)
     if options.json:
-        Path(options.json).write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        write_json(options.json, {"rows": [asdict(row) for row in rows]})
     if options.docs:
         _write_docs(rows, options.size << 20, options.rounds, ROOT / "docs" / "performance.md")
     return 0

@@ -8,7 +8,6 @@ Best of several; the figures of the two take turns.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import time
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amdrv.mmu import PAGE_SIZE, PageTables, leaf_flags
-from bench import write_section
+from bench import write_json, write_section
 
 __all__ = ["Row", "main", "measure"]
 
@@ -224,7 +223,7 @@ def main() -> None:
     rows = measure(2 if options.quick else 7)
     print("\n".join(map(str, rows)))
     if options.json:
-        Path(options.json).write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+        write_json(options.json, [row._asdict() for row in rows])
     if options.docs:
         _write_docs(Path(__file__).resolve().parents[1] / "docs" / "performance.md", rows)
 
