@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from amdrv.errors import AmdrvError
+from tools.piped import piped
 
 __all__ = ["main"]
 
 
+@piped
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 1 when the card cannot be held (the reason is on standard error)."""
     parser = argparse.ArgumentParser(prog="amdrv", description="Drive an AMD GPU from user space; see also amdrv-info.")
@@ -44,5 +46,4 @@ def _hold(address: str, mode: str | None) -> int:
 
 
 if __name__ == "__main__":
-    from tools.piped import piped
-    sys.exit(piped(main)())
+    sys.exit(main())

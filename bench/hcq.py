@@ -31,7 +31,7 @@ import hcq
 import mock
 from amdrv.backend import open_backend
 from amdrv.hal.mock import MockHal
-from bench import write_section
+from bench import write_json, write_section
 from mock.nullexec import NullExecution
 
 __all__ = ["Row", "main", "measure"]
@@ -383,11 +383,7 @@ def main() -> None:
     for row in rows:
         print(row, flush=True)
     if options.json:
-        text = json.dumps([asdict(row) for row in rows], indent=1)
-        if options.json == "-":
-            print(text)
-        else:
-            Path(options.json).write_text(text + "\n", encoding="utf-8")
+        write_json(options.json, [asdict(row) for row in rows])
     if options.docs:
         _write_docs(rows, ROOT / "docs" / "performance.md")
 

@@ -32,13 +32,7 @@ _Axes = dict[int, _Spread]
 
 def spread_folds(roots: Sequence[UOp]) -> list[UOp]:
     """The graphs with FOLDs of products as sums over windows that are all there."""
-    done: dict[UOp, UOp] = {}
-    for root in roots:
-        for node in root.toposort(lambda n: n not in done):
-            if node not in done:
-                new = node.replace(tuple(done[s] for s in node.src))
-                done[node] = _without_conditions(new) if node.op is Ops.FOLD else new
-    return [done[r] for r in roots]
+    return UOp.rebuilt(roots, lambda node, new: _without_conditions(new) if node.op is Ops.FOLD else new)
 
 
 def _without_conditions(node: UOp) -> UOp:

@@ -295,14 +295,11 @@ def schedule(roots: Sequence[UOp], device: str) -> Schedule:
 
 def _split_reductions(roots: Sequence[UOp]) -> list[UOp]:
     """Long reductions to few elements leave a GPU idle: reduce them to partial results first, then those."""
-    done: dict[UOp, UOp] = {}
-    for root in roots:
-        for node in root.toposort(lambda n: n not in done):
-            if node not in done:
-                new = node.replace(tuple(done[s] for s in node.src))
-                done[node] = _split(new) if node.op is Ops.REDUCE_AXIS and not _picks(node) else \
-                    _tables(new) if node.op is Ops.SCATTER and not _any_order(node) else new
-    return [done[r] for r in roots]
+    def change(node: UOp, new: UOp) -> UOp:
+        if node.op is Ops.REDUCE_AXIS and not _picks(node):
+            return _split(new)
+        return _tables(new) if node.op is Ops.SCATTER and not _any_order(node) else new
+    return UOp.rebuilt(roots, change)
 
 
 def _split(node: UOp) -> UOp:

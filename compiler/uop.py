@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum, auto
 from typing import Any
 
@@ -326,6 +326,17 @@ class UOp:
             if node not in done:
                 done[node] = node.replace(tuple(done[s] for s in node.src))
         return done[self]
+
+    @staticmethod
+    def rebuilt(roots: Sequence[UOp], change: Callable[[UOp, UOp], UOp]) -> list[UOp]:
+        """Graphs anew from their leaves on, each node once. ``change``: (a node as it was, the same over its new
+        sources) -> what stands for it."""
+        done: dict[UOp, UOp] = {}
+        for root in roots:
+            for node in root.toposort(lambda n: n not in done):
+                if node not in done:
+                    done[node] = change(node, node.replace(tuple(done[s] for s in node.src)))
+        return [done[r] for r in roots]
 
     @property
     def size(self) -> int:

@@ -191,15 +191,8 @@ class Rarer(Methods):
 
     def cumulative_trapezoid(self, x: Any = None, *, dx: float = 1.0, dim: int = -1) -> Tensor:
         """:meth:`trapezoid` up to each place but the first."""
-        a = self._axis(dim)
-        n = self.shape[a]
-        middle: Any = (self.narrow(a, 1, n - 1) + self.narrow(a, 0, n - 1)) / 2
-        if x is None:
-            return middle.cumsum(a) * dx  # type: ignore[no-any-return]
-        steps = x.diff(dim=-1 if x.ndim == 1 else dim)
-        if steps.ndim == 1:
-            steps = steps.reshape([-1 if i == a else 1 for i in range(self.ndim)])
-        return (middle * steps).cumsum(a)  # type: ignore[no-any-return]
+        a, areas, factor = self._trapezia(x, dx, dim)
+        return areas.cumsum(a) * factor  # type: ignore[no-any-return]
 
     # matrices
 

@@ -129,14 +129,20 @@ class Spellings(Methods):
 
     def trapezoid(self, x: Any = None, *, dx: float = 1.0, dim: int = -1) -> Tensor:
         """The integral along an axis, by trapezia between points ``x`` or ``dx`` apart."""
+        a, areas, factor = self._trapezia(x, dx, dim)
+        return areas.sum(a) * factor  # type: ignore[no-any-return]
+
+    def _trapezia(self, x: Any, dx: float, dim: int) -> tuple[int, Any, float]:
+        """(the axis, the areas between its points, by what they are to be multiplied)."""
         a = self._axis(dim)
         n = self.shape[a]
         middle: Any = (self.narrow(a, 1, n - 1) + self.narrow(a, 0, n - 1)) / 2
         if x is None:
-            return middle.sum(a) * dx  # type: ignore[no-any-return]
+            return a, middle, dx
         steps = x.diff(dim=-1 if x.ndim == 1 else dim)
-        return (middle * (steps.reshape([-1 if i == a else 1 for i in range(self.ndim)]) if steps.ndim == 1
-                          else steps)).sum(a)  # type: ignore[no-any-return]
+        if steps.ndim == 1:
+            steps = steps.reshape([-1 if i == a else 1 for i in range(self.ndim)])
+        return a, middle * steps, 1
 
     trapz = trapezoid
 
