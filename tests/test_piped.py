@@ -14,8 +14,8 @@ from tools.piped import piped
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     ("mock.catalogue",), ("mock.isa", "coverage"), ("mock.isa", "--help"), ("mock.trace", "--help"),
-    ("mock.snapshot", "--help"), ("amdrv", "--help"), ("amdrv.dump", "--help"), ("compiler.debug",), ("tools.amdrv_info", "--help"),
-    ("tools.ioctl_sniff", "list"),
+    ("mock.snapshot", "--help"), ("amdrv", "--help"), ("amdrv.dump", "--help"), ("compiler.debug",),
+    ("tools.amdrv_info", "--help"), ("tools.ioctl_sniff", "list"),
 )
 NOT_FOR_PEOPLE = {"compiler/bench/worker.py"}       # its output is read by the process that started it
 

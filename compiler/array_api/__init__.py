@@ -9,8 +9,9 @@ What is left out, and why:
   have no complex arithmetic;
 - an index in a tensor is not checked (it would have to be computed first): beyond the end it reads 0;
 - integer division by zero gives 0, and no error, as the standard lets it;
-- ``sin``, ``cos`` and ``tan`` lose digits beyond 2**28, and ``remainder`` and ``floor_divide`` of float64 where the
-  quotient times the divisor has more than 53 bits: no kernel carries more;
+- ``sin``, ``cos`` and ``tan`` lose digits beyond 2**28 and mean nothing from about 1e15 on (``sin`` and ``cos`` leave
+  [-1, 1]), and ``remainder`` and ``floor_divide`` of float64 lose them where the quotient times the divisor has more
+  than 53 bits: no kernel carries more;
 - the greater of 0.0 and -0.0 is the first, and so is the lesser;
 - an array's memory is never shared: ``copy=False`` is an error where another library's array would be needed.
 

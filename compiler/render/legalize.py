@@ -104,7 +104,8 @@ def _pi_parts() -> list[float]:
 def sin(x: UOp) -> UOp:
     """x - k*pi in [-pi/2, pi/2] by parts of pi, in float64, then a Taylor polynomial, odd k negated.
 
-    Good to a few units in the last place for |x| up to about 2**28; the absolute error grows with |x| beyond that.
+    Good to a few units in the last place for |x| up to about 2**28; the absolute error grows with |x| beyond that,
+    and from about 1e15 on the result means nothing and may leave [-1, 1].
     """
     return _reduced(x, 0.0)
 
